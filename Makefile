@@ -1,0 +1,39 @@
+# Every target sets up what it needs. `make demo` shows the product, `make test` proves it.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+help: ## Show this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/\1|\2/' | column -t -s '|'
+
+$(STAMP): requirements-dev.lock pyproject.toml
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "SwarmTask needs Python 3.11 or newer; set PYTHON=" >&2; exit 1; }
+	$(BIN)/pip install --disable-pip-version-check -q --require-hashes -r requirements-dev.lock
+	$(BIN)/pip install --disable-pip-version-check -q --no-deps --no-build-isolation -e .
+	@touch $@
+
+setup: $(STAMP) ## Make the virtual environment
+
+fmt: $(STAMP) ## Format the sources
+	$(BIN)/ruff check --fix-only -q operator tests
+	$(BIN)/ruff format -q operator tests
+
+crds: $(STAMP) ## Write manifests/crds from the models
+	$(BIN)/python -m swarmtask.resources.crds manifests/crds
+
+lint: $(STAMP)
+	$(BIN)/ruff format --check -q operator tests
+	$(BIN)/ruff check -q operator tests
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python -m swarmtask.resources.crds --check manifests/crds
+
+check: lint ## Lint, types, import rules and the fast tests (under 2 minutes)
+	$(BIN)/pytest -q -m "not docker and not lab and not slow"
+
+.PHONY: help setup fmt crds lint check

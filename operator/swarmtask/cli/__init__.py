@@ -1,0 +1,1 @@
+"""The `swarmtask` command: commands without logic of their own."""

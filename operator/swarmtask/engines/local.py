@@ -1,0 +1,1 @@
+"""Local processes: one child process group per attempt."""

@@ -1,0 +1,1 @@
+"""Docker Swarm: one service per attempt."""

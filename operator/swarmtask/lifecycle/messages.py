@@ -1,0 +1,248 @@
+"""What goes into the lifecycle (events) and what comes out (commands).
+
+Called by the controllers, which turn engine and API facts into events and perform the commands, and by the engines, whose
+`Observation` is the vocabulary in which every engine says what it sees. Immutable values only; nothing here does anything.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+from typing import Literal
+
+from swarmtask.resources.task import Attempt, SwarmTask, TaskStatus
+
+# --- typed reasons -------------------------------------------------------------------------------------------------------
+
+
+class Reason(StrEnum):
+    """Why an attempt or a task ended. `lifecycle.reasons` has one row of policy for each."""
+
+    COMPLETED = "Completed"
+    ERROR = "Error"
+    OOM_KILLED = "OOMKilled"
+    NODE_LOST = "NodeLost"
+    NODE_RESTARTED = "NodeRestarted"
+    WORKLOAD_LOST = "WorkloadLost"
+    IMAGE_PULL_FAILED = "ImagePullFailed"
+    START_DEADLINE = "StartDeadline"
+    ACTIVE_DEADLINE = "ActiveDeadline"
+    QUEUE_DEADLINE = "QueueDeadline"
+    ENGINE_REJECTED = "EngineRejected"
+    SECRET_NOT_FOUND = "SecretNotFound"  # noqa: S105 - a reason, not a secret
+    SUSPENDED = "Suspended"
+    CANCELLED = "Cancelled"
+    DELETED = "Deleted"
+
+
+# --- what an engine says -------------------------------------------------------------------------------------------------
+
+
+class WorkloadState(StrEnum):
+    """Where the engine-side object of an attempt is, in every engine's common words.
+
+    PENDING: accepted, not yet on its node. PREPARING: pulling or creating. RUNNING: the main process runs. EXITED: it ran and
+    ended (`exit_code` set unless the engine lost it). REJECTED: the engine will not run it (`reason`, `message`). STOPPED: ended
+    before it ran because it was told to stop. UNKNOWN: its node does not answer, the last known state proves nothing.
+    """
+
+    PENDING = "Pending"
+    PREPARING = "Preparing"
+    RUNNING = "Running"
+    EXITED = "Exited"
+    REJECTED = "Rejected"
+    STOPPED = "Stopped"
+    UNKNOWN = "Unknown"
+
+
+FINAL_WORKLOAD_STATES = frozenset({WorkloadState.EXITED, WorkloadState.REJECTED, WorkloadState.STOPPED})
+
+
+@dataclass(frozen=True, slots=True)
+class Observation:
+    """One workload as its engine shows it.
+
+    Attributes:
+        name: engine-side name, that is the attempt ID.
+        task_uid, namespace, task_name, attempt: read from the labels that we put on it; the owner.
+        engine: name of the engine that shows it.
+        node_id: the engine's own ID of the node, empty while unknown.
+        exit_code: of the main process; None while it runs or when the engine does not know.
+        reason: set by the engine only where it knows more than the exit code (ImagePullFailed, EngineRejected, NodeRestarted,
+            OOMKilled); otherwise None, and the lifecycle derives it.
+        message: the engine's own words.
+        started_at, finished_at: as the engine tells, else None.
+    """
+
+    name: str
+    engine: str
+    task_uid: str
+    namespace: str
+    task_name: str
+    attempt: int
+    state: WorkloadState
+    node_id: str = ""
+    exit_code: int | None = None
+    reason: Reason | None = None
+    message: str = ""
+    started_at: datetime | None = None
+    finished_at: datetime | None = None
+
+
+# --- events --------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Reconcile:
+    """The object was created, changed, or found again after a restart; also sent when a deadline has come (`Command.WakeAt`).
+
+    Attributes:
+        queue_exists: the SwarmQueue named by the spec exists.
+    """
+
+    queue_exists: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Bound:
+    """The scheduler chose a node; the resources are already assumed in the cache."""
+
+    node: str
+    engine: str
+    engine_node_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Unplaced:
+    """A scheduling cycle left the task in the queue.
+
+    Attributes:
+        position: 1-based place in its queue.
+        message: counts per filter, for example "0/3 nodes fit: 2 too little memory (needs 16Gi, largest free 7.4Gi), 1 cordoned".
+    """
+
+    position: int
+    reason: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Observed:
+    """The engine showed a workload of this task."""
+
+    observation: Observation
+
+
+@dataclass(frozen=True, slots=True)
+class Vanished:
+    """The engine's full list, taken after the attempt was bound and submitted, does not contain this attempt."""
+
+    attempt: int
+
+
+@dataclass(frozen=True, slots=True)
+class SubmitRefused:
+    """The engine, or the operator before it, refused the workload for good (EngineRejected, SecretNotFound)."""
+
+    attempt: int
+    reason: Reason
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class NodeGone:
+    """The node of this attempt was removed from its engine (`docker swarm leave` and `docker node rm`)."""
+
+    attempt: int
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class InvalidObject:
+    """The stored object does not satisfy its model (possible on a real cluster whose CRD is older)."""
+
+    message: str
+
+
+TaskEvent = Reconcile | Bound | Unplaced | Observed | Vanished | SubmitRefused | NodeGone | InvalidObject
+
+
+# --- commands ------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Submit:
+    """Create the workload of this attempt. Idempotent: the name is `attempt.id`."""
+
+    attempt: Attempt
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """SIGTERM, after `grace_s` seconds SIGKILL; the engine-side object stays."""
+
+    attempt: Attempt
+    grace_s: int
+
+
+@dataclass(frozen=True, slots=True)
+class Remove:
+    """Remove the engine-side object of this attempt."""
+
+    attempt: Attempt
+
+
+@dataclass(frozen=True, slots=True)
+class ReleaseFinalizer:
+    """Everything of this task is gone from the engines: let the object go."""
+
+
+@dataclass(frozen=True, slots=True)
+class DeleteTask:
+    """Time to live is over."""
+
+
+@dataclass(frozen=True, slots=True)
+class WakeAt:
+    """Send `Reconcile` at this time: the next deadline."""
+
+    when: datetime
+
+
+Command = Submit | Stop | Remove | ReleaseFinalizer | DeleteTask | WakeAt
+
+
+@dataclass(frozen=True, slots=True)
+class Announcement:
+    """Becomes a Kubernetes Event of the task."""
+
+    type: Literal["Normal", "Warning"]
+    reason: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Transition:
+    """The answer of the lifecycle to one event.
+
+    The status is written first (with the object's resourceVersion as precondition); only when that has succeeded are the
+    announcements posted and `lifecycle.task.outstanding(task, now)` performed. A crash in between loses nothing: `outstanding` is
+    a function of the stored object, so it is computed again after the restart.
+
+    Attributes:
+        status: the new status; `changed` is False when it equals the old one and nothing must be written.
+        labels: label changes on the task's metadata (None removes), for example the dead-letter mark.
+    """
+
+    status: TaskStatus
+    changed: bool
+    announcements: tuple[Announcement, ...] = ()
+    labels: dict[str, str | None] = field(default_factory=dict)
+
+
+__all__ = [
+    "FINAL_WORKLOAD_STATES", "Announcement", "Bound", "Command", "DeleteTask", "InvalidObject", "NodeGone", "Observation",
+    "Observed", "Reason", "Reconcile", "ReleaseFinalizer", "Remove", "Stop", "Submit", "SubmitRefused", "SwarmTask", "TaskEvent",
+    "Transition", "Unplaced", "Vanished", "WakeAt", "WorkloadState",
+]  # fmt: skip

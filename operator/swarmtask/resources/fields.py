@@ -1,0 +1,54 @@
+"""Field types that several kinds use: each knows its grammar, and how to say it in a structural CRD schema.
+
+Called by the models. A grammar is written once, here, and reaches the CRD, the API server and the operator from this one place.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator, Field, WithJsonSchema
+
+from swarmtask.resources import units
+
+TEXT_PATTERN = r"^([^{\x00]|\{[^{\x00])*\{?$"
+"""No NUL, and no `{{`: Docker Swarm and Nomad would read it as a template. Put such text into a Secret or into the image."""
+
+IMAGE_PATTERN = (
+    r"^([a-zA-Z0-9]([-a-zA-Z0-9.]*[a-zA-Z0-9])?(:[0-9]{1,5})?/)?"
+    r"[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*(/[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*)*"
+    r"(:[A-Za-z0-9_][-A-Za-z0-9_.]{0,127})?(@sha256:[a-f0-9]{64})?$"
+)
+
+
+def _quantity_text(value: Any) -> Any:
+    if isinstance(value, bool) or not isinstance(value, int | str):
+        raise ValueError("write a quantity as an integer or a string, for example 2, 500m or 1.5Gi")
+    text = str(value)
+    units.parse_quantity(text)
+    return text
+
+
+Quantity = Annotated[
+    str,
+    BeforeValidator(_quantity_text),
+    WithJsonSchema(
+        {
+            "anyOf": [{"type": "integer"}, {"type": "string"}],
+            "x-kubernetes-int-or-string": True,
+            "pattern": units.QUANTITY_PATTERN,
+            "maxLength": 40,
+        }
+    ),
+]
+"""A Kubernetes quantity that is not negative; kept as the text that the user wrote."""
+
+Text = Annotated[str, Field(max_length=32768, pattern=TEXT_PATTERN)]
+"""A string that reaches a container: no NUL, no `{{`, at most 32 KiB."""
+
+Name = Annotated[str, Field(min_length=1, max_length=253, pattern=units.DNS_SUBDOMAIN_PATTERN)]
+OptionalName = Annotated[str, Field(max_length=253, pattern=rf"^$|{units.DNS_SUBDOMAIN_PATTERN}")]
+Capability = Annotated[str, Field(min_length=1, max_length=63, pattern=r"^[a-zA-Z0-9]([-a-zA-Z0-9_.]*[a-zA-Z0-9])?$")]
+LabelValue = Annotated[str, Field(max_length=63, pattern=units.LABEL_VALUE_PATTERN)]
+Seconds = Annotated[int, Field(ge=0, le=31_536_000)]
+"""Whole seconds, at most a year."""

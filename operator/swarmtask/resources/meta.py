@@ -1,0 +1,119 @@
+"""What all kinds share: metadata, conditions, and the base model with Kubernetes' spelling.
+
+Called by the models of each kind. Knows nothing of any one kind.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Annotated, Any, Final, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, PlainSerializer
+from pydantic.alias_generators import to_camel
+
+GROUP = "swarmtask.io"
+VERSION = "v1alpha1"
+API_VERSION: Final = "swarmtask.io/v1alpha1"
+FINALIZER = f"{GROUP}/engine-cleanup"
+FIELD_MANAGER = "swarmtask-operator"
+
+
+def _format(moment: datetime) -> str:
+    return moment.strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+Time = Annotated[datetime, PlainSerializer(_format, return_type=str, when_used="json")]
+"""RFC 3339 in whole seconds."""
+
+
+class Model(BaseModel):
+    """Base of every part of a resource: camelCase on the wire, snake_case in Python.
+
+    Reading ignores unknown fields: the API server has already refused or pruned them, and an operator must be able to read what a
+    newer version wrote. Use `to_dict` for what goes on the wire.
+    """
+
+    model_config = ConfigDict(
+        alias_generator=to_camel, validate_by_name=True, validate_by_alias=True, extra="ignore", validate_assignment=False
+    )
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready, camelCase, without fields that are None."""
+        return self.model_dump(mode="json", by_alias=True, exclude_none=True)
+
+
+class OwnerReference(Model):
+    api_version: str
+    kind: str
+    name: str
+    uid: str
+    controller: bool | None = None
+    block_owner_deletion: bool | None = None
+
+
+class ObjectMeta(Model):
+    """The part of Kubernetes' ObjectMeta that is read here. Written back only by patches, never as a whole."""
+
+    name: str = ""
+    namespace: str | None = None
+    uid: str = ""
+    resource_version: str = ""
+    generation: int = 0
+    creation_timestamp: Time | None = None
+    deletion_timestamp: Time | None = None
+    labels: dict[str, str] = Field(default_factory=dict)
+    annotations: dict[str, str] = Field(default_factory=dict)
+    finalizers: list[str] = Field(default_factory=list)
+    owner_references: list[OwnerReference] = Field(default_factory=list)
+
+
+class Condition(Model):
+    """Kubernetes' `metav1.Condition`."""
+
+    type: str = Field(max_length=316)
+    status: Literal["True", "False", "Unknown"]
+    observed_generation: int | None = Field(default=None, ge=0)
+    last_transition_time: Time
+    reason: str = Field(max_length=1024, pattern=r"^[A-Za-z]([A-Za-z0-9_,:]*[A-Za-z0-9_])?$")
+    message: str = Field(default="", max_length=32768)
+
+
+def set_condition(
+    conditions: Sequence[Condition],
+    type_: str,
+    status: bool | None,
+    *,
+    reason: str,
+    message: str = "",
+    now: datetime,
+    observed_generation: int | None = None,
+) -> list[Condition]:
+    """Return the conditions with one of them set; the transition time moves only when the status changes.
+
+    Args:
+        status: True, False or None for "Unknown".
+    """
+    word: Literal["True", "False", "Unknown"] = "Unknown" if status is None else "True" if status else "False"
+    fresh = Condition(
+        type=type_, status=word, reason=reason, message=message[:32768], last_transition_time=now,
+        observed_generation=observed_generation,
+    )  # fmt: skip
+    result = []
+    found = False
+    for old in conditions:
+        if old.type != type_:
+            result.append(old)
+            continue
+        found = True
+        if old.status == word:
+            fresh.last_transition_time = old.last_transition_time
+        result.append(fresh)
+    if not found:
+        result.append(fresh)
+    return result
+
+
+def get_condition(conditions: Sequence[Condition], type_: str) -> Condition | None:
+    """The condition of that type, or None."""
+    return next((c for c in conditions if c.type == type_), None)

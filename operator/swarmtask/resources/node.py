@@ -1,0 +1,92 @@
+"""SwarmNode: one machine, as its engines and its node agent report it.
+
+Called by the controllers and the CLI. Cluster-scoped; created by the operator from the engines' node lists. A person may edit
+`spec`; `status` belongs to the operator.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from swarmtask.resources.fields import Capability, Quantity
+from swarmtask.resources.meta import API_VERSION, Condition, Model, ObjectMeta, Time
+
+
+class NodePhase(StrEnum):
+    READY = "Ready"
+    NOT_READY = "NotReady"
+    UNREACHABLE = "Unreachable"
+    DRAINING = "Draining"
+    GONE = "Gone"
+
+
+class Reserved(Model):
+    """Kept for the machine's owner; never given to tasks."""
+
+    cpu: Quantity = Field(default="0", description="Cores.")
+    memory: Quantity = Field(default="0", description="Bytes.")
+
+
+class NodeSpec(Model):
+    """What a person says of a node."""
+
+    unschedulable: bool = Field(default=False, description="true: cordoned, no new attempts.")
+    capabilities: Annotated[list[Capability], Field(max_length=64)] = Field(
+        default_factory=list,
+        description="What the node offers, for example coding or browser.",
+        json_schema_extra={"x-kubernetes-list-type": "set"},
+    )
+    max_tasks: Annotated[int, Field(ge=0, le=10_000)] | None = Field(
+        default=None, description="Attempts at the same time. Not limited unless set."
+    )
+    reserved: Reserved = Field(default_factory=Reserved, description="Kept for the machine's owner.")
+
+
+class NodeResources(Model):
+    cpu: Quantity = "0"
+    memory: Quantity = "0"
+    gpu: Annotated[int, Field(ge=0)] = 0
+
+
+class NodeEngine(Model):
+    """How one engine knows this node."""
+
+    name: str = Field(description="swarm or local.")
+    id: str = Field(description="The engine's own ID of the node.")
+    version: str | None = Field(default=None, description="Version of the engine there.")
+
+
+class NodeStatus(Model):
+    phase: NodePhase = Field(default=NodePhase.NOT_READY, description="One word for the node.")
+    message: str | None = Field(default=None, max_length=4096, description="The same for a person.")
+    engines: Annotated[list[NodeEngine], Field(max_length=8)] = Field(
+        default_factory=list,
+        description="Engines that reach this node.",
+        json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"]},
+    )
+    capacity: NodeResources = Field(default_factory=NodeResources, description="Total.")
+    allocatable: NodeResources = Field(default_factory=NodeResources, description="Offered to tasks: capacity less reserved.")
+    requested: NodeResources = Field(default_factory=NodeResources, description="Sum of what bound attempts hold.")
+    tasks: Annotated[int, Field(ge=0)] = Field(default=0, description="Attempts bound here now.")
+    address: str | None = Field(default=None, description="Address by which the engine reaches the node.")
+    arch: str | None = None
+    os: str | None = None
+    last_heartbeat_time: Time | None = Field(default=None, description="When an engine last reported a change of the node.")
+    conditions: list[Condition] = Field(
+        default_factory=list,
+        description="Ready.",
+        json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["type"]},
+    )
+
+
+class SwarmNode(Model):
+    """One machine that runs attempts."""
+
+    api_version: Literal["swarmtask.io/v1alpha1"] = API_VERSION
+    kind: Literal["SwarmNode"] = "SwarmNode"
+    metadata: ObjectMeta = Field(default_factory=ObjectMeta)
+    spec: NodeSpec = Field(default_factory=NodeSpec, description="What a person says of the node.")
+    status: NodeStatus = Field(default_factory=NodeStatus, description="What was reported.")

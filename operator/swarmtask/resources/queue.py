@@ -1,0 +1,42 @@
+"""SwarmQueue: where tasks wait, and how many may run.
+
+Called by the scheduling controller and the CLI. Namespaced; `default` exists in every namespace that has tasks.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from swarmtask.resources.meta import API_VERSION, Condition, Model, ObjectMeta, Time
+
+
+class QueueSpec(Model):
+    max_running: Annotated[int, Field(ge=0, le=1_000_000)] | None = Field(
+        default=None, description="Tasks bound at the same time. Not limited unless set."
+    )
+    stopped: bool = Field(default=False, description="true: nothing of this queue starts; what runs goes on.")
+
+
+class QueueStatus(Model):
+    queued: Annotated[int, Field(ge=0)] = Field(default=0, description="Tasks that wait.")
+    running: Annotated[int, Field(ge=0)] = Field(default=0, description="Tasks bound to a node.")
+    dead_letters: Annotated[int, Field(ge=0)] = Field(default=0, description="Failed tasks that wait for a person.")
+    oldest_queued_time: Time | None = Field(default=None, description="Since when the oldest one waits.")
+    observed_generation: int | None = None
+    conditions: list[Condition] = Field(
+        default_factory=list,
+        description="Active.",
+        json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["type"]},
+    )
+
+
+class SwarmQueue(Model):
+    """Where tasks wait."""
+
+    api_version: Literal["swarmtask.io/v1alpha1"] = API_VERSION
+    kind: Literal["SwarmQueue"] = "SwarmQueue"
+    metadata: ObjectMeta = Field(default_factory=ObjectMeta)
+    spec: QueueSpec = Field(default_factory=QueueSpec, description="Limits of the queue.")
+    status: QueueStatus = Field(default_factory=QueueStatus, description="What is in it.")

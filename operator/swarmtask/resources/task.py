@@ -1,0 +1,331 @@
+"""SwarmTask: one batch container that must finish once.
+
+Called by everyone. Holds what a person declares (`TaskSpec`) and what the operator found out (`TaskStatus`); decides nothing.
+Field names follow Kubernetes' Job and Container. A field exists here only when it takes effect.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from swarmtask.resources import units
+from swarmtask.resources.fields import (
+    IMAGE_PATTERN,
+    Capability,
+    LabelValue,
+    Name,
+    OptionalName,
+    Quantity,
+    Seconds,
+    Text,
+)
+from swarmtask.resources.meta import API_VERSION, Condition, Model, ObjectMeta, Time
+
+PRIORITY_CLASSES = {"high": 1000, "normal": 0, "low": -1000}
+MAX_ATTEMPT_RECORDS = 10
+
+ANNOTATION_CANCEL = "swarmtask.io/cancel"
+"""Set (to any text: who and why) to end a task as Cancelled. `swarmtask cancel` sets it."""
+ANNOTATION_RETRY = "swarmtask.io/retry"
+"""Set to a new value to start a new budget for a task that ended otherwise than Succeeded. `swarmtask retry` sets it."""
+LABEL_DEAD_LETTER = "swarmtask.io/dead-letter"
+
+
+class Phase(StrEnum):
+    """One word for where a task is. The last four are for ever (until a person retries)."""
+
+    PENDING = "Pending"
+    QUEUED = "Queued"
+    STARTING = "Starting"
+    RUNNING = "Running"
+    UNKNOWN = "Unknown"
+    BACKOFF = "Backoff"
+    SUCCEEDED = "Succeeded"
+    FAILED = "Failed"
+    CANCELLED = "Cancelled"
+    EXPIRED = "Expired"
+
+
+TERMINAL_PHASES = frozenset({Phase.SUCCEEDED, Phase.FAILED, Phase.CANCELLED, Phase.EXPIRED})
+BOUND_PHASES = frozenset({Phase.STARTING, Phase.RUNNING, Phase.UNKNOWN})
+
+
+class SecretKeyRef(Model):
+    """A key of a Secret in the task's namespace."""
+
+    name: Name = Field(description="Name of a Secret in the same namespace.")
+    key: Annotated[str, Field(min_length=1, max_length=253, pattern=r"^[-._a-zA-Z0-9]+$")] = Field(
+        description="Key within the Secret's data."
+    )
+    optional: bool = Field(default=False, description="Start without the variable when the Secret or the key is missing.")
+
+
+class EnvVarSource(Model):
+    secret_key_ref: SecretKeyRef = Field(description="Take the value from a key of a Secret.")
+
+
+class EnvVar(Model):
+    """One environment variable: a value, or a reference to a Secret."""
+
+    name: Annotated[str, Field(min_length=1, max_length=253, pattern=units.ENV_NAME_PATTERN)] = Field(
+        description="Name of the variable."
+    )
+    value: Text | None = Field(default=None, description="The value itself. Not together with valueFrom.")
+    value_from: EnvVarSource | None = Field(default=None, description="Where the value comes from. Not together with value.")
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Self:
+        if self.value is not None and self.value_from is not None:
+            raise ValueError("value and valueFrom exclude each other: keep one")
+        return self
+
+
+class ResourceRequests(Model):
+    """What is set aside on the node for the whole attempt."""
+
+    cpu: Quantity = Field(default="500m", description="Cores, for example 500m or 2.")
+    memory: Quantity = Field(
+        default="512Mi", description="Bytes, for example 512Mi or 2Gi. Also the limit unless limits.memory is set."
+    )
+    gpu: Annotated[int, Field(ge=0, le=64)] = Field(default=0, description="Whole GPUs.")
+
+
+class ResourceLimits(Model):
+    """What the attempt may use at most."""
+
+    cpu: Quantity | None = Field(default=None, description="Cores. Not limited unless set.")
+    memory: Quantity | None = Field(default=None, description="Bytes. Defaults to requests.memory.")
+
+
+class Resources(Model):
+    requests: ResourceRequests = Field(default_factory=ResourceRequests, description="Set aside on the node.")
+    limits: ResourceLimits = Field(default_factory=ResourceLimits, description="Upper bounds.")
+
+    @model_validator(mode="after")
+    def _limits_cover_requests(self) -> Self:
+        limit, request = self.limits.memory, self.requests.memory
+        if limit is not None and units.memory_bytes(limit) < units.memory_bytes(request):
+            raise ValueError(
+                f"limits.memory: {limit} is less than requests.memory ({request}): raise the limit or lower the request"
+            )
+        limit, request = self.limits.cpu, self.requests.cpu
+        if limit is not None and units.cpu_milli(limit) < units.cpu_milli(request):
+            raise ValueError(f"limits.cpu: {limit} is less than requests.cpu ({request}): raise the limit or lower the request")
+        return self
+
+
+class Container(Model):
+    """What runs. Field names as in Kubernetes' Container."""
+
+    image: Annotated[str, Field(min_length=1, max_length=512, pattern=IMAGE_PATTERN)] = Field(
+        description="Image reference, for example ghcr.io/acme/lint:1.4. Ignored by the local engine."
+    )
+    command: Annotated[list[Text], Field(max_length=1024)] = Field(
+        default_factory=list, description="Replaces the image's entry point."
+    )
+    args: Annotated[list[Text], Field(max_length=1024)] = Field(default_factory=list, description="Replaces the image's arguments.")
+    env: Annotated[list[EnvVar], Field(max_length=512)] = Field(
+        default_factory=list,
+        description="Environment variables.",
+        json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"]},
+    )
+    working_dir: Annotated[str, Field(max_length=4096, pattern=r"^$|^/([^{\x00]|\{[^{\x00])*\{?$")] = Field(
+        default="", description="Absolute path; the image's own when empty."
+    )
+    resources: Resources = Field(default_factory=Resources, description="What is set aside and what is allowed.")
+
+    @model_validator(mode="after")
+    def _env_names_unique(self) -> Self:
+        seen: set[str] = set()
+        for variable in self.env:
+            if variable.name in seen:
+                raise ValueError(f"env: {variable.name!r} is given twice: keep one")
+            seen.add(variable.name)
+        return self
+
+
+class Placement(Model):
+    """Which nodes may run it. Every rule must hold."""
+
+    capabilities: Annotated[list[Capability], Field(max_length=64)] = Field(
+        default_factory=list,
+        description="Every one must be offered by the node (SwarmNode spec.capabilities).",
+        json_schema_extra={"x-kubernetes-list-type": "set"},
+    )
+    node_selector: Annotated[dict[str, LabelValue], Field(max_length=64)] = Field(
+        default_factory=dict, description="Labels that the SwarmNode must carry."
+    )
+    node_name: OptionalName = Field(default="", description="Only this SwarmNode.")
+
+
+class Backoff(Model):
+    """How long to wait before the next attempt. exponential: initial x factor^n; linear: initial x (n + 1); both up to max."""
+
+    type: Literal["exponential", "linear"] = Field(default="exponential", description="How the delay grows.")
+    initial_seconds: Seconds = Field(default=10, description="Delay before the first retry.")
+    factor: Annotated[int, Field(ge=1, le=100)] = Field(default=2, description="Growth of the exponential delay.")
+    max_seconds: Seconds = Field(default=600, description="The delay never exceeds this.")
+
+
+class TaskSpec(Model):
+    """What a person wants."""
+
+    queue: Name = Field(default="default", description="A SwarmQueue of the same namespace.")
+    priority_class: Literal["high", "normal", "low"] | None = Field(
+        default=None, description="high = 1000, normal = 0, low = -1000. normal when neither this nor priority is set."
+    )
+    priority: Annotated[int, Field(ge=-1_000_000_000, le=1_000_000_000)] | None = Field(
+        default=None, description="A number instead of priorityClass; higher starts first."
+    )
+    engine: Literal["auto", "swarm", "local"] = Field(
+        default="auto", description="What runs the container. auto: whatever the chosen node offers."
+    )
+    suspend: bool = Field(
+        default=False, description="true keeps the task from starting, and stops it (without using a retry) when it runs."
+    )
+    container: Container = Field(description="What runs.")
+    placement: Placement = Field(default_factory=Placement, description="Which nodes may run it.")
+    backoff_limit: Annotated[int, Field(ge=0, le=1000)] = Field(
+        default=3, description="Retries after the first attempt. Losses that are not the task's fault do not count."
+    )
+    backoff: Backoff = Field(default_factory=Backoff, description="The wait before a retry.")
+    queue_deadline_seconds: Seconds | None = Field(
+        default=None, description="Expired when it has not started by then, counted from creation."
+    )
+    start_deadline_seconds: Annotated[int, Field(ge=1, le=86_400)] = Field(
+        default=600, description="Longest time from being placed to running: image pull and start."
+    )
+    active_deadline_seconds: Annotated[int, Field(ge=1, le=31_536_000)] | None = Field(
+        default=None, description="Longest run of one attempt."
+    )
+    termination_grace_period_seconds: Annotated[int, Field(ge=0, le=3600)] = Field(
+        default=10, description="Between SIGTERM and SIGKILL."
+    )
+    ttl_seconds_after_finished: Seconds = Field(default=604_800, description="A finished task is deleted after this.")
+
+    @model_validator(mode="after")
+    def _one_priority(self) -> Self:
+        if self.priority is not None and self.priority_class is not None:
+            raise ValueError("priority and priorityClass exclude each other: keep one")
+        return self
+
+    @property
+    def effective_priority(self) -> int:
+        """The number that orders the queue; higher first."""
+        if self.priority is not None:
+            return self.priority
+        return PRIORITY_CLASSES[self.priority_class or "normal"]
+
+
+class AttemptState(StrEnum):
+    """Where one attempt is. STARTING, RUNNING, STOPPING and UNKNOWN hold their resources on the node."""
+
+    STARTING = "Starting"
+    RUNNING = "Running"
+    STOPPING = "Stopping"
+    UNKNOWN = "Unknown"
+    SUCCEEDED = "Succeeded"
+    FAILED = "Failed"
+    STOPPED = "Stopped"
+
+
+LIVE_ATTEMPT_STATES = frozenset({AttemptState.STARTING, AttemptState.RUNNING, AttemptState.STOPPING, AttemptState.UNKNOWN})
+
+
+class Requested(Model):
+    """What an attempt holds on its node, as it was when it was bound (the spec may change afterwards)."""
+
+    cpu: Quantity = "0"
+    memory: Quantity = "0"
+    gpu: int = 0
+
+
+class Attempt(Model):
+    """One try. Attempt numbers only grow; the ID is the engine-side name."""
+
+    number: Annotated[int, Field(ge=1)] = Field(description="Counts from 1 and only grows.")
+    id: str = Field(description="Name of the engine-side object: a function of task UID and number.")
+    node: str = Field(description="SwarmNode that it was bound to.")
+    engine: str = Field(description="Engine that runs it.")
+    engine_node_id: str = Field(default="", description="The engine's own ID of the node.")
+    state: AttemptState = Field(default=AttemptState.STARTING, description="Where the attempt is.")
+    reason: str | None = Field(default=None, description="Why it ended; one of the typed reasons.")
+    stop_reason: str | None = Field(default=None, description="Why it is being stopped.")
+    message: str | None = Field(default=None, max_length=4096, description="What the engine or the operator said, for a person.")
+    exit_code: int | None = Field(default=None, description="Exit code of the container's main process.")
+    observed: bool = Field(default=False, description="The engine has shown this attempt at least once.")
+    requested: Requested = Field(default_factory=Requested, description="What it holds on its node.")
+    bound_at: Time | None = Field(default=None, description="When it was placed.")
+    started_at: Time | None = Field(default=None, description="When its container ran.")
+    stop_requested_at: Time | None = Field(default=None, description="When stopping began.")
+    finished_at: Time | None = Field(default=None, description="When it ended.")
+
+    @property
+    def live(self) -> bool:
+        """It holds resources, and its container may act."""
+        return self.state in LIVE_ATTEMPT_STATES
+
+
+class TaskStatus(Model):
+    """What the operator found out. Written by the operator alone."""
+
+    phase: Phase = Field(default=Phase.PENDING, description="One word for where the task is.")
+    reason: str | None = Field(default=None, description="Typed reason of the phase.")
+    message: str | None = Field(default=None, max_length=4096, description="The same for a person.")
+    observed_generation: int | None = Field(default=None, description="Generation of the spec that this status speaks of.")
+    queue_position: int | None = Field(default=None, description="1-based place in its queue while Queued.")
+    queued_time: Time | None = Field(default=None, description="When it entered the queue (this time round).")
+    not_before: Time | None = Field(default=None, description="End of the backoff.")
+    node_name: str | None = Field(default=None, description="Node of the current attempt.")
+    engine: str | None = Field(default=None, description="Engine of the current attempt.")
+    attempt: int = Field(default=0, description="Number of the newest attempt.")
+    failures: int = Field(default=0, description="Attempts that used up the user's backoffLimit in this budget.")
+    infrastructure_losses: int = Field(default=0, description="Attempts lost through no fault of the task in this budget.")
+    attempts: Annotated[list[Attempt], Field(max_length=MAX_ATTEMPT_RECORDS)] = Field(
+        default_factory=list, description="Newest 10 attempts, oldest first."
+    )
+    exit_code: int | None = Field(default=None, description="Exit code of the newest finished attempt.")
+    start_time: Time | None = Field(default=None, description="When the first attempt of this budget ran.")
+    completion_time: Time | None = Field(default=None, description="When the task reached its terminal phase.")
+    observed_retry: str | None = Field(default=None, description="The retry annotation that was last acted on.")
+    conditions: list[Condition] = Field(
+        default_factory=list,
+        description="Admitted, Scheduled, Running, Complete, Failed.",
+        json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["type"]},
+    )
+
+    @property
+    def current(self) -> Attempt | None:
+        """The newest attempt, live or not."""
+        return self.attempts[-1] if self.attempts else None
+
+
+class SwarmTask(Model):
+    """One batch container that must finish once, on whichever node fits."""
+
+    api_version: Literal["swarmtask.io/v1alpha1"] = API_VERSION
+    kind: Literal["SwarmTask"] = "SwarmTask"
+    metadata: ObjectMeta = Field(default_factory=ObjectMeta)
+    spec: TaskSpec = Field(description="What a person wants.")
+    status: TaskStatus = Field(default_factory=TaskStatus, description="What the operator found out.")
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """(namespace, name)."""
+        return (self.metadata.namespace or "default", self.metadata.name)
+
+    @property
+    def finished(self) -> bool:
+        return self.status.phase in TERMINAL_PHASES
+
+
+def attempt_id(uid: str, number: int) -> str:
+    """Engine-side name of an attempt: a function of task UID and number alone (LIFECYCLE I4).
+
+    Sixteen hexadecimal digits of the UID (60 random bits) keep names apart among millions of tasks and stay within the 63
+    characters that Swarm and DNS allow.
+    """
+    return f"st-{uid.replace('-', '')[:16]}-{number}"

@@ -1,0 +1,88 @@
+"""Quantities and names as Kubernetes writes them.
+
+Lives here: parsing and formatting of resource quantities and the grammars of names. Called by the models and by whoever compares
+resources. CPU is counted in thousandths of a core (`cpu_milli`), memory in bytes, GPUs in whole devices.
+
+Source of the grammar: Kubernetes documentation, "Quantity" and "Object Names and IDs".
+"""
+
+from __future__ import annotations
+
+import re
+from decimal import ROUND_CEILING, Decimal
+
+QUANTITY_PATTERN = r"^\+?([0-9]{1,19}(\.[0-9]{0,9})?|\.[0-9]{1,9})(m|k|M|G|T|P|E|Ki|Mi|Gi|Ti|Pi|Ei|[eE][+-]?[0-9]{1,2})?$"
+"""A quantity that is not negative. (Kubernetes' own grammar also allows a minus sign and n, u; no field here can use them.)"""
+
+DNS_LABEL_PATTERN = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"
+DNS_SUBDOMAIN_PATTERN = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$"
+LABEL_KEY_PATTERN = (
+    r"^([a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*/)?([A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?)$"
+)
+LABEL_VALUE_PATTERN = r"^(([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9])?$"
+ENV_NAME_PATTERN = r"^[-._a-zA-Z][-._a-zA-Z0-9]*$"
+
+_SUFFIXES: dict[str, Decimal] = {
+    "": Decimal(1), "m": Decimal("0.001"),
+    "k": Decimal(10**3), "M": Decimal(10**6), "G": Decimal(10**9),
+    "T": Decimal(10**12), "P": Decimal(10**15), "E": Decimal(10**18),
+    "Ki": Decimal(2**10), "Mi": Decimal(2**20), "Gi": Decimal(2**30),
+    "Ti": Decimal(2**40), "Pi": Decimal(2**50), "Ei": Decimal(2**60),
+}  # fmt: skip
+_QUANTITY = re.compile(QUANTITY_PATTERN)
+_SPLIT = re.compile(r"^\+?([0-9.]+)(.*)$")
+
+
+def parse_quantity(text: str | int | float) -> Decimal:
+    """Read a Kubernetes quantity (`500m`, `2Gi`, `1e3`, `4`) as an exact decimal.
+
+    Raises:
+        ValueError: not a quantity, or negative.
+    """
+    if isinstance(text, bool):
+        raise ValueError("a quantity is a number or a string such as 500m or 2Gi, not a boolean")
+    if isinstance(text, int | float):
+        text = format(Decimal(str(text)), "f")
+    if not _QUANTITY.fullmatch(text):
+        raise ValueError(f"{text!r} is not a quantity; write for example 500m, 2 or 1.5Gi (never negative)")
+    match = _SPLIT.match(text)
+    assert match is not None  # noqa: S101 - follows from the match above
+    number, suffix = match.groups()
+    if suffix[:1] in ("e", "E") and len(suffix) > 1:
+        return Decimal(number).scaleb(int(suffix[1:]))
+    return Decimal(number) * _SUFFIXES[suffix]
+
+
+def cpu_milli(text: str | int | float) -> int:
+    """Thousandths of a core, rounded up as Kubernetes does: `500m` -> 500, `1.5` -> 1500."""
+    return int((parse_quantity(text) * 1000).to_integral_value(ROUND_CEILING))
+
+
+def memory_bytes(text: str | int | float) -> int:
+    """Bytes, rounded up: `1Gi` -> 1073741824."""
+    return int(parse_quantity(text).to_integral_value(ROUND_CEILING))
+
+
+def format_cpu(milli: int) -> str:
+    """The shortest form: 500 -> `500m`, 2000 -> `2`."""
+    return str(milli // 1000) if milli % 1000 == 0 else f"{milli}m"
+
+
+def format_memory(count: int) -> str:
+    """The largest binary unit that divides exactly: 1073741824 -> `1Gi`, 1000 -> `1000`."""
+    if count == 0:
+        return "0"
+    for suffix in ("Ei", "Pi", "Ti", "Gi", "Mi", "Ki"):
+        unit = int(_SUFFIXES[suffix])
+        if count % unit == 0:
+            return f"{count // unit}{suffix}"
+    return str(count)
+
+
+def humanize_memory(count: int) -> str:
+    """Rounded for a sentence: 7945689497 -> `7.4Gi`. Never parsed back."""
+    for suffix in ("Ti", "Gi", "Mi", "Ki"):
+        unit = int(_SUFFIXES[suffix])
+        if count >= unit:
+            return f"{count / unit:.1f}".removesuffix(".0") + suffix
+    return str(count)

@@ -1,0 +1,147 @@
+"""The values that a scheduling cycle takes and returns.
+
+Called by `controllers.scheduling`, which fills a Snapshot from its cache and acts on a CycleResult. Quantities are integers:
+thousandths of a core, bytes, whole GPUs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+TaskKey = tuple[str, str]
+"""(namespace, name)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Amounts:
+    """Resources of a node or wishes of a task."""
+
+    cpu_milli: int = 0
+    memory_bytes: int = 0
+    gpus: int = 0
+
+    def __add__(self, other: Amounts) -> Amounts:
+        return Amounts(self.cpu_milli + other.cpu_milli, self.memory_bytes + other.memory_bytes, self.gpus + other.gpus)
+
+    def __sub__(self, other: Amounts) -> Amounts:
+        return Amounts(self.cpu_milli - other.cpu_milli, self.memory_bytes - other.memory_bytes, self.gpus - other.gpus)
+
+    def fits_in(self, other: Amounts) -> bool:
+        return self.cpu_milli <= other.cpu_milli and self.memory_bytes <= other.memory_bytes and self.gpus <= other.gpus
+
+
+@dataclass(frozen=True, slots=True)
+class NodeInfo:
+    """A node as one cycle sees it.
+
+    Attributes:
+        ready: an engine says it takes work.
+        unschedulable: cordoned, or paused or drained by its engine.
+        engines: names of engines that reach it, preferred first.
+        requested, tasks: what bound and assumed attempts hold, and how many they are.
+        max_tasks: None means not limited.
+    """
+
+    name: str
+    ready: bool
+    unschedulable: bool
+    engines: tuple[str, ...]
+    allocatable: Amounts
+    requested: Amounts = Amounts()
+    tasks: int = 0
+    max_tasks: int | None = None
+    labels: Mapping[str, str] = field(default_factory=dict)
+    capabilities: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class TaskShape:
+    """Everything about a task that decides where it fits. Tasks of one shape are interchangeable for placement: a cycle evaluates
+    filters and scores once per shape, not once per task.
+
+    Attributes:
+        engine: empty means any.
+        node_name: empty means any.
+        node_selector: sorted pairs.
+    """
+
+    request: Amounts
+    engine: str = ""
+    node_name: str = ""
+    node_selector: tuple[tuple[str, str], ...] = ()
+    capabilities: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class PendingTask:
+    """A task that waits.
+
+    Attributes:
+        queue: (namespace, queue name).
+        queued_at: seconds since the epoch; older first among equal priorities, then `uid`.
+    """
+
+    key: TaskKey
+    uid: str
+    queue: tuple[str, str]
+    priority: int
+    queued_at: float
+    shape: TaskShape
+
+
+@dataclass(frozen=True, slots=True)
+class QueueInfo:
+    """A queue as one cycle sees it. `running` counts bound and assumed tasks."""
+
+    key: tuple[str, str]
+    stopped: bool = False
+    max_running: int | None = None
+    running: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """Everything one cycle sees, frozen. `now` is in seconds since the epoch."""
+
+    now: float
+    nodes: Sequence[NodeInfo]
+    pending: Sequence[PendingTask]
+    queues: Mapping[tuple[str, str], QueueInfo]
+
+
+@dataclass(frozen=True, slots=True)
+class Binding:
+    """A task and the node chosen for it. `score` is between 0 and 1."""
+
+    task: PendingTask
+    node: str
+    engine: str
+    score: float
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """A task that stays in its queue, and why.
+
+    Attributes:
+        position: 1-based place in its queue, in the order in which tasks would start.
+        reason: CamelCase for the condition: NoNodeFits, QueueStopped, QueueFull.
+        message: counts per filter for a person: "0/5 nodes fit: 2 too little memory (needs 16Gi, largest free 7.4Gi), 2 lack
+            capability gpu, 1 cordoned".
+        counts: filter name -> nodes that it refused (each node is counted at the first filter that refuses it).
+    """
+
+    task: PendingTask
+    position: int
+    reason: str
+    message: str
+    counts: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class CycleResult:
+    """What one cycle decided. Every pending task is in exactly one of the two."""
+
+    bindings: Sequence[Binding]
+    refusals: Sequence[Refusal]

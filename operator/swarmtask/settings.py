@@ -1,0 +1,146 @@
+"""All settings: one model, one group per component.
+
+Lives here: names, defaults, bounds and descriptions. Read from a YAML file (`--config`, `SWARMTASK_CONFIG`), then the environment
+(`SWARMTASK_OPERATOR__SUBMIT_WAVE=50`), then command-line options, each overriding the one before. No other module reads the
+environment.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+from swarmtask.errors import Cause, ConfigurationError
+
+Positive = Annotated[float, Field(gt=0)]
+
+
+class Group(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class ApiServerSettings(Group):
+    """The embedded API server."""
+
+    host: str = Field(default="127.0.0.1", description="Address to listen on.")
+    port: Annotated[int, Field(ge=0, le=65535)] = Field(default=7443, description="Port; 0 lets the system choose.")
+    max_body_bytes: Annotated[int, Field(ge=1024)] = Field(default=3 * 2**20, description="Larger requests are refused (413).")
+    event_log_rows: Annotated[int, Field(ge=100)] = Field(
+        default=20_000, description="Watch history kept on disk; older watchers get 410."
+    )
+    event_ttl_s: Positive = Field(default=3600.0, description="Kubernetes Events are deleted after this.")
+    bookmark_interval_s: Positive = Field(default=30.0, description="Between bookmarks on an idle watch.")
+
+
+class OperatorSettings(Group):
+    """The control loops."""
+
+    poll_interval_s: Positive = Field(
+        default=1.0, description="Between full reads of an engine's workloads while attempts are live."
+    )
+    idle_poll_interval_s: Positive = Field(default=10.0, description="The same while nothing is live.")
+    node_poll_interval_s: Positive = Field(default=1.0, description="Between reads of an engine's node list.")
+    cycle_gap_s: Annotated[float, Field(ge=0)] = Field(
+        default=0.05, description="Changes within this time share one scheduling cycle."
+    )
+    submit_wave: Annotated[int, Field(ge=1)] = Field(default=32, description="Workloads submitted to an engine in one wave.")
+    wave_gap_s: Annotated[float, Field(ge=0)] = Field(
+        default=0.15, description="Quiet gap between waves (Swarm debounces on changes)."
+    )
+    vanish_grace_s: Positive = Field(
+        default=10.0, description="An attempt must be missing from the engine's list this long to count as lost."
+    )
+    orphan_grace_s: Positive = Field(default=30.0, description="An engine object without an owner is removed after this.")
+    status_refresh_s: Positive = Field(
+        default=1.0, description="At most one write of a queue position or waiting reason per task in this time."
+    )
+    infrastructure_loss_limit: Annotated[int, Field(ge=0)] = Field(
+        default=20, description="Attempts lost through no fault of the task before it becomes a dead letter."
+    )
+    keep_finished_workloads: Annotated[int, Field(ge=0)] = Field(
+        default=200, description="Newest finished engine objects kept so that their logs can be read."
+    )
+
+
+class SwarmSettings(Group):
+    """The Docker Swarm engine."""
+
+    docker_host: str | None = Field(
+        default=None, description="Docker endpoint; the environment's DOCKER_HOST or the local socket when empty."
+    )
+    timeout_s: Positive = Field(default=15.0, description="Longest wait for one call.")
+    threads: Annotated[int, Field(ge=1, le=64)] = Field(default=8, description="Calls in flight at most.")
+    capability_add: list[str] = Field(
+        default_factory=list, description="Linux capabilities given back to containers; all are dropped otherwise."
+    )
+    pids_limit: Annotated[int, Field(ge=16)] = Field(default=4096, description="Processes per container.")
+
+
+class LocalSettings(Group):
+    """The local engine: attempts are child processes of this machine."""
+
+    max_output_bytes: Annotated[int, Field(ge=4096)] = Field(default=8 * 2**20, description="Output kept per attempt.")
+
+
+class Settings(BaseSettings):
+    """Everything that can be set."""
+
+    model_config = SettingsConfigDict(env_prefix="SWARMTASK_", env_nested_delimiter="__", extra="ignore")
+
+    data_dir: Path = Field(
+        default_factory=lambda: Path.home() / ".local" / "share" / "swarmtask", description="Database, certificates, tokens, logs."
+    )
+    log_level: Annotated[str, Field(pattern="^(debug|info|warning|error)$")] = Field(
+        default="info", description="debug|info|warning|error"
+    )
+    log_json: bool = Field(default=False, description="One JSON object per line instead of text.")
+    apiserver: ApiServerSettings = Field(default_factory=ApiServerSettings)
+    operator: OperatorSettings = Field(default_factory=OperatorSettings)
+    swarm: SwarmSettings = Field(default_factory=SwarmSettings)
+    local: LocalSettings = Field(default_factory=LocalSettings)
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return env_settings, init_settings
+
+
+def load_settings(config: Path | None = None, **overrides: Any) -> Settings:
+    """Read settings from a YAML file and the environment; `overrides` (None values are ignored) win over both.
+
+    Raises:
+        ConfigurationError: the file or a value is wrong; names the setting.
+    """
+    values: dict[str, Any] = {}
+    if config is not None:
+        try:
+            values = yaml.safe_load(config.read_text()) or {}
+        except (OSError, yaml.YAMLError) as error:
+            raise ConfigurationError(f"cannot read the settings file {config}: {error}") from error
+        if not isinstance(values, dict):
+            raise ConfigurationError(
+                f"the settings file {config} must hold a mapping, for example 'operator: {{poll_interval_s: 1}}'"
+            )
+        unknown = sorted(set(values) - set(Settings.model_fields))
+        if unknown:
+            raise ConfigurationError(f"unknown settings in {config}: {', '.join(unknown)}")
+    try:
+        settings = Settings(**values)
+        given = {key: value for key, value in overrides.items() if value is not None}
+        return Settings.model_validate(settings.model_dump() | given) if given else settings
+    except ValidationError as error:
+        causes = [
+            Cause(".".join(str(part) for part in item["loc"]), "FieldValueInvalid", item["msg"])
+            for item in error.errors(include_url=False)
+        ]
+        raise ConfigurationError("; ".join(f"{cause.field}: {cause.message}" for cause in causes), causes=causes) from error
