@@ -48,7 +48,7 @@ def parse_quantity(text: str | int | float) -> Decimal:
     match = _SPLIT.match(text)
     assert match is not None  # noqa: S101 - follows from the match above
     number, suffix = match.groups()
-    if suffix[:1] in ("e", "E") and len(suffix) > 1:
+    if suffix not in _SUFFIXES:
         return Decimal(number).scaleb(int(suffix[1:]))
     return Decimal(number) * _SUFFIXES[suffix]
 
