@@ -34,6 +34,7 @@ class Reason(StrEnum):
     SUSPENDED = "Suspended"
     CANCELLED = "Cancelled"
     DELETED = "Deleted"
+    INVALID_OBJECT = "InvalidObject"
 
 
 # --- what an engine says -------------------------------------------------------------------------------------------------
