@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from tests.lifecycle.story import Story
+
 from swarmtask.lifecycle.messages import (
     Bound,
     InvalidObject,
@@ -18,7 +20,6 @@ from swarmtask.lifecycle.messages import (
 )
 from swarmtask.lifecycle.messages import WorkloadState as W
 from swarmtask.resources.task import ANNOTATION_CANCEL
-from tests.lifecycle.story import Story
 
 
 def _new() -> Story:

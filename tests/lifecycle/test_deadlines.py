@@ -32,7 +32,9 @@ def test_delays(backoff: Backoff, delays: list[int]) -> None:
     st.sampled_from(["exponential", "linear"]), st.integers(0, 31_536_000), st.integers(1, 100), st.integers(0, 31_536_000),
     st.integers(-5, 1000),
 )  # fmt: skip
-def test_a_delay_is_never_negative_and_never_above_its_limit(kind: str, initial: int, factor: int, limit: int, earlier: int) -> None:
+def test_a_delay_is_never_negative_and_never_above_its_limit(
+    kind: str, initial: int, factor: int, limit: int, earlier: int
+) -> None:
     backoff = Backoff.model_validate({"type": kind, "initialSeconds": initial, "factor": factor, "maxSeconds": limit})
     assert 0 <= retry_delay_s(backoff, earlier) <= limit
 

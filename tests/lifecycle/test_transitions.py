@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pytest
-
 from tests.lifecycle.situations import EVENTS, SITUATIONS, outcome
 
 # situation -> {phase/reason/state of a live attempt that differs from the phase: [events]}
@@ -110,7 +109,17 @@ TABLE: dict[str, dict[str, list[str]]] = {
     },
     "stopping for cancel": {
         "Unknown/Cancelled/Stopping": ["unknown"],
-        "Cancelled/Cancelled": ["exit 0", "exit 1", "exit lost", "oom", "restarted", "rejected", "stopped", "vanished", "node gone"],
+        "Cancelled/Cancelled": [
+            "exit 0",
+            "exit 1",
+            "exit lost",
+            "oom",
+            "restarted",
+            "rejected",
+            "stopped",
+            "vanished",
+            "node gone",
+        ],
         "Running/Cancelled/Stopping": ["invalid"],
     },
     "stopping for delete": {
@@ -122,24 +131,41 @@ TABLE: dict[str, dict[str, list[str]]] = {
         "Starting/Cancelled/Stopping": ["pending", "preparing", "pull fails", "invalid"],
         "Running/Cancelled/Stopping": ["running"],
         "Unknown/Cancelled/Stopping": ["unknown"],
-        "Cancelled/Cancelled": ["exit 0", "exit 1", "exit lost", "oom", "restarted", "rejected", "stopped", "vanished", "refused", "node gone"],
+        "Cancelled/Cancelled": [
+            "exit 0",
+            "exit 1",
+            "exit lost",
+            "oom",
+            "restarted",
+            "rejected",
+            "stopped",
+            "vanished",
+            "refused",
+            "node gone",
+        ],
     },
     "stopping on a silent node": {
         "Running/Cancelled/Stopping": ["pending", "preparing", "pull fails", "running"],
-        "Cancelled/Cancelled": ["exit 0", "exit 1", "exit lost", "oom", "restarted", "rejected", "stopped", "vanished", "node gone"],
+        "Cancelled/Cancelled": [
+            "exit 0",
+            "exit 1",
+            "exit lost",
+            "oom",
+            "restarted",
+            "rejected",
+            "stopped",
+            "vanished",
+            "node gone",
+        ],
         "Unknown/Cancelled/Stopping": ["invalid"],
     },
     "backoff": {
         "Failed/InvalidObject": ["invalid"],
     },
-    "succeeded": {
-    },
-    "failed": {
-    },
-    "cancelled": {
-    },
-    "expired": {
-    },
+    "succeeded": {},
+    "failed": {},
+    "cancelled": {},
+    "expired": {},
 }
 
 
