@@ -1,7 +1,7 @@
 """Random lives of a task: repeated, late, foreign and contradictory events, edits, wishes of people, and a clock that jumps.
 
-`Story.tell` checks every step (purity, wire round trip, repetition, and the checker's I2 to I5 and I8); the machine adds what must hold
-of the whole life.
+`Story.tell` checks every step (purity, wire round trip, repetition, and the checker's I2 to I5 and I8); the machine adds what must
+hold of the whole life.
 """
 
 from __future__ import annotations

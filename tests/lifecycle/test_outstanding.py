@@ -76,6 +76,15 @@ def test_an_older_attempt_that_is_back_is_removed_and_the_current_one_is_not() -
     assert removed == [1]
 
 
+def test_the_next_attempt_waits_until_an_older_one_that_is_back_is_removed() -> None:
+    story = SITUATIONS["backoff"]()
+    story.wake()
+    story.bind("laptop-2")
+    back = story.seen(W.RUNNING, 1)
+    assert [type(command) for command in story.commands([back])] == [Remove, WakeAt]
+    assert [type(command) for command in story.commands([])] == [Submit, WakeAt]
+
+
 def test_a_finished_workload_stays_for_its_logs_until_the_task_is_deleted() -> None:
     story = SITUATIONS["backoff"]()
     ended = story.seen(W.EXITED, 1, exit_code=1)

@@ -562,3 +562,102 @@ def test_words_of_any_length_and_kind_fit_the_status() -> None:
     assert len(story.current.message) <= 4096
     assert len(story.status.message) <= 4096
     assert "\x00" not in story.current.message
+
+
+def test_a_stronger_wish_replaces_a_weaker_one() -> None:
+    story = Story()
+    story.run()
+    story.edit(suspend=True)
+    story.reconcile()
+    since = story.current.stop_requested_at
+    story.wait(2)
+    story.annotate(ANNOTATION_CANCEL, "x")
+    story.reconcile()
+    assert (story.current.stop_reason, story.current.stop_requested_at) == ("Cancelled", since)
+    story.delete()
+    story.reconcile()
+    assert story.current.stop_reason == "Deleted"
+    story.exit(143)
+    assert (story.phase, story.status.reason) == (Phase.CANCELLED, "Deleted")
+
+
+def test_a_weaker_wish_does_not_replace_a_stronger_one() -> None:
+    story = Story()
+    story.run()
+    story.annotate(ANNOTATION_CANCEL, "x")
+    story.reconcile()
+    story.edit(suspend=True)
+    story.reconcile()
+    assert story.current.stop_reason == "Cancelled"
+    story.exit(143)
+    assert story.phase is Phase.CANCELLED
+
+
+def test_a_cancel_ends_a_retry_that_a_deadline_would_have_had() -> None:
+    story = Story(activeDeadlineSeconds=10)
+    story.run()
+    story.wake()
+    story.annotate(ANNOTATION_CANCEL, "x")
+    story.reconcile()
+    story.exit(143)
+    assert (story.phase, story.current.reason) == (Phase.CANCELLED, "Cancelled")
+
+
+def test_the_time_in_the_queue_goes_on_until_something_has_run() -> None:
+    story = Story(queueDeadlineSeconds=100, backoff={"initialSeconds": 10})
+    story.reconcile()
+    story.bind()
+    story.tell(SubmitRefused(1, Reason.SECRET_NOT_FOUND, "no secret"))
+    story.wake()
+    assert story.status.queued_time == START
+    story.wait(10)
+    story.run()
+    story.exit(1)
+    story.wait(1000)
+    story.reconcile()
+    assert story.phase is Phase.QUEUED
+    assert story.status.queued_time == START + timedelta(seconds=1020)
+
+
+def test_a_suspension_starts_the_time_in_the_queue_anew() -> None:
+    story = Story(queueDeadlineSeconds=100)
+    story.reconcile()
+    story.edit(suspend=True)
+    story.reconcile()
+    story.wait(1000)
+    story.reconcile()
+    assert story.phase is Phase.PENDING
+    story.edit(suspend=False)
+    story.reconcile()
+    assert (story.phase, story.status.queued_time) == (Phase.QUEUED, START + timedelta(seconds=1000))
+
+
+def test_a_rejection_keeps_the_reason_that_the_engine_gave_before() -> None:
+    story = Story()
+    story.reconcile()
+    story.bind()
+    story.observe(W.PREPARING, reason=Reason.IMAGE_PULL_FAILED, message="No such image")
+    story.observe(W.REJECTED)
+    assert story.current.reason == "ImagePullFailed"
+
+
+def test_a_label_that_a_crash_kept_from_being_written_is_asked_for_again() -> None:
+    story = Story(backoffLimit=0)
+    story.run()
+    story.exit(1)
+    story.task.metadata.labels.clear()
+    transition = story.reconcile()
+    assert not transition.changed
+    assert transition.labels == {LABEL_DEAD_LETTER: "true"}
+
+
+def test_a_cancel_that_came_too_late_does_not_end_the_retry() -> None:
+    story = Story(backoffLimit=0)
+    story.run()
+    story.exit(1)
+    story.annotate(ANNOTATION_CANCEL, "too late")
+    story.reconcile()
+    assert story.phase is Phase.FAILED
+    story.annotate(ANNOTATION_RETRY, "1")
+    story.reconcile()
+    assert story.phase is Phase.QUEUED
