@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from datetime import timedelta
 
-from tests.lifecycle.story import START, Story
-
 from swarmtask.lifecycle.messages import (
     Reason,
     SubmitRefused,
 )
 from swarmtask.lifecycle.messages import WorkloadState as W
 from swarmtask.resources.task import AttemptState, Phase
+from tests.lifecycle.story import START, Story
 
 
 def test_the_start_deadline_stops_first_and_then_fails() -> None:

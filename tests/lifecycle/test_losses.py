@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from datetime import timedelta
 
-from tests.lifecycle.story import START, Story
-
 from swarmtask.lifecycle.messages import (
     NodeGone,
     Reason,
@@ -14,6 +12,7 @@ from swarmtask.lifecycle.messages import (
 from swarmtask.lifecycle.messages import WorkloadState as W
 from swarmtask.lifecycle.task import Policy
 from swarmtask.resources.task import AttemptState, Phase
+from tests.lifecycle.story import START, Story
 
 
 def test_an_unreachable_node_is_announced_once_and_the_run_goes_on() -> None:

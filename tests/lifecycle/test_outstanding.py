@@ -5,12 +5,12 @@ from __future__ import annotations
 from datetime import timedelta
 
 import pytest
-from tests.lifecycle.situations import SITUATIONS
-from tests.lifecycle.story import START, Story
 
 from swarmtask.lifecycle.messages import Command, DeleteTask, ReleaseFinalizer, Remove, Stop, Submit, WakeAt
 from swarmtask.lifecycle.messages import WorkloadState as W
 from swarmtask.resources.task import AttemptState
+from tests.lifecycle.situations import SITUATIONS
+from tests.lifecycle.story import START, Story
 
 KINDS: dict[str, tuple[type[Command], ...]] = {
     "new": (),

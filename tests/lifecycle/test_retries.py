@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from tests.lifecycle.story import Story
-
 from swarmtask.lifecycle.messages import (
     Reason,
     SubmitRefused,
 )
 from swarmtask.lifecycle.messages import WorkloadState as W
 from swarmtask.resources.task import ANNOTATION_RETRY, LABEL_DEAD_LETTER, Phase
+from tests.lifecycle.story import Story
 
 
 def test_retries_grow_apart_and_end_as_a_dead_letter_with_all_evidence() -> None:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from datetime import timedelta
 
-from tests.lifecycle.story import START, UID, Story
-
 from swarmtask.lifecycle.messages import (
     InvalidObject,
     NodeGone,
@@ -17,6 +15,7 @@ from swarmtask.lifecycle.messages import (
 )
 from swarmtask.lifecycle.messages import WorkloadState as W
 from swarmtask.resources.task import Phase, attempt_id
+from tests.lifecycle.story import START, UID, Story
 
 
 def test_a_task_that_works_at_once() -> None:

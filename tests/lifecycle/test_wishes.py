@@ -5,7 +5,6 @@ from __future__ import annotations
 from datetime import timedelta
 
 import pytest
-from tests.lifecycle.story import START, Story
 
 from swarmtask.lifecycle.messages import (
     Remove,
@@ -13,6 +12,7 @@ from swarmtask.lifecycle.messages import (
 )
 from swarmtask.lifecycle.messages import WorkloadState as W
 from swarmtask.resources.task import ANNOTATION_CANCEL, ANNOTATION_RETRY, AttemptState, Phase
+from tests.lifecycle.story import START, Story
 
 
 def test_cancel_in_the_queue_is_immediate() -> None:
