@@ -37,18 +37,21 @@ class TaskClass:
     """All tasks of one shape. Compared by identity: a cycle makes one per shape.
 
     Attributes:
-        need: what one task takes, by dimension; never above LIMIT.
+        need: what one task takes, by dimension; never above LIMIT. need_column, need_row: the same as int64[DIMENSIONS, 1] and
+            int64[DIMENSIONS].
     """
 
     shape: TaskShape
     need: tuple[int, ...]
     need_column: Ints
+    need_row: Ints
 
     @classmethod
     def of(cls, shape: TaskShape) -> TaskClass:
         request = shape.request
         need = (_capped(request.cpu_milli), _capped(request.memory_bytes), _capped(request.gpus), 1)
-        return cls(shape, need, np.array(need, dtype=np.int64).reshape(DIMENSIONS, 1))
+        row = np.array(need, dtype=np.int64)
+        return cls(shape, need, row.reshape(DIMENSIONS, 1), row)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,12 +75,12 @@ class Room:
     Attributes:
         free: int64[DIMENSIONS, n], allocatable minus requested; negative where a node shrank under its tasks.
         per_unit: float64[DIMENSIONS, n], 1 / allocatable, and 0 where nothing is offered.
-        tasks: int64[n], tasks bound and assumed.
+        tasks: float64[n], how many tasks are bound and assumed; float because scores divide by it.
     """
 
     free: Ints
     per_unit: Floats
-    tasks: Ints
+    tasks: Floats
 
     def take(self, nodes: Ints) -> Room:
         """The same for some nodes, copied."""
@@ -134,7 +137,7 @@ class Columns:
             node_classes=tuple(node_classes),
             class_of=class_of,
             allocatable=allocatable,
-            room=Room(allocatable - requested, per_unit, requested[SLOTS].copy()),
+            room=Room(allocatable - requested, per_unit, requested[SLOTS].astype(np.float64)),
             _all=np.ones(len(ordered), dtype=np.bool_),
         )
 
@@ -151,8 +154,7 @@ class Columns:
 
     def place(self, node: int, task_class: TaskClass) -> None:
         """Take one task's room from a node. The caller has made sure that it fits."""
-        free = self.room.free
-        free[:, node] -= task_class.need_column[:, 0]
+        self.room.free[:, node] -= task_class.need_row
         self.room.tasks[node] += 1
 
 

@@ -162,8 +162,8 @@ class Capabilities:
 
     def explain(self, refused: Mask, columns: Columns, task_class: TaskClass) -> str:
         wanted = sorted(task_class.shape.capabilities)
-        word = "capability" if len(wanted) == 1 else "capabilities"
-        return f"{_count(refused)} {_verb(refused, 'lacks', 'lack')} {word} {', '.join(wanted)}"
+        missing = f"capability {wanted[0]}" if len(wanted) == 1 else f"one of the capabilities {', '.join(wanted)}"
+        return f"{_count(refused)} {_verb(refused, 'lacks', 'lack')} {missing}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,8 +180,9 @@ class MaxTasks:
         return mask
 
     def explain(self, refused: Mask, columns: Columns, task_class: TaskClass) -> str:
-        most = int(columns.allocatable[SLOTS][refused].max())
-        return f"{_count(refused)} at the maximum number of tasks ({_verb(refused, 'runs', 'each at most')} {most})"
+        limits = int(columns.allocatable[SLOTS][refused].sum())
+        tasks = f"{limits} {_plural(limits, 'task')}"
+        return f"{_count(refused)} at {_verb(refused, f'its limit of {tasks}', f'their limits of {tasks} together')}"
 
 
 @dataclass(frozen=True, slots=True)

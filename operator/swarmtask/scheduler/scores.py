@@ -27,7 +27,7 @@ class Score(Protocol):
         ...
 
     def values(self, room: Room, task_class: TaskClass) -> Floats:
-        """float64[n] between 0 and 1 for the n nodes of `room`, feasible or not."""
+        """A new float64[n] between 0 and 1 for the n nodes of `room`, feasible or not."""
         ...
 
 
@@ -42,9 +42,12 @@ class Balance:
     weight: float = 1.0
 
     def values(self, room: Room, task_class: TaskClass) -> Floats:
-        rows = slice(CPU, GPUS + 1) if task_class.need[GPUS] else slice(CPU, MEMORY + 1)
-        left = (room.free[rows] - task_class.need_column[rows]) * room.per_unit[rows]
-        share: Floats = np.maximum(left.min(axis=0), 0.0)
+        counted = GPUS + 1 if task_class.need[GPUS] else MEMORY + 1  # rows CPU, MEMORY and perhaps GPUS
+        left = (room.free[:counted] - task_class.need_column[:counted]) * room.per_unit[:counted]
+        share: Floats = np.minimum(left[CPU], left[MEMORY])
+        if counted > GPUS:
+            np.minimum(share, left[GPUS], out=share)
+        np.maximum(share, 0.0, out=share)
         return share
 
 
@@ -63,10 +66,26 @@ class FewTasks:
 SCORES: tuple[Score, ...] = (Balance(), FewTasks())
 
 
-def total(scores: Sequence[Score], room: Room, task_class: TaskClass) -> Floats:
-    """float64[n] between 0 and 1: the weighted mean."""
-    whole = sum(score.weight for score in scores)
-    result = np.zeros(room.tasks.shape)
-    for score in scores:
-        result += score.values(room, task_class) * (score.weight / whole)
-    return result
+class Total:
+    """The weighted mean of scores, 0..1."""
+
+    def __init__(self, scores: Sequence[Score] = SCORES) -> None:
+        whole = sum(score.weight for score in scores)
+        self._weighted = tuple((score, np.array(score.weight / whole)) for score in scores)
+
+    def parts(self, room: Room, task_class: TaskClass) -> list[tuple[str, Floats]]:
+        """The name of each score with what it adds to the total, float64[n]."""
+        return [(score.name, score.values(room, task_class) * share) for score, share in self._weighted]
+
+    def values(self, room: Room, task_class: TaskClass) -> Floats:
+        """float64[n]: the sum of the parts. Rounding can put a sum of perfect scores a hair above 1."""
+        result: Floats | None = None
+        for score, share in self._weighted:
+            part = score.values(room, task_class)
+            part *= share
+            if result is None:
+                result = part
+            else:
+                result += part
+        assert result is not None  # noqa: S101 - there is at least one score
+        return result
