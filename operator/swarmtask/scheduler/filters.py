@@ -176,7 +176,7 @@ class MaxTasks:
         return True
 
     def mask(self, room: Room, task_class: TaskClass) -> Mask:
-        mask: Mask = room.free[SLOTS] >= 1
+        mask: Mask = room.free[SLOTS] >= task_class.need[SLOTS]
         return mask
 
     def explain(self, refused: Mask, columns: Columns, task_class: TaskClass) -> str:
@@ -214,7 +214,7 @@ class Fits:
 
     def explain(self, refused: Mask, columns: Columns, task_class: TaskClass) -> str:
         """Says what is free now and, where waiting cannot help, what the largest of these nodes offers at all."""
-        need = task_class.need[self.dimension]
+        need = int(task_class.need[self.dimension])
         free = max(0, int(columns.room.free[self.dimension][refused].max()))
         offered = int(columns.allocatable[self.dimension][refused].max())
         never = offered < need

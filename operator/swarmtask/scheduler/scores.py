@@ -14,6 +14,9 @@ import numpy as np
 
 from swarmtask.scheduler.columns import CPU, GPUS, MEMORY, Floats, Room, TaskClass
 
+ZERO, ONE = np.array(0.0), np.array(1.0)
+"""Without dimensions, for the reason given at TaskClass.need."""
+
 
 class Score(Protocol):
     """How well a node suits a task."""
@@ -42,13 +45,17 @@ class Balance:
     weight: float = 1.0
 
     def values(self, room: Room, task_class: TaskClass) -> Floats:
-        counted = GPUS + 1 if task_class.need[GPUS] else MEMORY + 1  # rows CPU, MEMORY and perhaps GPUS
-        left = (room.free[:counted] - task_class.need_column[:counted]) * room.per_unit[:counted]
-        share: Floats = np.minimum(left[CPU], left[MEMORY])
-        if counted > GPUS:
-            np.minimum(share, left[GPUS], out=share)
-        np.maximum(share, 0.0, out=share)
+        share = self._left(room, task_class, CPU)
+        np.minimum(share, self._left(room, task_class, MEMORY), out=share)
+        if task_class.shape.request.gpus > 0:
+            np.minimum(share, self._left(room, task_class, GPUS), out=share)
+        np.maximum(share, ZERO, out=share)
         return share
+
+    @staticmethod
+    def _left(room: Room, task_class: TaskClass, dimension: int) -> Floats:
+        left: Floats = (room.free[dimension] - task_class.need[dimension]) * room.per_unit[dimension]
+        return left
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +66,7 @@ class FewTasks:
     weight: float = 0.001
 
     def values(self, room: Room, task_class: TaskClass) -> Floats:
-        values: Floats = np.reciprocal(room.tasks + 1.0)
+        values: Floats = np.reciprocal(room.tasks + ONE)
         return values
 
 
