@@ -6,7 +6,6 @@ import threading
 from pathlib import Path
 
 import pytest
-
 from tests.lab import images, tools
 
 
