@@ -65,6 +65,24 @@ def structural_of(rt: ResourceType) -> Structural | None:
     return entry[1]
 
 
+def defaulted(schema: Mapping[str, Any], value: Any) -> Any:
+    """A copy of a value of one node, with the defaults below it filled."""
+    result = copy_json(value)
+    fill = _compile_fill(schema)
+    if fill is not None:
+        fill(result)
+    return result
+
+
+def pruned_paths(schema: Mapping[str, Any], value: Any) -> list[str]:
+    """The paths of a value of one node that the schema does not name."""
+    found: list[str] = []
+    prune = _compile_prune(schema)
+    if prune is not None:
+        prune(copy_json(value), None, found)
+    return sorted(found)
+
+
 def invalid(rt: ResourceType, name: str, causes: Sequence[Cause]) -> Invalid:
     """The 422 that Kubernetes answers for these causes."""
     kind = f"{rt.kind}.{rt.group}" if rt.group else rt.kind
