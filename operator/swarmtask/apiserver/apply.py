@@ -1,7 +1,7 @@
 """Server-side apply and the ownership of fields (`metadata.managedFields`).
 
-Called on every write: `server_side_apply` for PATCH with apply-patch, `record_update` for everything else. Pure: `now` is an argument,
-nothing is stored. Only ownership is decided here; pruning, defaults and validation come before and after.
+Called on every write: `server_side_apply` for PATCH with apply-patch, `record_update` for everything else. Pure: `now` is an
+argument, nothing is stored. Only ownership is decided here; pruning, defaults and validation come before and after.
 Sources: Kubernetes documentation, "Server-Side Apply"; messages as kubectl prints them.
 """
 
@@ -167,9 +167,9 @@ def record_update(
 ) -> None:
     """Note in `new.metadata.managedFields` that `manager` wrote the fields in which `new` differs from `old`.
 
-    Fields that went are owned by nobody afterwards. A request may carry managedFields of its own (kubectl migrates ownership that way);
-    through a subresource it may not. `managedFields: [{}]` ends the tracking of an object; an empty list is what a client that does not
-    know the field sends, and changes nothing.
+    Fields that went are owned by nobody afterwards. A request may carry managedFields of its own (kubectl migrates ownership that
+    way); through a subresource it may not. `managedFields: [{}]` ends the tracking of an object; an empty list is what a client
+    that does not know the field sends, and changes nothing.
     """
     metadata = new.setdefault("metadata", {})
     submitted = metadata.get("managedFields")
@@ -275,7 +275,9 @@ def _capped(entries: list[_Entry]) -> list[_Entry]:
 
 
 def _write(obj: dict[str, Any], entries: Iterable[_Entry]) -> None:
-    ordered = sorted(entries, key=lambda entry: (entry.operation, entry.time or "", entry.manager, entry.api_version, entry.subresource))
+    ordered = sorted(
+        entries, key=lambda entry: (entry.operation, entry.time or "", entry.manager, entry.api_version, entry.subresource)
+    )
     if ordered:
         obj["metadata"]["managedFields"] = [entry.to_dict() for entry in ordered]
     else:
@@ -291,7 +293,9 @@ def _owned_part(rt: ResourceType, obj: Mapping[str, Any], subresource: str) -> d
         return {"status": obj["status"]} if "status" in obj else {}
     split = "status" in rt.subresources
     part = {
-        key: value for key, value in obj.items() if key not in ("apiVersion", "kind", "metadata") and not (split and key == "status")
+        key: value
+        for key, value in obj.items()
+        if key not in ("apiVersion", "kind", "metadata") and not (split and key == "status")
     }
     metadata = obj.get("metadata")
     if isinstance(metadata, dict):

@@ -42,21 +42,25 @@ def not_supported(path: str, value: Any, allowed: tuple[str, ...]) -> Cause:
 def validate_crd(crd: Mapping[str, Any]) -> list[Cause]:
     """What is wrong with a CRD; empty when it can be served.
 
-    The rough shape (types of fields) is checked by the kind's own schema first; here is what goes beyond it, written so that a CRD of
-    the wrong shape gives causes as well, never an exception.
+    The rough shape (types of fields) is checked by the kind's own schema first; here is what goes beyond it, written so that a
+    CRD of the wrong shape gives causes as well, never an exception.
     """
     spec = crd.get("spec")
     if not isinstance(spec, Mapping):
         return [required("spec")]
     causes = [*_naming(crd, spec), *_versions(spec)]
     if spec.get("preserveUnknownFields"):
-        causes.append(refused("spec.preserveUnknownFields", True, "must be false: use x-kubernetes-preserve-unknown-fields instead"))
+        causes.append(
+            refused("spec.preserveUnknownFields", True, "must be false: use x-kubernetes-preserve-unknown-fields instead")
+        )
     conversion = spec.get("conversion")
     if isinstance(conversion, Mapping):
         if conversion.get("strategy") != "None":
             causes.append(not_supported("spec.conversion.strategy", conversion.get("strategy"), ("None",)))
         if conversion.get("webhook") is not None:
-            causes.append(Cause("spec.conversion.webhook", "FieldValueForbidden", "Forbidden: this server calls no conversion webhooks"))
+            causes.append(
+                Cause("spec.conversion.webhook", "FieldValueForbidden", "Forbidden: this server calls no conversion webhooks")
+            )
     return causes
 
 
@@ -115,7 +119,9 @@ def _versions(spec: Mapping[str, Any]) -> list[Cause]:
             continue
         name = version.get("name")
         if not isinstance(name, str) or not _DNS_1035.fullmatch(name):
-            causes.append(refused(f"{path}.name", name, "must consist of lower case letters, digits and '-', and start with a letter"))
+            causes.append(
+                refused(f"{path}.name", name, "must consist of lower case letters, digits and '-', and start with a letter")
+            )
         elif name in seen:
             causes.append(Cause(f"{path}.name", "FieldValueDuplicate", f"Duplicate value: {shown(name)}"))
         else:
@@ -183,7 +189,9 @@ def _selectable_fields(version: Mapping[str, Any], path: str) -> list[Cause]:
         for part in json_path[1:].split("."):
             node = (node.get("properties") or {}).get(part) if isinstance(node, Mapping) else None
         if not isinstance(node, Mapping) or node.get("type") not in ("string", "boolean", "integer"):
-            causes.append(refused(where, json_path, "must point to a field of type string, boolean or integer that the schema names"))
+            causes.append(
+                refused(where, json_path, "must point to a field of type string, boolean or integer that the schema names")
+            )
     return causes
 
 
@@ -199,6 +207,10 @@ def _subresources(version: Mapping[str, Any], path: str) -> list[Cause]:
             if not isinstance(value, str) or not _FIELD_PATH.fullmatch(value) or not value.startswith(root):
                 causes.append(refused(f"{path}.subresources.scale.{key}", value, f"must be a simple path under {root[:-1]}"))
         value = scale.get("labelSelectorPath")
-        if value and (not isinstance(value, str) or not _FIELD_PATH.fullmatch(value) or not value.startswith((".spec.", ".status."))):
-            causes.append(refused(f"{path}.subresources.scale.labelSelectorPath", value, "must be a simple path under .spec or .status"))
+        if value and (
+            not isinstance(value, str) or not _FIELD_PATH.fullmatch(value) or not value.startswith((".spec.", ".status."))
+        ):
+            causes.append(
+                refused(f"{path}.subresources.scale.labelSelectorPath", value, "must be a simple path under .spec or .status")
+            )
     return causes

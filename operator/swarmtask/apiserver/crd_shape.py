@@ -1,5 +1,5 @@
-"""The field table of CustomResourceDefinition. Called by `builtins.py` and `crd_rules.py`. Tables only; no wire numbers: clients send
-CRDs as JSON. Source: Kubernetes API reference; descriptions are our own words.
+"""The field table of CustomResourceDefinition. Called by `builtins.py` and `crd_rules.py`. Tables only; no wire numbers: clients
+send CRDs as JSON. Source: Kubernetes API reference; descriptions are our own words.
 """
 
 from __future__ import annotations

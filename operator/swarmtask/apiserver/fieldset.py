@@ -1,8 +1,8 @@
 """Sets of fields: which fields an object has, how two objects differ, and the FieldsV1 form of such a set.
 
-Called by `apply.py`. A field is a tuple of path elements as FieldsV1 spells them: `f:name` a field, `k:{"name":"a"}` an item of a keyed
-list, `v:"a"` a member of a set. `Node` is the part of a schema that ownership needs: what has one owner as a whole (atomic) and what
-is owned piece by piece. Values are never changed here, apart from `remove`, which says so.
+Called by `apply.py`. A field is a tuple of path elements as FieldsV1 spells them: `f:name` a field, `k:{"name":"a"}` an item of a
+keyed list, `v:"a"` a member of a set. `Node` is the part of a schema that ownership needs: what has one owner as a whole (atomic)
+and what is owned piece by piece. Values are never changed here, apart from `remove`, which says so.
 Source: Kubernetes documentation, "Server-Side Apply" (merge strategy, field management).
 """
 
@@ -172,7 +172,8 @@ def _collect(value: Any, node: Node, path: FieldPath, out: set[FieldPath]) -> No
 
 
 def named(paths: Iterable[FieldPath], root: Node) -> set[FieldPath]:
-    """The paths and all parents that are fields which the schema names. Keys of free maps and list items are owned only explicitly."""
+    """The paths and all parents that are fields which the schema names. Keys of free maps and list items are owned only
+    explicitly."""
     out: set[FieldPath] = set()
     for path in paths:
         out.add(path)

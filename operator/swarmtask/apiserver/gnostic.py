@@ -1,7 +1,7 @@
 """Writes an OpenAPI v2 document in the protobuf form that kubectl 1.20 asks for (gnostic's `openapi.v2.Document`).
 
-Called by `openapi.py`. Only the parts that our documents contain are encoded. Source: the protobuf encoding specification; field numbers
-of gnostic's OpenAPIv2 schema.
+Called by `openapi.py`. Only the parts that our documents contain are encoded. Source: the protobuf encoding specification; field
+numbers of gnostic's OpenAPIv2 schema.
 """
 
 from __future__ import annotations
@@ -101,7 +101,9 @@ def _parameter(parameter: Mapping[str, Any]) -> bytes:
     description, name = parameter.get("description"), parameter["name"]
     where, required = parameter["in"], parameter.get("required")
     if where == "body":
-        body = _text(1, description) + _text(2, name) + _text(3, where) + _flag(4, required) + _bytes(5, _schema(parameter["schema"]))
+        body = (
+            _text(1, description) + _text(2, name) + _text(3, where) + _flag(4, required) + _bytes(5, _schema(parameter["schema"]))
+        )
         return _bytes(1, _bytes(1, body))
     head = _flag(1, required) + _text(2, where) + _text(3, description) + _text(4, name)
     if where == "path":

@@ -1,7 +1,7 @@
 """OpenAPI documents of what is served: version 2 (JSON and protobuf) and version 3 (index and one document per group version).
 
-Called by the routes under /openapi. kubectl 1.20 reads version 2 for apply, create and explain; kubectl from 1.27 reads version 3 and looks
-there for the parameters and patch types of each kind. Documents are built once per revision of the registry.
+Called by the routes under /openapi. kubectl 1.20 reads version 2 for apply, create and explain; kubectl from 1.27 reads version 3
+and looks there for the parameters and patch types of each kind. Documents are built once per revision of the registry.
 Source: OpenAPI 2.0 and 3.0; the `x-kubernetes-*` extensions of the Kubernetes API documentation.
 """
 
@@ -116,7 +116,11 @@ def _routes(rt: ResourceType) -> Iterator[tuple[str, bool, list[tuple[str, str, 
     scope = f"{prefix}/namespaces/{{namespace}}" if rt.namespaced else prefix
     collection = [
         (method, action, verb)
-        for verb, method, action in (("list", "get", "list"), ("create", "post", "create"), ("deletecollection", "delete", "delete"))
+        for verb, method, action in (
+            ("list", "get", "list"),
+            ("create", "post", "create"),
+            ("deletecollection", "delete", "delete"),
+        )
         if verb in rt.verbs
     ]
     if rt.namespaced and "list" in rt.verbs:
@@ -148,7 +152,9 @@ def _query_parameters(method: str, verb: str) -> list[tuple[str, str, str]]:
 
 
 def _operation_id(rt: ResourceType, path: str, action: str, verb: str) -> str:
-    words = [word for word in path.strip("/").replace("{", "").replace("}", "").replace(".", "_").split("/") if word != "namespaces"]
+    words = [
+        word for word in path.strip("/").replace("{", "").replace("}", "").replace(".", "_").split("/") if word != "namespaces"
+    ]
     return action + "".join(word[:1].upper() + word[1:] for word in words) + ("Collection" if verb == "deletecollection" else "")
 
 
@@ -205,7 +211,7 @@ def _operation_v3(rt: ResourceType, path: str, method: str, action: str, verb: s
         operation["requestBody"] = {"required": True, "content": {"*/*": {"schema": reference}}}
     elif method == "patch":
         body = {"schema": {"$ref": f"#/components/schemas/{_META}Patch"}}
-        operation["requestBody"] = {"required": True, "content": {kind: body for kind in patch_types(rt)}}
+        operation["requestBody"] = {"required": True, "content": dict.fromkeys(patch_types(rt), body)}
     elif method == "delete":
         operation["requestBody"] = {"content": {"*/*": {"schema": {"$ref": f"#/components/schemas/{_META}DeleteOptions"}}}}
     return operation
@@ -231,12 +237,19 @@ def _definitions(
     properties = {
         "apiVersion": {"type": "string", "description": "Group and version of this representation."},
         "kind": {"type": "string", "description": "What the object is, in CamelCase."},
-        **{name: child for name, child in (schema.get("properties") or {}).items() if name not in ("apiVersion", "kind", "metadata")},
+        **{
+            name: child
+            for name, child in (schema.get("properties") or {}).items()
+            if name not in ("apiVersion", "kind", "metadata")
+        },
     }
     properties["metadata"] = {"description": "Standard metadata.", **_reference(prefix, "ObjectMeta")}
     schema["properties"] = dict(sorted(properties.items()))
     if rt.custom:
-        for name, text in (("apiVersion", "Group and version of this representation."), ("kind", "What the object is, in CamelCase.")):
+        for name, text in (
+            ("apiVersion", "Group and version of this representation."),
+            ("kind", "What the object is, in CamelCase."),
+        ):
             schema["properties"][name] = {"type": "string", "description": text}
     schema[_GVK] = [_gvk(rt)]
     yield _definition(rt, rt.kind), schema

@@ -1,7 +1,7 @@
 """Structural schemas at work: prune unknown fields, fill defaults, validate with Kubernetes' messages.
 
-Called on every create, update and patch (admission), so a schema is compiled once into closures: one per node and task, none where a
-node has nothing to do. Never fetches a type, never raises for a strange object: it reports causes.
+Called on every create, update and patch (admission), so a schema is compiled once into closures: one per node and task, none
+where a node has nothing to do. Never fetches a type, never raises for a strange object: it reports causes.
 Sources: Kubernetes documentation, "Extend the Kubernetes API with CustomResourceDefinitions"; messages as kubectl prints them.
 """
 
@@ -118,7 +118,9 @@ def _with_object_meta(schema: Mapping[str, Any], *, top: bool = False) -> dict[s
             result["required"] = sorted({*(result.get("required") or ()), "apiVersion", "kind"})
     if result.get("properties"):
         result["properties"] = {
-            name: child if name == "metadata" and (top or result.get("x-kubernetes-embedded-resource")) else _with_object_meta(child)
+            name: child
+            if name == "metadata" and (top or result.get("x-kubernetes-embedded-resource"))
+            else _with_object_meta(child)
             for name, child in result["properties"].items()
         }
     for key in ("items", "additionalProperties"):
@@ -211,7 +213,9 @@ def _compile_fill(schema: Mapping[str, Any]) -> Fill | None:
         extra_rule = (extra.get("default", _MISSING), bool(extra.get("nullable")), _compile_fill(extra))
     if not properties and extra_rule is None:
         return None
-    defaults = tuple((name, value, type(value) in (dict, list)) for name, (value, _, _) in properties.items() if value is not _MISSING)
+    defaults = tuple(
+        (name, value, type(value) in (dict, list)) for name, (value, _, _) in properties.items() if value is not _MISSING
+    )
 
     def fill(obj: Any) -> None:
         if type(obj) is not dict:

@@ -20,13 +20,14 @@ MAX_CAUSES: Final = 50
 _TYPES: Final = ("array", "boolean", "integer", "number", "object", "string")
 _COMBINED: Final = ("allOf", "anyOf", "oneOf")
 _VALUE_KEYS: Final = frozenset({
-    "format", "maximum", "exclusiveMaximum", "minimum", "exclusiveMinimum", "maxLength", "minLength", "pattern", "maxItems", "minItems",
-    "uniqueItems", "multipleOf", "maxProperties", "minProperties", "required", "enum", "items", "properties", "not", *_COMBINED,
+    "format", "maximum", "exclusiveMaximum", "minimum", "exclusiveMinimum", "maxLength", "minLength", "pattern", "maxItems",
+    "minItems", "uniqueItems", "multipleOf", "maxProperties", "minProperties", "required", "enum", "items", "properties", "not",
+    *_COMBINED,
 })  # fmt: skip
 _SHAPE_KEYS: Final = frozenset({
     "type", "description", "title", "default", "nullable", "example", "externalDocs", "additionalProperties",
-    "x-kubernetes-preserve-unknown-fields", "x-kubernetes-embedded-resource", "x-kubernetes-int-or-string", "x-kubernetes-list-type",
-    "x-kubernetes-list-map-keys", "x-kubernetes-map-type",
+    "x-kubernetes-preserve-unknown-fields", "x-kubernetes-embedded-resource", "x-kubernetes-int-or-string",
+    "x-kubernetes-list-type", "x-kubernetes-list-map-keys", "x-kubernetes-map-type",
 })  # fmt: skip
 _FORBIDDEN: Final[Mapping[str, str]] = {
     "x-kubernetes-validations": "CEL rules are not supported by this server: take the rule out, or the objects would go unchecked",
@@ -210,8 +211,8 @@ def _objects(schema: Mapping[str, Any], path: str) -> Iterator[Cause]:
     if ("properties" in schema or "additionalProperties" in schema) and schema.get("type") not in ("object", None):
         yield _invalid(f"{path}.type", schema.get("type"), "must be object where fields are specified")
     if schema.get("x-kubernetes-map-type") not in (None, "granular", "atomic"):
-        yield Cause(f"{path}.x-kubernetes-map-type", "FieldValueNotSupported",
-                    f'Unsupported value: {shown(schema["x-kubernetes-map-type"])}: supported values: "atomic", "granular"')  # fmt: skip
+        text = f'Unsupported value: {shown(schema["x-kubernetes-map-type"])}: supported values: "atomic", "granular"'
+        yield Cause(f"{path}.x-kubernetes-map-type", "FieldValueNotSupported", text)
     if schema.get("x-kubernetes-map-type") is not None and schema.get("type") != "object":
         yield _invalid(f"{path}.type", schema.get("type"), "must be object if x-kubernetes-map-type is specified")
 
@@ -233,7 +234,9 @@ def _lists(schema: Mapping[str, Any], path: str) -> Iterator[Cause]:
     if kind == "set" and items.get("type") == "object" and items.get("x-kubernetes-map-type") != "atomic":
         yield _invalid(f"{path}.items.x-kubernetes-map-type", items.get("x-kubernetes-map-type"), "must be atomic as item of a set")
     if kind == "set" and items.get("type") == "array" and items.get("x-kubernetes-list-type") not in (None, "atomic"):
-        yield _invalid(f"{path}.items.x-kubernetes-list-type", items.get("x-kubernetes-list-type"), "must be atomic as item of a set")
+        yield _invalid(
+            f"{path}.items.x-kubernetes-list-type", items.get("x-kubernetes-list-type"), "must be atomic as item of a set"
+        )
     if kind != "map":
         if keys is not None:
             yield _forbidden(f"{path}.x-kubernetes-list-map-keys", "goes with x-kubernetes-list-type map only")
@@ -253,7 +256,7 @@ def _lists(schema: Mapping[str, Any], path: str) -> Iterator[Cause]:
             yield _invalid(where, key, "must name a property of a scalar type")
         elif key not in _listed(items.get("required")) and "default" not in child:
             yield Cause(f"{path}.items.properties[{key}].default", "FieldValueRequired",
-                        "Required value: this property is in x-kubernetes-list-map-keys, so it must have a default or be a required property")  # fmt: skip
+                        "Required value: a key of x-kubernetes-list-map-keys must have a default or be required")  # fmt: skip
     if len({key for key in keys if isinstance(key, str)}) != len(keys):
         yield _invalid(f"{path}.x-kubernetes-list-map-keys", keys, "must not contain duplicate entries")
 

@@ -27,7 +27,7 @@ def strategic_merge(schema: Schema, current: Mapping[str, Any], patch: Mapping[s
     """
     directive = patch.get(_PATCH)
     if directive == "replace":
-        return _plain({key: value for key, value in patch.items() if key != _PATCH})
+        return {key: _plain(value) for key, value in patch.items() if not key.startswith("$") and value is not None}
     if directive == "delete":
         return {}
     if directive not in (None, "merge"):
