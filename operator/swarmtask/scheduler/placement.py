@@ -1,0 +1,105 @@
+"""The best node for each class of tasks, kept current while a cycle places them.
+
+Called by `cycle`. A class is evaluated on all nodes when its first task comes up, and after that only on the nodes that changed
+since its last turn: one column per placement. So a task costs one look for the largest of N scores and a few vector operations on
+a handful of nodes, however many filters and nodes there are.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from swarmtask.scheduler import scores
+from swarmtask.scheduler.columns import Columns, Floats, Ints, Mask, Room, TaskClass
+from swarmtask.scheduler.filters import ROOM_FILTERS, STATIC_FILTERS, RoomFilter
+
+INFEASIBLE = -1.0
+KEPT_BYTES = 256 * 2**20
+"""Evaluations kept. Beyond it the oldest is dropped and made again when its class comes up."""
+
+
+@dataclass(slots=True, eq=False)
+class _Evaluation:
+    """One class on all nodes.
+
+    Attributes:
+        allowed: bool[N], what static filters say.
+        values: float64[N], total score where the class fits, else INFEASIBLE.
+        seen: how many placements are accounted for.
+    """
+
+    room_filters: tuple[RoomFilter, ...]
+    allowed: Mask
+    values: Floats
+    seen: int
+
+
+class Placement:
+    """Chooses nodes and takes room from them.
+
+    Args:
+        columns: changed by `place`.
+        most: the largest number of placements that can follow.
+    """
+
+    def __init__(self, columns: Columns, most: int) -> None:
+        self._columns = columns
+        self._changed: Ints = np.empty(most, dtype=np.int64)
+        self._placed = 0
+        self._evaluations: dict[TaskClass, _Evaluation] = {}
+        self._keep = max(1, KEPT_BYTES // (16 * max(1, len(columns))))
+
+    def best(self, task_class: TaskClass) -> tuple[int, float] | None:
+        """The feasible node with the highest score, and the score; None when no node is feasible."""
+        if not len(self._columns):
+            return None
+        values = self._current(task_class)
+        node = int(values.argmax())
+        value = float(values[node])
+        return None if value < 0.0 else (node, min(value, 1.0))
+
+    def place(self, node: int, task_class: TaskClass) -> None:
+        """Take the room of one task of the class, which `best` has just chosen the node for."""
+        self._columns.place(node, task_class)
+        self._changed[self._placed] = node
+        self._placed += 1
+
+    def forget(self, task_class: TaskClass) -> None:
+        """No task of the class comes up again."""
+        self._evaluations.pop(task_class, None)
+
+    def _current(self, task_class: TaskClass) -> Floats:
+        evaluation = self._evaluations.get(task_class)
+        if evaluation is None:
+            evaluation = self._evaluate(task_class)
+        elif evaluation.seen < self._placed:
+            changed = self._changed[evaluation.seen : self._placed]
+            if len(changed) > len(self._columns):
+                changed = np.unique(changed)
+            evaluation.values[changed] = self._values(
+                task_class, self._columns.room.take(changed), evaluation.allowed.take(changed), evaluation.room_filters
+            )
+            evaluation.seen = self._placed
+        return evaluation.values
+
+    def _evaluate(self, task_class: TaskClass) -> _Evaluation:
+        allowed = self._columns.all_nodes()
+        for static_filter in STATIC_FILTERS:
+            if static_filter.enabled(task_class.shape):
+                allowed &= static_filter.mask(self._columns, task_class)
+        room_filters = tuple(room_filter for room_filter in ROOM_FILTERS if room_filter.enabled(task_class.shape))
+        values = self._values(task_class, self._columns.room, allowed.copy(), room_filters)
+        evaluation = _Evaluation(room_filters, allowed, values, self._placed)
+        if len(self._evaluations) >= self._keep:
+            del self._evaluations[next(iter(self._evaluations))]
+        self._evaluations[task_class] = evaluation
+        return evaluation
+
+    @staticmethod
+    def _values(task_class: TaskClass, room: Room, feasible: Mask, room_filters: tuple[RoomFilter, ...]) -> Floats:
+        """Total score, or INFEASIBLE, for the nodes of `room`. `feasible` (what static filters say) is overwritten."""
+        for room_filter in room_filters:
+            feasible &= room_filter.mask(room, task_class)
+        return np.where(feasible, scores.total(scores.SCORES, room, task_class), INFEASIBLE)
