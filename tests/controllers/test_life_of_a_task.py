@@ -118,8 +118,8 @@ async def test_time_to_live_deletes_a_finished_task_and_its_workload() -> None:
 async def test_a_missing_queue_is_awaited() -> None:
     async with running(World("n1")) as world:
         world.add_task("odd", queue="night")
-        await world.until(lambda: world.phase("odd") == "Pending")
-        assert world.task("odd").status.reason == "QueueNotFound"
+        await world.until(lambda: world.task("odd").status.reason == "QueueNotFound")
+        assert world.phase("odd") == "Pending"
         world.add_queue("night")
         await world.until(lambda: world.phase("odd") == "Succeeded")
 
