@@ -11,7 +11,14 @@ from swarmtask.errors import BadRequest
 
 
 def server_side_apply(
-    rt: ResourceType, live: dict[str, Any] | None, applied: dict[str, Any], *, manager: str, force: bool, now: datetime, subresource: str
+    rt: ResourceType,
+    live: dict[str, Any] | None,
+    applied: dict[str, Any],
+    *,
+    manager: str,
+    force: bool,
+    now: datetime,
+    subresource: str,
 ) -> dict[str, Any]:
     """The object after the apply."""
     if (applied.get("metadata") or {}).get("managedFields") is not None:

@@ -14,8 +14,17 @@ from swarmtask.errors import Cause
 
 _OPEN: Final = {"type": "object", "x-kubernetes-preserve-unknown-fields": True}
 
-CRD_SCHEMA: Final[dict[str, Any]] = {"type": "object", "x-kubernetes-preserve-unknown-fields": True, "properties": {
-    "apiVersion": {"type": "string"}, "kind": {"type": "string"}, "metadata": {"type": "object"}, "spec": _OPEN, "status": _OPEN}}
+CRD_SCHEMA: Final[dict[str, Any]] = {
+    "type": "object",
+    "x-kubernetes-preserve-unknown-fields": True,
+    "properties": {
+        "apiVersion": {"type": "string"},
+        "kind": {"type": "string"},
+        "metadata": {"type": "object"},
+        "spec": _OPEN,
+        "status": _OPEN,
+    },
+}
 
 
 def validate_crd(crd: Mapping[str, Any]) -> list[Cause]:

@@ -100,7 +100,9 @@ def _with_object_meta(schema: Mapping[str, Any], *, top: bool = False) -> dict[s
             result["required"] = sorted({*(result.get("required") or ()), "apiVersion", "kind"})
     if result.get("properties"):
         result["properties"] = {
-            name: child if name == "metadata" and (top or result.get("x-kubernetes-embedded-resource")) else _with_object_meta(child)
+            name: child
+            if name == "metadata" and (top or result.get("x-kubernetes-embedded-resource"))
+            else _with_object_meta(child)
             for name, child in result["properties"].items()
         }
     for key in ("items", "additionalProperties"):
@@ -193,7 +195,9 @@ def _compile_fill(schema: Mapping[str, Any]) -> Fill | None:
         extra_rule = (extra.get("default", _MISSING), bool(extra.get("nullable")), _compile_fill(extra))
     if not properties and extra_rule is None:
         return None
-    defaults = tuple((name, value, type(value) in (dict, list)) for name, (value, _, _) in properties.items() if value is not _MISSING)
+    defaults = tuple(
+        (name, value, type(value) in (dict, list)) for name, (value, _, _) in properties.items() if value is not _MISSING
+    )
 
     def fill(obj: Any) -> None:
         if type(obj) is not dict:
