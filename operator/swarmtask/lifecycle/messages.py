@@ -34,6 +34,7 @@ class Reason(StrEnum):
     SUSPENDED = "Suspended"
     CANCELLED = "Cancelled"
     DELETED = "Deleted"
+    INVALID_OBJECT = "InvalidObject"
 
 
 # --- what an engine says -------------------------------------------------------------------------------------------------
@@ -227,7 +228,7 @@ class Transition:
     """The answer of the lifecycle to one event.
 
     The status is written first (with the object's resourceVersion as precondition); only when that has succeeded are the
-    announcements posted and `lifecycle.task.outstanding(task, now)` performed. A crash in between loses nothing: `outstanding` is
+    announcements posted and `lifecycle.task.outstanding(task, now, policy, present)` performed. A crash in between loses nothing: `outstanding` is
     a function of the stored object, so it is computed again after the restart.
 
     Attributes:

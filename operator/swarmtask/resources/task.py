@@ -193,7 +193,7 @@ class TaskSpec(Model):
     )
     backoff: Backoff = Field(default_factory=Backoff, description="The wait before a retry.")
     queue_deadline_seconds: Seconds | None = Field(
-        default=None, description="Expired when it has not started by then, counted from creation."
+        default=None, description="Expired when it has not started by then, counted from when it entered the queue."
     )
     start_deadline_seconds: Annotated[int, Field(ge=1, le=86_400)] = Field(
         default=600, description="Longest time from being placed to running: image pull and start."
@@ -291,6 +291,9 @@ class TaskStatus(Model):
     start_time: Time | None = Field(default=None, description="When the first attempt of this budget ran.")
     completion_time: Time | None = Field(default=None, description="When the task reached its terminal phase.")
     observed_retry: str | None = Field(default=None, description="The retry annotation that was last acted on.")
+    observed_cancel: str | None = Field(
+        default=None, description="The cancel annotation that was last acted on; after a retry only another text cancels again."
+    )
     conditions: list[Condition] = Field(
         default_factory=list,
         description="Admitted, Scheduled, Running, Complete, Failed.",
