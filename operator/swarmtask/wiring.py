@@ -1,0 +1,87 @@
+"""Where concrete objects are built, and nowhere else: client, API server, engines, operator.
+
+Called by the CLI. Each function imports what it builds: `swarmtask get` must not pay for kopf, uvicorn and the Docker SDK.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from swarmtask.clock import Clock
+from swarmtask.errors import ConfigurationError
+from swarmtask.settings import Settings
+
+if TYPE_CHECKING:
+    from swarmtask.engines.base import Engine
+    from swarmtask.kube import ObjectApi
+
+ENGINES = ("swarm", "local")
+
+
+async def kube_client(kubeconfig: Path, context: str | None = None) -> ObjectApi:
+    """A client of the API that the kubeconfig names.
+
+    Raises:
+        ConfigurationError: the kubeconfig cannot be used.
+    """
+    from swarmtask.kube import KubeClient
+
+    return KubeClient.from_kubeconfig(kubeconfig, context)
+
+
+async def cluster_id(api: ObjectApi) -> str:
+    """The ID of this control plane: the label by which it knows its own objects on an engine."""
+    from swarmtask.controllers.operator import cluster_id as read_cluster_id
+
+    return await read_cluster_id(api)
+
+
+def local_state_dir(settings: Settings) -> Path:
+    """Where the local engine keeps the records and the output of its attempts."""
+    return settings.data_dir.expanduser().absolute() / "local"
+
+
+def engine(name: str, settings: Settings, cluster: str, clock: Clock) -> Engine:
+    """An engine, not yet started.
+
+    Args:
+        name: swarm or local.
+        cluster: ID of the control plane.
+
+    Raises:
+        ConfigurationError: there is no engine of that name.
+    """
+    match name:
+        case "swarm":
+            from swarmtask.engines.swarm import SwarmEngine
+
+            return SwarmEngine(settings.swarm, cluster, clock)
+        case "local":
+            from swarmtask.engines.local import LocalEngine
+
+            return LocalEngine(settings.local, local_state_dir(settings), clock)
+        case _:
+            raise ConfigurationError(f"there is no engine {name!r}; there are: {', '.join(ENGINES)}")
+
+
+async def serve_api(settings: Settings, clock: Clock, stop: asyncio.Event, on_ready: Callable[[str], None]) -> None:
+    """Run the embedded API server until `stop` is set. `on_ready` is called with its URL once it answers."""
+    from swarmtask.apiserver.server import run_api_server
+
+    await run_api_server(settings, clock=clock, stop=stop, on_ready=on_ready)
+
+
+async def operate(
+    settings: Settings, clock: Clock, api: ObjectApi, engine_names: tuple[str, ...], stop: asyncio.Event, ready: asyncio.Event
+) -> None:
+    """Run the operator over these engines until `stop` is set. `ready` is set once it reconciles."""
+    from swarmtask.controllers.operator import Operator
+
+    cluster = await cluster_id(api)
+    engines = [engine(name, settings, cluster, clock) for name in engine_names]
+    operator = Operator(api, engines, settings.operator, clock, random.Random())
+    await operator.run(stop=stop, ready=ready)
