@@ -135,11 +135,12 @@ def reference(kind: Kind, obj: Object) -> str:
 
 def to_json(value: Any) -> str:
     """Indented JSON that no terminal can stumble over."""
-    return terminal.escape_json(orjson.dumps(value, option=orjson.OPT_INDENT_2).decode())
+    return terminal.escape_unsafe(orjson.dumps(value, option=orjson.OPT_INDENT_2).decode())
 
 
 def to_yaml(value: Any) -> str:
-    return yaml.dump(value, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120)
+    """YAML without anchors, and as harmless to a terminal as `to_json`."""
+    return terminal.escape_unsafe(yaml.dump(value, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120))
 
 
 class _Dumper(getattr(yaml, "CSafeDumper", yaml.SafeDumper)):  # type: ignore[misc]
@@ -147,6 +148,14 @@ class _Dumper(getattr(yaml, "CSafeDumper", yaml.SafeDumper)):  # type: ignore[mi
 
     def ignore_aliases(self, data: Any) -> bool:
         return True
+
+
+def _represent_text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
+    # Only a double-quoted scalar can hold the escapes that `escape_unsafe` puts in afterwards.
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style='"' if terminal.is_unsafe(text) else None)
+
+
+_Dumper.add_representer(str, _represent_text)
 
 
 def tidy(obj: Object) -> Object:

@@ -17,7 +17,7 @@ from swarmtask.errors import SwarmTaskError
 _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff]")
 _ESCAPE_SEQUENCE = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|[\]PX^_][^\x07\x1b]*(?:\x07|\x1b\\)?|[ -/]*[0-~])?")
 _COLOUR = re.compile(r"\x1b\[[0-9;]{0,32}m")
-_JSON_UNSAFE = re.compile("[\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff]")
+_UNSAFE = re.compile("[\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff]")
 
 PHASE_STYLES = {
     "Succeeded": "green", "Ready": "green",
@@ -50,9 +50,14 @@ def clean_log(text: str, *, colours: bool) -> str:
     return "".join(parts)
 
 
-def escape_json(text: str) -> str:
-    """Already serialised JSON with the characters that JSON allows raw and a terminal obeys written as escapes."""
-    return _JSON_UNSAFE.sub(lambda match: f"\\u{ord(match.group()):04x}", text)
+def is_unsafe(text: str) -> bool:
+    """It holds a character that JSON and YAML allow raw and a terminal obeys."""
+    return _UNSAFE.search(text) is not None
+
+
+def escape_unsafe(text: str) -> str:
+    """Already serialised JSON, or double-quoted YAML, with such characters written as escapes."""
+    return _UNSAFE.sub(lambda match: f"\\u{ord(match.group()):04x}", text)
 
 
 def stdout() -> Console:
