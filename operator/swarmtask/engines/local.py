@@ -1,1 +1,0 @@
-"""Local processes: one child process group per attempt."""
