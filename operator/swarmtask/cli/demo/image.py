@@ -6,7 +6,6 @@ The image is named by its ID when it is used: that is the one way in which Swarm
 
 from __future__ import annotations
 
-import io
 import re
 import subprocess
 import sys
@@ -15,6 +14,7 @@ import tarfile
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import IO
 
 import docker
 import requests
@@ -42,12 +42,12 @@ def build(docker_host: str | None, sources: Path) -> str:
         EngineUnavailable: it cannot be made on this machine; says why.
     """
     try:
-        with tempfile.TemporaryFile() as file:
+        with tempfile.NamedTemporaryFile(prefix="swarmtask-demo-", suffix=".tar") as file:
             _write_tar(file, sources)
-            file.seek(0)
+            file.flush()
             client = _client(docker_host)
             try:
-                answer = client.api.import_image_from_stream(file, repository="swarmtask-demo", tag="latest", changes=_changes())
+                answer = client.api.import_image_from_file(file.name, repository="swarmtask-demo", tag="latest", changes=_changes())
                 identifier = re.search(r"sha256:[0-9a-f]{64}", str(answer))
                 if identifier is None:
                     raise EngineUnavailable(f"Docker did not take the image: {str(answer)[:200]}")
@@ -55,7 +55,8 @@ def build(docker_host: str | None, sources: Path) -> str:
             finally:
                 client.close()
     except (OSError, subprocess.SubprocessError, DockerException, requests.RequestException) as error:
-        raise EngineUnavailable(f"no image can be made from this machine's Python: {error}") from error
+        reason = getattr(error, "explanation", None) or error
+        raise EngineUnavailable(f"no image can be made from this machine's Python: {reason}") from error
 
 
 def remove(docker_host: str | None, identifier: str) -> bool:
@@ -89,7 +90,7 @@ def _changes() -> list[str]:
     return [f"ENV LD_LIBRARY_PATH={':'.join(folders)} PYTHONDONTWRITEBYTECODE=1 LANG=C.UTF-8"]
 
 
-def _write_tar(file: io.BufferedRandom | io.BytesIO | tempfile._TemporaryFileWrapper[bytes], sources: Path) -> None:
+def _write_tar(file: IO[bytes], sources: Path) -> None:
     with tarfile.open(fileobj=file, mode="w") as tar:
         folder = tarfile.TarInfo("tmp")
         folder.type, folder.mode = tarfile.DIRTYPE, 0o1777
