@@ -73,13 +73,15 @@ def _bring_status(store: Store, crd: dict[str, Any], now: datetime) -> None:
     moment = format_time(now)
     if not reason:
         status["acceptedNames"] = {name: spec["names"][name] for name in (*_NAME_FIELDS, "categories") if spec["names"].get(name)}
-        _set_condition(status, "NamesAccepted", "True", "NoConflicts", "no conflicts found", moment)
-        _set_condition(status, "Established", "True", "InitialNamesAccepted", "the initial names have been accepted", moment)
+        _set_condition(status, "NamesAccepted", "True", "NoConflicts", message="no conflicts found", moment=moment)
+        _set_condition(
+            status, "Established", "True", "InitialNamesAccepted", message="the initial names have been accepted", moment=moment
+        )
     else:
         status.setdefault("acceptedNames", {"plural": "", "kind": ""})
-        _set_condition(status, "NamesAccepted", "False", reason, message, moment)
+        _set_condition(status, "NamesAccepted", "False", reason, message=message, moment=moment)
         if not is_established(crd):
-            _set_condition(status, "Established", "False", "NotAccepted", "not all names are accepted", moment)
+            _set_condition(status, "Established", "False", "NotAccepted", message="not all names are accepted", moment=moment)
     stored = list(status.get("storedVersions", ()))
     storage = next(version["name"] for version in spec["versions"] if version.get("storage"))
     if storage not in stored:
@@ -87,7 +89,7 @@ def _bring_status(store: Store, crd: dict[str, Any], now: datetime) -> None:
     status["storedVersions"] = stored
 
 
-def _set_condition(status: dict[str, Any], type_: str, value: str, reason: str, message: str, moment: str) -> None:
+def _set_condition(status: dict[str, Any], type_: str, value: str, reason: str, *, message: str, moment: str) -> None:
     conditions = [dict(condition) for condition in status.get("conditions", ())]
     condition = next((one for one in conditions if one.get("type") == type_), None)
     if condition is None:
@@ -125,8 +127,12 @@ def _accepted_names(store: Store, group: str, but: str) -> Iterator[Mapping[str,
     for rt in builtin_types():
         if rt.group == group:
             yield {
-                "plural": rt.plural, "singular": rt.singular, "shortNames": rt.short_names, "kind": rt.kind, "listKind": rt.list_kind,
-            }  # fmt: skip
+                "plural": rt.plural,
+                "singular": rt.singular,
+                "shortNames": rt.short_names,
+                "kind": rt.kind,
+                "listKind": rt.list_kind,
+            }
     for record in heads(store):
         if record.key.name != but:
             other = record.decode()
@@ -151,7 +157,12 @@ def mark_terminating(crd: dict[str, Any], now: datetime) -> None:
     """Say in the status that its objects are being deleted."""
     status = crd.setdefault("status", {})
     _set_condition(
-        status, "Terminating", "True", "InstanceDeletionPending", "CustomResourceDefinition marked for deletion", format_time(now)
+        status,
+        "Terminating",
+        "True",
+        "InstanceDeletionPending",
+        message="CustomResourceDefinition marked for deletion",
+        moment=format_time(now),
     )
 
 

@@ -52,9 +52,7 @@ def invalid(rt: ResourceType, name: str, causes: Sequence[Cause]) -> Invalid:
     kind = f"{rt.kind}.{rt.group}" if rt.group else rt.kind
     parts = [f"{cause.field}: {cause.message}" if cause.field else cause.message for cause in causes]
     text = parts[0] if len(parts) == 1 else f"[{', '.join(parts)}]"
-    return Invalid(
-        f'{kind} "{name}" is invalid: {text}', details={"name": name, "group": rt.group, "kind": rt.kind}, causes=causes
-    )
+    return Invalid(f'{kind} "{name}" is invalid: {text}', details={"name": name, "group": rt.group, "kind": rt.kind}, causes=causes)
 
 
 def unreadable(rt: ResourceType, why: str) -> BadRequest:

@@ -114,7 +114,7 @@ class ObjectService:
         self._kind_birth(rt, obj)
         admission.default(rt, obj)
         if not tracked:
-            record_update(rt, None, obj, manager=options.manager, now=now, subresource=None)
+            record_update(rt, None, obj, manager=options.manager, now=now, subresource="")
         admission.validate(rt, obj, None, spec_changed=True)
         if rt.plural == "customresourcedefinitions":
             definitions.admit(self.store, rt, obj, None, now)
@@ -168,7 +168,7 @@ class ObjectService:
     # --- update ----------------------------------------------------------------------------------------------------------
 
     async def replace(
-        self, rt: ResourceType, namespace: str, name: str, body: Any, options: WriteOptions, subresource: str | None = None
+        self, rt: ResourceType, namespace: str, name: str, body: Any, options: WriteOptions, *, subresource: str | None = None
     ) -> Written:
         """PUT. Raises NotFound, Conflict, BadRequest, Invalid, InsufficientStorage."""
         new = admission.check_header(rt, body)
@@ -186,16 +186,15 @@ class ObjectService:
         rt: ResourceType,
         namespace: str,
         name: str,
-        content_type: str,
-        body: Any,
+        body: bytes,
         options: WriteOptions,
+        *,
+        content_type: str,
         subresource: str | None = None,
     ) -> Written:
         """JSON, merge and strategic patches. Raises as `replace`, and UnsupportedMediaType."""
         record = self._existing(rt, namespace, name)
         new = apply_patch(rt, versions.decode(rt, record), content_type, body)
-        if not isinstance(new, dict):
-            raise BadRequest("the patch does not leave an object")
         admission.check_header(rt, new)
         metadata = meta.check_types(rt, new)
         self._check_identity(rt, metadata, namespace, name)
@@ -227,9 +226,7 @@ class ObjectService:
             raise faults.conflict(rt, name, "it does not exist, but the applied object carries a uid or a resourceVersion")
         live = versions.decode(rt, record) if record is not None else None
         now = self.clock.now()
-        merged = server_side_apply(
-            rt, live, applied, manager=options.manager, force=force, now=now, subresource=subresource
-        )
+        merged = server_side_apply(rt, live, applied, manager=options.manager, force=force, now=now, subresource=subresource or "")
         if record is None:
             return await self._insert(rt, namespace, merged, options, tracked=True)
         return await self._update(rt, record, merged, options, subresource, tracked=True)
@@ -273,7 +270,7 @@ class ObjectService:
         if rt.has_generation and spec_changed:
             new["metadata"]["generation"] = old["metadata"].get("generation", 0) + 1
         if not tracked:
-            record_update(rt, old, new, manager=options.manager, now=now, subresource=subresource)
+            record_update(rt, old, new, manager=options.manager, now=now, subresource=subresource or "")
         self._validate_changed(rt, new, old, changed, spec_changed)
         if rt.plural == "customresourcedefinitions":
             definitions.admit(self.store, rt, new, old, now)
@@ -383,9 +380,7 @@ class ObjectService:
         if rt is None:
             return
         try:
-            await self.delete(
-                rt, record.key.namespace, record.key.name, DeleteOptions(uid=record.uid, propagation=propagation)
-            )
+            await self.delete(rt, record.key.namespace, record.key.name, DeleteOptions(uid=record.uid, propagation=propagation))
         except (NotFound, Conflict):
             return
 
@@ -403,9 +398,7 @@ def _set_policy_finalizers(metadata: dict[str, Any], propagation: Propagation | 
         metadata.pop("finalizers", None)
 
 
-def _keep_other_side(
-    rt: ResourceType, old: Mapping[str, Any], new: dict[str, Any], subresource: str | None
-) -> dict[str, Any]:
+def _keep_other_side(rt: ResourceType, old: Mapping[str, Any], new: dict[str, Any], subresource: str | None) -> dict[str, Any]:
     """The split between an object and its subresources: each write changes only its own side."""
     if subresource is None:
         if "status" in rt.subresources:

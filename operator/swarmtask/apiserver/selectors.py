@@ -129,7 +129,7 @@ def _value_list(text: str, tokens: list[str], position: int) -> tuple[frozenset[
         if token in (",", ")"):
             values.add(_value(text, pending))
             pending = ""
-            if token == ")":
+            if token == ")":  # noqa: S105 - punctuation
                 return frozenset(values), index + 1
         elif pending or not _TEXT.match(token):
             raise _unparsable(text, f"found {token!r} in a list of values")

@@ -7,7 +7,7 @@ dicts that are not too deep and hold nothing that JSON cannot say. Decides nothi
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import parse_qsl
@@ -63,7 +63,9 @@ class Request:
             if len(given) > 128:
                 raise _bad_option("fieldManager", "FieldValueTooLong", "Too long: may not be more than 128 bytes")
             if not given.isprintable():
-                raise _bad_option("fieldManager", "FieldValueInvalid", f"Invalid value: {given!r}: should only contain printable characters")
+                raise _bad_option(
+                    "fieldManager", "FieldValueInvalid", f"Invalid value: {given!r}: should only contain printable characters"
+                )
             return given
         agent = self.headers.get("user-agent", "").split("/", 1)[0]
         return "".join(character for character in agent if character.isprintable())[:128] or "unknown"
@@ -105,13 +107,18 @@ def parse_query(raw: bytes) -> dict[str, str]:
 
 @dataclass(slots=True)
 class Response:
-    """One HTTP answer: a whole body, or a stream of chunks."""
+    """One HTTP answer: a whole body, or a stream of chunks.
+
+    Attributes:
+        on_close: called when the client of a stream has gone; makes the stream end.
+    """
 
     status: int = 200
     body: bytes = b""
     content_type: str = JSON
     headers: list[tuple[str, str]] = field(default_factory=list)
     stream: AsyncIterator[bytes] | None = None
+    on_close: Callable[[], None] | None = None
 
 
 # --- bodies --------------------------------------------------------------------------------------------------------------
