@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,6 +20,17 @@ if TYPE_CHECKING:
     from swarmtask.kube import ObjectApi
 
 ENGINES = ("swarm", "local")
+
+
+def run_server(main: Coroutine[None, None, None]) -> None:
+    """Run the main coroutine of a serving process, on the faster event loop where there is one."""
+    try:
+        import uvloop
+    except ImportError:
+        asyncio.run(main)
+        return
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(main)
 
 
 async def kube_client(kubeconfig: Path, context: str | None = None) -> ObjectApi:

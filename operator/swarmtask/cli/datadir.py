@@ -50,7 +50,7 @@ def hold(data_dir: Path, component: str, *, patience_s: float = 0.0) -> Iterator
     Raises:
         AlreadyExists: another process holds it; names the process.
     """
-    path = data_dir / f"{component}.lock"
+    path = data_dir / f"{component}.pid"
     deadline = time.monotonic() + patience_s
     with path.open("a+", encoding="ascii") as file:
         while True:

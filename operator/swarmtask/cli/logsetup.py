@@ -16,7 +16,7 @@ from structlog.typing import EventDict, Processor, WrappedLogger
 
 from swarmtask.cli.terminal import clean, clean_line
 
-_NOISY = ("httpx", "httpx2", "httpcore", "httpcore2", "docker", "urllib3", "asyncio", "uvicorn.access", "kopf.activities")
+_NOISY = ("httpx", "httpx2", "httpcore", "httpcore2", "docker", "urllib3", "asyncio", "uvicorn", "kopf.activities")
 
 
 def configure(level: str, *, json: bool, component: str) -> None:

@@ -25,6 +25,7 @@ from swarmtask.cli.options import Config, Context, DataDir, Engine, EngineChoice
 from swarmtask.cli.session import find_kubeconfig
 from swarmtask.clock import SystemClock
 from swarmtask.errors import EngineUnavailable
+from swarmtask.kube import ObjectApi
 from swarmtask.settings import Settings, load_settings
 
 _PREDECESSOR_S = 10.0
@@ -41,7 +42,7 @@ def register(app: typer.Typer, panel: str) -> None:
     command(app, "operator", panel)(operator)
 
 
-async def apiserver(
+def apiserver(
     data_dir: DataDir = None,
     listen: Listen = None,
     config: Config = None,
@@ -53,19 +54,21 @@ async def apiserver(
     settings = load(config, data_dir, listen, log_level=log_level, log_json=log_json)
     logsetup.configure(settings.log_level, json=settings.log_json, component="apiserver")
     with datadir.hold(settings.data_dir, "apiserver", patience_s=_PREDECESSOR_S if supervised else 0):
-        async with _stop_signal(supervised=supervised) as stop:
-
-            def on_ready(url: str) -> None:
-                path = datadir.kubeconfig_path(settings.data_dir)
-                if supervised:
-                    _announce({"url": url})
-                else:
-                    terminal.say(f"The API listens on {url}; kubeconfig {path}")
-
-            await wiring.serve_api(settings, SystemClock(), stop, on_ready)
+        wiring.run_server(_serve(settings, supervised=supervised))
 
 
-async def operator(
+async def _serve(settings: Settings, *, supervised: bool) -> None:
+    def on_ready(url: str) -> None:
+        if supervised:
+            _announce({"url": url})
+        else:
+            terminal.say(f"The API listens on {url}; kubeconfig {datadir.kubeconfig_path(settings.data_dir)}")
+
+    async with _stop_signal(supervised=supervised) as stop:
+        await wiring.serve_api(settings, SystemClock(), stop, on_ready)
+
+
+def operator(
     engine: Engine = EngineChoice.AUTO,
     data_dir: DataDir = None,
     kubeconfig: Kubeconfig = None,
@@ -79,17 +82,23 @@ async def operator(
     settings = load(config, data_dir, None, log_level=log_level, log_json=log_json)
     logsetup.configure(settings.log_level, json=settings.log_json, component="operator")
     path = find_kubeconfig(settings, kubeconfig)
-    name = await choose_engine(settings, engine)
+    name = choose_engine(settings, engine)
     with datadir.hold(settings.data_dir, "operator", patience_s=_PREDECESSOR_S if supervised else 0):
-        async with _stop_signal(supervised=supervised) as stop:
-            api = await wiring.kube_client(path, context)
-            try:
-                await _operate(settings, api, name, stop, supervised=supervised)
-            finally:
-                await api.aclose()
+        wiring.run_server(_connect_and_operate(settings, path, context, name, supervised=supervised))
 
 
-async def _operate(settings: Settings, api: Any, engine: str, stop: asyncio.Event, *, supervised: bool) -> None:
+async def _connect_and_operate(
+    settings: Settings, kubeconfig: Path, context: str | None, engine: str, *, supervised: bool
+) -> None:
+    async with _stop_signal(supervised=supervised) as stop:
+        api = await wiring.kube_client(kubeconfig, context)
+        try:
+            await _operate(settings, api, engine, stop, supervised=supervised)
+        finally:
+            await api.aclose()
+
+
+async def _operate(settings: Settings, api: ObjectApi, engine: str, stop: asyncio.Event, *, supervised: bool) -> None:
     ready = asyncio.Event()
 
     async def tell() -> None:
@@ -122,12 +131,12 @@ def load(
     return settings.model_copy(update={"data_dir": datadir.prepare(settings.data_dir)})
 
 
-async def choose_engine(settings: Settings, choice: EngineChoice) -> str:
+def choose_engine(settings: Settings, choice: EngineChoice) -> str:
     """The engine that `auto` stands for here: swarm on a manager, else local. Makes no swarm."""
     if choice is not EngineChoice.AUTO:
         return choice.value
     try:
-        state = await asyncio.to_thread(dockerhost.inspect, settings.swarm.docker_host)
+        state = dockerhost.inspect(settings.swarm.docker_host)
     except EngineUnavailable:
         return EngineChoice.LOCAL.value
     return EngineChoice.SWARM.value if state.swarm == "active" and state.manager else EngineChoice.LOCAL.value
