@@ -1,10 +1,11 @@
 """The invariants of the design (I1 to I10), checked against what was really seen.
 
-Called by unit tests, by the laboratory's end-to-end tests and by the simulator: whatever happens is told to a `Checker` as facts, and
-it answers with violations and their evidence. It never looks anything up by itself and knows no clock: every fact carries its time.
+Called by unit tests, by the laboratory's end-to-end tests and by the simulator: whatever happens is told to a `Checker` as facts,
+and it answers with violations and their evidence. It never looks anything up by itself and knows no clock: every fact carries its
+time.
 
-Facts about tasks are told in the order in which one watch (or one list after another) shows them. Engine facts may come in any order;
-overlaps are computed from their times.
+Facts about tasks are told in the order in which one watch (or one list after another) shows them. Engine facts may come in any
+order; overlaps are computed from their times.
 """
 
 from __future__ import annotations
@@ -13,14 +14,15 @@ from collections.abc import Collection, Iterable, Mapping
 from datetime import datetime, timedelta
 from typing import Any
 
-from swarmtask.resources.node import SwarmNode
-from swarmtask.resources.queue import SwarmQueue
-from swarmtask.resources.task import SwarmTask
 from tests.checker.capacity import CapacityRules
 from tests.checker.objects import TaskRules
 from tests.checker.violation import Violation, ViolationLog, owner_digits
 from tests.checker.watches import WatchRules
 from tests.checker.workloads import WorkloadRules
+
+from swarmtask.resources.node import SwarmNode
+from swarmtask.resources.queue import SwarmQueue
+from swarmtask.resources.task import SwarmTask
 
 
 class Checker:

@@ -11,6 +11,8 @@ from collections.abc import Collection
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from tests.checker.checker import Checker
+
 from swarmtask.lifecycle.messages import (
     Announcement,
     Bound,
@@ -27,7 +29,6 @@ from swarmtask.lifecycle.messages import (
 from swarmtask.lifecycle.task import Policy, handle, outstanding
 from swarmtask.resources.meta import FINALIZER, get_condition
 from swarmtask.resources.task import Attempt, Phase, SwarmTask, attempt_id
-from tests.checker.checker import Checker
 
 UID = "0f1e2d3c-4b5a-6978-8796-a5b4c3d2e1f0"
 START = datetime(2026, 3, 1, 12, 0, 0, tzinfo=UTC)

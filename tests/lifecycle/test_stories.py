@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import timedelta
 
 import pytest
+from tests.lifecycle.story import START, UID, Story
 
 from swarmtask.lifecycle.messages import (
     InvalidObject,
@@ -22,7 +23,6 @@ from swarmtask.lifecycle.messages import (
 from swarmtask.lifecycle.messages import WorkloadState as W
 from swarmtask.lifecycle.task import Policy
 from swarmtask.resources.task import ANNOTATION_CANCEL, ANNOTATION_RETRY, LABEL_DEAD_LETTER, AttemptState, Phase, attempt_id
-from tests.lifecycle.story import START, UID, Story
 
 
 def test_a_task_that_works_at_once() -> None:

@@ -106,9 +106,7 @@ def _json_patch(current: dict[str, Any], operations: Any) -> dict[str, Any]:
     if not isinstance(operations, list) or not all(isinstance(item, dict) for item in operations):
         raise BadRequest("error decoding patch: a JSON patch is a list of operations")
     if len(operations) > MAX_OPERATIONS:
-        raise RequestEntityTooLarge(
-            f"The allowed maximum operations in a JSON patch is {MAX_OPERATIONS}, got {len(operations)}"
-        )
+        raise RequestEntityTooLarge(f"The allowed maximum operations in a JSON patch is {MAX_OPERATIONS}, got {len(operations)}")
     document: Any = orjson.loads(orjson.dumps(current))
     copied = 0
     for index, operation in enumerate(operations):

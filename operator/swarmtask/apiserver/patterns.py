@@ -1,7 +1,7 @@
 """Regular expressions of schemas, on an engine that needs linear time whatever the pattern.
 
-Called when a schema is compiled. Kubernetes reads patterns as RE2 syntax; the engine inside pydantic-core (Rust's regex) differs from it in
-a few places, which are rewritten here: perl classes are ASCII, and a bracket or brace that means itself is escaped.
+Called when a schema is compiled. Kubernetes reads patterns as RE2 syntax; the engine inside pydantic-core (Rust's regex) differs
+from it in a few places, which are rewritten here: perl classes are ASCII, and a bracket or brace that means itself is escaped.
 Source: https://github.com/google/re2/wiki/Syntax and the syntax chapter of Rust's regex crate.
 """
 

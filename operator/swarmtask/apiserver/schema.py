@@ -1,7 +1,7 @@
 """Structural schemas at work: prune unknown fields, fill defaults, validate with Kubernetes' messages.
 
-Called on every create, update and patch (admission), so a schema is compiled once into closures: one per node and task, none where a
-node has nothing to do. Never fetches a type, never raises for a strange object: it reports causes.
+Called on every create, update and patch (admission), so a schema is compiled once into closures: one per node and task, none
+where a node has nothing to do. Never fetches a type, never raises for a strange object: it reports causes.
 Sources: Kubernetes documentation, "Extend the Kubernetes API with CustomResourceDefinitions"; messages as kubectl prints them.
 """
 
@@ -65,6 +65,24 @@ def structural_of(rt: ResourceType) -> Structural | None:
     return entry[1]
 
 
+def defaulted(schema: Mapping[str, Any], value: Any) -> Any:
+    """A copy of a value of one node, with the defaults below it filled."""
+    result = copy_json(value)
+    fill = _compile_fill(schema)
+    if fill is not None:
+        fill(result)
+    return result
+
+
+def pruned_paths(schema: Mapping[str, Any], value: Any) -> list[str]:
+    """The paths of a value of one node that the schema does not name."""
+    found: list[str] = []
+    prune = _compile_prune(schema)
+    if prune is not None:
+        prune(copy_json(value), None, found)
+    return sorted(found)
+
+
 def invalid(rt: ResourceType, name: str, causes: Sequence[Cause]) -> Invalid:
     """The 422 that Kubernetes answers for these causes."""
     kind = f"{rt.kind}.{rt.group}" if rt.group else rt.kind
@@ -100,7 +118,9 @@ def _with_object_meta(schema: Mapping[str, Any], *, top: bool = False) -> dict[s
             result["required"] = sorted({*(result.get("required") or ()), "apiVersion", "kind"})
     if result.get("properties"):
         result["properties"] = {
-            name: child if name == "metadata" and (top or result.get("x-kubernetes-embedded-resource")) else _with_object_meta(child)
+            name: child
+            if name == "metadata" and (top or result.get("x-kubernetes-embedded-resource"))
+            else _with_object_meta(child)
             for name, child in result["properties"].items()
         }
     for key in ("items", "additionalProperties"):
@@ -193,7 +213,9 @@ def _compile_fill(schema: Mapping[str, Any]) -> Fill | None:
         extra_rule = (extra.get("default", _MISSING), bool(extra.get("nullable")), _compile_fill(extra))
     if not properties and extra_rule is None:
         return None
-    defaults = tuple((name, value, type(value) in (dict, list)) for name, (value, _, _) in properties.items() if value is not _MISSING)
+    defaults = tuple(
+        (name, value, type(value) in (dict, list)) for name, (value, _, _) in properties.items() if value is not _MISSING
+    )
 
     def fill(obj: Any) -> None:
         if type(obj) is not dict:

@@ -1,7 +1,7 @@
 """Objects as rows: the `meta.k8s.io/v1` Table that `kubectl get` asks for.
 
-Called by the list, get and watch routes. Columns are compiled once per type. Never raises for a strange object: a cell that cannot be
-computed is null. Sources: "Receiving resources as Tables" in the API concepts documentation; ages are written as kubectl writes them.
+Called by the list, get and watch routes. Columns are compiled once per type. Never raises for a strange object: a cell that cannot
+be computed is null. Sources: "Receiving resources as Tables" in the API concepts documentation; ages as kubectl writes them.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from datetime import datetime
 from functools import lru_cache
 from typing import Any, Literal
 
-import jsonpath_ng.ext
 import orjson
 from jsonpath_ng.exceptions import JSONPathError
+from jsonpath_ng.ext.parser import parse as parse_json_path
 
 from swarmtask.apiserver.types import ResourceType
 from swarmtask.clock import parse_time
@@ -166,7 +166,7 @@ def compile_path(path: str) -> Callable[[Mapping[str, Any]], list[Any]]:
     # kubectl writes a dot inside a key as \. and compares with ==, jsonpath-ng wants quotes.
     quoted = re.sub(r"\.((?:[^.\[\]\\\s]|\\.)*\\\.(?:[^.\[\]\\\s]|\\.)*)", lambda m: '."' + m[1].replace("\\.", ".") + '"', text)
     try:
-        parsed = jsonpath_ng.ext.parse("$" + quoted)
+        parsed = parse_json_path("$" + quoted)
     except (JSONPathError, AttributeError, TypeError) as error:
         raise ValueError(f"the JSON path {path} cannot be read: {error}") from None
 

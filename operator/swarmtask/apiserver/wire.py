@@ -233,12 +233,13 @@ def duplicate_fields(body: bytes) -> list[str]:
             found = True
         return result
 
-    json.loads(body, object_pairs_hook=notice)
-    if not found:
-        return []
-    tree = json.loads(body, object_pairs_hook=_Pairs)
     paths: list[str] = []
-    _collect_duplicates(tree, "", paths)
+    try:
+        json.loads(body, object_pairs_hook=notice)
+        if found:
+            _collect_duplicates(json.loads(body, object_pairs_hook=_Pairs), "", paths)
+    except (ValueError, RecursionError):
+        return []  # not JSON, or too deep: whoever decodes the body says so
     return paths
 
 

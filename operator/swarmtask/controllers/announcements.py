@@ -17,8 +17,8 @@ from swarmtask.controllers.crashpoints import write_point
 from swarmtask.errors import AlreadyExists, Forbidden, NotFound, SwarmTaskError
 from swarmtask.kube import Object, ObjectApi
 from swarmtask.lifecycle.messages import Announcement
-from swarmtask.resources.kinds import EVENT
-from swarmtask.resources.meta import FIELD_MANAGER, Model, ObjectMeta
+from swarmtask.resources.kinds import EVENT, Kind
+from swarmtask.resources.meta import FIELD_MANAGER, ObjectMeta
 
 logger = logging.getLogger(__name__)
 
@@ -41,10 +41,10 @@ class Announcer:
         self._api, self._clock = api, clock
         self._queue: asyncio.Queue[_Told] = asyncio.Queue(BACKLOG)
 
-    def tell(self, subject: Model, metadata: ObjectMeta, announcement: Announcement) -> None:
+    def tell(self, kind: Kind, metadata: ObjectMeta, announcement: Announcement) -> None:
         """Queue an Event about an object; at once, never waits."""
-        reference = {
-            "apiVersion": subject.api_version, "kind": subject.kind, "name": metadata.name, "uid": metadata.uid,  # type: ignore[attr-defined]
+        reference: Object = {
+            "apiVersion": kind.api_version, "kind": kind.kind, "name": metadata.name, "uid": metadata.uid,
             "resourceVersion": metadata.resource_version,
         }  # fmt: skip
         if metadata.namespace:

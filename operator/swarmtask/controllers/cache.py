@@ -73,6 +73,7 @@ class Change:
         key: (namespace, name); the namespace of a node is empty.
         gone: the object was deleted.
         placement: something that a scheduling cycle looks at has changed.
+        own: the executor wrote it, and goes on with it by itself.
         uid: of the object, where it is a task.
     """
 
@@ -80,6 +81,7 @@ class Change:
     key: TaskKey
     gone: bool
     placement: bool
+    own: bool = False
     uid: str = ""
 
 
@@ -111,7 +113,7 @@ class Cache:
 
     # --- news ---
 
-    def apply(self, kind: Kind, obj: Object) -> bool:
+    def apply(self, kind: Kind, obj: Object, *, own: bool = False) -> bool:
         """An object was read, or written by us. False when something newer is known."""
         metadata = obj["metadata"]
         key: TaskKey = (metadata.get("namespace") or "", metadata["name"])
@@ -127,7 +129,7 @@ class Cache:
             placement = self._apply_node(key[1], obj)
         elif kind is SWARM_QUEUE:
             placement = self._apply_queue(key, obj)
-        self._tell(Change(kind, key, gone=False, placement=placement, uid=metadata.get("uid", "")))
+        self._tell(Change(kind, key, gone=False, placement=placement, own=own, uid=metadata.get("uid", "")))
         return True
 
     def remove(self, kind: Kind, key: TaskKey, version: int | None = None) -> bool:

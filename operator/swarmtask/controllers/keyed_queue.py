@@ -42,6 +42,11 @@ class KeyedQueue(Generic[Key, Slot, Item]):
         """Keys that wait or are being handled."""
         return len(self._waiting.keys() | self._busy)
 
+    @property
+    def ready(self) -> bool:
+        """`take` would return at once."""
+        return any(key in self._waiting for key in self._ready)
+
     def put(self, key: Key, slot: Slot, item: Item) -> None:
         slots = self._waiting.setdefault(key, {})
         slots.pop(slot, None)  # the newest comes last

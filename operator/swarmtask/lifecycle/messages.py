@@ -228,8 +228,8 @@ class Transition:
     """The answer of the lifecycle to one event.
 
     The status is written first (with the object's resourceVersion as precondition); only when that has succeeded are the
-    announcements posted and `lifecycle.task.outstanding(task, now, policy, present)` performed. A crash in between loses nothing: `outstanding` is
-    a function of the stored object, so it is computed again after the restart.
+    announcements posted and `lifecycle.task.outstanding(task, now, policy, present)` performed. A crash in between loses nothing:
+    `outstanding` is a function of the stored object, so it is computed again after the restart.
 
     Attributes:
         status: the new status; `changed` is False when it equals the old one and nothing must be written.

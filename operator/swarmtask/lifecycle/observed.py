@@ -11,7 +11,10 @@ from datetime import timedelta
 from swarmtask.lifecycle.deadlines import whole
 from swarmtask.lifecycle.draft import Draft, clip
 from swarmtask.lifecycle.messages import NodeGone, Observation, Observed, Reason, SubmitRefused, Vanished, WorkloadState
+from swarmtask.lifecycle.reasons import RULES
 from swarmtask.resources.task import Attempt, AttemptState, Phase
+
+_DEADLINES = (Reason.START_DEADLINE, Reason.ACTIVE_DEADLINE)
 
 EngineFact = Observed | Vanished | SubmitRefused | NodeGone
 
@@ -126,7 +129,10 @@ def _end(draft: Draft, live: Attempt, seen: Observation) -> None:
         live = draft.update(live, started_at=min(max(started, live.bound_at or started), max(end, live.bound_at or end)))
         draft.status.start_time = draft.status.start_time or live.started_at
     reason = _reason_of(seen)
-    if live.state is AttemptState.STOPPING and not (reason is Reason.COMPLETED and _ended_before_stop(draft, live, seen)):
+    if live.stop_reason in _DEADLINES and seen.reason is not None and RULES[seen.reason].infrastructure:
+        # The node failed under it before the stop could: not the task's fault (I8).
+        draft.fail(live, seen.reason, seen.message, seen.exit_code, seen.finished_at)
+    elif live.state is AttemptState.STOPPING and not (reason is Reason.COMPLETED and _ended_before_stop(draft, live, seen)):
         if seen.reason is not None and live.started_at is None:
             live = draft.update(live, reason=seen.reason.value, message=clip(seen.message))
         draft.stopped(live, seen.message, seen.exit_code, seen.finished_at)

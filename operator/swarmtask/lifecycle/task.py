@@ -52,6 +52,8 @@ def handle(task: SwarmTask, event: TaskEvent, now: datetime, policy: Policy) -> 
         case Reconcile(queue_exists=queue_exists):
             _settle(draft, queue_exists)
         case Bound():
+            if draft.status.phase is not Phase.QUEUED:
+                return _nothing(task)
             _settle(draft, None)
             if draft.status.phase is Phase.QUEUED:
                 draft.bind(event.node, event.engine, event.engine_node_id)

@@ -6,14 +6,15 @@ assumes the bindings, writes them, and takes a new snapshot. How a cycle works a
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 
 from swarmtask.scheduler.columns import Columns, TaskClass
-from swarmtask.scheduler.explain import no_node_fits
+from swarmtask.scheduler.explain import no_node_fits, verdicts
 from swarmtask.scheduler.filters import label_keys
-from swarmtask.scheduler.model import Binding, CycleResult, Refusal, Snapshot
+from swarmtask.scheduler.model import Binding, CycleResult, PendingTask, Refusal, Snapshot
 from swarmtask.scheduler.ordering import NO_NODE_FITS, Line, Order, QueueKey, Standstill
-from swarmtask.scheduler.placement import Placement
+from swarmtask.scheduler.placement import TOTAL, Placement
 
 
 def run_cycle(snapshot: Snapshot) -> CycleResult:
@@ -28,7 +29,7 @@ def run_cycle(snapshot: Snapshot) -> CycleResult:
     return cycle.result()
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Place:
     """The head of a line starts on a node (its index in the columns)."""
 
@@ -38,7 +39,7 @@ class Place:
     score: float
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Park:
     """The head's line stands still for the rest of the cycle."""
 
@@ -108,3 +109,68 @@ class Cycle:
                 assert standstill is not None  # noqa: S101 - a cycle ends when every line is empty or parked
                 refusals.append(Refusal(task, position, standstill.reason, standstill.message, standstill.counts))
         return CycleResult(tuple(map(self.binding, self._placed)), tuple(refusals))
+
+
+@dataclass(frozen=True, slots=True)
+class NodeVerdict:
+    """How one node looks to one task.
+
+    Attributes:
+        filters: name -> passed, for every filter that applies to the task, in the order in which refusals are counted.
+        refused_by: the first filter that refused; None where the task fits.
+        scores: name -> what the score adds to the total.
+        score: the total, 0..1; also given where the task does not fit, though nothing compares it there.
+    """
+
+    node: str
+    filters: Mapping[str, bool]
+    refused_by: str | None
+    scores: Mapping[str, float]
+    score: float
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """What a cycle does with a task, and every node's verdict, by node name, at the moment when it decides."""
+
+    outcome: Binding | Refusal
+    nodes: tuple[NodeVerdict, ...]
+
+
+def explain_task(snapshot: Snapshot, task: PendingTask) -> Explanation:
+    """Explain the decision about one task, by running the cycle that decides it. A task that is not among the pending ones is
+    treated as if it had been queued too."""
+    if task not in snapshot.pending:
+        snapshot = replace(snapshot, pending=(*snapshot.pending, task))
+    cycle = Cycle(snapshot)
+    rank = cycle.order.tasks.index(task)
+    line = cycle.order.lines[rank]
+    nodes: tuple[NodeVerdict, ...] = ()
+    while (decision := cycle.decide()) is not None:
+        if isinstance(decision, Place):
+            decides = decision.rank == rank
+        elif decision.standstill.reason == NO_NODE_FITS:
+            # The first line that is parked for its class decides for all lines of the class.
+            decides = not nodes and decision.line.task_class is line.task_class
+        else:
+            decides = decision.line is line
+        if decides:
+            nodes = _node_verdicts(cycle.columns, line.task_class)
+        cycle.apply(decision)
+    result = cycle.result()
+    decided: tuple[Binding | Refusal, ...] = (*result.bindings, *result.refusals)
+    outcome = next(one for one in decided if one.task == task)
+    return Explanation(outcome, nodes)
+
+
+def _node_verdicts(columns: Columns, task_class: TaskClass) -> tuple[NodeVerdict, ...]:
+    masks = {filter_.name: mask.tolist() for filter_, mask in verdicts(columns, task_class)}
+    parts = {name: part.tolist() for name, part in TOTAL.parts(columns.room, task_class)}
+    totals = TOTAL.values(columns.room, task_class).tolist()
+    found = []
+    for number, name in enumerate(columns.names):
+        filters = {filter_name: mask[number] for filter_name, mask in masks.items()}
+        refused_by = next((filter_name for filter_name, passed in filters.items() if not passed), None)
+        scores = {score_name: part[number] for score_name, part in parts.items()}
+        found.append(NodeVerdict(name, filters, refused_by, scores, min(totals[number], 1.0)))
+    return tuple(found)

@@ -162,8 +162,8 @@ class Capabilities:
 
     def explain(self, refused: Mask, columns: Columns, task_class: TaskClass) -> str:
         wanted = sorted(task_class.shape.capabilities)
-        word = "capability" if len(wanted) == 1 else "capabilities"
-        return f"{_count(refused)} {_verb(refused, 'lacks', 'lack')} {word} {', '.join(wanted)}"
+        missing = f"capability {wanted[0]}" if len(wanted) == 1 else f"one of the capabilities {', '.join(wanted)}"
+        return f"{_count(refused)} {_verb(refused, 'lacks', 'lack')} {missing}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,12 +176,13 @@ class MaxTasks:
         return True
 
     def mask(self, room: Room, task_class: TaskClass) -> Mask:
-        mask: Mask = room.free[SLOTS] >= 1
+        mask: Mask = room.free[SLOTS] >= task_class.need[SLOTS]
         return mask
 
     def explain(self, refused: Mask, columns: Columns, task_class: TaskClass) -> str:
-        most = int(columns.allocatable[SLOTS][refused].max())
-        return f"{_count(refused)} at the maximum number of tasks ({_verb(refused, 'runs', 'each at most')} {most})"
+        limits = int(columns.allocatable[SLOTS][refused].sum())
+        tasks = f"{limits} {_plural(limits, 'task')}"
+        return f"{_count(refused)} at {_verb(refused, f'its limit of {tasks}', f'their limits of {tasks} together')}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,7 +214,7 @@ class Fits:
 
     def explain(self, refused: Mask, columns: Columns, task_class: TaskClass) -> str:
         """Says what is free now and, where waiting cannot help, what the largest of these nodes offers at all."""
-        need = task_class.need[self.dimension]
+        need = int(task_class.need[self.dimension])
         free = max(0, int(columns.room.free[self.dimension][refused].max()))
         offered = int(columns.allocatable[self.dimension][refused].max())
         never = offered < need

@@ -14,6 +14,9 @@ import numpy as np
 
 from swarmtask.scheduler.columns import CPU, GPUS, MEMORY, Floats, Room, TaskClass
 
+ZERO, ONE = np.array(0.0), np.array(1.0)
+"""Without dimensions, for the reason given at TaskClass.need."""
+
 
 class Score(Protocol):
     """How well a node suits a task."""
@@ -27,7 +30,7 @@ class Score(Protocol):
         ...
 
     def values(self, room: Room, task_class: TaskClass) -> Floats:
-        """float64[n] between 0 and 1 for the n nodes of `room`, feasible or not."""
+        """A new float64[n] between 0 and 1 for the n nodes of `room`, feasible or not."""
         ...
 
 
@@ -42,10 +45,17 @@ class Balance:
     weight: float = 1.0
 
     def values(self, room: Room, task_class: TaskClass) -> Floats:
-        rows = slice(CPU, GPUS + 1) if task_class.need[GPUS] else slice(CPU, MEMORY + 1)
-        left = (room.free[rows] - task_class.need_column[rows]) * room.per_unit[rows]
-        share: Floats = np.maximum(left.min(axis=0), 0.0)
+        share = self._left(room, task_class, CPU)
+        np.minimum(share, self._left(room, task_class, MEMORY), out=share)
+        if task_class.shape.request.gpus > 0:
+            np.minimum(share, self._left(room, task_class, GPUS), out=share)
+        np.maximum(share, ZERO, out=share)
         return share
+
+    @staticmethod
+    def _left(room: Room, task_class: TaskClass, dimension: int) -> Floats:
+        left: Floats = (room.free[dimension] - task_class.need[dimension]) * room.per_unit[dimension]
+        return left
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,17 +66,33 @@ class FewTasks:
     weight: float = 0.001
 
     def values(self, room: Room, task_class: TaskClass) -> Floats:
-        values: Floats = np.reciprocal(room.tasks + 1.0)
+        values: Floats = np.reciprocal(room.tasks + ONE)
         return values
 
 
 SCORES: tuple[Score, ...] = (Balance(), FewTasks())
 
 
-def total(scores: Sequence[Score], room: Room, task_class: TaskClass) -> Floats:
-    """float64[n] between 0 and 1: the weighted mean."""
-    whole = sum(score.weight for score in scores)
-    result = np.zeros(room.tasks.shape)
-    for score in scores:
-        result += score.values(room, task_class) * (score.weight / whole)
-    return result
+class Total:
+    """The weighted mean of scores, 0..1."""
+
+    def __init__(self, scores: Sequence[Score] = SCORES) -> None:
+        whole = sum(score.weight for score in scores)
+        self._weighted = tuple((score, np.array(score.weight / whole)) for score in scores)
+
+    def parts(self, room: Room, task_class: TaskClass) -> list[tuple[str, Floats]]:
+        """The name of each score with what it adds to the total, float64[n]."""
+        return [(score.name, score.values(room, task_class) * share) for score, share in self._weighted]
+
+    def values(self, room: Room, task_class: TaskClass) -> Floats:
+        """float64[n]: the sum of the parts. Rounding can put a sum of perfect scores a hair above 1."""
+        result: Floats | None = None
+        for score, share in self._weighted:
+            part = score.values(room, task_class)
+            part *= share
+            if result is None:
+                result = part
+            else:
+                result += part
+        assert result is not None  # noqa: S101 - there is at least one score
+        return result
