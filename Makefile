@@ -36,4 +36,14 @@ lint: $(STAMP)
 check: lint ## Lint, types, import rules and the fast tests (under 2 minutes)
 	$(BIN)/pytest -q -m "not docker and not lab and not slow"
 
-.PHONY: help setup fmt crds lint check
+demo: $(STAMP) ## Real work on this repository's sources, on the best engine of this machine
+	@$(BIN)/swarmtask demo
+
+bench: $(STAMP) ## The benchmarks: tables here, figures as JSON in build/bench
+	@mkdir -p build/bench
+	@for file in tests/benchmarks/*.py; do \
+	  name=$$(basename "$$file" .py); \
+	  PYTHONPATH=operator:. $(BIN)/python -m tests.benchmarks.$$name --json build/bench/$$name.json; \
+	done
+
+.PHONY: help setup fmt crds lint check demo bench

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from swarmtask.kube import ObjectApi
 
 ENGINES = ("swarm", "local")
+CLI_FIELD_MANAGER = "swarmtask-cli"
 
 
 def run_server(main: Coroutine[None, None, None]) -> None:
@@ -33,15 +34,22 @@ def run_server(main: Coroutine[None, None, None]) -> None:
         runner.run(main)
 
 
-async def kube_client(kubeconfig: Path, context: str | None = None) -> ObjectApi:
+async def kube_client(kubeconfig: Path, context: str | None = None, *, for_person: bool = False) -> ObjectApi:
     """A client of the API that the kubeconfig names.
+
+    Args:
+        for_person: a misspelled field in a write is refused, not dropped; writes are recorded as the CLI's.
 
     Raises:
         ConfigurationError: the kubeconfig cannot be used.
     """
     from swarmtask.kube import KubeClient
+    from swarmtask.kube.connection import Connection
 
-    return KubeClient.from_kubeconfig(kubeconfig, context)
+    connection = Connection.from_kubeconfig(kubeconfig, context)
+    if for_person:
+        return KubeClient(connection, field_manager=CLI_FIELD_MANAGER, field_validation="Strict")
+    return KubeClient(connection)
 
 
 async def cluster_id(api: ObjectApi) -> str:

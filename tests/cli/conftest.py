@@ -51,7 +51,8 @@ def kube(monkeypatch: pytest.MonkeyPatch) -> FakeKube:
     """The API that every command reaches, whatever its kubeconfig says."""
     fake = FakeKube(SystemClock())
 
-    async def connect(kubeconfig: Path, context: str | None = None) -> FakeKube:
+    async def connect(kubeconfig: Path, context: str | None = None, *, for_person: bool = False) -> FakeKube:
+        assert for_person
         assert kubeconfig.is_file()
         return fake
 

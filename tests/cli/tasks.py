@@ -38,5 +38,7 @@ def add_node(kube: FakeKube, name: str = "desk") -> Object:
 
 def add_queue(kube: FakeKube, name: str = "default") -> Object:
     return kube.add(
-        SWARM_QUEUE, {"metadata": {"name": name, "namespace": "default"}, "spec": {"maxRunning": 5}}, status={"queued": 3, "running": 2}
+        SWARM_QUEUE,
+        {"metadata": {"name": name, "namespace": "default"}, "spec": {"maxRunning": 5}},
+        status={"queued": 3, "running": 2},
     )

@@ -22,7 +22,7 @@ def run_script(name: str, source: Path, **env: str) -> subprocess.CompletedProce
 
 
 @pytest.mark.parametrize("task", TASKS, ids=lambda task: task.name)
-def test_every_script_analyses_these_sources(task) -> None:  # noqa: ANN001
+def test_every_script_analyses_these_sources(task) -> None:
     result = run_script(task.script, find_sources(), SIGNING_KEY="k")
     assert result.returncode == 0, result.stderr
     assert result.stdout.strip()

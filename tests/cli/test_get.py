@@ -139,7 +139,16 @@ def test_status_shows_everything_on_one_screen(swarmtask: Swarmtask, kube: FakeK
     add_task(kube, "stuck", "Queued", conditions=[waiting])
     result = swarmtask("status")
     assert result.exit_code == 0, result.stderr
-    for text in ("Control plane", "https://127.0.0.1:1", "desk", "1500m of 4", "1.5Gi of 8Gi", "default", "1 Succeeded", "1 Queued"):
+    for text in (
+        "Control plane",
+        "https://127.0.0.1:1",
+        "desk",
+        "1500m of 4",
+        "1.5Gi of 8Gi",
+        "default",
+        "1 Succeeded",
+        "1 Queued",
+    ):
         assert text in result.stdout, text
     assert "stuck waits: 0/1 nodes fit: 1 too little memory" in result.stdout
     document = json.loads(swarmtask("status", "-o", "json").stdout)
@@ -164,7 +173,17 @@ def test_a_watch_that_expires_starts_over_without_repeating_itself(swarmtask: Sw
 
 @pytest.mark.parametrize(
     ("seconds", "text"),
-    [(-5, "0s"), (0, "0s"), (119, "119s"), (120, "2m"), (125, "2m5s"), (3600, "60m"), (4 * 3600, "4h"), (30 * 3600, "30h"), (9 * 86400, "9d")],
+    [
+        (-5, "0s"),
+        (0, "0s"),
+        (119, "119s"),
+        (120, "2m"),
+        (125, "2m5s"),
+        (3600, "60m"),
+        (4 * 3600, "4h"),
+        (30 * 3600, "30h"),
+        (9 * 86400, "9d"),
+    ],
 )
 def test_ages_read_like_kubectls(seconds: int, text: str) -> None:
     now = datetime(2026, 1, 31, tzinfo=UTC)

@@ -109,9 +109,7 @@ async def test_a_child_that_ignores_sigterm_is_killed_after_the_grace(tmp_path: 
 async def test_a_child_sees_the_end_of_its_supervisor(tmp_path: Path) -> None:
     """The supervisor is killed with -9; the child, which waits for the end of its stdin, is gone soon after."""
     pid_file = tmp_path / "pid"
-    child_program = (
-        f"import os, pathlib, sys; pathlib.Path({str(pid_file)!r}).write_text(str(os.getpid())); print('{{}}', flush=True); sys.stdin.read()"
-    )
+    child_program = f"import os, pathlib, sys; pathlib.Path({str(pid_file)!r}).write_text(str(os.getpid())); print('{{}}', flush=True); sys.stdin.read()"
     supervisor_program = f"""
 import asyncio, pathlib, sys
 from swarmtask.cli.supervise import Child
@@ -121,7 +119,11 @@ child = Child("child", lambda: [sys.executable, "-c", {child_program!r}], pathli
 asyncio.run(child.keep_running())
 """
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-c", supervisor_program, stdout=asyncio.subprocess.PIPE, env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+        sys.executable,
+        "-c",
+        supervisor_program,
+        stdout=asyncio.subprocess.PIPE,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
     )
     assert process.stdout is not None
     assert await asyncio.wait_for(process.stdout.readline(), 30) == b"ready\n"

@@ -89,11 +89,11 @@ def test_run_wait_ends_with_the_task(swarmtask: Swarmtask, kube: FakeKube) -> No
     assert "bad: Failed: exit code 3" in failed.stderr
 
 
-def _run_until(swarmtask: Swarmtask, kube: FakeKube, name: str, status: dict[str, str]):  # noqa: ANN202
+def _run_until(swarmtask: Swarmtask, kube: FakeKube, name: str, status: dict[str, str]):
     """`run --wait` in this thread, while the watch that it opens brings the end: the status is set by the first watch call."""
     original = kube.watch
 
-    def watch(*arguments: object, **options: object):  # noqa: ANN202
+    def watch(*arguments: object, **options: object):
         kube.edit(SWARM_TASK, name, "default", {"status": status}, status=True)
         return original(*arguments, **options)  # type: ignore[arg-type]
 
@@ -201,7 +201,7 @@ def test_following_goes_from_attempt_to_attempt(swarmtask: Swarmtask, kube: Fake
     add_task(kube, "lint", "Queued", message="waiting for room")
     original, steps = kube.watch, threading.local()
 
-    def watch(*arguments: object, **options: object):  # noqa: ANN202
+    def watch(*arguments: object, **options: object):
         if not getattr(steps, "done", False):
             steps.done = True
             one, two = attempt(1, "Failed"), attempt(2, "Succeeded")

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 import yaml
 
+from swarmtask import wiring
 from swarmtask.cli import terminal
 from swarmtask.cli.command import command
 from swarmtask.cli.exits import ExitCode, combined, exit_code_of
@@ -22,7 +23,6 @@ from swarmtask.errors import BadRequest, Conflict, NotFound, SwarmTaskError
 from swarmtask.kube import Object
 from swarmtask.resources.kinds import Kind
 
-FIELD_MANAGER = "swarmtask-cli"
 _SUFFIXES = (".yaml", ".yml", ".json")
 _Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
@@ -162,7 +162,7 @@ async def _patch(session: Session, kind: Kind, obj: Object, scope: str | None, *
     except NotFound:
         before = None
     after = await session.api.patch(
-        kind, name, obj, scope, type_="apply", field_manager=FIELD_MANAGER, force=force, dry_run=dry_run
+        kind, name, obj, scope, type_="apply", field_manager=wiring.CLI_FIELD_MANAGER, force=force, dry_run=dry_run
     )  # fmt: skip
     if before is None:
         return "created"

@@ -87,9 +87,7 @@ def operator(
         wiring.run_server(_connect_and_operate(settings, path, context, name, supervised=supervised))
 
 
-async def _connect_and_operate(
-    settings: Settings, kubeconfig: Path, context: str | None, engine: str, *, supervised: bool
-) -> None:
+async def _connect_and_operate(settings: Settings, kubeconfig: Path, context: str | None, engine: str, *, supervised: bool) -> None:
     async with _stop_signal(supervised=supervised) as stop:
         api = await wiring.kube_client(kubeconfig, context)
         try:

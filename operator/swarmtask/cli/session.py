@@ -120,7 +120,7 @@ async def connect(target: Target) -> AsyncIterator[Session]:
     settings = target.settings()
     kubeconfig = find_kubeconfig(settings, target.kubeconfig)
     info = read_context(kubeconfig, target.context)
-    api = await wiring.kube_client(kubeconfig, target.context)
+    api = await wiring.kube_client(kubeconfig, target.context, for_person=True)
     try:
         yield Session(
             api=api, settings=settings, clock=SystemClock(), kubeconfig=kubeconfig,

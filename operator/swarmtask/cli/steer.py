@@ -10,7 +10,6 @@ from typing import Annotated
 import typer
 
 from swarmtask.cli import terminal
-from swarmtask.cli.apply import FIELD_MANAGER
 from swarmtask.cli.command import command
 from swarmtask.cli.exits import ExitCode, combined, exit_code_of
 from swarmtask.cli.options import ClientDataDir, Context, Kubeconfig, Namespace, Selector
@@ -124,8 +123,7 @@ async def _selected(
 async def _annotate(session: Session, task: Object, annotations: dict[str, str | None]) -> None:
     metadata = task["metadata"]
     await session.api.patch(
-        SWARM_TASK, metadata["name"], {"metadata": {"annotations": annotations}}, metadata.get("namespace"),
-        field_manager=FIELD_MANAGER,
+        SWARM_TASK, metadata["name"], {"metadata": {"annotations": annotations}}, metadata.get("namespace")
     )  # fmt: skip
 
 
