@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from datetime import datetime
 from typing import Annotated
 
 import typer
 
 from swarmtask.cli import tables, terminal
+from swarmtask.cli.changes import changes
 from swarmtask.cli.command import command
 from swarmtask.cli.kindnames import kind_of_word, words
 from swarmtask.cli.options import ClientDataDir, Context, Kubeconfig, Namespace, Output, Selector
 from swarmtask.cli.session import Session, Target, connect
 from swarmtask.clock import Clock
-from swarmtask.errors import Expired
-from swarmtask.kube import Object, WatchEvent
+from swarmtask.kube import WatchEvent
 from swarmtask.resources.kinds import Kind
 
 
@@ -76,44 +76,9 @@ async def _watch(
     printer = _EventPrinter(kind, output, session.clock, namespaces=namespaces)
     if name:
         await session.api.get(kind, name, scope)  # says NotFound at once instead of watching for ever
-    async for event in changes(session, kind, scope, name=name, selector=selector):
-        printer.show(event)
-
-
-async def changes(
-    session: Session, kind: Kind, scope: str | None, *, name: str = "", selector: str = ""
-) -> AsyncGenerator[WatchEvent]:
-    """What is there now as ADDED, then every change. Starts over by itself when the server has forgotten the position; objects
-    that were already given and have not changed are not given twice.
-    """
-    fields = f"metadata.name={name}" if name else ""
-    seen: dict[str, str] = {}
-    while True:
-        found = await session.api.list(kind, scope, label_selector=selector, field_selector=fields)
-        for obj in found.items:
-            uid, version = _identity(obj)
-            if seen.get(uid) != version:
-                yield WatchEvent("MODIFIED" if uid in seen else "ADDED", obj)
-                seen[uid] = version
-        try:
-            async for event in session.api.watch(
-                kind, scope, resource_version=found.resource_version, label_selector=selector, field_selector=fields
-            ):
-                if event.type == "BOOKMARK":
-                    continue
-                uid, version = _identity(event.object)
-                if event.type == "DELETED":
-                    seen.pop(uid, None)
-                else:
-                    seen[uid] = version
-                yield event
-        except Expired:
-            continue
-
-
-def _identity(obj: Object) -> tuple[str, str]:
-    metadata = obj.get("metadata", {})
-    return str(metadata.get("uid", "")), str(metadata.get("resourceVersion", ""))
+    async with aclosing(changes(session, kind, scope, name=name, selector=selector)) as events:
+        async for event in events:
+            printer.show(event)
 
 
 class _EventPrinter:

@@ -13,8 +13,8 @@ import typer
 
 from swarmtask import wiring
 from swarmtask.cli import terminal
+from swarmtask.cli.changes import changes
 from swarmtask.cli.command import command
-from swarmtask.cli.get import changes
 from swarmtask.cli.options import ClientDataDir, Context, Kubeconfig, Namespace
 from swarmtask.cli.session import Session, Target, connect
 from swarmtask.engines.base import Engine
@@ -142,7 +142,8 @@ async def follow_task(
                 if attempt is not None or not shown:
                     terminal.say(f"{name} has ended without {'attempt ' + str(attempt) if attempt else 'running'}: {_why(task)}")
                 return task
-            if _why(task) != said and not any(record.number > shown and record.live for record in task.status.attempts):
+            begun = any(record.number > shown and record.live for record in task.status.attempts)
+            if _why(task) != said and (task.status.message or task.status.reason) and not begun:
                 said = _why(task)
                 terminal.say(f"waiting for {name}: {said}", style="dim")
     raise NotFound(f"{name} was deleted")

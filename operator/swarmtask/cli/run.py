@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import re
 import secrets
+from contextlib import aclosing
 from typing import Annotated, Any
 
 import typer
 
 from swarmtask.cli import tables, terminal
+from swarmtask.cli.changes import changes
 from swarmtask.cli.command import command
 from swarmtask.cli.exits import ExitCode
-from swarmtask.cli.get import changes
 from swarmtask.cli.logs import EngineLogs, follow_task
 from swarmtask.cli.options import ClientDataDir, Context, EngineChoice, Kubeconfig, Namespace, Output, parse_env
 from swarmtask.cli.session import Session, Target, connect
@@ -125,12 +126,13 @@ async def _submit(session: Session, task: Object, output: Output | None, *, wait
 
 async def wait_for(session: Session, name: str) -> SwarmTask:
     """The task once it has reached a terminal phase. Raises NotFound when it is deleted meanwhile."""
-    async for event in changes(session, SWARM_TASK, session.namespace, name=name):
-        if event.type == "DELETED":
-            break
-        task = SwarmTask.model_validate(event.object)
-        if task.finished:
-            return task
+    async with aclosing(changes(session, SWARM_TASK, session.namespace, name=name)) as events:
+        async for event in events:
+            if event.type == "DELETED":
+                break
+            task = SwarmTask.model_validate(event.object)
+            if task.finished:
+                return task
     raise NotFound(f"{name} was deleted")
 
 

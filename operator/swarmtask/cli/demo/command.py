@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import contextlib
+import dataclasses
 import secrets
 import signal
 import sys
@@ -21,6 +22,7 @@ from rich.text import Text
 
 from swarmtask import wiring
 from swarmtask.cli import dockerhost, tables, terminal
+from swarmtask.cli.changes import changes, watching
 from swarmtask.cli.command import command
 from swarmtask.cli.controlplane import ControlPlane
 from swarmtask.cli.demo import image
@@ -36,12 +38,11 @@ from swarmtask.cli.demo.workload import (
     manifests,
 )
 from swarmtask.cli.exits import ExitCode
-from swarmtask.cli.get import changes
 from swarmtask.cli.logs import EngineLogs
 from swarmtask.cli.options import EngineChoice
 from swarmtask.cli.session import Session
 from swarmtask.clock import SystemClock
-from swarmtask.errors import AlreadyExists, ConfigurationError, EngineUnavailable, SwarmTaskError, Timeout
+from swarmtask.errors import AlreadyExists, ConfigurationError, EngineUnavailable, Expired, NotFound, SwarmTaskError, Timeout
 from swarmtask.kube import Object
 from swarmtask.resources.kinds import SECRET, SWARM_NODE, SWARM_TASK
 from swarmtask.resources.task import Phase, SwarmTask
@@ -49,6 +50,7 @@ from swarmtask.settings import ApiServerSettings, Settings
 
 NAMESPACE = "default"
 LONGEST_S = 180.0
+CLEARING_S = 20.0
 
 
 def register(app: typer.Typer, panel: str) -> None:
@@ -104,9 +106,7 @@ async def _work(session: Session, place: Place) -> bool:
             raise Timeout(f"the demo did not end within {LONGEST_S:.0f} s") from None
         outputs = await _outputs(session, ended)
     finally:
-        with contextlib.suppress(SwarmTaskError):  # an error is on its way already, or all is well
-            async with asyncio.timeout(20):
-                await _clear(session)
+        await _clear_in_time(session)
     _print_results(ended, outputs)
     return _judge(ended, outputs, session.clock.monotonic() - begun)
 
@@ -114,12 +114,11 @@ async def _work(session: Session, place: Place) -> bool:
 async def _with_node_name(session: Session, place: Place) -> Place:
     """The SwarmNode that the engine knows by this ID, once the operator has reported it."""
     async with asyncio.timeout(30):
-        async for event in changes(session, SWARM_NODE, None):
-            engines = tables.value_at(event.object, ".status.engines") or []
-            if any(item.get("id") == place.node for item in engines):
-                return Place(
-                    place.engine, place.image, place.python, place.scripts, place.sources, str(event.object["metadata"]["name"])
-                )
+        async with contextlib.aclosing(changes(session, SWARM_NODE, None)) as events:
+            async for event in events:
+                engines = tables.value_at(event.object, ".status.engines") or []
+                if any(item.get("id") == place.node for item in engines):
+                    return dataclasses.replace(place, node=str(event.object["metadata"]["name"]))
     raise EngineUnavailable("the operator does not report this machine as a node")
 
 
@@ -128,15 +127,16 @@ async def _follow(session: Session) -> Mapping[str, SwarmTask]:
     tasks: dict[str, SwarmTask] = {}
     helped = False
     with Progress(session.clock) as progress:
-        async for event in changes(session, SWARM_TASK, NAMESPACE):
-            task = SwarmTask.model_validate(event.object)
-            tasks[task.metadata.name] = task
-            progress.update(task)
-            if task.metadata.name == SIGNING_TASK and task.status.failures and not helped:
-                helped = True
-                await _create_secret(session)
-            if len(tasks) == len(TASKS) and all(item.finished for item in tasks.values()):
-                return tasks
+        async with contextlib.aclosing(changes(session, SWARM_TASK, NAMESPACE)) as events:
+            async for event in events:
+                task = SwarmTask.model_validate(event.object)
+                tasks[task.metadata.name] = task
+                progress.update(task)
+                if task.metadata.name == SIGNING_TASK and task.status.failures and not helped:
+                    helped = True
+                    await _create_secret(session)
+                if len(tasks) == len(TASKS) and all(item.finished for item in tasks.values()):
+                    return tasks
     raise Timeout("the watch ended before the tasks did")
 
 
@@ -159,14 +159,28 @@ async def _outputs(session: Session, ended: Mapping[str, SwarmTask]) -> Mapping[
     return outputs
 
 
+async def _clear_in_time(session: Session) -> None:
+    try:
+        async with asyncio.timeout(CLEARING_S):
+            await _clear(session)
+    except (SwarmTaskError, TimeoutError) as error:
+        terminal.warn(f"the demo's tasks could not be removed: {error or 'it took too long'}")
+
+
 async def _clear(session: Session) -> None:
     """Delete the tasks and wait until the operator has removed what was theirs from the engine."""
     for task in (await session.api.list(SWARM_TASK, NAMESPACE)).items:
-        await session.api.delete(SWARM_TASK, task["metadata"]["name"], NAMESPACE)
+        with contextlib.suppress(NotFound):
+            await session.api.delete(SWARM_TASK, task["metadata"]["name"], NAMESPACE)
     while (found := await session.api.list(SWARM_TASK, NAMESPACE)).items:
-        async for event in session.api.watch(SWARM_TASK, NAMESPACE, resource_version=found.resource_version):
-            if event.type == "DELETED":
-                break
+        left = {task["metadata"]["name"] for task in found.items}
+        with contextlib.suppress(Expired):
+            async with watching(session, SWARM_TASK, NAMESPACE, found.resource_version) as events:
+                async for event in events:
+                    if event.type == "DELETED":
+                        left.discard(event.object["metadata"]["name"])
+                    if not left:
+                        break
 
 
 def _print_results(ended: Mapping[str, SwarmTask], outputs: Mapping[str, list[str]]) -> None:
