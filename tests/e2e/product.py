@@ -163,10 +163,18 @@ class Product:
             raise AssertionError(f"swarmtask {' '.join(args)} ended with {done.returncode}\n{done.stdout}\n{done.stderr}")
         return done
 
-    def kubectl(self, *args: str, stdin: str | None = None, check: bool = True, timeout_s: float = 60.0) -> subprocess.CompletedProcess[str]:
+    def kubectl(
+        self, *args: str, stdin: str | None = None, check: bool = True, timeout_s: float = 60.0
+    ) -> subprocess.CompletedProcess[str]:
         assert self.kubectl_path is not None
         done = subprocess.run(
-            [str(self.kubectl_path), *args], env=self.env, input=stdin, capture_output=True, text=True, timeout=timeout_s, check=False
+            [str(self.kubectl_path), *args],
+            env=self.env,
+            input=stdin,
+            capture_output=True,
+            text=True,
+            timeout=timeout_s,
+            check=False,
         )
         if check and done.returncode != 0:
             raise AssertionError(f"kubectl {' '.join(args)} ended with {done.returncode}\n{done.stdout}\n{done.stderr}")
@@ -188,7 +196,9 @@ class Product:
         return parsed if name else parsed["items"]
 
     def phases(self, selector: str | None = None) -> dict[str, str]:
-        return {item["metadata"]["name"]: item.get("status", {}).get("phase", "") for item in self.get("swarmtasks", selector=selector)}
+        return {
+            item["metadata"]["name"]: item.get("status", {}).get("phase", "") for item in self.get("swarmtasks", selector=selector)
+        }
 
     def wait_phase(self, name: str, *phases: str, timeout_s: float = 60.0) -> Object:
         """Wait until the task is in one of the phases; return it."""

@@ -21,7 +21,10 @@ def _reasons(product: Product, name: str) -> list[str]:
     """Reasons of the Events of a task, oldest first."""
     done = product.kubectl("get", "events", "--field-selector", f"involvedObject.name={name}", "-o", "json")
     items = json.loads(done.stdout)["items"]
-    return [item["reason"] for item in sorted(items, key=lambda item: (item.get("firstTimestamp") or "", item["metadata"]["resourceVersion"]))]
+    return [
+        item["reason"]
+        for item in sorted(items, key=lambda item: (item.get("firstTimestamp") or "", item["metadata"]["resourceVersion"]))
+    ]
 
 
 def test_thirty_tasks_of_mixed_size_finish_on_all_nodes_within_their_limits(product: Product, lab: Lab, recorder: Recorder) -> None:
@@ -40,7 +43,14 @@ def test_thirty_tasks_of_mixed_size_finish_on_all_nodes_within_their_limits(prod
         cpu, memory, seconds = shapes[index % len(shapes)]
         script = f"echo task {index} on $(hostname); sleep {seconds}; echo done {index}"
         manifests.append(
-            task(f"mixed-{index:02}", script, image=TASK_TAG, cpu=cpu, memory=memory, priorityClass="high" if index % 5 == 0 else "low")
+            task(
+                f"mixed-{index:02}",
+                script,
+                image=TASK_TAG,
+                cpu=cpu,
+                memory=memory,
+                priorityClass="high" if index % 5 == 0 else "low",
+            )
         )
     said = product.apply(*manifests)
     assert said.count("created") == 30
@@ -104,7 +114,9 @@ def test_a_high_priority_task_starts_next_behind_fifty_low_ones(product: Product
     for item in product.get("swarmnodes"):
         product.kubectl("patch", "sn", item["metadata"]["name"], "--type=merge", "-p", '{"spec":{"maxTasks":1}}')
     # Three long ones hold the three places while the others queue up.
-    product.apply(*[task(f"holder-{i}", "while [ ! -e /go ]; do sleep 0.2; done", image=TASK_TAG, priorityClass="high") for i in range(3)])
+    product.apply(
+        *[task(f"holder-{i}", "while [ ! -e /go ]; do sleep 0.2; done", image=TASK_TAG, priorityClass="high") for i in range(3)]
+    )
     product.wait_all("Running", 3)
     product.apply(*[task(f"low-{i:02}", "true", image=TASK_TAG, priorityClass="low", labels={"tier": "low"}) for i in range(50)])
     product.wait_all("Queued", 50, "tier=low")
@@ -146,7 +158,9 @@ def _left(lab: Lab) -> list[str]:
 
 
 @pytest.mark.parametrize("seconds", [600])
-def test_a_deleted_task_stops_within_its_grace_and_leaves_nothing(product: Product, lab: Lab, recorder: Recorder, seconds: int) -> None:
+def test_a_deleted_task_stops_within_its_grace_and_leaves_nothing(
+    product: Product, lab: Lab, recorder: Recorder, seconds: int
+) -> None:
     product.apply(
         task("polite", f"trap 'exit 0' TERM; sleep {seconds} & wait", image=TASK_TAG),
         task("stubborn", f"trap '' TERM; sleep {seconds}", image=TASK_TAG),
@@ -174,7 +188,9 @@ def test_deleting_while_the_operator_is_down_is_finished_when_it_is_back(product
 
 def test_dockerd_of_one_node_is_restarted(product: Product, lab: Lab, recorder: Recorder) -> None:
     victim = lab.nodes[-1]
-    node = next(item for item in product.get("swarmnodes") if item["metadata"]["labels"]["swarmtask.io/hostname"] == lab.hostname(victim))
+    node = next(
+        item for item in product.get("swarmnodes") if item["metadata"]["labels"]["swarmtask.io/hostname"] == lab.hostname(victim)
+    )
     pinned = {"placement": {"nodeName": node["metadata"]["name"]}}
     product.apply(*[task(f"pinned-{i}", "sleep 6; echo whole", image=TASK_TAG, **pinned) for i in range(3)])
     product.wait_all("Running", 3)

@@ -23,6 +23,7 @@ from typing import Any, TextIO
 import docker
 import docker.errors
 import psutil
+
 from tests.lab import images, tools
 from tests.lab.images import LABEL
 from tests.lab.node import (

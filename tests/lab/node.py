@@ -18,6 +18,7 @@ import docker
 import docker.errors
 import requests
 from docker.models.containers import Container
+
 from tests.lab.images import LABEL
 
 GIB = 1024**3

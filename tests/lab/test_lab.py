@@ -12,6 +12,7 @@ import docker
 import psutil
 import pytest
 from docker.types import RestartPolicy
+
 from tests.lab import images, tools
 from tests.lab.cluster import DEFAULT_NODES, Lab, sweep
 from tests.lab.images import LABEL

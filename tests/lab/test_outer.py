@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+
 from tests.lab import images, outer, setup, tools
 from tests.lab.cluster import Lab
 from tests.lab.node import BRIDGE, GIB, NodeSize, poll
