@@ -1,11 +1,14 @@
 """The laboratory is what it claims: real nodes of different size that form a Swarm, break as asked, heal, and leave nothing."""
 
 import contextlib
+import functools
+import http.server
 import os
 import signal
 import subprocess
 import sys
 import tempfile
+import threading
 from pathlib import Path
 
 import docker
@@ -106,6 +109,26 @@ def test_a_loaded_image_is_the_same_on_every_node_and_other_images_are_refused_a
     assert identities == {images.archive_id(images.image_tar(images.TASK_TAG))}
     service = clean_lab.manager_client().services.create("example/absent:1", name="absent", restart_policy=RestartPolicy("none"))
     assert "No such image" in wait_task(clean_lab, service.id, "rejected", timeout_s=10)["Status"]["Err"]
+
+
+def test_this_machine_is_all_that_a_container_on_a_node_can_reach(clean_lab, tmp_path):
+    (tmp_path / "greeting").write_text("from the machine")
+
+    class Quiet(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with http.server.ThreadingHTTPServer((clean_lab.gateway, 0), functools.partial(Quiet, directory=tmp_path)) as server:
+        serving = threading.Thread(target=server.serve_forever)
+        serving.start()
+        try:
+            url = f"http://{clean_lab.gateway}:{server.server_port}/greeting"
+            inner = clean_lab.client("laptop-1").containers
+            assert inner.run(images.TASK_TAG, ["wget", "-qO-", url], remove=True) == b"from the machine"
+        finally:
+            server.shutdown()
+            serving.join(10)
+    assert "default" not in clean_lab.node("laptop-1").run(["ip", "route"])
 
 
 def test_python_image_runs_on_a_node(clean_lab):
