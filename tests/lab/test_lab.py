@@ -99,8 +99,7 @@ def test_a_pinned_service_runs_on_its_node_and_nowhere_else(clean_lab):
 
 
 def test_inner_containers_are_bound_by_the_cores_of_their_node(clean_lab):
-    output = clean_lab.client("laptop-2").containers.run(images.TASK_TAG, ["nproc"], remove=True)
-    assert int(output) == 1
+    assert images.run_once(clean_lab.client("laptop-2"), images.TASK_TAG, ["nproc"]) == "1\n"
 
 
 def test_a_loaded_image_is_the_same_on_every_node_and_other_images_are_refused_at_once(clean_lab):
@@ -123,8 +122,7 @@ def test_this_machine_is_all_that_a_container_on_a_node_can_reach(clean_lab, tmp
         serving.start()
         try:
             url = f"http://{clean_lab.gateway}:{server.server_port}/greeting"
-            inner = clean_lab.client("laptop-1").containers
-            assert inner.run(images.TASK_TAG, ["wget", "-qO-", url], remove=True) == b"from the machine"
+            assert images.run_once(clean_lab.client("laptop-1"), images.TASK_TAG, ["wget", "-qO-", url]) == "from the machine"
         finally:
             server.shutdown()
             serving.join(10)
