@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 import yaml
-
 from tests.conformance.conftest import Kubectl
 
 pytestmark = pytest.mark.kubectl
