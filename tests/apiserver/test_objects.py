@@ -219,7 +219,9 @@ class TestBodies:
 
     async def test_media_types(self, api: httpx.AsyncClient) -> None:
         body = orjson.dumps(config_map())
-        status = check_status(await api.post(CONFIG_MAPS, content=body, headers={"content-type": "text/csv"}), 415, "UnsupportedMediaType")
+        status = check_status(
+            await api.post(CONFIG_MAPS, content=body, headers={"content-type": "text/csv"}), 415, "UnsupportedMediaType"
+        )
         assert "accepted media types include: application/json" in status["message"]
         protobuf = {"content-type": "application/vnd.kubernetes.protobuf"}
         check_status(await api.post(TASKS, content=b"k8s\x00", headers=protobuf), 415, "UnsupportedMediaType")
@@ -265,7 +267,11 @@ class TestReplace:
         moved["metadata"]["uid"] = "another"
         check_status(await api.put(f"{CONFIG_MAPS}/cm", json=moved), 409, "Conflict")
         changed = orjson.loads(orjson.dumps(created))
-        changed["metadata"] |= {"creationTimestamp": "2001-01-01T00:00:00Z", "deletionTimestamp": "2001-01-01T00:00:00Z", "generation": 9}
+        changed["metadata"] |= {
+            "creationTimestamp": "2001-01-01T00:00:00Z",
+            "deletionTimestamp": "2001-01-01T00:00:00Z",
+            "generation": 9,
+        }
         changed["data"] = {"b": "2"}
         after = (await api.put(f"{CONFIG_MAPS}/cm", json=changed)).json()["metadata"]
         assert after["creationTimestamp"] == created["metadata"]["creationTimestamp"]
@@ -323,7 +329,9 @@ class TestPatch:
         status = check_status(await api.patch(f"{TASKS}/t", json=bad, headers=MERGE), 422, "Invalid")
         assert [cause["field"] for cause in status["details"]["causes"]] == ["spec.backoffLimit"]
         unknown = {"spec": {"nope": 1}}
-        check_status(await api.patch(f"{TASKS}/t", json=unknown, headers=MERGE, params={"fieldValidation": "Strict"}), 400, "BadRequest")
+        check_status(
+            await api.patch(f"{TASKS}/t", json=unknown, headers=MERGE, params={"fieldValidation": "Strict"}), 400, "BadRequest"
+        )
         for content in (b"", b"[]", b"7", b"{"):
             check_status(await api.patch(f"{TASKS}/t", content=content, headers=MERGE), 400, "BadRequest")
         check_status(await api.patch(f"{TASKS}/none", json={}, headers=MERGE), 404, "NotFound")
@@ -369,7 +377,9 @@ class TestStatus:
 
     async def test_is_validated(self, api: httpx.AsyncClient) -> None:
         await create(api, TASKS, task())
-        status = check_status(await api.patch(f"{TASKS}/t/status", json={"status": {"phase": "Odd"}}, headers=MERGE), 422, "Invalid")
+        status = check_status(
+            await api.patch(f"{TASKS}/t/status", json={"status": {"phase": "Odd"}}, headers=MERGE), 422, "Invalid"
+        )
         assert status["details"]["causes"][0]["field"] == "status.phase"
 
     async def test_of_kinds_without_it_is_no_path(self, api: httpx.AsyncClient) -> None:
@@ -386,7 +396,8 @@ class TestOwnKinds:
          "spec.container.resources.limits.memory"),
         ({"container": {"image": "a", "resources": {"requests": {"cpu": "2"}, "limits": {"cpu": "1"}}}},
          "spec.container.resources.limits.cpu"),
-        ({"container": {"image": "a", "env": [{"name": "A", "value": "1", "valueFrom": {"secretKeyRef": {"name": "s", "key": "k"}}}]}},
+        ({"container": {"image": "a", "env": [
+            {"name": "A", "value": "1", "valueFrom": {"secretKeyRef": {"name": "s", "key": "k"}}}]}},
          "spec.container.env[0]"),
         ({"priority": 5, "priorityClass": "high"}, "spec"),
         ({"backoffLimit": "3"}, "spec.backoffLimit"),
@@ -450,16 +461,27 @@ class TestEvents:
         involved = {"kind": "SwarmTask", "name": "t", "namespace": "default", "apiVersion": "swarmtask.io/v1alpha1"}
         await create(api, core, {
             "metadata": {"name": "e1"}, "involvedObject": involved, "reason": "Started", "message": "hello", "type": "Normal",
-            "count": 2, "source": {"component": "c"}, "firstTimestamp": "2024-01-01T00:00:00Z", "lastTimestamp": "2024-01-01T00:00:00Z",
+            "count": 2, "source": {"component": "c"}, "firstTimestamp": "2024-01-01T00:00:00Z",
+            "lastTimestamp": "2024-01-01T00:00:00Z",
         })  # fmt: skip
         seen = (await api.get(f"{events}/e1")).json()
-        assert (seen["apiVersion"], seen["regarding"], seen["note"], seen["deprecatedCount"]) == ("events.k8s.io/v1", involved, "hello", 2)
+        assert (seen["apiVersion"], seen["regarding"], seen["note"], seen["deprecatedCount"]) == (
+            "events.k8s.io/v1",
+            involved,
+            "hello",
+            2,
+        )
         await create(api, events, {
             "metadata": {"name": "e2"}, "regarding": involved, "reason": "Ended", "note": "bye", "type": "Normal", "action": "End",
             "eventTime": "2024-01-01T00:00:00.000000Z", "reportingController": "c", "reportingInstance": "i",
         })  # fmt: skip
         seen = (await api.get(f"{core}/e2")).json()
-        assert (seen["apiVersion"], seen["involvedObject"], seen["message"], seen["reportingComponent"]) == ("v1", involved, "bye", "c")
+        assert (seen["apiVersion"], seen["involvedObject"], seen["message"], seen["reportingComponent"]) == (
+            "v1",
+            involved,
+            "bye",
+            "c",
+        )
         selector = "involvedObject.name=t,involvedObject.kind=SwarmTask,reason=Ended"
         found = (await api.get(core, params={"fieldSelector": selector})).json()["items"]
         assert [item["metadata"]["name"] for item in found] == ["e2"]
