@@ -42,7 +42,9 @@ class Stream:
 
 
 @contextlib.asynccontextmanager
-async def watching(client: httpx.AsyncClient, path: str, *, accept: str = "application/json", **query: str) -> AsyncIterator[Stream]:
+async def watching(
+    client: httpx.AsyncClient, path: str, *, accept: str = "application/json", **query: str
+) -> AsyncIterator[Stream]:
     """Open a watch. Query names as in the URL."""
     async with client.stream("GET", path, params={"watch": "true", **query}, headers={"accept": accept}, timeout=60) as response:
         assert response.status_code == 200, await response.aread()
