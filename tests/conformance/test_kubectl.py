@@ -179,7 +179,8 @@ def test_describe_tells_the_events(kubectl: Kubectl) -> None:
         "apiVersion": "v1", "kind": "Event", "metadata": {"name": "lint.1"}, "type": "Normal", "reason": "Queued",
         "message": "waits in queue default", "source": {"component": "swarmtask-operator"}, "count": 1,
         "firstTimestamp": "2026-01-01T00:00:00Z", "lastTimestamp": "2026-01-01T00:00:00Z",
-        "involvedObject": {"apiVersion": TASK["apiVersion"], "kind": "SwarmTask", "name": "lint", "namespace": kubectl.namespace, "uid": uid},
+        "involvedObject": {"apiVersion": TASK["apiVersion"], "kind": "SwarmTask", "name": "lint",
+         "namespace": kubectl.namespace, "uid": uid},
     }  # fmt: skip
     kubectl("create", "-f", "-", stdin=text(event))
     said = kubectl("describe", "st", "lint")
@@ -241,7 +242,8 @@ def plural(kubectl: Kubectl) -> str:
 def DEFINITION(kubectl: Kubectl) -> dict[str, Any]:
     name = plural(kubectl)
     return {
-        "apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition", "metadata": {"name": f"{name}.test.example.com"},
+        "apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition",
+         "metadata": {"name": f"{name}.test.example.com"},
         "spec": {
             "group": "test.example.com", "scope": "Namespaced",
             "names": {"plural": name, "singular": name[:-1], "kind": name.capitalize(), "listKind": f"{name.capitalize()}List"},
