@@ -212,10 +212,11 @@ class World:
 
 
 @asynccontextmanager
-async def running(world: World) -> AsyncIterator[World]:
+async def running(world: World, *, start: bool = True) -> AsyncIterator[World]:
     """A world with an operator that is stopped in the end, whatever happens."""
     try:
-        await world.start()
+        if start:
+            await world.start()
         yield world
         world.check()
     finally:
