@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import yaml
+
 from tests.conformance.conftest import Kubectl
 
 pytestmark = pytest.mark.kubectl

@@ -10,8 +10,6 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from tests.kube.real import real_api_server
-
 from swarmtask.clock import SystemClock
 from swarmtask.controllers.intake import KopfIntake
 from swarmtask.controllers.operator import Operator, cluster_id
@@ -19,6 +17,7 @@ from swarmtask.engines.local import LocalEngine
 from swarmtask.kube import KubeClient, Object
 from swarmtask.resources.kinds import EVENT, SWARM_NODE, SWARM_TASK, Kind
 from swarmtask.settings import LocalSettings, OperatorSettings
+from tests.kube.real import real_api_server
 
 LIMIT_S = 60
 
