@@ -17,6 +17,7 @@ from tests.engines.contract import EATS_MEMORY, ENDLESS, MIB, EngineContract, Pr
 from swarmtask.clock import SystemClock
 from swarmtask.engines.base import Availability, Engine, WorkloadState
 from swarmtask.engines.local import LocalEngine, shim
+from swarmtask.engines.local.output import OutputReader
 from swarmtask.errors import ConfigurationError, EngineRejected
 from swarmtask.lifecycle.messages import Reason
 from swarmtask.settings import LocalSettings
@@ -254,3 +255,44 @@ async def test_labels_and_availability_survive_the_operator(rig: LocalRig) -> No
     await rig.engine.set_availability(rig.node_id, Availability.DRAIN)
     (node,) = await rig.fresh().nodes()
     assert (dict(node.labels), node.available) == ({"a": "1"}, False)
+
+
+async def test_a_follower_keeps_up_with_files_that_are_replaced(tmp_path: Path) -> None:
+    output, reader = shim.Output(tmp_path, 65536), OutputReader(tmp_path, tail=None, timestamps=False)
+    assert reader.advance() == b""
+    expected, got = b"", b""
+    for number in range(3000):
+        line = f"line {number} {'x' * 40}\n".encode()
+        output.add(line)
+        expected += line
+        if number % 100 == 0:
+            got += reader.advance()
+    got += reader.advance(ended=True)
+    assert got == expected
+    assert (tmp_path / "output.1.log").exists()
+    reader.close()
+
+
+def test_a_full_disk_costs_output_and_is_told(tmp_path: Path) -> None:
+    output = shim.Output(tmp_path, 4096)
+    output._file.close()
+    output._file = Path("/dev/full").open("ab", buffering=0)
+    output.add(b"lost\n")
+    assert "No space left" in output.failed
+
+
+def test_memory_groups_of_version_2_lie_beside_ours(tmp_path: Path) -> None:
+    """The paths and files only: no kernel with version 2 is needed."""
+    own, root = tmp_path / "own", tmp_path / "cgroup"
+    (root / "app.slice" / "own.scope").mkdir(parents=True)
+    own.write_text("0::/app.slice/own.scope\n")
+    (root / "app.slice" / "cgroup.subtree_control").write_text("cpu memory pids")
+    group = shim.MemoryGroup.make("st-1", 5, root, own)
+    assert group is not None
+    made = root / "app.slice" / "swarmtask-st-1"
+    assert (made / "memory.max").read_text() == "5"
+    (made / "memory.events").write_text("low 0\noom 3\noom_kill 2\n")
+    assert group.oom_kills() == 2
+    (root / "app.slice" / "cgroup.subtree_control").write_text("cpu")
+    assert shim.MemoryGroup.make("st-2", 5, root, own) is None
+    assert shim.MemoryGroup.make("st-3", 5, root, tmp_path / "none") is None
