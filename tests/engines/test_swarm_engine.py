@@ -11,12 +11,6 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from tests.engines.contract import ENDLESS, EngineContract, Program, ProgramContract, Rig, exits
-from tests.lab import images
-from tests.lab.cluster import Lab
-from tests.lab.node import NodeSize
-from tests.lab.outer import OuterDocker, connect
-from tests.lab.tools import Missing
 
 from swarmtask.clock import SystemClock
 from swarmtask.engines.base import Engine, Hint, WorkloadState
@@ -24,6 +18,12 @@ from swarmtask.engines.swarm import SwarmEngine
 from swarmtask.errors import ConfigurationError, EngineRejected, EngineUnavailable
 from swarmtask.lifecycle.messages import Reason
 from swarmtask.settings import SwarmSettings
+from tests.engines.contract import ENDLESS, EngineContract, Program, ProgramContract, Rig, exits
+from tests.lab import images
+from tests.lab.cluster import Lab
+from tests.lab.node import NodeSize
+from tests.lab.outer import OuterDocker, connect
+from tests.lab.tools import Missing
 
 GIB = 2**30
 pytestmark = pytest.mark.docker

@@ -34,6 +34,7 @@ class Reason(StrEnum):
     SUSPENDED = "Suspended"
     CANCELLED = "Cancelled"
     DELETED = "Deleted"
+    INVALID_OBJECT = "InvalidObject"
 
 
 # --- what an engine says -------------------------------------------------------------------------------------------------
@@ -227,12 +228,13 @@ class Transition:
     """The answer of the lifecycle to one event.
 
     The status is written first (with the object's resourceVersion as precondition); only when that has succeeded are the
-    announcements posted and `lifecycle.task.outstanding(task, now)` performed. A crash in between loses nothing: `outstanding` is
-    a function of the stored object, so it is computed again after the restart.
+    announcements posted and `lifecycle.task.outstanding(task, now, policy, present)` performed. A crash in between loses nothing:
+    `outstanding` is a function of the stored object, so it is computed again after the restart.
 
     Attributes:
         status: the new status; `changed` is False when it equals the old one and nothing must be written.
-        labels: label changes on the task's metadata (None removes), for example the dead-letter mark.
+        labels: label changes on the task's metadata (None removes), for example the dead-letter mark. They follow from the phase,
+            not from the event: after a crash between the two writes they are asked for again, then with `changed` False.
     """
 
     status: TaskStatus

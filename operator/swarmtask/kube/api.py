@@ -1,13 +1,12 @@
-"""The one async client of the Kubernetes API, used by the operator, the CLI and the tests.
+"""What the operator and the CLI need of a Kubernetes API.
 
-It speaks to the embedded API server and to any cluster alike: nothing here knows which one it is. `ObjectApi` is the surface;
-`KubeClient` is the implementation over lightkube; the simulator and the controllers' tests use an in-memory one that passes the
-same contract suite. Objects are plain dicts, as they are on the wire. Every failed call raises one of `swarmtask.errors`.
+Called by everyone who reads or writes objects; implemented by `KubeClient` and, for tests and the simulator, in memory. Objects are
+plain dicts, as they are on the wire. Every failed call raises one of `swarmtask.errors`. Nothing here does anything.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -59,7 +58,7 @@ class ObjectApi(Protocol):
         resource_version: str,
         label_selector: str = "",
         field_selector: str = "",
-    ) -> AsyncIterator[WatchEvent]:
+    ) -> AsyncGenerator[WatchEvent, None]:
         """Events after `resource_version`, reconnecting by itself from the last one seen. Raises Expired when the server has
         compacted that version: list again."""
         ...

@@ -1,0 +1,272 @@
+"""What an object must look like before it is stored: defaults, unknown fields, validation, rules of single kinds.
+
+Called by the object service, on the event loop, between reading the head and writing. Pure: no store, no clock, no I/O. The rules
+of our own kinds are those of their pydantic models (`resources/`); nothing about a SwarmTask is written here.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import orjson
+from pydantic import ValidationError
+
+from swarmtask.apiserver import metadata as meta
+from swarmtask.apiserver.faults import bad_value, invalid, not_allowed, required, unreadable
+from swarmtask.apiserver.schema import structural_of
+from swarmtask.apiserver.types import ResourceType
+from swarmtask.errors import BadRequest, Cause
+from swarmtask.resources.kinds import OWN_KINDS
+from swarmtask.resources.meta import Model
+
+DATA_LIMIT = 1024 * 1024
+"""Bytes of all values of one ConfigMap or Secret. Source: Kubernetes documentation, "Secrets", "ConfigMaps"."""
+_DATA_KEY = re.compile(r"[-._a-zA-Z0-9]+")
+_SUB_PATH = re.compile(r"^([a-z][A-Za-z0-9]*(?:\.[a-z][A-Za-z0-9]*)*): ")
+_MODELS: Mapping[tuple[str, str, str], type[Model]] = {
+    (kind.group, kind.version, kind.plural): kind.model for kind in OWN_KINDS if kind.model is not None
+}
+NAMESPACE_NAME_LABEL = "kubernetes.io/metadata.name"
+
+
+def check_header(rt: ResourceType, body: Any) -> dict[str, Any]:
+    """The body as an object of this type; built-in kinds may leave out what the URL says.
+
+    Raises:
+        BadRequest: not an object, or of another type.
+    """
+    if not isinstance(body, dict):
+        raise unreadable(rt, "json: cannot unmarshal the body into an object")
+    for field, expected in (("apiVersion", rt.api_version), ("kind", rt.kind)):
+        actual = body.get(field)
+        if actual in (None, "") and not rt.custom:
+            body[field] = expected
+        elif actual in (None, ""):
+            raise BadRequest(f"Object '{field[0].upper()}{field[1:]}' is missing in the body: set {field}: {expected}")
+        elif field == "apiVersion" and actual != expected:
+            raise BadRequest(f"the API version in the data ({actual}) does not match the expected API version ({expected})")
+        elif actual != expected:
+            raise BadRequest(f"the kind in the data ({actual}) does not match the expected kind ({expected})")
+    return body
+
+
+def tidy(rt: ResourceType, obj: dict[str, Any]) -> list[str]:
+    """Check the shape of metadata and drop unknown fields, in place; returns the paths that were dropped."""
+    metadata = meta.check_types(rt, obj)
+    unknown = meta.drop_unknown(metadata)
+    structural = structural_of(rt)
+    if structural is not None:
+        unknown += structural.prune(obj)
+    return list(dict.fromkeys(unknown))
+
+
+def report(rt: ResourceType, unknown: list[str], duplicates: list[str], mode: str) -> list[str]:
+    """Warnings about fields that were dropped or given twice.
+
+    Raises:
+        BadRequest: there are some and `mode` is Strict; lists every one.
+    """
+    if mode == "Ignore":
+        return []
+    found = [f'unknown field "{path}"' for path in unknown] + [f'duplicate field "{path}"' for path in duplicates]
+    if found and mode == "Strict":
+        raise unreadable(rt, f"strict decoding error: {', '.join(found)}")
+    return found
+
+
+def default(rt: ResourceType, obj: dict[str, Any]) -> None:
+    """Fill in what the schema and the kind say, in place."""
+    structural = structural_of(rt)
+    if structural is not None:
+        structural.default(obj)
+    _KIND_DEFAULTS.get((rt.group, rt.plural), _nothing)(obj)
+
+
+def validate(rt: ResourceType, obj: dict[str, Any], old: dict[str, Any] | None, *, spec_changed: bool) -> None:
+    """Raise everything that is wrong at once.
+
+    Args:
+        old: the stored object, None at create.
+        spec_changed: something outside metadata and status differs (always so at create): cross-field rules apply then, so that an
+            object stored before a rule existed can still have its status and metadata written.
+
+    Raises:
+        Invalid: with one cause per field. BadRequest: a field of a built-in kind has the wrong type.
+    """
+    metadata = obj["metadata"]
+    causes = meta.validate(rt, metadata, old["metadata"] if old is not None else None)
+    structural = structural_of(rt)
+    if structural is not None:
+        found = structural.validate(obj)
+        wrong = next((cause for cause in found if cause.reason == "FieldValueTypeInvalid"), None)
+        if wrong is not None and not rt.custom and rt.group != "apiextensions.k8s.io":
+            raise unreadable(rt, f"{wrong.field}: {wrong.message}")
+        causes += found
+    rule = _KIND_RULES.get((rt.group, rt.plural))
+    if rule is not None:
+        causes += rule(obj, old)
+    if not causes and spec_changed:
+        causes += _model_causes(rt, obj)
+    if causes:
+        raise invalid(rt, metadata.get("name", ""), causes)
+
+
+def _model_causes(rt: ResourceType, obj: dict[str, Any]) -> list[Cause]:
+    """What the pydantic model of one of our kinds says beyond its CRD schema."""
+    model = _MODELS.get((rt.group, rt.version, rt.plural))
+    if model is None:
+        return []
+    try:
+        model.model_validate({name: value for name, value in obj.items() if name != "status"})
+    except ValidationError as error:
+        return [_model_cause(item) for item in error.errors(include_url=False, include_context=False)]
+    return []
+
+
+def _model_cause(item: Any) -> Cause:
+    path = ""
+    for part in item["loc"]:
+        path += f"[{part}]" if isinstance(part, int) else f".{part}" if path else str(part)
+    message = item["msg"].removeprefix("Value error, ")
+    below = _SUB_PATH.match(message)
+    if below:
+        path = f"{path}.{below.group(1)}" if path else below.group(1)
+        message = message[below.end() :]
+    if item["type"] == "missing":
+        return required(path)
+    shown = item["input"] if isinstance(item["input"], str | int | float | bool) else _brief(item["input"])
+    return bad_value(path, shown, message)
+
+
+def _brief(value: Any) -> str:
+    try:
+        text = orjson.dumps(value).decode()
+    except TypeError:
+        text = str(value)
+    return text if len(text) <= 120 else text[:117] + "..."
+
+
+# --- rules of single kinds -----------------------------------------------------------------------------------------------
+
+
+def _nothing(obj: dict[str, Any]) -> None:
+    """Most kinds have no defaults of their own."""
+
+
+def _default_secret(obj: dict[str, Any]) -> None:
+    obj.setdefault("type", "Opaque")
+    text = obj.pop("stringData", None)
+    if isinstance(text, dict) and text:
+        data = obj["data"] = obj.get("data") or {}
+        for key, value in text.items():
+            if isinstance(value, str):
+                data[key] = base64.b64encode(value.encode()).decode()
+
+
+def _default_namespace(obj: dict[str, Any]) -> None:
+    name = obj["metadata"].get("name")
+    if name:
+        obj["metadata"].setdefault("labels", {})[NAMESPACE_NAME_LABEL] = name
+
+
+def _default_crd(obj: dict[str, Any]) -> None:
+    spec = obj.get("spec")
+    if not isinstance(spec, dict):
+        return
+    names = spec.get("names")
+    if isinstance(names, dict) and isinstance(names.get("kind"), str):
+        names.setdefault("singular", names["kind"].lower())
+        names.setdefault("listKind", names["kind"] + "List")
+    spec.setdefault("conversion", {"strategy": "None"})
+
+
+def _secret_causes(obj: Mapping[str, Any], old: Mapping[str, Any] | None) -> list[Cause]:
+    causes, size = [], 0
+    for key, value in (obj.get("data") or {}).items():
+        causes += _key_causes("data", key)
+        try:
+            size += len(base64.b64decode(value or "", validate=True))
+        except (binascii.Error, ValueError):
+            causes.append(Cause(f"data.{key}", "FieldValueInvalid", "Invalid value: the value is not valid base64"))
+    causes += _size_causes(size)
+    causes += _immutable_causes(obj, old, ("data",))
+    if old is not None and old.get("type") != obj.get("type"):
+        causes.append(bad_value("type", obj.get("type"), "field is immutable"))
+    return causes
+
+
+def _config_map_causes(obj: Mapping[str, Any], old: Mapping[str, Any] | None) -> list[Cause]:
+    causes, size = [], 0
+    data, binary = obj.get("data") or {}, obj.get("binaryData") or {}
+    for key, value in data.items():
+        causes += _key_causes("data", key)
+        size += len(value.encode())
+        if key in binary:
+            causes.append(bad_value(f"data[{key}]", key, "duplicate of key present in binaryData"))
+    for key, value in binary.items():
+        causes += _key_causes("binaryData", key)
+        try:
+            size += len(base64.b64decode(value or "", validate=True))
+        except (binascii.Error, ValueError):
+            causes.append(Cause(f"binaryData.{key}", "FieldValueInvalid", "Invalid value: the value is not valid base64"))
+    return causes + _size_causes(size) + _immutable_causes(obj, old, ("data", "binaryData"))
+
+
+def _key_causes(field: str, key: str) -> list[Cause]:
+    path = f"{field}[{key}]"
+    if len(key) > 253:
+        return [bad_value(path, key, "must be no more than 253 characters")]
+    if key in (".", "..") or key.startswith("..") or not _DATA_KEY.fullmatch(key):
+        return [
+            bad_value(
+                path, key,
+                "a valid config key must consist of alphanumeric characters, '-', '_' or '.' (e.g. 'key.name',  or 'KEY_NAME',  or "
+                "'key-name', regex used for validation is '[-._a-zA-Z0-9]+')",
+            )
+        ]  # fmt: skip
+    return []
+
+
+def _size_causes(size: int) -> list[Cause]:
+    if size > DATA_LIMIT:
+        return [Cause("data", "FieldValueTooLong", f"Too long: may not be more than {DATA_LIMIT} bytes")]
+    return []
+
+
+def _immutable_causes(obj: Mapping[str, Any], old: Mapping[str, Any] | None, fields: tuple[str, ...]) -> list[Cause]:
+    if old is None or old.get("immutable") is not True:
+        return []
+    causes = [
+        not_allowed(field, "field is immutable when `immutable` is set")
+        for field in fields
+        if (obj.get(field) or {}) != (old.get(field) or {})
+    ]
+    if obj.get("immutable") is not True:
+        causes.append(not_allowed("immutable", "field is immutable when `immutable` is set"))
+    return causes
+
+
+def _event_causes(obj: Mapping[str, Any], old: Mapping[str, Any] | None) -> list[Cause]:
+    involved = obj.get("involvedObject") or obj.get("regarding") or {}
+    namespace = involved.get("namespace") or "default"
+    actual = obj["metadata"].get("namespace", "")
+    if old is None and involved.get("namespace") and namespace != actual:
+        return [bad_value("involvedObject.namespace", namespace, "does not match event.namespace")]
+    return []
+
+
+_KIND_DEFAULTS = {
+    ("", "secrets"): _default_secret,
+    ("", "namespaces"): _default_namespace,
+    ("apiextensions.k8s.io", "customresourcedefinitions"): _default_crd,
+}
+_KIND_RULES = {
+    ("", "secrets"): _secret_causes,
+    ("", "configmaps"): _config_map_causes,
+    ("", "events"): _event_causes,
+    ("events.k8s.io", "events"): _event_causes,
+}

@@ -1,0 +1,210 @@
+"""The API server without its socket: everything behind the ASGI interface.
+
+Called by `server.py`, which gives it a socket, and by tests, which may call it in process. Builds the rooms, opens and closes them
+in order, and answers each request: authenticate, route, handle, map errors to Status objects.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, MutableMapping
+from pathlib import Path
+from typing import Any
+
+import structlog
+
+from swarmtask.apiserver import faults
+from swarmtask.apiserver.auth import Authenticator, User
+from swarmtask.apiserver.bootstrap import install
+from swarmtask.apiserver.builtins import builtin_types
+from swarmtask.apiserver.collector import Collector
+from swarmtask.apiserver.definitions import DEFINITIONS, DefinitionTypes
+from swarmtask.apiserver.handlers_discovery import DiscoveryHandlers
+from swarmtask.apiserver.handlers_objects import ObjectHandlers
+from swarmtask.apiserver.handlers_reviews import review
+from swarmtask.apiserver.objects import ObjectService
+from swarmtask.apiserver.records import Change
+from swarmtask.apiserver.routing import group_version, resolve
+from swarmtask.apiserver.store import Store
+from swarmtask.apiserver.types import TypeRegistry
+from swarmtask.apiserver.watch import WatchHub
+from swarmtask.apiserver.wire import Request, Response, error_response, parse_query
+from swarmtask.clock import Clock
+from swarmtask.errors import BadRequest, InternalError, RequestEntityTooLarge, SwarmTaskError, Unauthorized
+from swarmtask.settings import ApiServerSettings
+
+log = structlog.get_logger(__name__)
+
+Scope = MutableMapping[str, Any]
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+
+HEALTH_PATHS = frozenset({"/healthz", "/readyz", "/livez"})
+SEND_TIMEOUT_S = 60.0
+"""A client that takes nothing for this long is cut off."""
+DRAIN_LIMIT_BYTES = 64 * 2**20
+"""How much of a body that is too large is still read (and thrown away), so that its sender gets to read the refusal."""
+
+
+class Application:
+    """An ASGI application. Make one with `open`, end it with `close`."""
+
+    def __init__(self, store: Store, settings: ApiServerSettings, authenticator: Authenticator, clock: Clock) -> None:
+        self.store = store
+        self.registry = TypeRegistry(builtin_types())
+        self.service = ObjectService(store, self.registry, clock)
+        self.hub = WatchHub(store, clock, bookmark_interval_s=settings.bookmark_interval_s)
+        self.collector = Collector(self.service, clock, event_ttl_s=settings.event_ttl_s)
+        self.discovery = DiscoveryHandlers(self.registry, f"{settings.host}:{settings.port}")
+        self._objects = ObjectHandlers(store, self.service, self.hub, clock)
+        self._definitions = DefinitionTypes(store, self.registry)
+        self._authenticator = authenticator
+        self._max_body_bytes = settings.max_body_bytes
+        self._collecting: asyncio.Task[None] | None = None
+        self.ready = False
+
+    @classmethod
+    async def open(cls, path: Path, settings: ApiServerSettings, authenticator: Authenticator, clock: Clock) -> Application:
+        """Open the store at `path`, install what exists from the start, begin to collect.
+
+        Raises:
+            ConfigurationError, InsufficientStorage: from the store.
+        """
+        store = await Store.open(path, event_log_rows=settings.event_log_rows)
+        app = cls(store, settings, authenticator, clock)
+        try:
+            app._definitions.load()
+            store.subscribe(app._definitions.on_commit)
+            store.subscribe(app.hub.on_commit)
+            store.subscribe(app._end_watches_of_removed_types)
+            store.subscribe(app.collector.on_commit)
+            await install(app.service)
+        except BaseException:
+            await store.close()
+            raise
+        app.collector.start()
+        app._collecting = asyncio.create_task(app.collector.run(), name="collector")
+        app.ready = True
+        return app
+
+    async def close(self) -> None:
+        """Stop collecting, commit what is queued, close the store. Watches must have ended (`end_watches`)."""
+        self.ready = False
+        self.end_watches()
+        if self._collecting is not None:
+            self._collecting.cancel()
+            await asyncio.gather(self._collecting, return_exceptions=True)
+        await self.store.close()
+
+    def end_watches(self) -> None:
+        """End every stream, so that the server can stop."""
+        self.hub.end_all()
+
+    def _end_watches_of_removed_types(self, changes: object) -> None:
+        for change in changes if isinstance(changes, list) else ():
+            if isinstance(change, Change) and change.type == "DELETED" and change.key.collection == DEFINITIONS:
+                plural, _, group = change.key.name.partition(".")
+                self.hub.end_collection((group, plural))
+
+    # --- ASGI ------------------------------------------------------------------------------------------------------------
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """One connection's request."""
+        if scope["type"] != "http":
+            if scope["type"] == "websocket":
+                await receive()
+                await send({"type": "websocket.close", "code": 1000})
+            return
+        try:
+            response = await self._answer(scope, receive)
+        except SwarmTaskError as error:
+            if scope["method"] not in ("GET", "HEAD"):
+                # What was refused was decided on writes that may not be on disk yet; a read after the refusal must agree with it.
+                await self.store.settled()
+            response = error_response(error)
+        except (Exception, RecursionError) as error:
+            log.exception("request failed", method=scope["method"], path=scope["path"])
+            response = error_response(InternalError(f"the server failed ({type(error).__name__}): see its log"))
+        await _send(response, receive, send)
+
+    async def _answer(self, scope: Scope, receive: Receive) -> Response:
+        path: str = scope["path"]
+        if path in HEALTH_PATHS or path.startswith(("/healthz/", "/readyz/", "/livez/")):
+            return Response(200 if self.ready else 503, b"ok" if self.ready else b"not ready", "text/plain; charset=utf-8")
+        headers: dict[str, str] = {}
+        for raw_name, raw_value in scope["headers"]:
+            name = raw_name.decode("latin-1").lower()
+            value = raw_value.decode("latin-1")
+            headers[name] = f"{headers[name]},{value}" if name in headers else value
+        user = self._authenticator.authenticate(headers.get("authorization", ""))
+        if user is None:
+            raise Unauthorized("Unauthorized: send the bearer token of the kubeconfig")
+        request = Request(scope["method"], path, parse_query(scope.get("query_string", b"")), headers)
+        if request.method not in ("GET", "HEAD"):
+            request.body = await self._read_body(headers, receive)
+        return await self._route(request, user)
+
+    async def _route(self, request: Request, user: User) -> Response:
+        segments = request.path.strip("/").split("/")
+        described = self.discovery.handle(request, segments)
+        if described is not None:
+            return described
+        found = group_version(segments)
+        if found is None:
+            raise faults.no_such_path()
+        target = resolve(self.registry, *found)
+        if not target.rt.stored:
+            return review(request, target, user, self._authenticator)
+        return await self._objects.handle(request, target)
+
+    async def _read_body(self, headers: dict[str, str], receive: Receive) -> bytes:
+        chunks: list[bytes] = []
+        size = 0
+        while True:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                raise BadRequest("the client closed the connection before the body was complete")
+            chunk: bytes = message.get("body", b"")
+            size += len(chunk)
+            if size <= self._max_body_bytes:
+                chunks.append(chunk)
+            elif size > DRAIN_LIMIT_BYTES:
+                break
+            if not message.get("more_body", False):
+                break
+        if size > self._max_body_bytes:
+            raise RequestEntityTooLarge(f"Request entity too large: limit is {self._max_body_bytes}")
+        return b"".join(chunks)
+
+
+async def _send(response: Response, receive: Receive, send: Send) -> None:
+    headers = [(b"content-type", response.content_type.encode())]
+    headers += [(name.encode(), value.encode()) for name, value in response.headers]
+    headers.append((b"cache-control", b"no-cache, private"))
+    if response.stream is None:
+        headers.append((b"content-length", str(len(response.body)).encode()))
+        await send({"type": "http.response.start", "status": response.status, "headers": headers})
+        await send({"type": "http.response.body", "body": response.body})
+        return
+    listener = asyncio.create_task(_until_gone(receive, response.on_close))
+    try:
+        await send({"type": "http.response.start", "status": response.status, "headers": headers})
+        async for chunk in response.stream:
+            async with asyncio.timeout(SEND_TIMEOUT_S):
+                await send({"type": "http.response.body", "body": chunk, "more_body": True})
+        await send({"type": "http.response.body", "body": b""})
+    except TimeoutError:
+        log.warning("a client that does not read was cut off")
+    finally:
+        listener.cancel()
+        if response.on_close is not None:
+            response.on_close()
+
+
+async def _until_gone(receive: Receive, then: Callable[[], None] | None) -> None:
+    """Wait until the client has closed the connection."""
+    while (await receive())["type"] != "http.disconnect":
+        pass
+    if then is not None:
+        then()

@@ -1,0 +1,437 @@
+"""Routes of stored objects: get, list, watch, create, replace, patch, delete.
+
+Called by the application with a resolved target. Turns HTTP into calls of the object service and the store, and their results into
+answers; the rules of objects are not here.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from bisect import bisect_right
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+import orjson
+
+from swarmtask.apiserver import faults, versions
+from swarmtask.apiserver.objects import DeleteOptions, ObjectService, Propagation, WriteOptions, Written
+from swarmtask.apiserver.patch import APPLY_PATCH, patch_types
+from swarmtask.apiserver.records import Key, Record
+from swarmtask.apiserver.routing import Target
+from swarmtask.apiserver.selectors import FieldSelector, LabelSelector, Selection
+from swarmtask.apiserver.store import Store
+from swarmtask.apiserver.tables import Include, table
+from swarmtask.apiserver.types import ResourceType
+from swarmtask.apiserver.watch import WatchHub, WatchRequest
+from swarmtask.apiserver.wire import (
+    JSON,
+    Accepted,
+    Request,
+    Response,
+    decode_body,
+    decode_yaml,
+    duplicate_fields,
+    encode,
+    negotiate,
+    respond,
+    unsupported,
+    warning_headers,
+)
+from swarmtask.clock import Clock
+from swarmtask.errors import BadRequest, Cause, Expired, Invalid, NotFound, Timeout
+
+LIST_LIMIT = 100_000
+"""More objects than this are never put into one answer, whatever `limit` says."""
+
+
+@dataclass(slots=True)
+class ObjectHandlers:
+    """All routes of stored objects."""
+
+    store: Store
+    service: ObjectService
+    hub: WatchHub
+    clock: Clock
+
+    async def handle(self, request: Request, target: Target) -> Response:
+        """Dispatch by method. Raises MethodNotAllowed and whatever the operation raises."""
+        if target.name is None:
+            return await self._collection(request, target)
+        if request.method == "GET":
+            if target.subresource is None and request.flag("watch"):
+                return self._watch(request, target)
+            return self._get(request, target)
+        if request.method == "PUT":
+            return await self._put(request, target)
+        if request.method == "PATCH":
+            return await self._patch(request, target)
+        if request.method == "DELETE" and target.subresource is None:
+            return await self._delete(request, target)
+        raise faults.method_not_allowed()
+
+    async def _collection(self, request: Request, target: Target) -> Response:
+        if request.method == "GET":
+            return self._watch(request, target) if request.flag("watch") else await self._list(request, target)
+        everywhere = target.rt.namespaced and target.namespace is None
+        if request.method == "POST" and not everywhere:
+            return await self._post(request, target)
+        if request.method == "DELETE" and not everywhere and "deletecollection" in target.rt.verbs:
+            return await self._delete_collection(request, target)
+        raise faults.method_not_allowed()
+
+    # --- reading ---------------------------------------------------------------------------------------------------------
+
+    def _get(self, request: Request, target: Target) -> Response:
+        accepted = negotiate(request)
+        record = self.store.get(_key(target))
+        if record is None:
+            raise faults.not_found(target.rt, target.name or "")
+        if not accepted.shape and accepted.media == JSON:
+            return Response(200, versions.encoded(target.rt, record) + b"\n")
+        obj = versions.decode(target.rt, record)
+        return respond(self._shaped(request, target.rt, obj, accepted), accepted)
+
+    def _shaped(self, request: Request, rt: ResourceType, obj: dict[str, Any], accepted: Accepted) -> Any:
+        if accepted.shape == "Table":
+            version = obj["metadata"].get("resourceVersion", "")
+            return self._table(request, rt, [obj], accepted, {"resourceVersion": version})
+        if accepted.shape:
+            return _partial(obj, accepted)
+        return obj
+
+    def _table(
+        self,
+        request: Request,
+        rt: ResourceType,
+        objects: Sequence[Mapping[str, Any]],
+        accepted: Accepted,
+        metadata: dict[str, Any],
+        *,
+        with_columns: bool = True,
+    ) -> dict[str, Any]:
+        result = table(
+            rt, objects, include=_include(request), now=self.clock.now(), list_metadata=metadata, with_columns=with_columns
+        )
+        result["apiVersion"] = f"meta.k8s.io/{accepted.version}"
+        return result
+
+    async def _list(self, request: Request, target: Target) -> Response:
+        accepted = negotiate(request)
+        page = await self._page(request, target)
+        rt = target.rt
+        if accepted.shape == "Table":
+            objects = [versions.decode(rt, record) for record in page.records]
+            return respond(self._table(request, rt, objects, accepted, page.metadata), accepted)
+        if accepted.shape:
+            items = [_partial(versions.decode(rt, record), accepted) for record in page.records]
+            kind, api_version = "PartialObjectMetadataList", f"meta.k8s.io/{accepted.version}"
+            return respond({"kind": kind, "apiVersion": api_version, "metadata": page.metadata, "items": items}, accepted)
+        head = {"kind": rt.list_kind or f"{rt.kind}List", "apiVersion": rt.api_version, "metadata": page.metadata}
+        if accepted.media != JSON:
+            return respond({**head, "items": [versions.decode(rt, record) for record in page.records]}, accepted)
+        bodies = b",".join([versions.encoded(rt, record) for record in page.records])
+        return Response(200, orjson.dumps(head)[:-1] + b',"items":[' + bodies + b"]}\n")
+
+    async def _page(self, request: Request, target: Target) -> _Page:
+        selection = _selection(request, target)
+        limit = min(request.number("limit") or LIST_LIMIT, LIST_LIMIT)
+        token = request.query.get("continue", "")
+        after: Key | None = None
+        if token:
+            if request.query.get("resourceVersion", "") not in ("", "0"):
+                raise BadRequest("specifying resource version is not allowed when using continue")
+            version, after = _read_token(token, target)
+        else:
+            version = self._list_version(request)
+        collection = versions.collection_of(target.rt)
+        if version == self.store.resource_version:
+            records = self.store.index.records(collection, target.namespace)
+        else:
+            records = await self.store.records_at(version, collection, target.namespace)
+        start = bisect_right(records, after, key=lambda record: record.key) if after is not None else 0
+        page = _Page(metadata={"resourceVersion": str(version)})
+        for position in range(start, len(records)):
+            record = records[position]
+            if selection and not selection.matches(record):
+                continue
+            if len(page.records) == limit:
+                page.metadata["continue"] = _make_token(version, page.records[-1].key)
+                if not selection:
+                    page.metadata["remainingItemCount"] = len(records) - position
+                break
+            page.records.append(record)
+        return page
+
+    def _list_version(self, request: Request) -> int:
+        """The version that a list without a token is to be read at."""
+        match = request.query.get("resourceVersionMatch", "")
+        if match not in ("", "Exact", "NotOlderThan"):
+            raise _bad_list_option(
+                "resourceVersionMatch", f'Unsupported value: "{match}": supported values: "Exact", "NotOlderThan"'
+            )
+        version = _version(request)
+        if version is None:
+            if match:
+                raise _bad_list_option(
+                    "resourceVersionMatch", "Forbidden: resourceVersionMatch is forbidden unless resourceVersion is provided"
+                )
+            return self.store.resource_version
+        if match == "Exact" and version == 0:
+            raise _bad_list_option(
+                "resourceVersionMatch", 'Forbidden: resourceVersionMatch "exact" is forbidden for resourceVersion "0"'
+            )
+        if version > self.store.resource_version:
+            raise Timeout(
+                f"Too large resource version: {version}, current: {self.store.resource_version}",
+                causes=[Cause("", "ResourceVersionTooLarge", "Too large resource version")], retry_after_s=1,
+            )  # fmt: skip
+        if match == "Exact":
+            self.store.check_retained(version)
+            return version
+        return self.store.resource_version
+
+    def _watch(self, request: Request, target: Target) -> Response:
+        accepted = negotiate(request)
+        if accepted.media != JSON:
+            accepted = Accepted(JSON, accepted.shape, accepted.version)
+        initial = request.flag("sendInitialEvents")
+        match = request.query.get("resourceVersionMatch", "")
+        if "sendInitialEvents" in request.query and match != "NotOlderThan":
+            raise _bad_list_option(
+                "resourceVersionMatch", "Forbidden: sendInitialEvents requires setting resourceVersionMatch to NotOlderThan"
+            )
+        if match and "sendInitialEvents" not in request.query:
+            raise _bad_list_option(
+                "resourceVersionMatch",
+                "Forbidden: resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided",
+            )
+        bookmarks = request.flag("allowWatchBookmarks")
+        if initial and not bookmarks:
+            raise _bad_list_option("allowWatchBookmarks", "Forbidden: sendInitialEvents requires allowWatchBookmarks")
+        version = _version(request)
+        timeout = request.number("timeoutSeconds")
+        watch = WatchRequest(
+            rt=target.rt, namespace=target.namespace, selection=_selection(request, target),
+            since=version or None, bookmarks=bookmarks, initial_events=initial,
+            timeout_s=float(timeout) if timeout else None, shape=accepted.shape.removesuffix("List"),
+            render=self._renderer(request, target.rt, accepted),
+        )  # fmt: skip
+        watcher = self.hub.open(watch)
+        return Response(200, stream=self.hub.stream(watcher), on_close=watcher.end)
+
+    def _renderer(
+        self, request: Request, rt: ResourceType, accepted: Accepted
+    ) -> Callable[[dict[str, Any]], dict[str, Any]] | None:
+        if not accepted.shape:
+            return None
+        if accepted.shape != "Table":
+            return lambda obj: _partial(obj, accepted)
+        _include(request)
+        first = True
+
+        def render(obj: dict[str, Any]) -> dict[str, Any]:
+            nonlocal first
+            with_columns, first = first, False
+            metadata = {"resourceVersion": obj["metadata"].get("resourceVersion", "")}
+            return self._table(request, rt, [obj], accepted, metadata, with_columns=with_columns)
+
+        return render
+
+    # --- writing ---------------------------------------------------------------------------------------------------------
+
+    def _options(self, request: Request) -> WriteOptions:
+        validation = request.field_validation
+        duplicates: list[str] = []
+        if validation != "Ignore" and request.content_type in ("", JSON, "application/merge-patch+json"):
+            duplicates = duplicate_fields(request.body)
+        return WriteOptions(request.manager, request.dry_run, validation, duplicates)
+
+    def _written(self, request: Request, target: Target, written: Written, options: WriteOptions, accepted: Accepted) -> Response:
+        status = 201 if written.created else 200
+        if not accepted.shape and accepted.media == JSON:
+            return Response(status, written.body + b"\n", headers=warning_headers(options.warnings))
+        obj = self._shaped(request, target.rt, orjson.loads(written.body), accepted)
+        return respond(obj, accepted, status=status, warnings=options.warnings)
+
+    async def _post(self, request: Request, target: Target) -> Response:
+        accepted = negotiate(request)
+        body = decode_body(request, protobuf_allowed=not target.rt.custom)
+        options = self._options(request)
+        written = await self.service.create(target.rt, target.namespace or "", body, options)
+        return self._written(request, target, written, options, accepted)
+
+    async def _put(self, request: Request, target: Target) -> Response:
+        accepted = negotiate(request)
+        body = decode_body(request, protobuf_allowed=not target.rt.custom)
+        options = self._options(request)
+        written = await self.service.replace(
+            target.rt, target.namespace or "", target.name or "", body, options, subresource=target.subresource
+        )
+        return self._written(request, target, written, options, accepted)
+
+    async def _patch(self, request: Request, target: Target) -> Response:
+        accepted = negotiate(request)
+        kind = request.content_type
+        options = self._options(request)
+        rt, namespace, name = target.rt, target.namespace or "", target.name or ""
+        if kind == APPLY_PATCH:
+            if not request.query.get("fieldManager"):
+                raise Invalid(
+                    'PatchOptions.meta.k8s.io "" is invalid: fieldManager: Required value: is required for apply patch',
+                    causes=[faults.required("fieldManager", "is required for apply patch")],
+                )
+            written = await self.service.apply(
+                rt, namespace, name, decode_yaml(request.body), options,
+                force=request.flag("force"), subresource=target.subresource,
+            )  # fmt: skip
+        elif kind in patch_types(rt):
+            written = await self.service.patch(
+                rt, namespace, name, request.body, options, content_type=kind, subresource=target.subresource
+            )
+        else:
+            raise unsupported(patch_types(rt))
+        return self._written(request, target, written, options, accepted)
+
+    async def _delete(self, request: Request, target: Target) -> Response:
+        accepted = negotiate(request)
+        options = _delete_options(request)
+        written = await self.service.delete(target.rt, target.namespace or "", target.name or "", options)
+        if not written.removed:
+            return self._written(request, target, written, WriteOptions(), accepted)
+        metadata = orjson.loads(written.body)["metadata"]
+        return respond(
+            {
+                "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success",
+                "details": {
+                    "name": metadata["name"], **({"group": target.rt.group} if target.rt.group else {}),
+                    "kind": target.rt.plural, "uid": metadata.get("uid", ""),
+                },
+            },
+            accepted,
+        )  # fmt: skip
+
+    async def _delete_collection(self, request: Request, target: Target) -> Response:
+        accepted = negotiate(request)
+        options = _delete_options(request)
+        if options.uid:
+            raise BadRequest("preconditions on a single uid make no sense for a collection")
+        page = await self._page(request, target)
+        deleted: list[Any] = []
+        for record in page.records:
+            try:
+                written = await self.service.delete(target.rt, record.key.namespace, record.key.name, options)
+            except NotFound:
+                continue  # somebody else was faster
+            deleted.append(orjson.loads(written.body))
+        rt = target.rt
+        body, media = encode(
+            {"kind": rt.list_kind or f"{rt.kind}List", "apiVersion": rt.api_version,
+             "metadata": {"resourceVersion": str(self.store.resource_version)}, "items": deleted},
+            accepted,
+        )  # fmt: skip
+        return Response(200, body, media)
+
+
+@dataclass(slots=True)
+class _Page:
+    records: list[Record] = field(default_factory=list)
+    metadata: dict[str, Any] = field(default_factory=dict)
+
+
+def _key(target: Target) -> Key:
+    return Key(versions.collection_of(target.rt), target.namespace or "", target.name or "")
+
+
+def _selection(request: Request, target: Target) -> Selection:
+    text = request.query.get("fieldSelector", "")
+    if target.name is not None:
+        text = f"{text},metadata.name={target.name}"
+    return Selection(LabelSelector(request.query.get("labelSelector", "")), FieldSelector(text, target.rt))
+
+
+def _version(request: Request) -> int | None:
+    text = request.query.get("resourceVersion", "")
+    if not text:
+        return None
+    if not (text.isascii() and text.isdigit() and len(text) <= 18):
+        raise BadRequest(f"Invalid value: {text!r}: resourceVersion must be a number that a list or a watch has given")
+    return int(text)
+
+
+def _include(request: Request) -> Include:
+    include = request.query.get("includeObject", "") or "Metadata"
+    if include not in ("Metadata", "Object", "None"):
+        raise BadRequest(f"includeObject: {include!r} is not one of Metadata, Object, None")
+    return cast(Include, include)
+
+
+def _partial(obj: dict[str, Any], accepted: Accepted) -> dict[str, Any]:
+    return {
+        "kind": "PartialObjectMetadata", "apiVersion": f"meta.k8s.io/{accepted.version}", "metadata": obj["metadata"],
+    }  # fmt: skip
+
+
+def _make_token(version: int, last: Key) -> str:
+    content = orjson.dumps([version, *last.collection, last.namespace, last.name])
+    return base64.urlsafe_b64encode(content).decode().rstrip("=")
+
+
+def _read_token(token: str, target: Target) -> tuple[int, Key]:
+    """The snapshot's version and the last key given. A token can only move within what the path allows to see."""
+    try:
+        content = orjson.loads(base64.urlsafe_b64decode(token + "=" * (-len(token) % 4)))
+        version, group, plural, namespace, name = content
+        key = Key((group, plural), namespace, name)
+        valid = isinstance(version, int) and all(isinstance(part, str) for part in (group, plural, namespace, name))
+    except (binascii.Error, ValueError, TypeError):
+        valid = False
+    if not valid or key.collection != versions.collection_of(target.rt) or version < 1:
+        raise Expired("The provided continue parameter is not known here: start the list again without it")
+    return version, key
+
+
+def _bad_list_option(name: str, message: str) -> Invalid:
+    reason = "FieldValueForbidden" if message.startswith("Forbidden") else "FieldValueNotSupported"
+    return Invalid(
+        f'ListOptions.meta.k8s.io "" is invalid: {name}: {message}',
+        details={"group": "meta.k8s.io", "kind": "ListOptions"}, causes=[Cause(name, reason, message)],
+    )  # fmt: skip
+
+
+def _delete_options(request: Request) -> DeleteOptions:
+    """From the body and the query; the body wins, as in Kubernetes."""
+    body: Any = decode_body(request) if request.body.strip() else {}
+    if not isinstance(body, dict):
+        raise BadRequest("the body of a DELETE must be a DeleteOptions object")
+    if body.get("kind", "DeleteOptions") != "DeleteOptions":
+        raise BadRequest(f"the body of a DELETE must be a DeleteOptions object, not {body['kind']!r}")
+    preconditions = body.get("preconditions") or {}
+    if not isinstance(preconditions, dict):
+        raise BadRequest("preconditions must be an object with uid or resourceVersion")
+    uid, version = preconditions.get("uid") or "", preconditions.get("resourceVersion") or ""
+    if not isinstance(uid, str) or not isinstance(version, str):
+        raise BadRequest("preconditions.uid and preconditions.resourceVersion must be strings")
+    dry = body.get("dryRun") or []
+    if dry not in ([], ["All"]):
+        causes = [Cause("dryRun", "FieldValueNotSupported", f'Unsupported value: {dry}: supported values: "All"')]
+        raise Invalid(f"DeleteOptions is invalid: dryRun: {causes[0].message}", causes=causes)
+    return DeleteOptions(uid, version, _propagation(request, body), dry_run=bool(dry) or request.dry_run)
+
+
+def _propagation(request: Request, body: Mapping[str, Any]) -> Propagation | None:
+    policy = body.get("propagationPolicy") or request.query.get("propagationPolicy") or None
+    orphan = body.get("orphanDependents")
+    if orphan is None and "orphanDependents" in request.query:
+        orphan = request.flag("orphanDependents")
+    if policy is not None and orphan is not None:
+        causes = [faults.bad_value("propagationPolicy", policy, "orphanDependents and deletionPropagation cannot be both set")]
+        raise Invalid(f"DeleteOptions is invalid: propagationPolicy: {causes[0].message}", causes=causes)
+    if orphan is not None:
+        return "Orphan" if orphan else "Background"
+    if policy not in (None, "Background", "Foreground", "Orphan"):
+        message = f'Unsupported value: "{policy}": supported values: "Background", "Foreground", "Orphan"'
+        causes = [Cause("propagationPolicy", "FieldValueNotSupported", message)]
+        raise Invalid(f"DeleteOptions is invalid: propagationPolicy: {message}", causes=causes)
+    return cast("Propagation | None", policy)

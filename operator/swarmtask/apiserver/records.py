@@ -1,0 +1,101 @@
+"""What the store holds: keys, records and changes, as values.
+
+Called by every part of the API server that reads or writes objects. A record is the encoded object plus the few fields that are
+looked at without decoding it. Knows nothing of SQL, HTTP or kinds.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple
+
+import orjson
+
+Collection = tuple[str, str]
+"""(group, plural): objects of all versions of one kind are stored once."""
+
+ChangeType = Literal["ADDED", "MODIFIED", "DELETED"]
+
+
+class Key(NamedTuple):
+    """Where an object lives. `namespace` is empty for cluster-scoped kinds."""
+
+    collection: Collection
+    namespace: str
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One stored revision of one object.
+
+    Attributes:
+        rv: resourceVersion, global and growing.
+        body: the object as compact JSON, its resourceVersion included.
+        api_version: of the version in which it was written.
+        owners: UIDs of its ownerReferences.
+    """
+
+    key: Key
+    uid: str
+    rv: int
+    body: bytes = field(repr=False)
+    api_version: str
+    labels: Mapping[str, str] = field(repr=False)
+    owners: tuple[str, ...] = ()
+    deleting: bool = False
+
+    @classmethod
+    def of(cls, key: Key, rv: int, obj: Mapping[str, Any], body: bytes) -> Record:
+        """Build from a decoded object that admission has accepted."""
+        metadata = obj["metadata"]
+        return cls(
+            key=key,
+            uid=metadata.get("uid", ""),
+            rv=rv,
+            body=body,
+            api_version=sys.intern(obj.get("apiVersion", "")),
+            labels=metadata.get("labels") or {},
+            owners=tuple(reference.get("uid", "") for reference in metadata.get("ownerReferences") or ()),
+            deleting="deletionTimestamp" in metadata,
+        )
+
+    def decode(self) -> dict[str, Any]:
+        """A fresh copy of the object; the caller may change it."""
+        decoded: dict[str, Any] = orjson.loads(self.body)
+        return decoded
+
+
+@dataclass(slots=True, eq=False)
+class Change:
+    """One committed (or still queued) write.
+
+    Attributes:
+        record: the object after the write; for DELETED its last state, carrying the resourceVersion of the deletion.
+        previous: the object before the write; None for ADDED.
+        encoded: lines of watch streams that were already encoded, by whatever the watch room keys them with.
+    """
+
+    type: ChangeType
+    record: Record
+    previous: Record | None
+    encoded: dict[Any, bytes] = field(default_factory=dict, repr=False)
+
+    @property
+    def key(self) -> Key:
+        return self.record.key
+
+    @property
+    def rv(self) -> int:
+        return self.record.rv
+
+
+class LogEntry(NamedTuple):
+    """One row of the event log without its bodies."""
+
+    rv: int
+    type: ChangeType
+    key: Key
+    previous_rv: int | None

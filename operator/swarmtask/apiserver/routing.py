@@ -1,0 +1,63 @@
+"""URL paths of objects: which type, namespace, name and subresource they name.
+
+Called by the application. Knows the grammar of Kubernetes' paths and the registry, and answers nothing itself.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from swarmtask.apiserver import faults
+from swarmtask.apiserver.types import ResourceType, TypeRegistry
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What a path names.
+
+    Attributes:
+        namespace: None for cluster-scoped kinds and for "all namespaces".
+        name: None for a collection.
+    """
+
+    rt: ResourceType
+    namespace: str | None = None
+    name: str | None = None
+    subresource: str | None = None
+
+
+def group_version(segments: list[str]) -> tuple[str, str, list[str]] | None:
+    """(group, version, the rest) of `/api/v1/...` and `/apis/{group}/{version}/...`; None for other paths."""
+    if len(segments) >= 2 and segments[0] == "api":
+        return "", segments[1], segments[2:]
+    if len(segments) >= 3 and segments[0] == "apis":
+        return segments[1], segments[2], segments[3:]
+    return None
+
+
+def resolve(registry: TypeRegistry, group: str, version: str, rest: list[str]) -> Target:
+    """The target of the segments after the version.
+
+    Raises:
+        NotFound: nothing of that path is served.
+    """
+    if not rest or "" in rest or len(rest) > 5:
+        raise faults.no_such_path()
+    namespace: str | None = None
+    parts = rest
+    if rest[0] == "namespaces" and len(rest) >= 3 and not _is_namespace_subresource(group, rest):
+        namespace, parts = rest[1], rest[2:]
+    rt = registry.find(group, version, parts[0])
+    if rt is None or len(parts) > 3 or (namespace is not None and not rt.namespaced):
+        raise faults.no_such_path()
+    name = parts[1] if len(parts) > 1 else None
+    subresource = parts[2] if len(parts) > 2 else None
+    if name is not None and rt.namespaced and namespace is None:
+        raise faults.no_such_path()
+    if subresource is not None and subresource not in rt.subresources:
+        raise faults.no_such_path()
+    return Target(rt, namespace, name, subresource)
+
+
+def _is_namespace_subresource(group: str, rest: list[str]) -> bool:
+    return group == "" and len(rest) == 3 and rest[2] in ("status", "finalize")

@@ -1,0 +1,261 @@
+"""Structural schemas at work: prune unknown fields, fill defaults, validate with Kubernetes' messages.
+
+Called on every create, update and patch (admission), so a schema is compiled once into closures: one per node and task, none
+where a node has nothing to do. Never fetches a type, never raises for a strange object: it reports causes.
+Sources: Kubernetes documentation, "Extend the Kubernetes API with CustomResourceDefinitions"; messages as kubectl prints them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from swarmtask.apiserver.schema_checks import Check, Path, compile_check, path_text
+from swarmtask.apiserver.shapes import OBJECT_META, schema_of
+from swarmtask.apiserver.types import ResourceType
+from swarmtask.errors import Cause, Invalid
+
+Prune = Callable[[Any, Path, list[str]], None]
+Fill = Callable[[Any], None]
+
+_ROOT: tuple[str, ...] = ("apiVersion", "kind", "metadata")
+
+
+class Structural:
+    """One compiled schema. Thread-safe: nothing changes after construction."""
+
+    def __init__(self, schema: Mapping[str, Any]) -> None:
+        root = _with_object_meta(schema, top=True)
+        self._prune = _compile_prune(root)
+        self._fill = _compile_fill(root)
+        self._check: Check = compile_check(root)
+
+    def prune(self, obj: dict[str, Any]) -> list[str]:
+        """Remove, in place, the fields that the schema does not name; their paths (`spec.container.imge`), sorted."""
+        found: list[str] = []
+        if self._prune is not None:
+            self._prune(obj, None, found)
+        return sorted(found)
+
+    def default(self, obj: dict[str, Any]) -> None:
+        """Fill defaults in place. A null where null is not allowed counts as missing."""
+        if self._fill is not None:
+            self._fill(obj)
+
+    def validate(self, obj: Mapping[str, Any]) -> list[Cause]:
+        """What is wrong, in the order of the schema; empty when the object is valid."""
+        causes: list[Cause] = []
+        self._check(obj, None, causes)
+        return causes
+
+
+_compiled: dict[int, tuple[Mapping[str, Any], Structural]] = {}
+
+
+def structural_of(rt: ResourceType) -> Structural | None:
+    """The compiled schema of a type, kept as long as the schema object lives; None where any object is allowed."""
+    schema = rt.schema
+    if schema is None:
+        return None
+    entry = _compiled.get(id(schema))
+    if entry is None or entry[0] is not schema:
+        if len(_compiled) > 1024:
+            _compiled.clear()
+        entry = _compiled[id(schema)] = (schema, Structural(schema))
+    return entry[1]
+
+
+def defaulted(schema: Mapping[str, Any], value: Any) -> Any:
+    """A copy of a value of one node, with the defaults below it filled."""
+    result = copy_json(value)
+    fill = _compile_fill(schema)
+    if fill is not None:
+        fill(result)
+    return result
+
+
+def pruned_paths(schema: Mapping[str, Any], value: Any) -> list[str]:
+    """The paths of a value of one node that the schema does not name."""
+    found: list[str] = []
+    prune = _compile_prune(schema)
+    if prune is not None:
+        prune(copy_json(value), None, found)
+    return sorted(found)
+
+
+def invalid(rt: ResourceType, name: str, causes: Sequence[Cause]) -> Invalid:
+    """The 422 that Kubernetes answers for these causes."""
+    kind = f"{rt.kind}.{rt.group}" if rt.group else rt.kind
+    texts = [f"{cause.field}: {cause.message}" if cause.field else cause.message for cause in causes]
+    unique = list(dict.fromkeys(texts))
+    body = unique[0] if len(unique) == 1 else "[" + ", ".join(unique) + "]"
+    return Invalid(
+        f'{kind} "{name}" is invalid: {body}',
+        details={"name": name, "group": rt.group, "kind": rt.kind},
+        causes=causes,
+    )
+
+
+def _with_object_meta(schema: Mapping[str, Any], *, top: bool = False) -> dict[str, Any]:
+    """The schema with apiVersion, kind and metadata as every whole object has them, at the root and at embedded resources."""
+    result = dict(schema)
+    if top or result.get("x-kubernetes-embedded-resource"):
+        meta = schema_of(OBJECT_META)
+        meta["properties"].pop("managedFields")
+        meta["properties"]["managedFields"] = {"type": "array", "nullable": True, "items": _OPEN}
+        own = (result.get("properties") or {}).get("metadata") or {}
+        for name, child in (own.get("properties") or {}).items():
+            if name in ("name", "generateName"):
+                meta["properties"][name] = {**meta["properties"][name], **child}
+        result["type"] = "object"
+        result["properties"] = {
+            "apiVersion": {"type": "string"},
+            "kind": {"type": "string"},
+            **(result.get("properties") or {}),
+            "metadata": meta,
+        }
+        if not top:
+            result["required"] = sorted({*(result.get("required") or ()), "apiVersion", "kind"})
+    if result.get("properties"):
+        result["properties"] = {
+            name: child
+            if name == "metadata" and (top or result.get("x-kubernetes-embedded-resource"))
+            else _with_object_meta(child)
+            for name, child in result["properties"].items()
+        }
+    for key in ("items", "additionalProperties"):
+        if isinstance(result.get(key), Mapping):
+            result[key] = _with_object_meta(result[key])
+    return result
+
+
+_OPEN: Mapping[str, Any] = {"type": "object", "x-kubernetes-preserve-unknown-fields": True}
+
+
+# --- pruning -------------------------------------------------------------------------------------------------------------
+
+
+def _compile_prune(schema: Mapping[str, Any]) -> Prune | None:
+    items = schema.get("items")
+    if isinstance(items, Mapping):
+        prune_item = _compile_prune(items)
+        return None if prune_item is None else _prune_items(prune_item)
+    extra = schema.get("additionalProperties")
+    keeps = bool(schema.get("x-kubernetes-preserve-unknown-fields")) or extra is True
+    prune_extra = _compile_prune(extra) if isinstance(extra, Mapping) else None
+    if isinstance(extra, Mapping):
+        keeps = True
+    properties = {name: _compile_prune(child) for name, child in (schema.get("properties") or {}).items()}
+    if keeps and prune_extra is None and not any(properties.values()):
+        return None
+    if schema.get("type") != "object" and not properties and prune_extra is None:
+        return None
+    return _prune_object(properties, keeps, prune_extra)
+
+
+def _prune_items(prune_item: Prune) -> Prune:
+    def prune(value: Any, path: Path, found: list[str]) -> None:
+        if type(value) is list:
+            for index, item in enumerate(value):
+                prune_item(item, (path, index), found)
+
+    return prune
+
+
+def _prune_object(properties: Mapping[str, Prune | None], keeps: bool, prune_extra: Prune | None) -> Prune:
+    def prune(value: Any, path: Path, found: list[str]) -> None:
+        if type(value) is not dict:
+            return
+        unknown = None
+        for key, child in value.items():
+            if key in properties:
+                step = properties[key]
+            elif keeps:
+                step = prune_extra
+            else:
+                unknown = [key] if unknown is None else [*unknown, key]
+                continue
+            if step is not None:
+                step(child, (path, key), found)
+        if unknown:
+            for key in unknown:
+                found.append(path_text((path, key)))
+                del value[key]
+
+    return prune
+
+
+# --- defaults ------------------------------------------------------------------------------------------------------------
+
+_MISSING: Any = object()
+
+
+def copy_json(value: Any) -> Any:
+    """A deep copy of a JSON value."""
+    if type(value) is dict:
+        return {key: copy_json(item) for key, item in value.items()}
+    if type(value) is list:
+        return [copy_json(item) for item in value]
+    return value
+
+
+def _compile_fill(schema: Mapping[str, Any]) -> Fill | None:
+    items = schema.get("items")
+    if isinstance(items, Mapping):
+        return _fill_items(items)
+    extra = schema.get("additionalProperties")
+    properties = {
+        name: (child.get("default", _MISSING), bool(child.get("nullable")), _compile_fill(child))
+        for name, child in (schema.get("properties") or {}).items()
+    }
+    extra_rule = None
+    if isinstance(extra, Mapping):
+        extra_rule = (extra.get("default", _MISSING), bool(extra.get("nullable")), _compile_fill(extra))
+    if not properties and extra_rule is None:
+        return None
+    defaults = tuple(
+        (name, value, type(value) in (dict, list)) for name, (value, _, _) in properties.items() if value is not _MISSING
+    )
+
+    def fill(obj: Any) -> None:
+        if type(obj) is not dict:
+            return
+        for name, value, nested in defaults:
+            if name not in obj:
+                obj[name] = copy_json(value) if nested else value
+        drop = None
+        for key, child in obj.items():
+            rule = properties.get(key, extra_rule)
+            if rule is None:
+                continue
+            if child is None and not rule[1]:
+                if rule[0] is _MISSING:
+                    drop = [key] if drop is None else [*drop, key]
+                    continue
+                child = obj[key] = copy_json(rule[0])  # noqa: PLW2901 - no key is added: the dict may be walked on
+            if rule[2] is not None:
+                rule[2](child)
+        if drop:
+            for key in drop:
+                del obj[key]
+
+    return fill
+
+
+def _fill_items(items: Mapping[str, Any]) -> Fill | None:
+    inner = _compile_fill(items)
+    value = items.get("default", _MISSING)
+    replaces_null = value is not _MISSING and not items.get("nullable")
+    if inner is None and not replaces_null:
+        return None
+
+    def fill(obj: Any) -> None:
+        if type(obj) is not list:
+            return
+        for index, item in enumerate(obj):
+            if item is None and replaces_null:
+                obj[index] = copy_json(value)
+            if inner is not None:
+                inner(obj[index])
+
+    return fill

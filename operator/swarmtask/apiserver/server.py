@@ -1,0 +1,191 @@
+"""The API server as a process: settings, lock, certificates, socket, signals.
+
+Called by the CLI (`run_api_server`), by the tests, and as `python -m swarmtask.apiserver.server`. Holds no API logic.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import fcntl
+import logging
+import os
+import signal
+import socket
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import structlog
+import uvicorn
+import uvloop
+
+from swarmtask.apiserver import auth
+from swarmtask.apiserver.app import Application
+from swarmtask.clock import Clock, SystemClock
+from swarmtask.errors import ConfigurationError, SwarmTaskError
+from swarmtask.settings import ApiServerSettings, Settings, load_settings
+
+log = structlog.get_logger(__name__)
+
+DATABASE = "swarmtask.db"
+KUBECONFIG = "kubeconfig"
+LOCK = "apiserver.lock"
+SHUTDOWN_S = 2
+_ANY_ADDRESS = frozenset({"0.0.0.0", "::", ""})
+
+
+async def run_api_server(settings: Settings, *, clock: Clock, stop: asyncio.Event, on_ready: Callable[[str], None]) -> None:
+    """Serve until `stop` is set.
+
+    Args:
+        stop: set it to end: watches close within a second, what is queued is committed.
+        on_ready: called with the URL once the server answers and the kubeconfig is written.
+
+    Raises:
+        ConfigurationError: the address, the data directory, the certificates or the database cannot be used.
+    """
+    auth.prepare_data_dir(settings.data_dir)
+    with _locked(settings.data_dir), _bound(settings.apiserver) as listener:
+        port = listener.getsockname()[1]
+        host = "127.0.0.1" if settings.apiserver.host in _ANY_ADDRESS else settings.apiserver.host
+        url = f"https://[{host}]:{port}" if ":" in host else f"https://{host}:{port}"
+        credentials, authenticator = auth.prepare(settings.data_dir, settings.apiserver.host, clock.now())
+        app = await Application.open(settings.data_dir / DATABASE, settings.apiserver, authenticator, clock)
+        try:
+            app.discovery.address = f"{host}:{port}"
+            auth.write_private(settings.data_dir / KUBECONFIG, auth.kubeconfig(url, credentials).encode())
+            await _serve(app, listener, credentials, stop, lambda: on_ready(url))
+        finally:
+            await app.close()
+
+
+async def _serve(
+    app: Application, listener: socket.socket, credentials: auth.Credentials, stop: asyncio.Event, on_ready: Callable[[], None]
+) -> None:
+    config = uvicorn.Config(
+        app, http="httptools", ws="none", lifespan="off", log_config=None, access_log=False, server_header=False,
+        ssl_certfile=credentials.certificate, ssl_keyfile=credentials.key, timeout_keep_alive=75,
+        timeout_graceful_shutdown=SHUTDOWN_S, backlog=1024,
+    )  # fmt: skip
+    server = _Server(config)
+    serving = asyncio.create_task(server.serve(sockets=[listener]), name="uvicorn")
+    started = asyncio.create_task(server.answering.wait())
+    stopping = asyncio.create_task(stop.wait())
+    try:
+        await asyncio.wait({serving, started}, return_when=asyncio.FIRST_COMPLETED)
+        if not serving.done():
+            on_ready()
+            await asyncio.wait({serving, stopping}, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        app.end_watches()
+        server.should_exit = True
+        started.cancel()
+        stopping.cancel()
+        await serving
+
+
+class _Server(uvicorn.Server):
+    """uvicorn without its own signal handlers: `stop` ends it, wherever it comes from."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.answering = asyncio.Event()
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self.answering.set()
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+@contextlib.contextmanager
+def _locked(data_dir: Path) -> Iterator[None]:
+    """One server per data directory. The lock goes with the process, however it ends."""
+    descriptor = os.open(data_dir / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise ConfigurationError(
+                f"another API server uses {data_dir}: stop it first, or choose another directory with --data-dir"
+            ) from error
+        yield
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def _bound(settings: ApiServerSettings) -> Iterator[socket.socket]:
+    host = settings.host or "0.0.0.0"
+    listener: socket.socket | None = None
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host, settings.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        listener = socket.socket(family, kind, protocol)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+    except OSError as error:
+        if listener is not None:
+            listener.close()
+        raise ConfigurationError(
+            f"cannot listen on {host}:{settings.port}: {error}; choose another address with --listen (port 0: any free one)"
+        ) from error
+    with listener:
+        yield listener
+
+
+# --- as a process of its own ---------------------------------------------------------------------------------------------
+
+
+def main(argv: list[str]) -> int:
+    """`--data-dir D --listen HOST:PORT --ready-file F`. Exit code 1: could not start; the reason is on stderr."""
+    parser = argparse.ArgumentParser(prog="swarmtask-apiserver", description="Serve the SwarmTask API.")
+    parser.add_argument("--data-dir", type=Path)
+    parser.add_argument("--listen", metavar="HOST:PORT")
+    parser.add_argument("--ready-file", type=Path, help="gets the server's URL once it answers")
+    parser.add_argument("--config", type=Path)
+    arguments = parser.parse_args(argv)
+    structlog.configure(
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
+    )
+    try:
+        settings = load_settings(arguments.config, data_dir=arguments.data_dir)
+        if arguments.listen:
+            settings.apiserver = _with_address(settings.apiserver, arguments.listen)
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(_run(settings, arguments.ready_file))
+    except SwarmTaskError as error:
+        sys.stderr.write(f"error: {error.message}\n")
+        return 1
+    return 0
+
+
+def _with_address(settings: ApiServerSettings, text: str) -> ApiServerSettings:
+    host, colon, port = text.rpartition(":")
+    if not colon or not port.isdecimal() or int(port) > 65535:
+        raise ConfigurationError(f"--listen {text!r}: write HOST:PORT, for example 127.0.0.1:0 for any free port")
+    return settings.model_copy(update={"host": host.strip("[]"), "port": int(port)})
+
+
+async def _run(settings: Settings, ready_file: Path | None) -> None:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stop.set)
+
+    def on_ready(url: str) -> None:
+        log.info("api server ready", url=url, kubeconfig=str(settings.data_dir / KUBECONFIG))
+        if ready_file is not None:
+            auth.write_private(ready_file, url.encode() + b"\n")
+
+    await run_api_server(settings, clock=SystemClock(), stop=stop, on_ready=on_ready)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(sys.argv[1:]))

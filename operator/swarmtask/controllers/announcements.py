@@ -1,0 +1,96 @@
+"""Kubernetes Events: what happened to a task, told to whoever runs `kubectl describe`.
+
+Called by the executor after a status was written, and by controllers with something to say. Events are told beside the work, never
+in its way: they wait in a bounded queue of their own, and one that cannot be posted is logged and dropped. Repetitions are counted
+in one Event instead of becoming many.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+from dataclasses import dataclass
+
+from swarmtask.clock import Clock, format_time
+from swarmtask.controllers.crashpoints import write_point
+from swarmtask.errors import AlreadyExists, Forbidden, NotFound, SwarmTaskError
+from swarmtask.kube import Object, ObjectApi
+from swarmtask.lifecycle.messages import Announcement
+from swarmtask.resources.kinds import EVENT, Kind
+from swarmtask.resources.meta import FIELD_MANAGER, ObjectMeta
+
+logger = logging.getLogger(__name__)
+
+BACKLOG = 5_000
+"""Events that wait at most; when more come, the API is in no state to take them."""
+WORKERS = 4
+
+
+@dataclass(frozen=True, slots=True)
+class _Told:
+    subject: Object
+    announcement: Announcement
+    when: str
+
+
+class Announcer:
+    """Posts Events in the background."""
+
+    def __init__(self, api: ObjectApi, clock: Clock) -> None:
+        self._api, self._clock = api, clock
+        self._queue: asyncio.Queue[_Told] = asyncio.Queue(BACKLOG)
+
+    def tell(self, kind: Kind, metadata: ObjectMeta, announcement: Announcement) -> None:
+        """Queue an Event about an object; at once, never waits."""
+        reference: Object = {
+            "apiVersion": kind.api_version, "kind": kind.kind, "name": metadata.name, "uid": metadata.uid,
+            "resourceVersion": metadata.resource_version,
+        }  # fmt: skip
+        if metadata.namespace:
+            reference["namespace"] = metadata.namespace
+        try:
+            self._queue.put_nowait(_Told(reference, announcement, format_time(self._clock.now())))
+        except asyncio.QueueFull:
+            logger.warning("an Event about %s was dropped: %s", metadata.name, announcement.message)
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            for _ in range(WORKERS):
+                group.create_task(self._work())
+
+    async def _work(self) -> None:
+        while True:
+            told = await self._queue.get()
+            try:
+                await self._post(told)
+            except (NotFound, Forbidden):
+                pass  # the namespace is going away, and its Events with it
+            except SwarmTaskError as error:
+                logger.warning("an Event about %s could not be posted: %s", told.subject["name"], error)
+
+    async def _post(self, told: _Told) -> None:
+        event = event_object(told.subject, told.announcement, told.when)
+        name, namespace = event["metadata"]["name"], event["metadata"]["namespace"]
+        try:
+            with write_point("post-event"):
+                await self._api.create(EVENT, event, namespace)
+        except AlreadyExists:
+            known = await self._api.get(EVENT, name, namespace)
+            again = {"count": int(known.get("count") or 1) + 1, "lastTimestamp": told.when, "message": event["message"]}
+            with write_point("post-event"):
+                await self._api.patch(EVENT, name, again, namespace)
+
+
+def event_object(subject: Object, announcement: Announcement, when: str) -> Object:
+    """A core/v1 Event. Its name is a function of what it says, so that saying it again finds it."""
+    said = "\0".join((subject["uid"], announcement.type, announcement.reason, announcement.message))
+    digest = hashlib.sha256(said.encode()).hexdigest()[:16]
+    namespace = subject.get("namespace") or "default"
+    return {
+        "apiVersion": "v1", "kind": "Event", "metadata": {"name": f"{subject['name'][:236]}.{digest}", "namespace": namespace},
+        "involvedObject": subject, "type": announcement.type, "reason": announcement.reason, "message": announcement.message[:1024],
+        "source": {"component": FIELD_MANAGER}, "reportingComponent": FIELD_MANAGER, "reportingInstance": "",
+        "firstTimestamp": when, "lastTimestamp": when, "count": 1,
+    }  # fmt: skip

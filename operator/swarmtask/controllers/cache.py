@@ -1,0 +1,349 @@
+"""What the operator remembers of the API: live objects as models, and placements that are decided but not yet stored.
+
+Written by the intake and by every controller that has just written an object (so a controller always sees its own writes); read by
+all. A cache, never the truth: older news never replaces newer, and everything in it can be thrown away and read again. Sums are
+kept as changes arrive, because a cycle must not add up ten thousand tasks.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+from pydantic import ValidationError
+
+from swarmtask.controllers.reading import explain, read_task, version_of
+from swarmtask.kube import Object
+from swarmtask.resources import units
+from swarmtask.resources.kinds import SWARM_NODE, SWARM_QUEUE, SWARM_TASK, Kind
+from swarmtask.resources.node import SwarmNode
+from swarmtask.resources.queue import SwarmQueue
+from swarmtask.resources.task import Attempt, Phase, SwarmTask
+from swarmtask.scheduler.model import Amounts, PendingTask, TaskKey, TaskShape
+
+logger = logging.getLogger(__name__)
+
+QueueKey = tuple[str, str]
+DEFAULT_QUEUE = "default"
+TOMBSTONES = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class Holding:
+    """What one task holds: its place on a node and in its queue."""
+
+    node: str
+    queue: QueueKey
+    amounts: Amounts
+
+
+@dataclass(frozen=True, slots=True)
+class TaskEntry:
+    """One task as it was last seen.
+
+    Attributes:
+        invalid: why its spec cannot be read, else None.
+        pending: how it stands before the scheduler, where it waits.
+        holding: what its live attempt holds.
+    """
+
+    task: SwarmTask
+    version: int
+    invalid: str | None
+    pending: PendingTask | None
+    holding: Holding | None
+
+    @property
+    def live(self) -> Attempt | None:
+        current = self.task.status.current
+        return current if current is not None and current.live else None
+
+    @property
+    def queue(self) -> QueueKey:
+        return (self.task.key[0], self.task.spec.queue)
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What one piece of news did.
+
+    Attributes:
+        key: (namespace, name); the namespace of a node is empty.
+        gone: the object was deleted.
+        placement: something that a scheduling cycle looks at has changed.
+        own: the executor wrote it, and goes on with it by itself.
+        uid: of the object, where it is a task.
+    """
+
+    kind: Kind
+    key: TaskKey
+    gone: bool
+    placement: bool
+    own: bool = False
+    uid: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class _Assumption:
+    pending: PendingTask
+    holding: Holding
+
+
+class Cache:
+    """See the module. `listeners` are told of every change, after it is in place."""
+
+    def __init__(self) -> None:
+        self.tasks: dict[TaskKey, TaskEntry] = {}
+        self.nodes: dict[str, SwarmNode] = {}
+        self.queues: dict[QueueKey, SwarmQueue] = {}
+        self.unreadable: dict[TaskKey, str] = {}
+        """Tasks of which nothing can be decided: key -> UID."""
+        self.phases: Counter[tuple[QueueKey, Phase]] = Counter()
+        self.listeners: list[Callable[[Change], None]] = []
+        self._assumed: dict[TaskKey, _Assumption] = {}
+        self._waiting: dict[TaskKey, PendingTask] = {}
+        self._live: dict[TaskKey, Attempt] = {}
+        self._requested: dict[str, Amounts] = {}
+        self._tasks_on: Counter[str] = Counter()
+        self._running: Counter[QueueKey] = Counter()
+        self._versions: dict[tuple[str, TaskKey], int] = {}
+        self._tombstones: OrderedDict[tuple[str, TaskKey], int] = OrderedDict()
+
+    # --- news ---
+
+    def apply(self, kind: Kind, obj: Object, *, own: bool = False) -> bool:
+        """An object was read, or written by us. False when something newer is known."""
+        metadata = obj["metadata"]
+        key: TaskKey = (metadata.get("namespace") or "", metadata["name"])
+        version = version_of(obj)
+        slot = (kind.plural, key)
+        if version <= max(self._versions.get(slot, -1), self._tombstones.get(slot, -1)):
+            return False
+        self._versions[slot] = version
+        placement = False
+        if kind is SWARM_TASK:
+            placement = self._apply_task(key, obj, version)
+        elif kind is SWARM_NODE:
+            placement = self._apply_node(key[1], obj)
+        elif kind is SWARM_QUEUE:
+            placement = self._apply_queue(key, obj)
+        self._tell(Change(kind, key, gone=False, placement=placement, own=own, uid=metadata.get("uid", "")))
+        return True
+
+    def remove(self, kind: Kind, key: TaskKey, version: int | None = None) -> bool:
+        """An object was deleted, at `version` where that is known. False when something newer is known."""
+        slot = (kind.plural, key)
+        known = self._versions.get(slot, -1)
+        if version is not None and version < known:
+            return False
+        self._tombstones[slot] = max(known, version or 0)
+        while len(self._tombstones) > TOMBSTONES:
+            self._tombstones.popitem(last=False)
+        if self._versions.pop(slot, None) is None:
+            return False
+        uid = ""
+        if kind is SWARM_TASK:
+            uid = self.unreadable.pop(key, "")
+            if key in self.tasks:
+                uid = self.tasks[key].task.metadata.uid
+            self._put_task(key, None)
+        elif kind is SWARM_NODE:
+            self.nodes.pop(key[1], None)
+        elif kind is SWARM_QUEUE:
+            self.queues.pop(key, None)
+        self._tell(Change(kind, key, gone=True, placement=True, uid=uid))
+        return True
+
+    def replace(self, kind: Kind, objects: Sequence[Object], version: int) -> None:
+        """A complete list was read at `version`: what is not in it is gone, unless it is newer than the list."""
+        present = set()
+        for obj in objects:
+            metadata = obj["metadata"]
+            present.add((metadata.get("namespace") or "", metadata["name"]))
+            self.apply(kind, obj)
+        known = [key for plural, key in self._versions if plural == kind.plural]
+        for key in known:
+            if key not in present and self._versions[(kind.plural, key)] <= version:
+                self.remove(kind, key, version)
+
+    def _tell(self, change: Change) -> None:
+        for listener in self.listeners:
+            listener(change)
+
+    def _apply_task(self, key: TaskKey, obj: Object, version: int) -> bool:
+        try:
+            read = read_task(obj)
+        except ValueError as error:
+            if key not in self.unreadable:
+                logger.error("SwarmTask %s/%s is left alone: %s", *key, error)
+            self.unreadable[key] = obj["metadata"].get("uid", "")
+            return self._put_task(key, None)
+        self.unreadable.pop(key, None)
+        task = read.task
+        entry = TaskEntry(
+            task,
+            version,
+            read.invalid,
+            pending=pending_task(task) if read.invalid is None else None,
+            holding=holding_of(task),
+        )
+        return self._put_task(key, entry)
+
+    def _apply_node(self, name: str, obj: Object) -> bool:
+        old = self.nodes.get(name)
+        try:
+            new = SwarmNode.model_validate({field: value for field, value in obj.items() if value is not None})
+        except ValidationError as error:
+            logger.error("SwarmNode %s takes no tasks: %s", name, explain(error))
+            return self.nodes.pop(name, None) is not None
+        self.nodes[name] = new
+        if old is None:
+            return True
+        same_status = old.status.model_copy(update={"requested": new.status.requested, "tasks": new.status.tasks})
+        return old.spec != new.spec or old.metadata.labels != new.metadata.labels or same_status != new.status
+
+    def _apply_queue(self, key: QueueKey, obj: Object) -> bool:
+        old = self.queues.get(key)
+        try:
+            new = SwarmQueue.model_validate({field: value for field, value in obj.items() if value is not None})
+        except ValidationError as error:
+            logger.error("SwarmQueue %s/%s is treated as missing: %s", *key, explain(error))
+            return self.queues.pop(key, None) is not None
+        self.queues[key] = new
+        return old is None or old.spec != new.spec
+
+    # --- tasks and their sums ---
+
+    def _put_task(self, key: TaskKey, entry: TaskEntry | None) -> bool:
+        """Replace an entry and carry every sum along. True when a scheduling cycle would see a difference."""
+        old, before, waited = self.tasks.get(key), self._holding(key), self._pending(key)
+        if old is not None:
+            self.phases[(old.queue, old.task.status.phase)] -= 1
+        if entry is None:
+            self.tasks.pop(key, None)
+            self._live.pop(key, None)
+        else:
+            self.tasks[key] = entry
+            self.phases[(entry.queue, entry.task.status.phase)] += 1
+            if entry.live is not None:
+                self._live[key] = entry.live
+            else:
+                self._live.pop(key, None)
+        assumed = self._assumed.get(key)
+        if assumed is not None and (entry is None or entry.holding is not None or entry.pending != assumed.pending):
+            del self._assumed[key]
+        self._account(key, before)
+        return before != self._holding(key) or waited != self._pending(key)
+
+    def _holding(self, key: TaskKey) -> Holding | None:
+        entry = self.tasks.get(key)
+        if entry is not None and entry.holding is not None:
+            return entry.holding
+        assumed = self._assumed.get(key)
+        return None if assumed is None else assumed.holding
+
+    def _pending(self, key: TaskKey) -> PendingTask | None:
+        entry = self.tasks.get(key)
+        return None if entry is None or key in self._assumed else entry.pending
+
+    def _account(self, key: TaskKey, before: Holding | None) -> None:
+        pending = self._pending(key)
+        if pending is not None:
+            self._waiting[key] = pending
+        else:
+            self._waiting.pop(key, None)
+        after = self._holding(key)
+        if before == after:
+            return
+        for holding, sign in ((before, -1), (after, 1)):
+            if holding is None:
+                continue
+            sums = self._requested.get(holding.node, Amounts())
+            self._requested[holding.node] = sums + holding.amounts if sign > 0 else sums - holding.amounts
+            self._tasks_on[holding.node] += sign
+            self._running[holding.queue] += sign
+
+    # --- assumed placements ---
+
+    def assume(self, pending: PendingTask, node: str) -> bool:
+        """Count a placement before it is stored. False when the task has changed since it was decided."""
+        entry = self.tasks.get(pending.key)
+        if entry is None or entry.pending != pending or pending.key in self._assumed:
+            return False
+        before = self._holding(pending.key)
+        self._assumed[pending.key] = _Assumption(pending, Holding(node, pending.queue, pending.shape.request))
+        self._account(pending.key, before)
+        return True
+
+    def assumed_node(self, key: TaskKey) -> str | None:
+        """The node that a task is assumed on; None when there is no such assumption (any more)."""
+        assumed = self._assumed.get(key)
+        return None if assumed is None else assumed.holding.node
+
+    def drop_assumption(self, key: TaskKey) -> bool:
+        """The placement was not stored. True when there was one: the task waits again."""
+        if key not in self._assumed:
+            return False
+        before = self._holding(key)
+        del self._assumed[key]
+        self._account(key, before)
+        return True
+
+    # --- reading ---
+
+    def waiting(self) -> Iterable[PendingTask]:
+        """Tasks before the scheduler: Queued, readable, not assumed, not being deleted."""
+        return self._waiting.values()
+
+    def live(self) -> Iterator[tuple[TaskKey, Attempt]]:
+        """Every live attempt."""
+        return iter(list(self._live.items()))
+
+    def requested(self, node: str) -> Amounts:
+        """What live and assumed attempts hold on a node."""
+        return self._requested.get(node, Amounts())
+
+    def tasks_on(self, node: str) -> int:
+        return self._tasks_on[node]
+
+    def running(self, queue: QueueKey) -> int:
+        """Live and assumed tasks of a queue."""
+        return self._running[queue]
+
+    def queue_exists(self, queue: QueueKey) -> bool:
+        """The queue `default` counts as there: the operator creates it in every namespace that has tasks."""
+        return queue[1] == DEFAULT_QUEUE or queue in self.queues
+
+
+def pending_task(task: SwarmTask) -> PendingTask | None:
+    """How a waiting task stands before the scheduler; None when it does not wait."""
+    if task.status.phase is not Phase.QUEUED or task.metadata.deletion_timestamp is not None:
+        return None
+    spec, requests = task.spec, task.spec.container.resources.requests
+    since = task.status.queued_time or task.metadata.creation_timestamp
+    return PendingTask(
+        key=task.key,
+        uid=task.metadata.uid,
+        queue=(task.key[0], spec.queue),
+        priority=spec.effective_priority,
+        queued_at=since.timestamp() if since is not None else 0.0,
+        shape=TaskShape(
+            request=Amounts(units.cpu_milli(requests.cpu), units.memory_bytes(requests.memory), requests.gpu),
+            engine="" if spec.engine == "auto" else spec.engine,
+            node_name=spec.placement.node_name,
+            node_selector=tuple(sorted(spec.placement.node_selector.items())),
+            capabilities=frozenset(spec.placement.capabilities),
+        ),
+    )
+
+
+def holding_of(task: SwarmTask) -> Holding | None:
+    """What the live attempt of a task holds, as it was when it was bound."""
+    current = task.status.current
+    if current is None or not current.live:
+        return None
+    held = current.requested
+    amounts = Amounts(units.cpu_milli(held.cpu), units.memory_bytes(held.memory), held.gpu)
+    return Holding(current.node, (task.key[0], task.spec.queue), amounts)

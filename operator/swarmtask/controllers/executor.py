@@ -1,0 +1,278 @@
+"""The one place where a task's status is decided and written, and where what it asks for is begun.
+
+Every controller offers its facts about a task here; events of one task are handled one after another. For each: ask the lifecycle,
+write the status with the resourceVersion that was decided on (somebody else was faster: read again, decide again), tell it, then
+begin what the stored object asks for. Engines are only reached through their lanes, which never make this wait. A crash at any
+point loses nothing: what is outstanding is computed again from the stored object.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from swarmtask.controllers.cache import Cache, TaskEntry
+from swarmtask.controllers.crashpoints import write_point
+from swarmtask.controllers.keyed_queue import KeyedQueue
+from swarmtask.controllers.lane import EngineLane
+from swarmtask.controllers.reading import difference
+from swarmtask.controllers.submission import Submission
+from swarmtask.controllers.surroundings import Surroundings
+from swarmtask.errors import Conflict, NotFound, SwarmTaskError
+from swarmtask.lifecycle.messages import (
+    Announcement,
+    Bound,
+    DeleteTask,
+    InvalidObject,
+    Observation,
+    Observed,
+    Reconcile,
+    ReleaseFinalizer,
+    Remove,
+    Stop,
+    Submit,
+    TaskEvent,
+    Transition,
+    WakeAt,
+)
+from swarmtask.lifecycle.task import Policy, handle, outstanding
+from swarmtask.resources.kinds import SWARM_TASK
+from swarmtask.resources.meta import FINALIZER
+from swarmtask.resources.task import SwarmTask
+from swarmtask.scheduler.model import TaskKey
+
+logger = logging.getLogger(__name__)
+
+WORKERS = 16
+MAX_CONFLICTS = 8
+Slot = tuple[str, int]
+
+
+class Executor:
+    """See the module.
+
+    Args:
+        lanes: engine name -> its lane; filled by the operator.
+        unbound: called when a placement could not be stored, so that the task is scheduled again.
+    """
+
+    def __init__(
+        self,
+        around: Surroundings,
+        cache: Cache,
+        lanes: Mapping[str, EngineLane],
+        unbound: Callable[[], None],
+    ) -> None:
+        self._api, self._clock, self._announcer, self._deadlines = around.api, around.clock, around.announcer, around.deadlines
+        self._cache, self._lanes, self._unbound = cache, lanes, unbound
+        self._policy = Policy(infrastructure_loss_limit=around.settings.infrastructure_loss_limit)
+        self._missing: set[tuple[str, str]] = set()
+        self._queue: KeyedQueue[TaskKey, Slot, tuple[str, TaskEvent | None]] = KeyedQueue(around.delays, around.rng)
+
+    @property
+    def backlog(self) -> int:
+        """Tasks with events that wait."""
+        return len(self._queue)
+
+    def offer(self, key: TaskKey, uid: str, event: TaskEvent) -> None:
+        """A fact about the task with this UID; at once, never waits. A newer fact of the same kind replaces one that waits."""
+        attempt = event.observation.attempt if isinstance(event, Observed) else getattr(event, "attempt", 0)
+        self._queue.put(key, (type(event).__name__, attempt), (uid, event))
+
+    def look(self, key: TaskKey) -> None:
+        """The task, a deadline or the world around it has changed: decide again, and begin what is outstanding."""
+        self._queue.put(key, ("Reconcile", 0), ("", None))
+
+    def forget(self, key: TaskKey) -> None:
+        """The task is gone."""
+        self._queue.forget(key)
+        self._deadlines.cancel(("wake", key))
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            for _ in range(WORKERS):
+                group.create_task(self._work())
+
+    async def _work(self) -> None:
+        while True:
+            key, items = await self._queue.take()
+            finished = False
+            try:
+                for slot in list(items):
+                    uid, event = items[slot]
+                    await self._decide(key, uid, event)
+                    if slot[0] != "Reconcile":
+                        del items[slot]  # done; a failure further on repeats only what is left
+                await self._perform(key)
+                finished = True
+            except SwarmTaskError as error:
+                logger.warning("SwarmTask %s/%s: %s; it is tried again", *key, error)
+            finally:
+                if finished:
+                    self._queue.done(key)
+                else:
+                    self._queue.retry(key, items or {("Reconcile", 0): ("", None)})
+
+    # --- decide and write ---
+
+    async def _decide(self, key: TaskKey, uid: str, event: TaskEvent | None) -> None:
+        for _ in range(MAX_CONFLICTS):
+            entry = self._cache.tasks.get(key)
+            if entry is None or (uid and entry.task.metadata.uid != uid):
+                return
+            if isinstance(event, Bound) and self._cache.assumed_node(key) != event.node:
+                return self._unbound()  # the task has changed since the cycle chose
+            transition = handle(entry.task, self._actual(entry, event), self._clock.now(), self._policy)
+            try:
+                if transition.changed or transition.labels:
+                    await self._write(key, entry, transition)
+                break
+            except Conflict:
+                logger.debug("SwarmTask %s/%s changed before its status was written", *key)
+                await self._refresh(key)
+                if isinstance(event, Bound):
+                    break  # chosen for an object that is no more: let the next cycle look at the new one
+            except NotFound:
+                await self._refresh(key)
+                return
+        else:
+            raise Conflict(f"it changed {MAX_CONFLICTS} times while its status was being written")
+        if isinstance(event, Bound) and self._cache.drop_assumption(key):
+            self._unbound()
+
+    def _actual(self, entry: TaskEntry, event: TaskEvent | None) -> TaskEvent:
+        if event is not None:
+            return event
+        if entry.invalid is not None:
+            return InvalidObject(entry.invalid)
+        return Reconcile(queue_exists=self._cache.queue_exists(entry.queue))
+
+    async def _write(self, key: TaskKey, entry: TaskEntry, transition: Transition) -> None:
+        """Metadata first, then the status: if only the first is done, the same event comes to the same answer again."""
+        task, version = entry.task, entry.task.metadata.resource_version
+        metadata = self._metadata_patch(task, transition)
+        if metadata:
+            with write_point("add-finalizer"):
+                obj = await self._api.patch(
+                    SWARM_TASK, key[1], {"metadata": metadata | {"uid": task.metadata.uid, "resourceVersion": version}}, key[0]
+                )
+            self._cache.apply(SWARM_TASK, obj, own=True)
+            version = obj["metadata"]["resourceVersion"]
+        if transition.changed:
+            patch = {"metadata": {"uid": task.metadata.uid, "resourceVersion": version}}
+            with write_point("write-status"):
+                obj = await self._api.patch(
+                    SWARM_TASK, key[1], patch | {"status": difference(task.status, transition.status)}, key[0], subresource="status"
+                )
+            self._cache.apply(SWARM_TASK, obj, own=True)
+        for announcement in transition.announcements:
+            self._announcer.tell(SWARM_TASK, task.metadata, announcement)
+
+    def _metadata_patch(self, task: SwarmTask, transition: Transition) -> dict[str, Any]:
+        patch: dict[str, Any] = {}
+        labels = {name: value for name, value in transition.labels.items() if task.metadata.labels.get(name) != value}
+        if labels:
+            patch["labels"] = labels
+        current = transition.status.current
+        binds = current is not None and current.live and task.metadata.deletion_timestamp is None
+        if binds and FINALIZER not in task.metadata.finalizers:
+            # Before an attempt is recorded, and so before anything can run: nobody can delete the task from under its workload.
+            patch["finalizers"] = [*task.metadata.finalizers, FINALIZER]
+        return patch
+
+    async def _refresh(self, key: TaskKey) -> None:
+        try:
+            self._cache.apply(SWARM_TASK, await self._api.get(SWARM_TASK, key[1], key[0]))
+        except NotFound:
+            self._cache.remove(SWARM_TASK, key)
+
+    # --- begin what is outstanding ---
+
+    async def _perform(self, key: TaskKey) -> None:
+        entry = self._cache.tasks.get(key)
+        if entry is None:
+            return
+        task, now = entry.task, self._clock.now()
+        wake: WakeAt | None = None
+        for command in outstanding(task, now, self._policy, self._present(task)):
+            match command:
+                case Submit(attempt=attempt):
+                    lane = self._lane(entry, attempt.engine)
+                    if lane is not None and entry.invalid is None:
+                        lane.submit(Submission(key, task.metadata.uid, attempt))
+                case Stop(attempt=attempt, grace_s=grace_s):
+                    lane = self._lane(entry, attempt.engine)
+                    if lane is not None:
+                        lane.stop(attempt.id, grace_s)
+                case Remove(attempt=attempt):
+                    lane = self._lane(entry, attempt.engine)
+                    if lane is not None:
+                        lane.remove(attempt.id)
+                case ReleaseFinalizer():
+                    await self._release(key, task)
+                case DeleteTask():
+                    await self._delete(key, task)
+                case WakeAt():
+                    wake = command
+        if wake is None:
+            self._deadlines.cancel(("wake", key))
+        else:
+            self._deadlines.set(("wake", key), wake.when.timestamp(), lambda: self.look(key))
+
+    def _lane(self, entry: TaskEntry, engine: str) -> EngineLane | None:
+        lane = self._lanes.get(engine)
+        if lane is None:
+            self._engine_missing(entry.task, engine)
+        return lane
+
+    def _engine_missing(self, task: SwarmTask, engine: str) -> None:
+        """Said once per task in this process; nothing else can be done about it here."""
+        if (task.metadata.uid, engine) not in self._missing:
+            self._missing.add((task.metadata.uid, engine))
+            message = f"this operator does not drive the engine {engine}: start it with that engine to go on with this task"
+            self._announcer.tell(SWARM_TASK, task.metadata, Announcement("Warning", "EngineMissing", message))
+
+    def _present(self, task: SwarmTask) -> list[Observation] | None:
+        """What all engines list of the task; None while one of them does not say, or has not said since the newest submit."""
+        seen: list[Observation] = []
+        for lane in self._lanes.values():
+            listed = lane.present(task.metadata.uid)
+            if listed is None:
+                return None
+            seen += listed
+        current = task.status.current
+        if current is not None and current.engine in self._lanes:
+            lane = self._lanes[current.engine]
+            submitted = lane.submissions.submitted_at(task.metadata.uid, current.id)
+            if submitted is not None and not lane.listed_after(submitted):
+                return None
+        unknown = {attempt.engine for attempt in task.status.attempts} - self._lanes.keys()
+        for engine in unknown if task.metadata.deletion_timestamp is not None else ():
+            self._engine_missing(task, engine)
+        return None if unknown else seen
+
+    async def _release(self, key: TaskKey, task: SwarmTask) -> None:
+        left = [name for name in task.metadata.finalizers if name != FINALIZER]
+        metadata = {"finalizers": left or None, "uid": task.metadata.uid, "resourceVersion": task.metadata.resource_version}
+        try:
+            with write_point("release-finalizer"):
+                obj = await self._api.patch(SWARM_TASK, key[1], {"metadata": metadata}, key[0])
+        except (Conflict, NotFound):
+            await self._refresh(key)
+            self.look(key)
+            return
+        if left:
+            self._cache.apply(SWARM_TASK, obj)
+        else:
+            self._cache.remove(SWARM_TASK, key, int(obj["metadata"]["resourceVersion"]))
+
+    async def _delete(self, key: TaskKey, task: SwarmTask) -> None:
+        try:
+            with write_point("delete-task"):
+                await self._api.delete(SWARM_TASK, key[1], key[0], uid=task.metadata.uid, propagation="Background")
+        except (Conflict, NotFound):
+            pass  # somebody else was faster
+        await self._refresh(key)

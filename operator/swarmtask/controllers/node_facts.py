@@ -1,0 +1,170 @@
+"""What engines list, as facts about SwarmNodes: names, merged resources, phase, labels. Pure.
+
+Called by the node controller. Takes lists and known nodes, returns values; reads no clock and no API.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from swarmtask.engines.base import EngineNode, NodeState
+from swarmtask.resources import units
+from swarmtask.resources.meta import set_condition
+from swarmtask.resources.node import NodeEngine, NodePhase, NodeResources, NodeStatus, SwarmNode
+from swarmtask.scheduler.model import Amounts
+
+_LABEL_KEY = re.compile(units.LABEL_KEY_PATTERN)
+_LABEL_VALUE = re.compile(units.LABEL_VALUE_PATTERN)
+_ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64", "armv7l": "arm", "armv6l": "arm", "i686": "386"}
+"""As engines and kernels say it -> as Kubernetes' `kubernetes.io/arch` says it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """One engine's entry. `heard`: the engine has answered lately."""
+
+    engine: str
+    node: EngineNode
+    heard: bool
+
+    @property
+    def offered(self) -> bool:
+        return self.heard and self.node.state is NodeState.READY and self.node.available
+
+
+@dataclass(frozen=True, slots=True)
+class NodeFacts:
+    """One machine as its engines list it, the preferred engine first. Nothing listed: it is gone."""
+
+    listed: tuple[Listed, ...]
+
+    def offered(self) -> Iterator[tuple[str, str]]:
+        """(engine, its node ID) that take work now."""
+        return ((item.engine, item.node.id) for item in self.listed if item.offered)
+
+    @property
+    def best(self) -> EngineNode | None:
+        """The entry to believe: of an engine that takes work there, else the first."""
+        return next((item.node for item in self.listed if item.offered), self.listed[0].node if self.listed else None)
+
+
+def node_name(hostname: str) -> str:
+    """A hostname as a Kubernetes object name: `Anna's Laptop.local` -> `anna-s-laptop.local`."""
+    parts = [re.sub(r"[^a-z0-9]+", "-", part).strip("-") for part in hostname.lower().split(".")]
+    return ".".join(part for part in parts if part)[:240].strip("-.") or "node"
+
+
+def match(lists: Mapping[str, tuple[Sequence[EngineNode], bool]], known: Mapping[str, SwarmNode]) -> dict[str, NodeFacts]:
+    """Which SwarmNode is which engine node.
+
+    Args:
+        lists: engine -> (its complete list, whether it has answered lately), preferred engines first.
+        known: existing SwarmNodes by name; a node keeps the name under which its engine ID is known.
+
+    Returns:
+        SwarmNode name -> its facts. Two nodes of one engine never share a name: the later one gets a suffix from its ID.
+    """
+    owners = {(engine.name, engine.id): name for name, node in known.items() for engine in node.status.engines}
+    found: dict[str, list[Listed]] = {}
+    newcomers: list[Listed] = []
+    for engine, (nodes, heard) in lists.items():
+        for node in sorted(nodes, key=lambda node: node.id):
+            item = Listed(engine, node, heard)
+            name = owners.get((engine, node.id))
+            if name is not None and all(other.engine != engine for other in found.get(name, ())):
+                found.setdefault(name, []).append(item)
+            else:
+                newcomers.append(item)
+    for item in newcomers:
+        name = node_name(item.node.hostname)
+        if any(other.engine == item.engine for other in found.get(name, ())):
+            name = f"{name}-{node_name(item.node.id)[:8].strip('-.')}"
+        found.setdefault(name, []).append(item)
+    order = list(lists)
+    return {name: NodeFacts(tuple(sorted(items, key=lambda item: order.index(item.engine)))) for name, items in found.items()}
+
+
+def engine_labels(facts: NodeFacts) -> dict[str, str]:
+    """Labels of a SwarmNode: those of its engines that are valid labels, and the machine's own facts."""
+    labels: dict[str, str] = {}
+    for item in reversed(facts.listed):
+        labels |= {key: value for key, value in item.node.labels.items() if len(key) <= 253}
+    best = facts.best
+    if best is not None:
+        labels["swarmtask.io/arch"] = _ARCHITECTURES.get(best.arch, best.arch)
+        labels["swarmtask.io/os"] = best.os
+        labels["swarmtask.io/hostname"] = best.hostname
+        labels["swarmtask.io/engine"] = facts.listed[0].engine
+    return {
+        key: value
+        for key, value in labels.items()
+        if value and len(value) <= 63 and _LABEL_KEY.fullmatch(key) and _LABEL_VALUE.fullmatch(value)
+    }
+
+
+def phase_of(facts: NodeFacts) -> tuple[NodePhase, str, str]:
+    """(phase, CamelCase reason, words for a person)."""
+    if not facts.listed:
+        return NodePhase.GONE, "LeftEngine", "no engine lists this node any more"
+    if any(item.offered for item in facts.listed):
+        return NodePhase.READY, "EngineReady", "an engine takes work for this node"
+    heard = [item for item in facts.listed if item.heard]
+    if not heard:
+        names = ", ".join(item.engine for item in facts.listed)
+        return NodePhase.NOT_READY, "EngineSilent", f"engine {names} does not answer"
+    words = next((item.node.message for item in heard if item.node.message), "")
+    if any(item.node.state is NodeState.READY for item in heard):
+        return NodePhase.DRAINING, "EngineDraining", words or "its engine was told to give it nothing new"
+    if any(item.node.state is NodeState.DOWN for item in heard):
+        return NodePhase.UNREACHABLE, "EngineLostNode", words or "its engine has lost the node"
+    return NodePhase.NOT_READY, "EngineUnsure", words or "its engine cannot say yet whether the node works"
+
+
+def status_of(node: SwarmNode, facts: NodeFacts, requested: Amounts, tasks: int, now: datetime) -> NodeStatus:
+    """The status of a SwarmNode; equal to the old one when nothing has changed. `now` in whole seconds."""
+    old = node.status
+    phase, reason, message = phase_of(facts)
+    best = facts.best
+    capacity = _resources(Amounts(best.cpu_milli, best.memory_bytes, best.gpus)) if best is not None else old.capacity
+    reserved = Amounts(units.cpu_milli(node.spec.reserved.cpu), units.memory_bytes(node.spec.reserved.memory))
+    offered = _amounts(capacity) - reserved
+    status = old.model_copy(
+        update={
+            "phase": phase,
+            "message": None if phase is NodePhase.READY else message,
+            "engines": [
+                NodeEngine(name=item.engine, id=item.node.id, version=item.node.engine_version or None) for item in facts.listed
+            ],
+            "capacity": capacity,
+            "allocatable": _resources(Amounts(max(0, offered.cpu_milli), max(0, offered.memory_bytes), offered.gpus)),
+            "requested": _resources(requested),
+            "tasks": tasks,
+            "address": (best.address or None) if best is not None else old.address,
+            "arch": (_ARCHITECTURES.get(best.arch, best.arch) or None) if best is not None else old.arch,
+            "os": (best.os or None) if best is not None else old.os,
+            "conditions": set_condition(
+                old.conditions,
+                "Ready",
+                None if phase is NodePhase.UNREACHABLE else phase in (NodePhase.READY, NodePhase.DRAINING),
+                reason=reason,
+                message=message,
+                now=now,
+                observed_generation=node.metadata.generation or None,
+            ),
+        }
+    )
+    told = old.model_copy(update={"requested": status.requested, "tasks": status.tasks})
+    return status.model_copy(update={"last_heartbeat_time": now}) if told != status else status
+
+
+def _resources(amounts: Amounts) -> NodeResources:
+    return NodeResources(
+        cpu=units.format_cpu(amounts.cpu_milli), memory=units.format_memory(amounts.memory_bytes), gpu=amounts.gpus
+    )
+
+
+def _amounts(resources: NodeResources) -> Amounts:
+    return Amounts(units.cpu_milli(resources.cpu), units.memory_bytes(resources.memory), resources.gpu)

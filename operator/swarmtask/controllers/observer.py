@@ -1,0 +1,199 @@
+"""What an engine truly has: one complete list after the other, turned into events for the lifecycle.
+
+One `Observer` per engine. The list is the truth; hints only make the next one come earlier. From it follow: what each live attempt
+does (`Observed`), which are no longer there (`Vanished`), which workloads belong to nobody (removed, after asking the API itself),
+and which finished ones are old enough to go. It finds workloads again after a restart without knowing that there was one. It never
+writes a status, and touches nothing without our label (the engine shows nothing else).
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+from datetime import UTC, datetime
+
+from swarmtask.controllers.cache import Cache
+from swarmtask.controllers.executor import Executor
+from swarmtask.controllers.lane import EngineLane, Listing
+from swarmtask.controllers.surroundings import Surroundings
+from swarmtask.engines.base import Observation
+from swarmtask.errors import NotFound, SwarmTaskError
+from swarmtask.lifecycle.messages import FINAL_WORKLOAD_STATES, Observed, Vanished, WorkloadState
+from swarmtask.resources.kinds import SWARM_TASK
+from swarmtask.resources.task import Attempt, AttemptState
+from swarmtask.scheduler.model import TaskKey
+
+logger = logging.getLogger(__name__)
+
+HINT_GAP_S = 0.1
+"""Hints within this time share one poll."""
+EXPECTED = {
+    AttemptState.STARTING: frozenset({WorkloadState.PENDING, WorkloadState.PREPARING}),
+    AttemptState.RUNNING: frozenset({WorkloadState.RUNNING}),
+    AttemptState.UNKNOWN: frozenset({WorkloadState.UNKNOWN}),
+    AttemptState.STOPPING: frozenset(
+        {WorkloadState.PENDING, WorkloadState.PREPARING, WorkloadState.RUNNING, WorkloadState.UNKNOWN}
+    ),
+}
+"""What an engine shows of an attempt about which there is nothing new."""
+
+
+class Observer:
+    """See the module."""
+
+    def __init__(self, lane: EngineLane, around: Surroundings, cache: Cache, executor: Executor) -> None:
+        self._lane, self._cache, self._executor = lane, cache, executor
+        self._api, self._settings, self._clock = around.api, around.settings, around.clock
+        self._told: dict[str, Observation] = {}
+        self._missing_since: dict[str, float] = {}
+        self._orphan_since: dict[str, float] = {}
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        await self._lane.started()
+        while True:
+            await self._poll()
+            live = any(attempt.engine == self._lane.name for _, attempt in self._cache.live())
+            interval_s = self._settings.poll_interval_s if live or self._orphan_since else self._settings.idle_poll_interval_s
+            if await self._lane.poll.wait(interval_s):
+                await self._clock.sleep(HINT_GAP_S)
+
+    async def _poll(self) -> None:
+        taken_at = self._clock.monotonic()
+        try:
+            workloads = await self._lane.engine.workloads()
+        except SwarmTaskError as error:
+            if not self._lane.failing:
+                logger.warning("engine %s does not list its workloads: %s", self._lane.name, error)
+            self._lane.failing = True
+            return
+        finally:
+            self._lane.tried_workloads.set()
+        if self._lane.failing:
+            logger.info("engine %s lists its workloads again", self._lane.name)
+        self._lane.failing = False
+        await self.digest(workloads, taken_at)
+
+    async def digest(self, workloads: Iterable[Observation], taken_at: float) -> None:
+        """Act on one complete list. `taken_at`: monotonic time at which it was asked for."""
+        by_task: dict[str, list[Observation]] = {}
+        for seen in workloads:
+            by_task.setdefault(seen.task_uid, []).append(seen)
+        listing = Listing(
+            taken_at,
+            {uid: tuple(items) for uid, items in by_task.items()},
+            frozenset(seen.name for items in by_task.values() for seen in items),
+        )
+        before, self._lane.listing = self._lane.listing, listing
+        self._tell_live(listing)
+        self._tell_missing(listing)
+        self._look_again(listing, before)
+        await self._clear_orphans(listing)
+        self._prune_finished(listing)
+        for name in self._told.keys() - listing.names:
+            del self._told[name]
+        for name in self._orphan_since.keys() - listing.names:
+            del self._orphan_since[name]
+
+    # --- attempts that live ---
+
+    def _tell_live(self, listing: Listing) -> None:
+        for key, attempt in self._live():
+            entry = self._cache.tasks[key]
+            for seen in listing.by_task.get(entry.task.metadata.uid, ()):
+                if seen.name != attempt.id:
+                    continue
+                self._missing_since.pop(seen.name, None)
+                agrees = seen.state in EXPECTED[attempt.state] and attempt.observed
+                if not agrees or self._told.get(seen.name) != seen:
+                    self._told[seen.name] = seen
+                    self._executor.offer(key, entry.task.metadata.uid, Observed(seen))
+
+    def _tell_missing(self, listing: Listing) -> None:
+        live = set()
+        for key, attempt in self._live():
+            live.add(attempt.id)
+            uid = self._cache.tasks[key].task.metadata.uid
+            if attempt.id in listing.names or not self._expected(uid, attempt, listing):
+                self._missing_since.pop(attempt.id, None)
+                continue
+            since = self._missing_since.setdefault(attempt.id, listing.taken_at)
+            if listing.taken_at - since >= self._settings.vanish_grace_s:
+                self._executor.offer(key, uid, Vanished(attempt.number))
+        for name in self._missing_since.keys() - live:
+            del self._missing_since[name]
+
+    def _expected(self, uid: str, attempt: Attempt, listing: Listing) -> bool:
+        """The list must contain it: it was seen before, or was submitted before the list was asked for."""
+        submitted = self._lane.submissions.submitted_at(uid, attempt.id)
+        return attempt.observed or (submitted is not None and submitted < listing.taken_at)
+
+    def _live(self) -> list[tuple[TaskKey, Attempt]]:
+        return [(key, attempt) for key, attempt in self._cache.live() if attempt.engine == self._lane.name]
+
+    def _look_again(self, listing: Listing, before: Listing | None) -> None:
+        """Tasks for which something is outstanding that this list decides: what to remove, whether everything is gone."""
+        first = before is None
+        for key, entry in list(self._cache.tasks.items()):
+            task = entry.task
+            seen = listing.by_task.get(task.metadata.uid, ())
+            live = entry.live
+            zombie = any(item.state not in FINAL_WORKLOAD_STATES and (live is None or item.attempt != live.number) for item in seen)
+            unfinished = live is not None and (live.state is AttemptState.STOPPING or not live.observed)
+            if zombie or unfinished or task.metadata.deletion_timestamp is not None or (first and live is not None):
+                self._executor.look(key)
+
+    # --- workloads that nobody needs ---
+
+    async def _clear_orphans(self, listing: Listing) -> None:
+        """Remove what has carried our label without an owner for long enough; the API itself is asked before."""
+        for items in listing.by_task.values():
+            for seen in items:
+                if self._owned(seen):
+                    self._orphan_since.pop(seen.name, None)
+                    continue
+                since = self._orphan_since.setdefault(seen.name, listing.taken_at)
+                if listing.taken_at - since >= self._settings.orphan_grace_s and await self._truly_orphan(seen):
+                    logger.warning("removing %s from %s: no task owns it", seen.name, self._lane.name)
+                    self._lane.remove(seen.name, orphan=True)
+
+    def _owned(self, seen: Observation) -> bool:
+        key = (seen.namespace, seen.task_name)
+        entry = self._cache.tasks.get(key)
+        if entry is not None and entry.task.metadata.uid == seen.task_uid:
+            return True
+        return self._cache.unreadable.get(key) == seen.task_uid
+
+    async def _truly_orphan(self, seen: Observation) -> bool:
+        try:
+            obj = await self._api.get(SWARM_TASK, seen.task_name, seen.namespace or "default")
+        except NotFound:
+            return True
+        except SwarmTaskError as error:
+            logger.info("cannot tell yet whether %s has an owner: %s", seen.name, error)
+            return False
+        self._cache.apply(SWARM_TASK, obj)
+        return bool(obj["metadata"].get("uid") != seen.task_uid)
+
+    def _prune_finished(self, listing: Listing) -> None:
+        """Keep the newest finished workloads for their logs; superseded attempts go at once."""
+        kept: list[tuple[datetime, Observation]] = []
+        for items in listing.by_task.values():
+            for seen in items:
+                entry = self._cache.tasks.get((seen.namespace, seen.task_name))
+                if seen.state not in FINAL_WORKLOAD_STATES or entry is None or entry.task.metadata.uid != seen.task_uid:
+                    continue
+                if entry.live is not None and entry.live.number == seen.attempt:
+                    continue  # its end is not stored yet
+                if seen.attempt < entry.task.status.attempt:
+                    self._lane.remove(seen.name)
+                elif seen.attempt == entry.task.status.attempt:
+                    kept.append((_ended(seen, entry.task.status.current), seen))
+        kept.sort(key=lambda pair: (pair[0], pair[1].name), reverse=True)
+        for _, seen in kept[self._settings.keep_finished_workloads :]:
+            self._lane.remove(seen.name)
+
+
+def _ended(seen: Observation, record: Attempt | None) -> datetime:
+    moment = seen.finished_at or (record.finished_at if record is not None else None)
+    return moment or datetime.min.replace(tzinfo=UTC)

@@ -1,0 +1,82 @@
+"""Stored objects as models, and models as patches.
+
+Called by the cache and by whoever writes a status. An object that its model refuses is not an error here but a value: the operator
+must go on with the others, and say what is wrong with this one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import ValidationError
+
+from swarmtask.kube import Object
+from swarmtask.resources.meta import Model, ObjectMeta
+from swarmtask.resources.task import Container, SwarmTask, TaskSpec, TaskStatus
+
+UNREADABLE_SPEC = TaskSpec(container=Container(image="unreadable"))
+"""Stands in for a spec that cannot be read. Nothing of it is ever run."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReadTask:
+    """A stored SwarmTask.
+
+    Attributes:
+        invalid: why its spec cannot be read; then `task.spec` is a stand-in. None: all is well.
+    """
+
+    task: SwarmTask
+    invalid: str | None = None
+
+
+def read_task(obj: Object) -> ReadTask:
+    """Read a stored SwarmTask.
+
+    Raises:
+        ValueError: not even its status can be read, so nothing can be decided about it; the message says why.
+    """
+    body = {name: value for name, value in obj.items() if value is not None}
+    try:
+        return ReadTask(SwarmTask.model_validate(body))
+    except ValidationError as error:
+        why = explain(error)
+    try:
+        metadata = ObjectMeta.model_validate(body.get("metadata") or {})
+        status = TaskStatus.model_validate(body.get("status") or {})
+    except ValidationError as error:
+        raise ValueError(explain(error)) from error
+    return ReadTask(SwarmTask(metadata=metadata, spec=UNREADABLE_SPEC, status=status), invalid=why)
+
+
+def explain(error: ValidationError) -> str:
+    """The first few faults, each with its field."""
+    faults = error.errors(include_url=False, include_context=False, include_input=False)
+    words = [f"{'.'.join(str(part) for part in fault['loc'])}: {fault['msg']}" for fault in faults[:5]]
+    if len(faults) > 5:
+        words.append(f"and {len(faults) - 5} more")
+    return "the stored object cannot be read: " + "; ".join(words)
+
+
+def version_of(obj: Object) -> int:
+    """The resourceVersion as a number. Kubernetes defines its order since 1.35, and every server so far has used integers."""
+    return int(obj["metadata"]["resourceVersion"])
+
+
+def difference(old: Model, new: Model) -> dict[str, Any]:
+    """A merge patch that turns one status into the other: changed fields whole, null for those that went away."""
+    before, after = old.to_dict(), new.to_dict()
+    patch: dict[str, Any] = {name: value for name, value in after.items() if before.get(name) != value or name not in before}
+    patch |= {name: None for name in before if name not in after}
+    return {name: _explicit(before.get(name), value) for name, value in patch.items()}
+
+
+def _explicit(before: Any, after: Any) -> Any:
+    """Within a mapping a merge patch keeps what it does not name, so name what went away."""
+    if isinstance(before, Mapping) and isinstance(after, Mapping):
+        return {name: None for name in before if name not in after} | {
+            name: _explicit(before.get(name), value) for name, value in after.items()
+        }
+    return after

@@ -1,0 +1,166 @@
+"""From the cache to a frozen snapshot, through one scheduling cycle, to facts for the executor.
+
+Woken by every change that a cycle could see; changes that come together share one cycle. What the cycle places is assumed in the
+cache at once and offered as `Bound`; what it leaves is told to the tasks as `Unplaced`, but sparingly: a place in the queue is news
+for a person, and ten thousand waiting tasks must not mean ten thousand writes a second. Decides nothing itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterable
+
+from swarmtask.controllers.cache import Cache
+from swarmtask.controllers.executor import Executor
+from swarmtask.controllers.surroundings import Surroundings
+from swarmtask.controllers.waiting import Bell
+from swarmtask.lifecycle.messages import Bound, Unplaced
+from swarmtask.resources import units
+from swarmtask.resources.node import NodeEngine, NodePhase, SwarmNode
+from swarmtask.scheduler.cycle import run_cycle
+from swarmtask.scheduler.model import Amounts, Binding, NodeInfo, QueueInfo, Refusal, Snapshot, TaskKey
+
+logger = logging.getLogger(__name__)
+
+REFUSALS_PER_S = 100
+"""At most so many tasks are told in one second why they wait."""
+POSITIONS_PER_STEP = 20
+"""Per so many places in the queue, news about the place is written that many times more seldom."""
+
+EngineReady = Callable[[NodeEngine], bool]
+
+
+class Scheduling:
+    """See the module.
+
+    Args:
+        engine_ready: does this engine offer this node for work right now?
+
+    Attributes:
+        bell: ring it when something has changed.
+        cycles: how many cycles have run.
+    """
+
+    def __init__(self, around: Surroundings, cache: Cache, executor: Executor, engine_ready: EngineReady) -> None:
+        self._cache, self._executor, self._settings, self._clock = cache, executor, around.settings, around.clock
+        self._engine_ready = engine_ready
+        self.bell = Bell(around.clock)
+        self.cycles = 0
+        self.first_cycle = asyncio.Event()
+        self._refusals = RefusalBudget(around.settings.status_refresh_s)
+
+    async def run(self) -> None:
+        """Until cancelled. `bell` must be rung once to begin."""
+        timeout_s: float | None = None
+        while True:
+            await self.bell.wait(timeout_s)
+            if self._settings.cycle_gap_s:
+                await self._clock.sleep(self._settings.cycle_gap_s)
+            timeout_s = self._settings.status_refresh_s if self.cycle() else None
+
+    def cycle(self) -> bool:
+        """One cycle. True when some task has not been told yet why it waits."""
+        result = run_cycle(self._snapshot())
+        self.cycles += 1
+        for binding in result.bindings:
+            self._bind(binding)
+        deferred = self._tell(result.refusals)
+        self.first_cycle.set()
+        return deferred
+
+    def _snapshot(self) -> Snapshot:
+        pending = list(self._cache.waiting())
+        queues = {}
+        for key in {task.queue for task in pending}:
+            queue = self._cache.queues.get(key)
+            queues[key] = QueueInfo(
+                key,
+                stopped=queue is not None and queue.spec.stopped,
+                max_running=None if queue is None else queue.spec.max_running,
+                running=self._cache.running(key),
+            )
+        nodes = [self._node_info(name, node) for name, node in self._cache.nodes.items()]
+        return Snapshot(self._clock.now().timestamp(), nodes, pending, queues)
+
+    def _node_info(self, name: str, node: SwarmNode) -> NodeInfo:
+        capacity, reserved = node.status.capacity, node.spec.reserved
+        engines = tuple(engine.name for engine in node.status.engines if self._engine_ready(engine))
+        return NodeInfo(
+            name=name,
+            ready=node.status.phase in (NodePhase.READY, NodePhase.DRAINING) and bool(engines),
+            unschedulable=node.spec.unschedulable
+            or node.status.phase is NodePhase.DRAINING
+            or node.metadata.deletion_timestamp is not None,
+            engines=engines,
+            allocatable=Amounts(
+                max(0, units.cpu_milli(capacity.cpu) - units.cpu_milli(reserved.cpu)),
+                max(0, units.memory_bytes(capacity.memory) - units.memory_bytes(reserved.memory)),
+                capacity.gpu,
+            ),
+            requested=self._cache.requested(name),
+            tasks=self._cache.tasks_on(name),
+            max_tasks=node.spec.max_tasks,
+            labels=node.metadata.labels,
+            capabilities=frozenset(node.spec.capabilities),
+        )
+
+    def _bind(self, binding: Binding) -> None:
+        node = self._cache.nodes.get(binding.node)
+        engine = next((item for item in node.status.engines if item.name == binding.engine), None) if node else None
+        if engine is None or not self._cache.assume(binding.task, binding.node):
+            return
+        self._refusals.forget(binding.task.key)
+        self._executor.offer(binding.task.key, binding.task.uid, Bound(binding.node, binding.engine, engine.id))
+
+    def _tell(self, refusals: Iterable[Refusal]) -> bool:
+        now = self._clock.monotonic()
+        news = []
+        for refusal in refusals:
+            entry = self._cache.tasks.get(refusal.task.key)
+            status = entry.task.status if entry is not None else None
+            if status is None or (status.queue_position, status.reason, status.message) == (
+                refusal.position, refusal.reason, refusal.message
+            ):  # fmt: skip
+                continue
+            # A task that knows no reason yet comes first, whatever its place.
+            news.append((status.reason is not None, refusal.position, refusal))
+        news.sort(key=lambda item: item[:2])
+        chosen = self._refusals.choose([refusal for _, _, refusal in news], now)
+        for refusal in chosen:
+            unplaced = Unplaced(refusal.position, refusal.reason, refusal.message)
+            self._executor.offer(refusal.task.key, refusal.task.uid, unplaced)
+        return len(chosen) < len(news)
+
+
+class RefusalBudget:
+    """Which of the waiting tasks are told now.
+
+    One task is told at most once in `refresh_s`, the more seldom the further back it waits, and all together never more than
+    REFUSALS_PER_S in a second.
+    """
+
+    def __init__(self, refresh_s: float) -> None:
+        self._refresh_s = refresh_s
+        self._told: dict[TaskKey, float] = {}
+        self._tokens = float(REFUSALS_PER_S)
+        self._filled_at = float("-inf")
+
+    def choose(self, refusals: Iterable[Refusal], now: float) -> list[Refusal]:
+        """Those that may be written, in the given order. `now`: monotonic seconds."""
+        self._tokens = min(REFUSALS_PER_S, self._tokens + max(0.0, now - self._filled_at) * REFUSALS_PER_S)
+        self._filled_at = now
+        chosen = []
+        for refusal in refusals:
+            if self._tokens < 1:
+                break
+            pause_s = self._refresh_s * (1 + refusal.position // POSITIONS_PER_STEP)
+            if now - self._told.get(refusal.task.key, float("-inf")) < pause_s:
+                continue
+            self._tokens -= 1
+            self._told[refusal.task.key] = now
+            chosen.append(refusal)
+        return chosen
+
+    def forget(self, key: TaskKey) -> None:
+        self._told.pop(key, None)

@@ -1,0 +1,94 @@
+"""Every moment at which something is due, computed from the stored object.
+
+Called by the state machine (is it due?) and by `commands` (when to look again), so that both always agree. Never decides what
+happens then.
+
+Times are stored in whole seconds, cut off; a deadline that counts from a stored time is therefore due one second later than the
+plain sum: up to a second late, never early.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+from swarmtask.resources.task import TERMINAL_PHASES, Attempt, AttemptState, Backoff, Phase, TaskSpec, TaskStatus
+
+_CUT = timedelta(seconds=1)
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """What the operator's settings say about all tasks.
+
+    Attributes:
+        infrastructure_loss_limit: attempts lost through no fault of the task before it becomes a dead letter.
+        stop_margin_s: an attempt that cannot be seen (node silent, or never shown by its engine) counts as stopped this long
+            after its grace period.
+        clock_skew_s: how far clocks of nodes may be apart; work counts as finished before a stop only when it is by more.
+    """
+
+    infrastructure_loss_limit: int = 20
+    stop_margin_s: int = 10
+    clock_skew_s: int = 5
+
+
+def whole(moment: datetime) -> datetime:
+    """UTC, cut to the whole second: what is stored."""
+    aware = moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+    return aware.replace(microsecond=0)
+
+
+def retry_delay_s(backoff: Backoff, earlier: int) -> int:
+    """Seconds to wait before a retry when `earlier` failures of the same budget came before this one.
+
+    exponential: initial x factor^earlier; linear: initial x (earlier + 1); never more than maxSeconds.
+    """
+    steps = max(0, earlier)
+    growth = steps + 1 if backoff.type == "linear" else backoff.factor**steps
+    return min(backoff.initial_seconds * growth, backoff.max_seconds)
+
+
+def retry_at(now: datetime, delay_s: int) -> datetime:
+    """End of a backoff that starts now: a whole second, never early; at once when there is no delay."""
+    start = whole(now)
+    if delay_s == 0:
+        return start
+    return start + timedelta(seconds=delay_s) + (_CUT if start < now else timedelta())
+
+
+def queue_deadline(spec: TaskSpec, status: TaskStatus) -> datetime | None:
+    """When a waiting task expires; None once it has started in this budget, or when there is no such deadline."""
+    limit = spec.queue_deadline_seconds
+    if limit is None or status.queued_time is None or status.start_time is not None:
+        return None
+    return status.queued_time + timedelta(seconds=limit) + _CUT
+
+
+def attempt_deadline(spec: TaskSpec, attempt: Attempt) -> datetime | None:
+    """When a live attempt that is not being stopped has to be: by its start deadline, once started by its active deadline."""
+    if not attempt.live or attempt.state is AttemptState.STOPPING:
+        return None
+    if attempt.started_at is not None:
+        limit = spec.active_deadline_seconds
+        return None if limit is None else attempt.started_at + timedelta(seconds=limit) + _CUT
+    if attempt.bound_at is None:
+        return None
+    return attempt.bound_at + timedelta(seconds=spec.start_deadline_seconds) + _CUT
+
+
+def unseen_stop_deadline(spec: TaskSpec, attempt: Attempt, phase: Phase, policy: Policy) -> datetime | None:
+    """When an attempt that is being stopped and cannot be seen counts as stopped; None while its engine shows it."""
+    if attempt.state is not AttemptState.STOPPING or attempt.stop_requested_at is None:
+        return None
+    if attempt.observed and phase is not Phase.UNKNOWN:
+        return None
+    grace_s = spec.termination_grace_period_seconds
+    return attempt.stop_requested_at + timedelta(seconds=grace_s + policy.stop_margin_s) + _CUT
+
+
+def expiry(spec: TaskSpec, status: TaskStatus) -> datetime | None:
+    """When a finished task has lived out its time to live."""
+    if status.phase not in TERMINAL_PHASES or status.completion_time is None:
+        return None
+    return status.completion_time + timedelta(seconds=spec.ttl_seconds_after_finished)

@@ -1,0 +1,296 @@
+"""A status in the making: the moves that the state machine is made of.
+
+Called by `task` and `observed` only. A Draft starts as a copy of the stored status, is changed by named moves, and ends as a
+`Transition`. It never touches the task it was made from, and it knows no event: which move follows which fact is decided by its
+callers.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any, Literal
+
+from swarmtask.lifecycle import conditions
+from swarmtask.lifecycle.deadlines import Policy, retry_at, retry_delay_s, whole
+from swarmtask.lifecycle.messages import Announcement, Observation, Reason, Transition
+from swarmtask.lifecycle.reasons import RULES, Action
+from swarmtask.resources.meta import set_condition
+from swarmtask.resources.task import (
+    LABEL_DEAD_LETTER,
+    LIVE_ATTEMPT_STATES,
+    MAX_ATTEMPT_RECORDS,
+    TERMINAL_PHASES,
+    Attempt,
+    AttemptState,
+    Phase,
+    Requested,
+    SwarmTask,
+    attempt_id,
+)
+
+MESSAGE_LIMIT = 4096
+EVIDENCE_LIMIT = 400
+_STOP_RANK = {Reason.SUSPENDED: 1, Reason.START_DEADLINE: 2, Reason.ACTIVE_DEADLINE: 2, Reason.CANCELLED: 3, Reason.DELETED: 4}
+
+
+def clip(text: str, limit: int = MESSAGE_LIMIT) -> str:
+    """Engines' words as they may be stored: valid text without NUL, not longer than the field allows."""
+    clean = text.replace("\x00", "").encode("utf-8", "replace").decode()
+    return clean if len(clean) <= limit else clean[: limit - 1] + "…"
+
+
+class Draft:
+    """One status being written, with what people are told about it."""
+
+    def __init__(self, task: SwarmTask, now: datetime, policy: Policy) -> None:
+        self.task = task
+        self.now = now
+        self.at = whole(now)
+        self.policy = policy
+        self.status = task.status.model_copy(update={"attempts": list(task.status.attempts)})
+        self.invalid: str | None = None
+        """What is wrong with the object, when a live attempt keeps it from being given up."""
+        self._announcements: list[Announcement] = []
+
+    # --- reading ---------------------------------------------------------------------------------------------------------
+
+    @property
+    def terminal(self) -> bool:
+        return self.status.phase in TERMINAL_PHASES
+
+    @property
+    def live(self) -> Attempt | None:
+        """The current attempt while it holds its resources."""
+        current = self.status.current
+        return current if current is not None and current.state in LIVE_ATTEMPT_STATES else None
+
+    # --- telling ---------------------------------------------------------------------------------------------------------
+
+    def announce(self, reason: str, message: str, type_: Literal["Normal", "Warning"] = "Normal") -> None:
+        self._announcements.append(Announcement(type_, str(reason), clip(message, 1024)))
+
+    # --- moves of the task -----------------------------------------------------------------------------------------------
+
+    def hold(self, reason: str, message: str) -> None:
+        """Pending: it may not queue. Its time in the queue starts anew when it may."""
+        status = self.status
+        if status.phase is not Phase.PENDING or status.reason != reason:
+            self.announce(reason, message)
+        self._leave_node()
+        status.phase, status.reason, status.message = Phase.PENDING, str(reason), clip(message)
+        status.queued_time = None
+
+    def enter_queue(self) -> None:
+        """Queued, at the end of the backoff or as soon as it may."""
+        status = self.status
+        retrying = status.phase is Phase.BACKOFF
+        if status.phase is Phase.PENDING and status.reason == Reason.SUSPENDED:
+            self.announce("Resumed", "spec.suspend is off again")
+        self._leave_node()
+        status.phase, status.reason, status.message, status.not_before = Phase.QUEUED, None, None, None
+        if status.queued_time is None or status.start_time is not None:
+            status.queued_time = self.at
+        if retrying:
+            self.announce("Retrying", f"queued for attempt {status.attempt + 1}")
+        else:
+            self.announce("Queued", f"waiting in queue {self.task.spec.queue}")
+
+    def place_in_queue(self, position: int, reason: str, message: str) -> None:
+        """Why it waits, in the scheduler's words."""
+        status = self.status
+        if status.reason != reason:
+            self.announce("Waiting", message or reason)
+        status.queue_position, status.reason, status.message = max(1, position), reason, clip(message)
+        status.conditions = set_condition(
+            status.conditions, conditions.SCHEDULED, False, reason=reason, message=message, now=self.at,
+            observed_generation=self._generation(),
+        )  # fmt: skip
+
+    def bind(self, node: str, engine: str, engine_node_id: str) -> None:
+        """A new attempt on this node. From here on it holds what it requested."""
+        status, requests = self.status, self.task.spec.container.resources.requests
+        number = status.attempt + 1
+        attempt = Attempt(
+            number=number, id=attempt_id(self.task.metadata.uid, number), node=node, engine=engine, engine_node_id=engine_node_id,
+            requested=Requested(cpu=requests.cpu, memory=requests.memory, gpu=requests.gpu), bound_at=self.at,
+        )  # fmt: skip
+        status.attempts = [*status.attempts, attempt][-MAX_ATTEMPT_RECORDS:]
+        status.attempt, status.phase, status.node_name, status.engine = number, Phase.STARTING, node, engine
+        status.queue_position, status.not_before, status.reason, status.message = None, None, None, None
+        self.announce("Scheduled", f"bound to {node} (attempt {number}, engine {engine})")
+
+    def back_off(self, reason: str, message: str, earlier: int) -> None:
+        """Wait before the next attempt. `earlier`: failures of the same budget before this one."""
+        status = self.status
+        delay_s = retry_delay_s(self.task.spec.backoff, earlier)
+        self._leave_node()
+        status.phase, status.reason, status.message = Phase.BACKOFF, str(reason), clip(message)
+        status.not_before = retry_at(self.now, delay_s)
+        self.announce("BackOff", f"attempt {status.attempt + 1} in {delay_s}s")
+
+    def end(self, phase: Phase, reason: str, message: str) -> None:
+        """The terminal phase, left only by an explicit retry."""
+        status = self.status
+        status.phase, status.reason, status.message = phase, str(reason), clip(message)
+        status.queue_position, status.not_before = None, None
+        status.completion_time = self.at if status.start_time is None else max(self.at, status.start_time)
+        if phase is Phase.SUCCEEDED:
+            self.announce("Completed", message)
+        elif phase is Phase.FAILED:
+            self.announce("DeadLetter", message, "Warning")
+        elif phase is Phase.EXPIRED:
+            self.announce("Expired", message, "Warning")
+        else:
+            self.announce(reason, message)
+
+    def new_budget(self, request: str) -> None:
+        """A person retries: counters and conditions start anew, attempt numbers go on growing (I4)."""
+        status = self.status
+        status.phase, status.reason, status.message = Phase.PENDING, None, None
+        status.failures, status.infrastructure_losses = 0, 0
+        status.start_time, status.completion_time, status.exit_code, status.queued_time = None, None, None, None
+        status.observed_retry = request
+        status.conditions = []
+        self._leave_node()
+        self.announce("RetryRequested", "a new budget of attempts begins")
+
+    # --- moves of the attempt --------------------------------------------------------------------------------------------
+
+    def update(self, attempt: Attempt, **changes: Any) -> Attempt:
+        """Replace one record; returns the new one."""
+        fresh = attempt.model_copy(update=changes)
+        self.status.attempts = [fresh if old.number == attempt.number else old for old in self.status.attempts]
+        return fresh
+
+    def begin_stop(self, attempt: Attempt, reason: Reason, message: str) -> None:
+        """Ask for the end of the attempt. A stronger wish replaces a weaker one, and the clock of the first goes on."""
+        if attempt.state is AttemptState.STOPPING:
+            if _STOP_RANK[reason] <= _STOP_RANK[Reason(attempt.stop_reason or Reason.SUSPENDED)]:
+                return
+            self.update(attempt, stop_reason=reason.value)
+        else:
+            self.update(attempt, state=AttemptState.STOPPING, stop_reason=reason.value, stop_requested_at=self.at)
+        self.announce("Stopping", f"attempt {attempt.number} on {attempt.node}: {message}")
+
+    def succeed(self, attempt: Attempt, observation: Observation) -> None:
+        """The work is done."""
+        attempt = self._close(
+            attempt,
+            AttemptState.SUCCEEDED,
+            Reason.COMPLETED,
+            exit_code=0,
+            message=observation.message,
+            finished_at=observation.finished_at,
+        )
+        self.end(Phase.SUCCEEDED, Reason.COMPLETED, f"attempt {attempt.number} on {attempt.node} completed")
+
+    def fail(
+        self, attempt: Attempt, reason: Reason, message: str, exit_code: int | None = None, finished_at: datetime | None = None
+    ) -> None:
+        """The attempt failed: pay from the budget that the reason's row names, then try again or give up."""
+        status, rule = self.status, RULES[reason]
+        attempt = self._close(attempt, AttemptState.FAILED, reason, exit_code=exit_code, message=message, finished_at=finished_at)
+        told = describe(attempt)
+        self.announce("AttemptFailed", told, "Warning")
+        if rule.counts:
+            status.failures += 1
+            spent, earlier = status.failures > self.task.spec.backoff_limit, status.failures - 1
+            bound = f"backoffLimit {self.task.spec.backoff_limit} is used up"
+        else:
+            status.infrastructure_losses += 1
+            limit = self.policy.infrastructure_loss_limit
+            spent, earlier = status.infrastructure_losses > limit, status.infrastructure_losses - 1
+            bound = f"lost {status.infrastructure_losses} attempts through no fault of the task (limit {limit})"
+        if rule.action is Action.FAIL:
+            self.end(Phase.FAILED, reason, told)
+        elif spent:
+            self.end(Phase.FAILED, reason, f"{told}; {bound}")
+        else:
+            self.back_off(reason, told, earlier)
+
+    def stopped(self, attempt: Attempt, message: str, exit_code: int | None = None, finished_at: datetime | None = None) -> None:
+        """A stop that was asked for has taken effect; what follows depends on who asked."""
+        reason = Reason(attempt.stop_reason or Reason.SUSPENDED)
+        if reason in (Reason.START_DEADLINE, Reason.ACTIVE_DEADLINE):
+            cause: Reason = reason
+            words = message or attempt.message or ""
+            if reason is Reason.START_DEADLINE and attempt.reason is not None:
+                cause, words = Reason(attempt.reason), attempt.message or message
+            limit = f"stopped by {reason.value}" if cause is not reason else RULES[reason].meaning
+            self.fail(attempt, cause, f"{limit}{': ' if words else ''}{words}", exit_code, finished_at)
+            return
+        attempt = self._close(attempt, AttemptState.STOPPED, reason, exit_code=exit_code, message=message, finished_at=finished_at)
+        if reason is Reason.SUSPENDED:
+            self.hold(Reason.SUSPENDED, f"attempt {attempt.number} was stopped because spec.suspend was set")
+        else:
+            self.end(Phase.CANCELLED, reason, describe(attempt))
+
+    def finish(self) -> Transition:
+        """What is to be written and told."""
+        status = self.status
+        self._describe_live()
+        status.observed_generation = self._generation()
+        status.conditions = conditions.derive(status, self.at, self._generation(), self.evidence())
+        if self.invalid is not None:
+            status.conditions = set_condition(
+                status.conditions, conditions.ADMITTED, False, reason=Reason.INVALID_OBJECT.value, message=self.invalid,
+                now=self.at, observed_generation=self._generation(),
+            )  # fmt: skip
+        changed = status != self.task.status
+        return Transition(status, changed, tuple(self._announcements) if changed else (), self._label_changes())
+
+    def evidence(self) -> str:
+        """How every recorded attempt ended, for the one who looks at a task that did not succeed."""
+        lines = [describe(attempt, EVIDENCE_LIMIT) for attempt in self.status.attempts]
+        return "; ".join([clip(self.status.message or "", EVIDENCE_LIMIT), *lines] if lines else [self.status.message or ""])
+
+    # --- inside ----------------------------------------------------------------------------------------------------------
+
+    def _close(
+        self,
+        attempt: Attempt,
+        state: AttemptState,
+        reason: Reason,
+        *,
+        exit_code: int | None,
+        message: str,
+        finished_at: datetime | None,
+    ) -> Attempt:
+        # The engine's clock may be ahead or behind: an attempt ends neither in the future nor before it began.
+        end = self.at if finished_at is None else min(whole(finished_at), self.at)
+        begin = attempt.started_at or attempt.bound_at or end
+        self.status.exit_code = exit_code
+        return self.update(
+            attempt, state=state, reason=reason.value, exit_code=exit_code, message=clip(message) or None,
+            finished_at=max(end, begin),
+        )  # fmt: skip
+
+    def _leave_node(self) -> None:
+        self.status.node_name, self.status.engine, self.status.queue_position = None, None, None
+
+    def _describe_live(self) -> None:
+        attempt, status = self.live, self.status
+        if attempt is None:
+            return
+        if attempt.state is AttemptState.STOPPING:
+            status.reason, status.message = attempt.stop_reason, f"stopping attempt {attempt.number} on {attempt.node}"
+        elif status.phase is Phase.UNKNOWN:
+            status.reason = conditions.NODE_UNREACHABLE
+            status.message = f"{attempt.node} does not answer: attempt {attempt.number} may or may not be running"
+        else:
+            status.reason, status.message = attempt.reason, attempt.message
+
+    def _label_changes(self) -> dict[str, str | None]:
+        # Labels are another write than the status. They follow from the phase, so that a crash between the two is made good.
+        wanted = "true" if self.status.phase is Phase.FAILED else None
+        return {} if self.task.metadata.labels.get(LABEL_DEAD_LETTER) == wanted else {LABEL_DEAD_LETTER: wanted}
+
+    def _generation(self) -> int | None:
+        return self.task.metadata.generation or None
+
+
+def describe(attempt: Attempt, limit: int = MESSAGE_LIMIT) -> str:
+    """One attempt in one line: "attempt 2 on laptop-3: Error, exit code 1: words of the engine"."""
+    code = "" if attempt.exit_code is None else f", exit code {attempt.exit_code}"
+    words = f": {attempt.message}" if attempt.message else ""
+    return clip(f"attempt {attempt.number} on {attempt.node}: {attempt.reason or attempt.state.value}{code}{words}", limit)

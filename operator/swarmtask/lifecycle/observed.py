@@ -1,0 +1,164 @@
+"""What an engine's facts do to the attempt that they speak of.
+
+Called by `task.handle` for `Observed`, `Vanished`, `SubmitRefused` and `NodeGone`. Reports may be late, repeated, reordered or
+about something else: whatever does not speak of a live attempt of this very task changes nothing (LIFECYCLE I3, I5).
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from swarmtask.lifecycle.deadlines import whole
+from swarmtask.lifecycle.draft import Draft, clip
+from swarmtask.lifecycle.messages import NodeGone, Observation, Observed, Reason, SubmitRefused, Vanished, WorkloadState
+from swarmtask.lifecycle.reasons import RULES
+from swarmtask.resources.task import Attempt, AttemptState, Phase
+
+_DEADLINES = (Reason.START_DEADLINE, Reason.ACTIVE_DEADLINE)
+
+EngineFact = Observed | Vanished | SubmitRefused | NodeGone
+
+
+def find_live(draft: Draft, event: EngineFact) -> Attempt | None:
+    """The live attempt that the fact speaks of, or None when the fact is late or foreign."""
+    live = draft.live
+    if live is None:
+        return None
+    if isinstance(event, Observed):
+        seen = event.observation
+        ours = seen.task_uid == draft.task.metadata.uid and seen.name == live.id and seen.attempt == live.number
+        return live if ours else None
+    return live if event.attempt == live.number else None
+
+
+def apply(draft: Draft, live: Attempt, event: EngineFact) -> None:
+    """Change the draft by a fact about its live attempt."""
+    match event:
+        case Observed(observation=seen):
+            _observe(draft, live, seen)
+        case Vanished():
+            _lose(draft, live, Reason.WORKLOAD_LOST, f"{live.engine} no longer lists the workload")
+        case NodeGone(message=message):
+            _lose(draft, live, Reason.NODE_LOST, message)
+        case SubmitRefused(reason=reason, message=message) if not live.observed:
+            # Once the engine has shown the workload, a refusal answers a repeated submit and says nothing about the one that runs.
+            if live.state is AttemptState.STOPPING:
+                draft.stopped(draft.update(live, reason=reason.value, message=clip(message)), message)
+            else:
+                draft.fail(live, reason, message)
+        case _:
+            pass
+
+
+def _lose(draft: Draft, live: Attempt, reason: Reason, message: str) -> None:
+    """It is gone without a word. A deadline that ran out because the infrastructure lost it is not the task's fault (I8)."""
+    by_deadline = live.stop_reason == Reason.START_DEADLINE and live.reason is None
+    by_deadline = by_deadline or (live.stop_reason == Reason.ACTIVE_DEADLINE and reason is Reason.NODE_LOST)
+    if live.state is AttemptState.STOPPING and not by_deadline:
+        draft.stopped(live, message)
+    else:
+        draft.fail(live, reason, message)
+
+
+def _observe(draft: Draft, live: Attempt, seen: Observation) -> None:
+    match seen.state:
+        case WorkloadState.UNKNOWN:
+            _lose_sight(draft, live)
+        case WorkloadState.PENDING | WorkloadState.PREPARING:
+            _prepare(draft, live, seen)
+        case WorkloadState.RUNNING:
+            _run(draft, live, seen)
+        case WorkloadState.EXITED | WorkloadState.REJECTED | WorkloadState.STOPPED:
+            _end(draft, live, seen)
+
+
+def _lose_sight(draft: Draft, live: Attempt) -> None:
+    if draft.status.phase is Phase.UNKNOWN:
+        return
+    state = live.state if live.state is AttemptState.STOPPING else AttemptState.UNKNOWN
+    draft.update(live, state=state, observed=True)
+    draft.status.phase = Phase.UNKNOWN
+    draft.announce("NodeUnreachable", f"{live.node} does not answer: attempt {live.number} may or may not be running", "Warning")
+
+
+def _see_again(draft: Draft, live: Attempt) -> Attempt:
+    """The engine shows it, so its node answers: back to what it was before."""
+    status = draft.status
+    if status.phase is Phase.UNKNOWN:
+        status.phase = Phase.RUNNING if live.started_at else Phase.STARTING
+        draft.announce("NodeBack", f"{live.node} answers again")
+    if live.state is AttemptState.UNKNOWN:
+        live = draft.update(live, state=AttemptState.RUNNING if live.started_at else AttemptState.STARTING)
+    return live
+
+
+def _prepare(draft: Draft, live: Attempt, seen: Observation) -> None:
+    live = _see_again(draft, live)
+    if live.started_at is not None:
+        return  # an old report that was overtaken by a newer one
+    if not live.observed:
+        words = f": {seen.message}" if seen.message else ""
+        draft.announce("Preparing", f"{live.engine} has attempt {live.number} for {live.node}{words}")
+    reason = seen.reason.value if seen.reason is not None else live.reason
+    if reason is not None and reason != live.reason:
+        draft.announce(reason, seen.message or f"attempt {live.number} on {live.node}", "Warning")
+    draft.update(live, observed=True, reason=reason, message=clip(seen.message) or live.message)
+
+
+def _run(draft: Draft, live: Attempt, seen: Observation) -> None:
+    live = _see_again(draft, live)
+    if live.started_at is not None:
+        draft.update(live, observed=True)
+        return
+    # The node's clock may be wrong: the start lies between the binding and now, else deadlines would come early.
+    started = whole(seen.started_at) if seen.started_at is not None else draft.at
+    started = min(max(started, live.bound_at or started), draft.at)
+    state = live.state if live.state is AttemptState.STOPPING else AttemptState.RUNNING
+    draft.update(live, state=state, observed=True, started_at=started, reason=None, message=None)
+    draft.status.phase = Phase.RUNNING
+    draft.status.start_time = draft.status.start_time or started
+    draft.announce("Started", f"attempt {live.number} runs on {live.node}")
+
+
+def _end(draft: Draft, live: Attempt, seen: Observation) -> None:
+    live = draft.update(live, observed=True)
+    if live.started_at is None and seen.state is WorkloadState.EXITED:
+        # It ran and ended between two reports.
+        end = min(whole(seen.finished_at), draft.at) if seen.finished_at is not None else draft.at
+        started = whole(seen.started_at) if seen.started_at is not None else end
+        live = draft.update(live, started_at=min(max(started, live.bound_at or started), max(end, live.bound_at or end)))
+        draft.status.start_time = draft.status.start_time or live.started_at
+    reason = _reason_of(live, seen)
+    if live.stop_reason in _DEADLINES and seen.reason is not None and RULES[seen.reason].infrastructure:
+        # The node failed under it before the stop could: not the task's fault (I8).
+        draft.fail(live, seen.reason, seen.message, seen.exit_code, seen.finished_at)
+    elif live.state is AttemptState.STOPPING and not (reason is Reason.COMPLETED and _ended_before_stop(draft, live, seen)):
+        if seen.reason is not None and live.started_at is None:
+            live = draft.update(live, reason=seen.reason.value, message=clip(seen.message))
+        draft.stopped(live, seen.message, seen.exit_code, seen.finished_at)
+    elif reason is Reason.COMPLETED:
+        draft.succeed(live, seen)
+    else:
+        draft.fail(live, reason, seen.message, seen.exit_code, seen.finished_at)
+
+
+def _reason_of(live: Attempt, seen: Observation) -> Reason:
+    if seen.reason is not None and seen.reason is not Reason.COMPLETED:
+        return seen.reason
+    match seen.state:
+        case WorkloadState.REJECTED:
+            return Reason(live.reason) if live.reason is not None else Reason.ENGINE_REJECTED
+        case WorkloadState.EXITED if seen.exit_code == 0:
+            return Reason.COMPLETED
+        case WorkloadState.EXITED if seen.exit_code is not None:
+            return Reason.ERROR
+        case _:
+            # STOPPED though nobody here asked for it, or EXITED with an exit code that the engine has lost.
+            return Reason.WORKLOAD_LOST
+
+
+def _ended_before_stop(draft: Draft, live: Attempt, seen: Observation) -> bool:
+    """Proof that the work was done before anybody asked to stop it, by more than clocks may differ: it is never run again."""
+    if seen.finished_at is None or live.stop_requested_at is None:
+        return False
+    return whole(seen.finished_at) + timedelta(seconds=draft.policy.clock_skew_s) < live.stop_requested_at

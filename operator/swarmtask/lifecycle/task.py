@@ -1,0 +1,211 @@
+"""The state machine of one task: `handle` turns an event into the next status.
+
+Called by the controllers for every event, and by the simulator. Pure: the task, the event, `now` and the policy go in, a
+`Transition` comes out; the task that went in is never changed. What the stored object asks for is `outstanding`, kept in
+`commands` and offered here as the other half of the surface.
+
+`handle` works in two steps: the event's own effect, then `_settle`, which applies every rule that holds whatever the event was
+(deletion, cancel, suspend, deadlines, end of a backoff) until nothing changes. So a crash between two events loses nothing: the
+next event of any kind, or `Reconcile`, comes to the same status.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+
+from swarmtask.lifecycle import conditions, observed
+from swarmtask.lifecycle.commands import outstanding
+from swarmtask.lifecycle.deadlines import Policy, attempt_deadline, queue_deadline, unseen_stop_deadline
+from swarmtask.lifecycle.draft import Draft
+from swarmtask.lifecycle.messages import (
+    Bound,
+    InvalidObject,
+    Reason,
+    Reconcile,
+    TaskEvent,
+    Transition,
+    Unplaced,
+)
+from swarmtask.lifecycle.reasons import RULES
+from swarmtask.resources.meta import get_condition
+from swarmtask.resources.task import ANNOTATION_CANCEL, ANNOTATION_RETRY, Attempt, Phase, SwarmTask
+
+_MAX_SETTLE_STEPS = 8
+
+
+def handle(task: SwarmTask, event: TaskEvent, now: datetime, policy: Policy) -> Transition:
+    """The next status of the task.
+
+    Args:
+        task: as stored; not changed.
+        event: may be late, repeated or about something else; such an event gives `changed=False`.
+        now: aware; need not grow from call to call.
+
+    Returns:
+        `changed` is False when no status must be written; then there are no announcements either. After `Bound` the caller looks at
+        the phase: anything but Starting means that the task could not be bound (any more).
+    """
+    draft = Draft(task, now, policy)
+    match event:
+        case Reconcile(queue_exists=queue_exists):
+            _settle(draft, queue_exists)
+        case Bound():
+            if draft.status.phase is not Phase.QUEUED:
+                return _nothing(task)
+            _settle(draft, None)
+            if draft.status.phase is Phase.QUEUED:
+                draft.bind(event.node, event.engine, event.engine_node_id)
+        case Unplaced():
+            if draft.status.phase is not Phase.QUEUED:
+                return _nothing(task)
+            _settle(draft, None)
+            if draft.status.phase is Phase.QUEUED:
+                draft.place_in_queue(event.position, event.reason, event.message)
+        case InvalidObject():
+            _refuse(draft, event)
+        case _:
+            live = observed.find_live(draft, event)
+            if live is None:
+                return _nothing(task)
+            observed.apply(draft, live, event)
+            _settle(draft, None)
+    return draft.finish()
+
+
+def _nothing(task: SwarmTask) -> Transition:
+    return Transition(task.status, changed=False)
+
+
+def _refuse(draft: Draft, event: InvalidObject) -> None:
+    """An object that cannot be read: it must not start, but what already runs is left alone. Looks at no field of the spec."""
+    if draft.terminal:
+        return
+    if draft.live is None:
+        draft.end(Phase.FAILED, Reason.INVALID_OBJECT, event.message)
+        return
+    admitted = get_condition(draft.status.conditions, conditions.ADMITTED)
+    if admitted is None or admitted.reason != Reason.INVALID_OBJECT:
+        draft.announce(Reason.INVALID_OBJECT, event.message, "Warning")
+    draft.invalid = event.message
+
+
+def _settle(draft: Draft, queue_exists: bool | None) -> None:
+    """Apply the rules that need no event until none applies. `queue_exists` None: as it was known before."""
+    _take_retry(draft)
+    for _ in range(_MAX_SETTLE_STEPS):
+        before = (draft.status.phase, draft.status.reason, draft.live)
+        if draft.terminal:
+            return
+        live = draft.live
+        if live is None:
+            _settle_waiting(draft, queue_exists)
+        else:
+            _settle_live(draft, live)
+        if before == (draft.status.phase, draft.status.reason, draft.live):
+            return
+
+
+def _take_retry(draft: Draft) -> None:
+    """A new retry text starts a new budget of a task that ended; before the end, or after success, it is noted and does nothing."""
+    request, status = draft.task.metadata.annotations.get(ANNOTATION_RETRY), draft.status
+    if request is None or request == status.observed_retry:
+        return
+    if draft.terminal and status.phase is not Phase.SUCCEEDED and draft.task.metadata.deletion_timestamp is None:
+        # The cancel that ended it, if any, has been acted on and must not end the new budget too.
+        status.observed_cancel = draft.task.metadata.annotations.get(ANNOTATION_CANCEL)
+        draft.new_budget(request)
+    else:
+        status.observed_retry = request
+
+
+def _wish_to_end(draft: Draft) -> tuple[Reason, str] | None:
+    """Deletion, or a cancel that has not been acted on."""
+    meta = draft.task.metadata
+    if meta.deletion_timestamp is not None:
+        return Reason.DELETED, "the task is being deleted"
+    text = meta.annotations.get(ANNOTATION_CANCEL)
+    if text is None:
+        draft.status.observed_cancel = None
+    elif text != draft.status.observed_cancel:
+        return Reason.CANCELLED, f"cancelled: {text}" if text else "cancelled"
+    return None
+
+
+def _settle_waiting(draft: Draft, queue_exists: bool | None) -> None:
+    """No attempt is live: end it, hold it, expire it, or let it queue."""
+    status, spec = draft.status, draft.task.spec
+    if wish := _wish_to_end(draft):
+        if wish[0] is Reason.CANCELLED:
+            status.observed_cancel = draft.task.metadata.annotations.get(ANNOTATION_CANCEL)
+        draft.end(Phase.CANCELLED, *wish)
+        return
+    if spec.suspend:
+        if status.phase is not Phase.PENDING or status.reason != Reason.SUSPENDED:
+            draft.hold(Reason.SUSPENDED, "spec.suspend is set")
+        return
+    expires = queue_deadline(spec, status)
+    if expires is not None and expires <= draft.now:
+        draft.end(Phase.EXPIRED, Reason.QUEUE_DEADLINE, f"not started within {spec.queue_deadline_seconds}s of entering the queue")
+        return
+    if status.not_before is not None and _backing_off(draft):
+        return
+    if not _queue_known(draft, queue_exists):
+        if status.phase is not Phase.PENDING or status.reason != conditions.QUEUE_NOT_FOUND:
+            draft.hold(conditions.QUEUE_NOT_FOUND, f"there is no SwarmQueue {spec.queue} in this namespace: create it")
+        return
+    if status.phase is not Phase.QUEUED:
+        draft.enter_queue()
+
+
+def _backing_off(draft: Draft) -> bool:
+    """Whether the backoff goes on; a task that was suspended meanwhile goes back to it."""
+    status = draft.status
+    assert status.not_before is not None  # noqa: S101 - the caller has looked
+    # A clock that was set back must not make the wait longer than the longest one that the spec allows.
+    latest = draft.at + timedelta(seconds=draft.task.spec.backoff.max_seconds + 1)
+    status.not_before = min(status.not_before, latest)
+    if status.not_before <= draft.now:
+        return False
+    if status.phase is not Phase.BACKOFF:
+        status.phase, status.reason, status.message = Phase.BACKOFF, "BackOff", "the wait before the next attempt goes on"
+    return True
+
+
+def _queue_known(draft: Draft, queue_exists: bool | None) -> bool:
+    if queue_exists is not None:
+        return queue_exists
+    admitted = get_condition(draft.status.conditions, conditions.ADMITTED)
+    return admitted is None or admitted.reason != conditions.QUEUE_NOT_FOUND
+
+
+def _settle_live(draft: Draft, live: Attempt) -> None:
+    """An attempt holds its node: ask for its end when somebody wishes it or a deadline has passed."""
+    spec, now = draft.task.spec, draft.now
+    if wish := _wish_to_end(draft):
+        if wish[0] is Reason.CANCELLED:
+            draft.status.observed_cancel = draft.task.metadata.annotations.get(ANNOTATION_CANCEL)
+        draft.begin_stop(live, *wish)
+    elif spec.suspend:
+        draft.begin_stop(live, Reason.SUSPENDED, "spec.suspend is set")
+    else:
+        limit = attempt_deadline(spec, live)
+        if limit is not None and limit <= now:
+            reason = Reason.START_DEADLINE if live.started_at is None else Reason.ACTIVE_DEADLINE
+            draft.begin_stop(live, reason, RULES[reason].meaning)
+    live = draft.live or live
+    unseen = unseen_stop_deadline(spec, live, draft.status.phase, draft.policy)
+    if unseen is not None and unseen <= now:
+        _give_up_seeing(draft, live)
+
+
+def _give_up_seeing(draft: Draft, live: Attempt) -> None:
+    """The stop cannot be confirmed. A start that nobody saw is the infrastructure's loss, not the task's (I8)."""
+    why = f"{live.node} does not answer" if live.observed else f"{live.engine} never showed it"
+    message = f"counted as stopped without proof: {why}"
+    if live.stop_reason == Reason.START_DEADLINE and live.reason is None:
+        draft.fail(live, Reason.NODE_LOST if live.observed else Reason.WORKLOAD_LOST, message)
+    else:
+        draft.stopped(live, message)
+
+
+__all__ = ["Policy", "handle", "outstanding"]

@@ -1,0 +1,169 @@
+"""The snapshot as columns: one array per fact, one entry per node, nodes sorted by name.
+
+Called by `cycle`; filters and scores read it. Columns are the one thing that changes during a cycle, and only through `place`.
+Never reads a clock, never decides anything.
+
+Amounts are int64: thousandths of a core, bytes, whole GPUs, task slots. Larger amounts are cut at `LIMIT` so that no sum or
+difference overflows; a wish that was cut fits nowhere, because capacities are cut one below it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from swarmtask.scheduler.model import Amounts, NodeInfo, TaskShape
+
+Mask = NDArray[np.bool_]
+Ints = NDArray[np.int64]
+Floats = NDArray[np.float64]
+
+CPU, MEMORY, GPUS, SLOTS = range(4)
+"""Rows of the room on nodes. A slot is the right to run one more task (`max_tasks`)."""
+DIMENSIONS = 4
+
+LIMIT = 2**62
+
+
+def _capped(amount: int, limit: int = LIMIT) -> int:
+    return min(max(amount, 0), limit)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class TaskClass:
+    """All tasks of one shape. Compared by identity: a cycle makes one per shape.
+
+    Attributes:
+        amounts: what one task takes, int64[DIMENSIONS]; never above LIMIT.
+        need: the same, by dimension, as arrays without dimensions: numpy computes with them in half the time that a Python number
+            or a broadcast column takes, and a cycle does little else.
+    """
+
+    shape: TaskShape
+    amounts: Ints
+    need: tuple[Ints, ...]
+
+    @classmethod
+    def of(cls, shape: TaskShape) -> TaskClass:
+        request = shape.request
+        amounts = (*map(_capped, (request.cpu_milli, request.memory_bytes, request.gpus)), 1)
+        return cls(shape, np.array(amounts, dtype=np.int64), tuple(np.array(amount, dtype=np.int64) for amount in amounts))
+
+
+@dataclass(frozen=True, slots=True)
+class NodeClass:
+    """What all nodes of one class share; filters that read only this are evaluated once per class of nodes.
+
+    Attributes:
+        labels: only those that some waiting task selects on, so that a label that every node has a value of its own for (its
+            hostname) does not make every node a class of its own.
+    """
+
+    labels: Mapping[str, str]
+    capabilities: frozenset[str]
+    engines: tuple[str, ...]
+
+
+@dataclass(slots=True)
+class Room:
+    """What placements change, for all nodes or some of them. (Not frozen only because one is made for every placement.)
+
+    Attributes:
+        free: int64[DIMENSIONS, n], allocatable minus requested; negative where a node shrank under its tasks.
+        per_unit: float64[DIMENSIONS, n], 1 / allocatable, and 0 where nothing is offered.
+        tasks: float64[n], how many tasks are bound and assumed; float because scores divide by it.
+    """
+
+    free: Ints
+    per_unit: Floats
+    tasks: Floats
+
+    def take(self, nodes: Ints) -> Room:
+        """The same for some nodes, copied."""
+        return Room(self.free.take(nodes, axis=1), self.per_unit.take(nodes, axis=1), self.tasks.take(nodes))
+
+
+@dataclass(frozen=True, slots=True)
+class Columns:
+    """The nodes of one cycle.
+
+    Attributes:
+        ready, cordoned: bool[N].
+        node_classes, class_of: the classes, and the index of each node's class, intp[N].
+        allocatable: int64[DIMENSIONS, N].
+        room: what is left; changes as the cycle places tasks.
+    """
+
+    names: tuple[str, ...]
+    index: Mapping[str, int]
+    ready: Mask
+    cordoned: Mask
+    node_classes: tuple[NodeClass, ...]
+    class_of: NDArray[np.intp]
+    allocatable: Ints
+    room: Room
+    _all: Mask = field(repr=False)
+
+    @classmethod
+    def of(cls, nodes: Sequence[NodeInfo], label_keys: Collection[str] = ()) -> Columns:
+        """Columns of `nodes`. `label_keys`: the labels that waiting tasks select on."""
+        ordered = sorted(nodes, key=lambda node: node.name)
+        keys = sorted(label_keys)
+        classes: dict[object, int] = {}
+        node_classes: list[NodeClass] = []
+        class_of = np.empty(len(ordered), dtype=np.intp)
+        for number, node in enumerate(ordered):
+            labels = {key: node.labels[key] for key in keys if key in node.labels}
+            identity = (tuple(labels.items()), node.capabilities, node.engines)
+            found = classes.setdefault(identity, len(node_classes))
+            if found == len(node_classes):
+                node_classes.append(NodeClass(labels, node.capabilities, node.engines))
+            class_of[number] = found
+        allocatable = _table(
+            [(*_amounts(node.allocatable), LIMIT if node.max_tasks is None else node.max_tasks) for node in ordered], LIMIT - 1
+        )
+        requested = _table([(*_amounts(node.requested), node.tasks) for node in ordered], LIMIT)
+        per_unit = np.zeros(allocatable.shape)
+        np.divide(1.0, allocatable, out=per_unit, where=allocatable > 0)
+        return cls(
+            names=tuple(node.name for node in ordered),
+            index={node.name: number for number, node in enumerate(ordered)},
+            ready=np.array([node.ready for node in ordered], dtype=np.bool_),
+            cordoned=np.array([node.unschedulable for node in ordered], dtype=np.bool_),
+            node_classes=tuple(node_classes),
+            class_of=class_of,
+            allocatable=allocatable,
+            room=Room(allocatable - requested, per_unit, requested[SLOTS].astype(np.float64)),
+            _all=np.ones(len(ordered), dtype=np.bool_),
+        )
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def all_nodes(self) -> Mask:
+        """A new mask of every node."""
+        return self._all.copy()
+
+    def engines(self, node: int) -> tuple[str, ...]:
+        """Engines that reach a node, preferred first."""
+        return self.node_classes[int(self.class_of[node])].engines
+
+    def place(self, node: int, task_class: TaskClass) -> None:
+        """Take one task's room from a node. The caller has made sure that it fits."""
+        self.room.free[:, node] -= task_class.amounts
+        self.room.tasks[node] += 1
+
+
+def _amounts(amounts: Amounts) -> tuple[int, int, int]:
+    return amounts.cpu_milli, amounts.memory_bytes, amounts.gpus
+
+
+def _table(rows: Sequence[tuple[int, ...]], limit: int) -> Ints:
+    """int64[DIMENSIONS, n] from one tuple per node."""
+    table = np.empty((DIMENSIONS, len(rows)), dtype=np.int64)
+    for dimension in range(DIMENSIONS):
+        table[dimension] = [_capped(row[dimension], limit) for row in rows]
+    return table

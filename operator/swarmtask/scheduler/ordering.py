@@ -1,0 +1,153 @@
+"""Who comes next: priority, then age, then uid, within the limits of queues.
+
+Called by `cycle`. Tasks of one (queue, priority, shape) wait in one line, first in, first out; a heap holds the head of each line.
+A line leaves the heap when it is empty, when its class of tasks fits nowhere, or when its queue starts nothing more; so the cost of
+a cycle does not depend on how many tasks wait behind a head that cannot start. Never looks at nodes.
+
+Order is strict across all queues, and nothing is held back: a task that does not fit lets smaller ones behind it start.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+
+from swarmtask.scheduler.columns import TaskClass
+from swarmtask.scheduler.model import PendingTask, QueueInfo, TaskShape
+
+QueueKey = tuple[str, str]
+
+NO_NODE_FITS = "NoNodeFits"
+QUEUE_STOPPED = "QueueStopped"
+QUEUE_FULL = "QueueFull"
+"""Reasons of a Refusal."""
+
+
+def order_key(task: PendingTask) -> tuple[int, float, str]:
+    """Sorts tasks in the order in which they start."""
+    return (-task.priority, task.queued_at, task.uid)
+
+
+@dataclass(frozen=True, slots=True)
+class Standstill:
+    """Why no further task of a line starts: the fields of a Refusal that they share."""
+
+    reason: str
+    message: str
+    counts: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
+
+
+@dataclass(slots=True, eq=False)
+class Gate:
+    """What a queue lets through. `left`: how many more of its tasks may start; None means not limited."""
+
+    queue: QueueInfo
+    left: int | None
+
+    @classmethod
+    def of(cls, queue: QueueInfo) -> Gate:
+        return cls(queue, None if queue.max_running is None else max(0, queue.max_running - queue.running))
+
+    @property
+    def closed(self) -> bool:
+        return self.queue.stopped or self.left == 0
+
+    def enter(self) -> None:
+        if self.left is not None:
+            self.left -= 1
+
+    def standstill(self) -> Standstill:
+        """Why it is closed."""
+        name = "/".join(self.queue.key)
+        if self.queue.stopped:
+            return Standstill(QUEUE_STOPPED, f"queue {name} is stopped; set its spec.stopped to false to start its tasks")
+        most = self.queue.max_running
+        return Standstill(QUEUE_FULL, f"queue {name} runs as many tasks as it may (maxRunning {most})")
+
+
+@dataclass(slots=True, eq=False)
+class Line:
+    """Tasks of one queue, priority and class, first in, first out.
+
+    Attributes:
+        ranks: places in the order of the whole cycle, rising.
+        next: index into `ranks` of the head.
+        standstill: why the line has left the heap with tasks in it.
+    """
+
+    task_class: TaskClass
+    gate: Gate
+    ranks: list[int] = field(default_factory=list)
+    next: int = 0
+    standstill: Standstill | None = None
+
+
+class Order:
+    """The waiting tasks of one cycle.
+
+    Attributes:
+        tasks: in the order in which they would start; a task's index is its rank.
+        lines: the line of each task, by rank.
+        classes: one per shape.
+    """
+
+    def __init__(self, pending: Iterable[PendingTask], queues: Mapping[QueueKey, QueueInfo]) -> None:
+        self.tasks = sorted(pending, key=order_key)
+        self.classes: list[TaskClass] = []
+        self.lines: list[Line] = []
+        classes = _Interner(self.classes)
+        gates: dict[QueueKey, Gate] = {}
+        lines: dict[tuple[QueueKey, int, int], Line] = {}
+        for rank, task in enumerate(self.tasks):
+            number = classes.number(task.shape)
+            key = (task.queue, task.priority, number)
+            line = lines.get(key)
+            if line is None:
+                gate = gates.get(task.queue)
+                if gate is None:
+                    # A queue that the snapshot does not know has no limits: its object may be on its way.
+                    gate = gates[task.queue] = Gate.of(queues.get(task.queue) or QueueInfo(task.queue))
+                line = lines[key] = Line(self.classes[number], gate)
+            line.ranks.append(rank)
+            self.lines.append(line)
+        self._heap = [(line.ranks[0], line) for line in lines.values()]
+        heapq.heapify(self._heap)
+
+    def head(self) -> tuple[int, Line] | None:
+        """The rank and the line of the task that comes next; None when no line is left."""
+        return self._heap[0] if self._heap else None
+
+    def advance(self) -> None:
+        """The head starts: the next of its line takes its place."""
+        _, line = self._heap[0]
+        line.gate.enter()
+        line.next += 1
+        if line.next < len(line.ranks):
+            heapq.heapreplace(self._heap, (line.ranks[line.next], line))
+        else:
+            heapq.heappop(self._heap)
+
+    def drop(self, standstill: Standstill) -> None:
+        """The head's line leaves for the rest of the cycle."""
+        _, line = heapq.heappop(self._heap)
+        line.standstill = standstill
+
+
+class _Interner:
+    """Equal shapes -> one class. Caches usually share shape objects, so identity is asked before equality."""
+
+    def __init__(self, classes: list[TaskClass]) -> None:
+        self._classes = classes
+        self._by_identity: dict[int, int] = {}
+        self._by_value: dict[TaskShape, int] = {}
+
+    def number(self, shape: TaskShape) -> int:
+        number = self._by_identity.get(id(shape))
+        if number is None:
+            number = self._by_value.setdefault(shape, len(self._classes))
+            if number == len(self._classes):
+                self._classes.append(TaskClass.of(shape))
+            self._by_identity[id(shape)] = number
+        return number

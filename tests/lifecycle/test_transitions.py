@@ -1,0 +1,190 @@
+"""Every event in every situation: what comes of it. Pairs that the table does not name change nothing at all."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.lifecycle.situations import EVENTS, SITUATIONS, outcome
+
+# situation -> {phase/reason/state of a live attempt that differs from the phase: [events]}
+TABLE: dict[str, dict[str, list[str]]] = {
+    "new": {
+        "Queued": ["reconcile"],
+        "Pending/QueueNotFound": ["queue gone"],
+        "Failed/InvalidObject": ["invalid"],
+    },
+    "suspended": {
+        "Failed/InvalidObject": ["invalid"],
+    },
+    "without queue": {
+        "Queued": ["reconcile"],
+        "Failed/InvalidObject": ["invalid"],
+    },
+    "queued": {
+        "Pending/QueueNotFound": ["queue gone"],
+        "Starting": ["bound"],
+        "Queued/NoNodeFits": ["unplaced"],
+        "Failed/InvalidObject": ["invalid"],
+    },
+    "bound": {
+        "Starting": ["pending", "preparing", "invalid"],
+        "Starting/ImagePullFailed": ["pull fails"],
+        "Running": ["running"],
+        "Unknown/NodeUnreachable": ["unknown"],
+        "Succeeded/Completed": ["exit 0"],
+        "Backoff/Error": ["exit 1"],
+        "Backoff/WorkloadLost": ["exit lost", "stopped", "vanished"],
+        "Backoff/OOMKilled": ["oom"],
+        "Backoff/NodeRestarted": ["restarted"],
+        "Backoff/EngineRejected": ["rejected", "refused"],
+        "Backoff/NodeLost": ["node gone"],
+    },
+    "preparing": {
+        "Starting/ImagePullFailed": ["pull fails"],
+        "Running": ["running"],
+        "Unknown/NodeUnreachable": ["unknown"],
+        "Succeeded/Completed": ["exit 0"],
+        "Backoff/Error": ["exit 1"],
+        "Backoff/WorkloadLost": ["exit lost", "stopped", "vanished"],
+        "Backoff/OOMKilled": ["oom"],
+        "Backoff/NodeRestarted": ["restarted"],
+        "Backoff/EngineRejected": ["rejected"],
+        "Backoff/NodeLost": ["node gone"],
+        "Starting": ["invalid"],
+    },
+    "running": {
+        "Unknown/NodeUnreachable": ["unknown"],
+        "Succeeded/Completed": ["exit 0"],
+        "Backoff/Error": ["exit 1"],
+        "Backoff/WorkloadLost": ["exit lost", "stopped", "vanished"],
+        "Backoff/OOMKilled": ["oom"],
+        "Backoff/NodeRestarted": ["restarted"],
+        "Backoff/EngineRejected": ["rejected"],
+        "Backoff/NodeLost": ["node gone"],
+        "Running": ["invalid"],
+    },
+    "unknown before start": {
+        "Starting": ["pending", "preparing"],
+        "Starting/ImagePullFailed": ["pull fails"],
+        "Running": ["running"],
+        "Succeeded/Completed": ["exit 0"],
+        "Backoff/Error": ["exit 1"],
+        "Backoff/WorkloadLost": ["exit lost", "stopped", "vanished"],
+        "Backoff/OOMKilled": ["oom"],
+        "Backoff/NodeRestarted": ["restarted"],
+        "Backoff/EngineRejected": ["rejected"],
+        "Backoff/NodeLost": ["node gone"],
+        "Unknown/NodeUnreachable": ["invalid"],
+    },
+    "unknown": {
+        "Running": ["pending", "preparing", "pull fails", "running"],
+        "Succeeded/Completed": ["exit 0"],
+        "Backoff/Error": ["exit 1"],
+        "Backoff/WorkloadLost": ["exit lost", "stopped", "vanished"],
+        "Backoff/OOMKilled": ["oom"],
+        "Backoff/NodeRestarted": ["restarted"],
+        "Backoff/EngineRejected": ["rejected"],
+        "Backoff/NodeLost": ["node gone"],
+        "Unknown/NodeUnreachable": ["invalid"],
+    },
+    "stopping for start deadline": {
+        "Starting/StartDeadline/Stopping": ["pull fails", "invalid"],
+        "Running/StartDeadline/Stopping": ["running"],
+        "Unknown/StartDeadline/Stopping": ["unknown"],
+        "Backoff/StartDeadline": ["exit 0", "exit 1", "exit lost", "oom", "rejected", "stopped"],
+        "Backoff/NodeRestarted": ["restarted"],
+        "Backoff/WorkloadLost": ["vanished"],
+        "Backoff/NodeLost": ["node gone"],
+    },
+    "stopping for active deadline": {
+        "Unknown/ActiveDeadline/Stopping": ["unknown"],
+        "Backoff/ActiveDeadline": ["exit 0", "exit 1", "exit lost", "oom", "rejected", "stopped", "vanished"],
+        "Backoff/NodeRestarted": ["restarted"],
+        "Backoff/NodeLost": ["node gone"],
+        "Running/ActiveDeadline/Stopping": ["invalid"],
+    },
+    "stopping for suspend": {
+        "Unknown/Suspended/Stopping": ["unknown"],
+        "Pending/Suspended": ["exit 0", "exit 1", "exit lost", "oom", "restarted", "rejected", "stopped", "vanished", "node gone"],
+        "Running/Suspended/Stopping": ["invalid"],
+    },
+    "stopping for cancel": {
+        "Unknown/Cancelled/Stopping": ["unknown"],
+        "Cancelled/Cancelled": [
+            "exit 0",
+            "exit 1",
+            "exit lost",
+            "oom",
+            "restarted",
+            "rejected",
+            "stopped",
+            "vanished",
+            "node gone",
+        ],
+        "Running/Cancelled/Stopping": ["invalid"],
+    },
+    "stopping for delete": {
+        "Unknown/Deleted/Stopping": ["unknown"],
+        "Cancelled/Deleted": ["exit 0", "exit 1", "exit lost", "oom", "restarted", "rejected", "stopped", "vanished", "node gone"],
+        "Running/Deleted/Stopping": ["invalid"],
+    },
+    "stopping unseen": {
+        "Starting/Cancelled/Stopping": ["pending", "preparing", "pull fails", "invalid"],
+        "Running/Cancelled/Stopping": ["running"],
+        "Unknown/Cancelled/Stopping": ["unknown"],
+        "Cancelled/Cancelled": [
+            "exit 0",
+            "exit 1",
+            "exit lost",
+            "oom",
+            "restarted",
+            "rejected",
+            "stopped",
+            "vanished",
+            "refused",
+            "node gone",
+        ],
+    },
+    "stopping on a silent node": {
+        "Running/Cancelled/Stopping": ["pending", "preparing", "pull fails", "running"],
+        "Cancelled/Cancelled": [
+            "exit 0",
+            "exit 1",
+            "exit lost",
+            "oom",
+            "restarted",
+            "rejected",
+            "stopped",
+            "vanished",
+            "node gone",
+        ],
+        "Unknown/Cancelled/Stopping": ["invalid"],
+    },
+    "backoff": {
+        "Failed/InvalidObject": ["invalid"],
+    },
+    "succeeded": {},
+    "failed": {},
+    "cancelled": {},
+    "expired": {},
+}
+
+
+@pytest.mark.parametrize("situation", SITUATIONS)
+@pytest.mark.parametrize("event", EVENTS)
+def test_transition(situation: str, event: str) -> None:
+    story = SITUATIONS[situation]()
+    before = outcome(story)
+    expected = next((result for result, events in TABLE[situation].items() if event in events), None)
+    transition = story.tell(EVENTS[event](story))
+    assert transition.changed == (expected is not None)
+    assert outcome(story) == (expected or before)
+
+
+def test_the_table_names_only_what_exists() -> None:
+    assert set(TABLE) == set(SITUATIONS)
+    named = [event for row in TABLE.values() for events in row.values() for event in events]
+    assert set(named) <= set(EVENTS)
+    for situation, row in TABLE.items():
+        events = [event for group in row.values() for event in group]
+        assert len(events) == len(set(events)), situation

@@ -1,0 +1,29 @@
+"""Short ways to write snapshots in tests."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from swarmtask.scheduler.model import Amounts, NodeInfo, PendingTask, QueueInfo, Snapshot, TaskShape
+
+GIB = 2**30
+DEFAULT = ("home", "default")
+
+
+def node(name: str = "laptop", cpu: int = 4000, memory: int = 8 * GIB, gpus: int = 0, **facts: Any) -> NodeInfo:
+    facts = {"ready": True, "unschedulable": False, "engines": ("swarm",), **facts}
+    return NodeInfo(name=name, allocatable=Amounts(cpu, memory, gpus), **facts)
+
+
+def shape(cpu: int = 0, memory: int = 0, gpus: int = 0, **wishes: Any) -> TaskShape:
+    return TaskShape(Amounts(cpu, memory, gpus), **wishes)
+
+
+def task(name: str = "task", wants: TaskShape | None = None, *, priority: int = 0, at: float = 0.0, **facts: Any) -> PendingTask:
+    facts = {"uid": f"uid-{name}", "queue": DEFAULT, **facts}
+    return PendingTask(key=("home", name), priority=priority, queued_at=at, shape=shape() if wants is None else wants, **facts)
+
+
+def snapshot(nodes: Iterable[NodeInfo], pending: Sequence[PendingTask], *queues: QueueInfo) -> Snapshot:
+    return Snapshot(now=0.0, nodes=tuple(nodes), pending=tuple(pending), queues={queue.key: queue for queue in queues})

@@ -1,0 +1,103 @@
+"""The rules of placement, written down once more without columns, classes, lines or heaps: slow, and easy to check by reading.
+
+The scheduler's tests hold it against `run_cycle`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from swarmtask.scheduler.model import Amounts, NodeInfo, PendingTask, QueueInfo, Snapshot, TaskShape
+
+
+@dataclass
+class Load:
+    """What a node holds so far."""
+
+    requested: Amounts
+    tasks: int
+
+
+def refusing_filter(node: NodeInfo, load: Load, wants: TaskShape) -> str | None:
+    """The first filter that refuses, in the documented order; None when the task fits."""
+    offered, held, asked = node.allocatable, load.requested, wants.request
+    rules = [
+        ("ready", node.ready),
+        ("cordoned", not node.unschedulable),
+        ("engine", wants.engine in node.engines if wants.engine else bool(node.engines)),
+        ("nodeName", wants.node_name in {"", node.name}),
+        ("nodeSelector", all(node.labels.get(key) == value for key, value in wants.node_selector)),
+        ("capabilities", wants.capabilities <= node.capabilities),
+        ("gpu", asked.gpus == 0 or held.gpus + asked.gpus <= offered.gpus),
+        ("maxTasks", node.max_tasks is None or load.tasks + 1 <= node.max_tasks),
+        ("memory", asked.memory_bytes == 0 or held.memory_bytes + asked.memory_bytes <= offered.memory_bytes),
+        ("cpu", asked.cpu_milli == 0 or held.cpu_milli + asked.cpu_milli <= offered.cpu_milli),
+    ]
+    return next((name for name, passes in rules if not passes), None)
+
+
+def score(node: NodeInfo, load: Load, wants: TaskShape) -> float:
+    """What is left of the scarcest resource afterwards; a thousandth of the weight for few tasks."""
+    pairs = [(node.allocatable.cpu_milli, load.requested.cpu_milli + wants.request.cpu_milli)]
+    pairs.append((node.allocatable.memory_bytes, load.requested.memory_bytes + wants.request.memory_bytes))
+    if wants.request.gpus:
+        pairs.append((node.allocatable.gpus, load.requested.gpus + wants.request.gpus))
+    balance = min(max(0.0, 1 - after / offered) if offered else 0.0 for offered, after in pairs)
+    return (balance + 0.001 / (1 + load.tasks)) / 1.001
+
+
+@dataclass
+class Oracle:
+    """Decides one task at a time, in order, looking at every node."""
+
+    nodes: list[NodeInfo]
+    loads: dict[str, Load]
+    queues: dict[tuple[str, str], QueueInfo]
+    running: dict[tuple[str, str], int]
+
+    @classmethod
+    def of(cls, snapshot: Snapshot) -> Oracle:
+        return cls(
+            nodes=sorted(snapshot.nodes, key=lambda node: node.name),
+            loads={node.name: Load(node.requested, node.tasks) for node in snapshot.nodes},
+            queues=dict(snapshot.queues),
+            running={key: queue.running for key, queue in snapshot.queues.items()},
+        )
+
+    @staticmethod
+    def order(snapshot: Snapshot) -> list[PendingTask]:
+        return sorted(snapshot.pending, key=lambda task: (-task.priority, task.queued_at, task.uid))
+
+    def closed(self, task: PendingTask) -> str | None:
+        queue = self.queues.get(task.queue)
+        if queue is None:
+            return None
+        if queue.stopped:
+            return "QueueStopped"
+        if queue.max_running is not None and self.running[task.queue] >= queue.max_running:
+            return "QueueFull"
+        return None
+
+    def refusals(self, wants: TaskShape) -> dict[str, int]:
+        """Counts per first refusing filter."""
+        counts: dict[str, int] = {}
+        for node in self.nodes:
+            name = refusing_filter(node, self.loads[node.name], wants)
+            if name is not None:
+                counts[name] = counts.get(name, 0) + 1
+        return counts
+
+    def scores(self, wants: TaskShape) -> dict[str, float]:
+        """Scores of the nodes where the task fits."""
+        return {
+            node.name: score(node, self.loads[node.name], wants)
+            for node in self.nodes
+            if refusing_filter(node, self.loads[node.name], wants) is None
+        }
+
+    def place(self, task: PendingTask, node: str) -> None:
+        load = self.loads[node]
+        load.requested += task.shape.request
+        load.tasks += 1
+        if task.queue in self.running:
+            self.running[task.queue] += 1

@@ -1,0 +1,79 @@
+"""Who starts first, and what queues hold back."""
+
+from __future__ import annotations
+
+from swarmtask.scheduler.cycle import run_cycle
+from swarmtask.scheduler.model import CycleResult, QueueInfo
+from tests.scheduler.builders import DEFAULT, node, shape, snapshot, task
+
+NIGHT = ("home", "night")
+
+
+def started(result: CycleResult) -> list[str]:
+    return [binding.task.key[1] for binding in result.bindings]
+
+
+def waiting(result: CycleResult) -> dict[str, int]:
+    return {refusal.task.key[1]: refusal.position for refusal in result.refusals}
+
+
+def test_priority_then_age_then_uid() -> None:
+    pending = [
+        task("young", at=2.0),
+        task("old", at=1.0),
+        task("urgent", priority=1000, at=9.0),
+        task("idle", priority=-1000, at=0.0),
+        task("twin-b", at=1.5, uid="b"),
+        task("twin-a", at=1.5, uid="a"),
+    ]
+    assert started(run_cycle(snapshot([node()], pending))) == ["urgent", "old", "twin-a", "twin-b", "young", "idle"]
+
+
+def test_order_is_strict_across_queues_and_shapes() -> None:
+    pending = [
+        task(f"t{number}", shape(cpu=number % 3), priority=-(number // 2), at=float(number), queue=NIGHT if number % 2 else DEFAULT)
+        for number in range(20)
+    ]
+    assert started(run_cycle(snapshot([node(cpu=100_000)], reversed(pending)))) == [f"t{number}" for number in range(20)]
+
+
+def test_an_urgent_task_behind_fifty_others_is_next() -> None:
+    pending = [task(f"low-{number:02}", shape(cpu=1000), at=float(number)) for number in range(50)]
+    urgent = task("urgent", shape(cpu=1000), priority=1000, at=99.0)
+    result = run_cycle(snapshot([node(cpu=1000)], [*pending, urgent]))
+    assert started(result) == ["urgent"]
+    assert waiting(result)["low-00"] == 1
+    assert waiting(result)["low-49"] == 50
+
+
+def test_a_large_task_that_does_not_fit_lets_smaller_ones_start() -> None:
+    pending = [task("large", shape(cpu=8000), priority=1000), task("small", shape(cpu=1000))]
+    result = run_cycle(snapshot([node(cpu=4000)], pending))
+    assert started(result) == ["small"]
+    assert waiting(result) == {"large": 1}
+
+
+def test_positions_are_counted_per_queue() -> None:
+    pending = [task(f"t{number}", at=float(number), queue=NIGHT if number % 2 else DEFAULT) for number in range(6)]
+    assert waiting(run_cycle(snapshot([], pending))) == {"t0": 1, "t2": 2, "t4": 3, "t1": 1, "t3": 2, "t5": 3}
+
+
+def test_a_full_queue_does_not_hold_back_another() -> None:
+    pending = [task(f"t{number}", at=float(number), queue=NIGHT if number % 2 else DEFAULT) for number in range(6)]
+    result = run_cycle(snapshot([node()], pending, QueueInfo(DEFAULT, max_running=3, running=2), QueueInfo(NIGHT)))
+    assert started(result) == ["t0", "t1", "t3", "t5"]
+    assert {(refusal.task.key[1], refusal.reason) for refusal in result.refusals} == {("t2", "QueueFull"), ("t4", "QueueFull")}
+
+
+def test_a_queue_fills_with_its_most_urgent_tasks_whatever_their_shape() -> None:
+    pending = [task(f"t{number}", shape(cpu=number), priority=number) for number in range(5)]
+    assert started(run_cycle(snapshot([node()], pending, QueueInfo(DEFAULT, max_running=2)))) == ["t4", "t3"]
+
+
+def test_a_task_that_does_not_fit_takes_no_place_in_its_queue() -> None:
+    pending = [task("large", shape(cpu=9000), priority=1), task("small", shape(cpu=1000))]
+    assert started(run_cycle(snapshot([node()], pending, QueueInfo(DEFAULT, max_running=1)))) == ["small"]
+
+
+def test_a_queue_without_an_object_has_no_limits() -> None:
+    assert started(run_cycle(snapshot([node()], [task(queue=("home", "new"))], QueueInfo(DEFAULT, stopped=True)))) == ["task"]

@@ -1,0 +1,206 @@
+"""What holds for every snapshot, checked against the oracle and by replaying decisions."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from swarmtask.scheduler.cycle import explain_task, run_cycle
+from swarmtask.scheduler.model import Amounts, Binding, NodeInfo, PendingTask, QueueInfo, Snapshot, TaskShape
+from tests.scheduler.oracle import Oracle, refusing_filter
+
+CAPABILITIES = ("browser", "coding")
+QUEUES = (("home", "default"), ("home", "night"), ("lab", "default"))
+
+# Few distinct values, so that ties, exact fits and full nodes are common; mostly ones of which several fit, so that much is placed.
+GPUS = [0, 0, 0, 1, 2]
+amounts = st.builds(
+    Amounts,
+    st.sampled_from([4000, 4000, 8000, 1000, 500, 1, 0, 2**60]),
+    st.sampled_from([2**33, 2**33, 2**34, 2**31, 2**30, 1, 0, 2**60]),
+    st.sampled_from(GPUS),
+)
+wishes = st.builds(
+    Amounts,
+    st.sampled_from([500, 0, 1000, 1, 2000, 4000, 2**60, 2**70]),
+    st.sampled_from([2**30, 0, 2**31, 2**20, 1, 2**33, 2**60, 2**63]),
+    st.sampled_from(GPUS),
+)
+node_names = st.sampled_from(["a", "b", "c", "d", "e"])
+labels = st.dictionaries(st.sampled_from(["zone", "arch"]), st.sampled_from(["", "x", "y"]))
+
+
+@st.composite
+def nodes(draw: st.DrawFn, name: str) -> NodeInfo:
+    allocatable = draw(amounts)
+    return NodeInfo(
+        name=name,
+        ready=draw(st.integers(0, 9)) > 0,
+        unschedulable=draw(st.integers(0, 9)) == 0,
+        engines=draw(st.sampled_from([("swarm",), ("local", "swarm"), ("swarm", "local"), ("local",), ()])),
+        allocatable=allocatable,
+        requested=draw(st.one_of(st.just(Amounts()), st.just(Amounts()), st.just(allocatable), amounts)),
+        tasks=draw(st.integers(0, 3)),
+        max_tasks=draw(st.one_of(st.none(), st.none(), st.integers(0, 9))),
+        labels=draw(labels),
+        capabilities=frozenset(draw(st.sets(st.sampled_from(CAPABILITIES)))),
+    )
+
+
+shapes = st.builds(
+    TaskShape,
+    wishes,
+    engine=st.sampled_from(["", "", "", "swarm", "nomad"]),
+    node_name=st.one_of(st.just(""), st.just(""), node_names),
+    node_selector=st.one_of(st.just({}), st.just({}), labels).map(lambda wanted: tuple(sorted(wanted.items()))),
+    capabilities=st.one_of(st.just(frozenset[str]()), st.frozensets(st.sampled_from(CAPABILITIES))),
+)
+
+
+@st.composite
+def snapshots(draw: st.DrawFn) -> Snapshot:
+    names = draw(st.lists(node_names, unique=True))
+    known = draw(st.lists(shapes, min_size=1, max_size=4))
+    count = draw(st.integers(0, 25))
+    pending = [
+        PendingTask(
+            key=("home", f"task-{number}"),
+            uid=f"{draw(st.integers(0, 9))}-{number}",
+            queue=draw(st.sampled_from(QUEUES)),
+            priority=draw(st.sampled_from([-1000, 0, 0, 1000])),
+            queued_at=float(draw(st.integers(0, 3))),
+            shape=draw(st.sampled_from(known)),
+        )
+        for number in range(count)
+    ]
+    queues = [
+        QueueInfo(
+            key,
+            stopped=draw(st.integers(0, 9)) == 0,
+            max_running=draw(st.one_of(st.none(), st.integers(0, 6))),
+            running=draw(st.integers(0, 3)),
+        )
+        for key in QUEUES[: draw(st.integers(0, len(QUEUES)))]
+    ]
+    cluster = [draw(nodes(name)) for name in names]
+    return Snapshot(0.0, cluster, pending, {queue.key: queue for queue in queues})
+
+
+@given(snapshots())
+@settings(deadline=None, max_examples=200)
+def test_replayed_in_order_every_decision_is_the_oracles(snapshot: Snapshot) -> None:
+    """No over-commitment, no better task passed over, no worse node taken, the right reason and counts for everyone else."""
+    result = run_cycle(snapshot)
+    bound = {binding.task.uid: binding for binding in result.bindings}
+    refused = {refusal.task.uid: refusal for refusal in result.refusals}
+    assert len(bound) == len(result.bindings)
+    assert len(refused) == len(result.refusals)
+    assert sorted([*bound, *refused]) == sorted(task.uid for task in snapshot.pending)
+
+    oracle = Oracle.of(snapshot)
+    order = Oracle.order(snapshot)
+    engines = {node.name: node.engines for node in snapshot.nodes}
+    parked: dict[TaskShape, dict[str, int]] = {}
+    assert [binding.task for binding in result.bindings] == [task for task in order if task.uid in bound]
+    for task in order:
+        binding = bound.get(task.uid)
+        closed = oracle.closed(task)
+        if binding is not None:
+            assert closed is None
+            scores = oracle.scores(task.shape)
+            assert binding.node in scores
+            assert binding.score == pytest.approx(scores[binding.node], abs=1e-9)
+            assert binding.score >= max(scores.values()) - 1e-9
+            assert 0.0 <= binding.score <= 1.0
+            assert binding.engine == (task.shape.engine or engines[binding.node][0])
+            oracle.place(task, binding.node)
+            continue
+        refusal = refused[task.uid]
+        if refusal.reason == "NoNodeFits":
+            # What refused a class stays true for the rest of the cycle; the counts are those of the moment it was parked.
+            assert not oracle.scores(task.shape)
+            counts = parked.setdefault(task.shape, oracle.refusals(task.shape))
+            assert dict(refusal.counts) == counts
+            assert sum(counts.values()) == len(snapshot.nodes)
+            assert refusal.message.startswith(f"0/{len(snapshot.nodes)} " if snapshot.nodes else "no nodes have joined yet")
+        else:
+            assert refusal.reason == closed
+            assert not refusal.counts
+
+
+@given(snapshots())
+@settings(deadline=None, max_examples=80)
+def test_nothing_is_over_committed(snapshot: Snapshot) -> None:
+    """The sums alone, without the oracle."""
+    result = run_cycle(snapshot)
+    for node in snapshot.nodes:
+        here = [binding.task for binding in result.bindings if binding.node == node.name]
+        for name in ("cpu_milli", "memory_bytes", "gpus"):
+            asked = sum(getattr(task.shape.request, name) for task in here)
+            assert not asked or getattr(node.requested, name) + asked <= getattr(node.allocatable, name)
+        assert not here or node.max_tasks is None or node.tasks + len(here) <= node.max_tasks
+    for queue in snapshot.queues.values():
+        started = sum(binding.task.queue == queue.key for binding in result.bindings)
+        assert not started or not queue.stopped
+        assert not started or queue.max_running is None or queue.running + started <= queue.max_running
+
+
+@given(snapshots())
+@settings(deadline=None, max_examples=80)
+def test_positions_number_the_waiting_tasks_of_each_queue_in_order(snapshot: Snapshot) -> None:
+    refused = {refusal.task.uid: refusal for refusal in run_cycle(snapshot).refusals}
+    for queue in {task.queue for task in snapshot.pending}:
+        waiting = [task for task in Oracle.order(snapshot) if task.queue == queue and task.uid in refused]
+        assert [refused[task.uid].position for task in waiting] == list(range(1, len(waiting) + 1))
+
+
+@given(snapshots(), st.randoms(use_true_random=False))
+@settings(deadline=None, max_examples=80)
+def test_the_order_of_the_input_does_not_matter(snapshot: Snapshot, shuffler: random.Random) -> None:
+    mixed_nodes, mixed_pending, mixed_queues = list(snapshot.nodes), list(snapshot.pending), list(snapshot.queues.items())
+    for mixed in (mixed_nodes, mixed_pending, mixed_queues):
+        shuffler.shuffle(mixed)
+    assert run_cycle(Snapshot(0.0, mixed_nodes, mixed_pending, dict(mixed_queues))) == run_cycle(snapshot)
+
+
+@given(snapshots())
+@settings(deadline=None, max_examples=80)
+def test_the_explanation_is_the_decision(snapshot: Snapshot) -> None:
+    result = run_cycle(snapshot)
+    decided = {decision.task.uid: decision for decision in (*result.bindings, *result.refusals)}
+    for task in snapshot.pending[:5]:
+        explanation = explain_task(snapshot, task)
+        assert explanation.outcome == decided[task.uid]
+        verdicts = {verdict.node: verdict for verdict in explanation.nodes}
+        assert verdicts.keys() == {node.name for node in snapshot.nodes}
+        for verdict in explanation.nodes:
+            assert 0.0 <= verdict.score <= 1.0
+            assert all(0.0 <= share <= 1.0 for share in verdict.scores.values())
+            assert (verdict.refused_by is None) == all(verdict.filters.values())
+        outcome = explanation.outcome
+        if isinstance(outcome, Binding):
+            assert verdicts[outcome.node].score == outcome.score
+            best = min(
+                (verdict for verdict in explanation.nodes if verdict.refused_by is None),
+                key=lambda verdict: (-verdict.score, verdict.node),
+            )
+            assert best.node == outcome.node
+        elif outcome.reason == "NoNodeFits":
+            refused_by = [verdict.refused_by for verdict in explanation.nodes]
+            assert {name: refused_by.count(name) for name in set(refused_by)} == dict(outcome.counts)
+
+
+@given(snapshots())
+@settings(deadline=None, max_examples=80)
+def test_a_cycle_leaves_nothing_for_a_second_one(snapshot: Snapshot) -> None:
+    """With the bindings assumed, the tasks that were refused are refused again."""
+    result = run_cycle(snapshot)
+    oracle = Oracle.of(snapshot)
+    for binding in result.bindings:
+        oracle.place(binding.task, binding.node)
+    for refusal in result.refusals:
+        fits = any(refusing_filter(node, oracle.loads[node.name], refusal.task.shape) is None for node in oracle.nodes)
+        assert oracle.closed(refusal.task) is not None or not fits
