@@ -29,7 +29,7 @@ from swarmtask.controllers.submission import Submission
 from swarmtask.controllers.surroundings import Surroundings
 from swarmtask.controllers.waiting import Timers, supervise
 from swarmtask.engines.base import Engine
-from swarmtask.errors import ConfigurationError
+from swarmtask.errors import ConfigurationError, SwarmTaskError
 from swarmtask.kube import Object, ObjectApi, ObjectList
 from swarmtask.lifecycle.messages import SubmitRefused
 from swarmtask.resources.kinds import NAMESPACE, OWN_KINDS, SWARM_NODE, SWARM_QUEUE, SWARM_TASK, Kind
@@ -111,7 +111,13 @@ class Operator:
                     task.cancel()
         finally:
             for lane in self._lanes.values():
-                await lane.engine.aclose()
+                await self._close(lane)
+
+    async def _close(self, lane: EngineLane) -> None:
+        try:
+            await lane.engine.aclose()
+        except SwarmTaskError as error:
+            logger.warning("engine %s could not be closed cleanly: %s", lane.name, error)
 
     # --- loops ---
 
