@@ -9,7 +9,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from swarmtask.apiserver.builtin_kinds import MESSAGES
-from swarmtask.apiserver.crd_rules import CRD_SCHEMA, validate_crd
+from swarmtask.apiserver.crd_rules import validate_crd
+from swarmtask.apiserver.crd_shape import CRD_SCHEMA
 from swarmtask.apiserver.shapes import schema_of
 from swarmtask.apiserver.types import ResourceType
 from swarmtask.resources.kinds import Column

@@ -1,4 +1,5 @@
-"""String formats that schemas may ask for. Called when a schema is compiled; unknown formats are not in the table and are not checked.
+"""String formats that schemas may ask for. Called when a schema is compiled; unknown formats are not in the table and are not
+checked.
 
 Source: the list of supported formats in the Kubernetes documentation of custom resource validation.
 """

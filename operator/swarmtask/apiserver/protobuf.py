@@ -1,7 +1,8 @@
 """Reads requests in Kubernetes' protobuf envelope into the same dicts that JSON gives.
 
-Called by the routes for bodies of type `application/vnd.kubernetes.protobuf`: kubectl >= 1.32 and typed Go clients send built-in kinds
-this way. Answers are JSON, which those clients accept. Only the wire format is known here; field numbers come from `builtin_kinds`.
+Called by the routes for bodies of type `application/vnd.kubernetes.protobuf`: kubectl >= 1.32 and typed Go clients send built-in
+kinds this way. Answers are JSON, which those clients accept. Only the wire format is known here; field numbers come from
+`builtin_kinds`.
 Source: the protobuf encoding specification; "Kubernetes Protobuf encoding" in the API concepts documentation.
 """
 
@@ -148,7 +149,7 @@ def _message(data: bytes, message: Message, depth: int) -> dict[str, Any]:
 
 def _is_zero(value: Any) -> bool:
     """Kubernetes writes zero values of plain fields too; in JSON they are left out."""
-    return value is None or value == "" or value == {} or (isinstance(value, int) and value == 0)
+    return not value
 
 
 def _bytes(item: Field, wire: int, value: int | bytes) -> bytes:

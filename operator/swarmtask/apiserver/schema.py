@@ -1,7 +1,7 @@
 """Structural schemas at work: prune unknown fields, fill defaults, validate with Kubernetes' messages.
 
-Called on every create, update and patch (admission), so a schema is compiled once into closures: one per node and task, none where a
-node has nothing to do. Never fetches a type, never raises for a strange object: it reports causes.
+Called on every create, update and patch (admission), so a schema is compiled once into closures: one per node and task, none
+where a node has nothing to do. Never fetches a type, never raises for a strange object: it reports causes.
 Sources: Kubernetes documentation, "Extend the Kubernetes API with CustomResourceDefinitions"; messages as kubectl prints them.
 """
 
@@ -63,6 +63,24 @@ def structural_of(rt: ResourceType) -> Structural | None:
             _compiled.clear()
         entry = _compiled[id(schema)] = (schema, Structural(schema))
     return entry[1]
+
+
+def defaulted(schema: Mapping[str, Any], value: Any) -> Any:
+    """A copy of a value of one node, with the defaults below it filled."""
+    result = copy_json(value)
+    fill = _compile_fill(schema)
+    if fill is not None:
+        fill(result)
+    return result
+
+
+def pruned_paths(schema: Mapping[str, Any], value: Any) -> list[str]:
+    """The paths of a value of one node that the schema does not name."""
+    found: list[str] = []
+    prune = _compile_prune(schema)
+    if prune is not None:
+        prune(copy_json(value), None, found)
+    return sorted(found)
 
 
 def invalid(rt: ResourceType, name: str, causes: Sequence[Cause]) -> Invalid:

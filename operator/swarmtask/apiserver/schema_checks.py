@@ -1,7 +1,8 @@
 """Compiles a structural schema into one checking closure per node.
 
-Called by `schema.py` only. A check appends causes and returns nothing; a path is a linked pair that becomes text only when something is
-wrong, so that a valid object costs little. Patterns run on a linear-time engine: a hostile pattern cannot stall the server.
+Called by `schema.py` only. A check appends causes and returns nothing; a path is a linked pair that becomes text only when
+something is wrong, so that a valid object costs little. Patterns run on a linear-time engine: a hostile pattern cannot stall the
+server.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Objects as rows: the `meta.k8s.io/v1` Table that `kubectl get` asks for.
 
-Called by the list, get and watch routes. Columns are compiled once per type. Never raises for a strange object: a cell that cannot be
-computed is null. Sources: "Receiving resources as Tables" in the API concepts documentation; ages are written as kubectl writes them.
+Called by the list, get and watch routes. Columns are compiled once per type. Never raises for a strange object: a cell that cannot
+be computed is null. Sources: "Receiving resources as Tables" in the API concepts documentation; ages as kubectl writes them.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from datetime import datetime
 from functools import lru_cache
 from typing import Any, Literal
 
-import jsonpath_ng.ext
 import orjson
 from jsonpath_ng.exceptions import JSONPathError
+from jsonpath_ng.ext.parser import parse as parse_json_path
 
 from swarmtask.apiserver.types import ResourceType
 from swarmtask.clock import parse_time
@@ -49,11 +49,12 @@ def table(
         list_metadata: resourceVersion, continue and remainingItemCount of the list.
         with_columns: a watch names the columns only in its first event.
     """
-    cells = _cells(rt.columns)
+    cells, named = _cells(rt.columns), _starts_with_name(rt)
     rows = []
     for obj in objects:
         metadata = obj.get("metadata") or {}
-        row: dict[str, Any] = {"cells": [metadata.get("name"), *(cell(obj, now) for cell in cells)]}
+        values = [cell(obj, now) for cell in cells]
+        row: dict[str, Any] = {"cells": [metadata.get("name"), *values] if named else values}
         if include == "Object":
             row["object"] = obj
         elif include == "Metadata":
@@ -69,11 +70,17 @@ def table(
 
 
 def column_definitions(rt: ResourceType) -> list[dict[str, Any]]:
-    """Name first, then the type's own columns. An event's table starts with Last Seen: its name is a wide column."""
-    return [_NAME, *(
+    """The columns of a type, as every row fills them."""
+    own = [
         {"name": item.name, "type": item.type, "format": "", "description": item.description, "priority": item.priority}
         for item in rt.columns
-    )]  # fmt: skip
+    ]
+    return [_NAME, *own] if _starts_with_name(rt) else own
+
+
+def _starts_with_name(rt: ResourceType) -> bool:
+    """Events are the exception: their name tells nothing, so it is a wide column of their own."""
+    return rt.custom or all(column.name != "Name" for column in rt.columns)
 
 
 def human_duration(seconds: float) -> str:
@@ -166,7 +173,7 @@ def compile_path(path: str) -> Callable[[Mapping[str, Any]], list[Any]]:
     # kubectl writes a dot inside a key as \. and compares with ==, jsonpath-ng wants quotes.
     quoted = re.sub(r"\.((?:[^.\[\]\\\s]|\\.)*\\\.(?:[^.\[\]\\\s]|\\.)*)", lambda m: '."' + m[1].replace("\\.", ".") + '"', text)
     try:
-        parsed = jsonpath_ng.ext.parse("$" + quoted)
+        parsed = parse_json_path("$" + quoted)
     except (JSONPathError, AttributeError, TypeError) as error:
         raise ValueError(f"the JSON path {path} cannot be read: {error}") from None
 
