@@ -6,6 +6,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+NODES ?= 3
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/\1|\2/' | column -t -s '|'
@@ -36,4 +37,25 @@ lint: $(STAMP)
 check: lint ## Lint, types, import rules and the fast tests (under 2 minutes)
 	$(BIN)/pytest -q -m "not docker and not lab and not slow"
 
-.PHONY: help setup fmt crds lint check
+test: lint ## Everything: lint, types, and every test, on a laboratory of three real Docker nodes
+	$(BIN)/python -m tests.lab.setup
+	$(BIN)/pytest -q
+
+lab: $(STAMP) ## Start NODES laptops (3) as containers, joined to one Docker Swarm, and leave them running
+	$(BIN)/python -m tests.lab.setup
+	$(BIN)/python -m tests.lab up --nodes $(NODES)
+
+lab-down: $(STAMP) ## Remove the laboratory and all that it left
+	$(BIN)/python -m tests.lab down
+
+demo: $(STAMP) ## Real work on this repository's sources, on the best engine of this machine
+	@$(BIN)/swarmtask demo
+
+bench: $(STAMP) ## The benchmarks: tables here, figures as JSON in build/bench
+	@mkdir -p build/bench
+	@for file in tests/benchmarks/*.py; do \
+	  name=$$(basename "$$file" .py); \
+	  PYTHONPATH=operator:. $(BIN)/python -m tests.benchmarks.$$name --json build/bench/$$name.json; \
+	done
+
+.PHONY: help setup fmt crds lint check test lab lab-down demo bench

@@ -23,6 +23,7 @@ from typing import Any
 
 import docker
 import docker.errors
+
 from tests.lab import tools
 
 TASK_TAG = "swarmtask-test/busybox:1"

@@ -64,6 +64,7 @@ class KubeClient:
     Args:
         connection: where and as whom.
         field_manager: name under which writes are recorded in managedFields.
+        field_validation: what a write with unknown or repeated fields meets; None leaves it to the server (Warn).
         transport: replaces the network, for tests.
         rng: source of the jitter.
     """
@@ -73,11 +74,13 @@ class KubeClient:
         connection: Connection,
         *,
         field_manager: str = FIELD_MANAGER,
+        field_validation: Literal["Strict", "Warn", "Ignore"] | None = None,
         transport: httpx2.AsyncBaseTransport | None = None,
         rng: random.Random | None = None,
     ) -> None:
         self.connection = connection
         self._field_manager = field_manager
+        self._field_validation = field_validation
         self._rng = rng or random.Random()
         self._http = http_client(connection, transport)
 
@@ -232,6 +235,8 @@ class KubeClient:
 
     def _write_params(self, field_manager: str | None = None, *, dry_run: bool = False) -> dict[str, str]:
         params = {"fieldManager": field_manager or self._field_manager}
+        if self._field_validation:
+            params["fieldValidation"] = self._field_validation
         if dry_run:
             params["dryRun"] = "All"
         return params

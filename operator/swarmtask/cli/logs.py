@@ -1,0 +1,230 @@
+"""`swarmtask logs`: the output of a task's attempts, read from the engine that runs them."""
+
+from __future__ import annotations
+
+import codecs
+import os
+import sys
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
+from typing import Annotated
+
+import typer
+
+from swarmtask import wiring
+from swarmtask.cli import terminal
+from swarmtask.cli.changes import changes
+from swarmtask.cli.command import command
+from swarmtask.cli.options import ClientDataDir, Context, Kubeconfig, Namespace
+from swarmtask.cli.session import Session, Target, connect
+from swarmtask.engines.base import Engine
+from swarmtask.errors import NotFound, WorkloadNotFound
+from swarmtask.resources.kinds import SWARM_TASK
+from swarmtask.resources.task import MAX_ATTEMPT_RECORDS, Attempt, AttemptState, SwarmTask
+
+_NOT_BEGUN = frozenset({AttemptState.STARTING})
+
+
+def register(app: typer.Typer, panel: str) -> None:
+    command(app, "logs", panel)(logs)
+
+
+async def logs(
+    task: Annotated[str, typer.Argument(metavar="TASK", show_default=False)],
+    follow: Annotated[
+        bool, typer.Option("--follow", "-f", help="Wait until it runs, go on until it has ended, retries included.")
+    ] = False,
+    attempt: Annotated[
+        int | None,
+        typer.Option("--attempt", metavar="N", min=1, help="Of this attempt only. (default: the newest)", show_default=False),
+    ] = None,
+    tail: Annotated[
+        int | None, typer.Option("--tail", metavar="N", min=0, help="Only the last N lines.", show_default=False)
+    ] = None,
+    timestamps: Annotated[bool, typer.Option("--timestamps", help="Put the time before each line.")] = False,
+    namespace: Namespace = None,
+    data_dir: ClientDataDir = None,
+    kubeconfig: Kubeconfig = None,
+    context: Context = None,
+) -> None:
+    """Show what a task has written, stdout and stderr together."""
+    async with connect(Target(data_dir, kubeconfig, context, namespace)) as session, EngineLogs(session) as reader:
+        name = task.rpartition("/")[2]
+        if follow:
+            await follow_task(session, reader, name, attempt=attempt, tail=tail, timestamps=timestamps)
+        else:
+            await _show(session, reader, name, attempt=attempt, tail=tail, timestamps=timestamps)
+
+
+class EngineLogs:
+    """Reads logs from whichever engine ran an attempt; engines are connected when first needed."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self._engines: dict[str, Engine] = {}
+
+    async def __aenter__(self) -> EngineLogs:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        for engine in self._engines.values():
+            await engine.aclose()
+
+    async def stream(
+        self, attempt: Attempt, *, follow: bool, tail: int | None = None, timestamps: bool = False
+    ) -> AsyncIterator[bytes]:
+        """The output of one attempt. Raises WorkloadNotFound when the engine no longer has it."""
+        engine = self._engines.get(attempt.engine)
+        if engine is None:
+            cluster = await self._session.cluster_id()
+            engine = wiring.engine(attempt.engine, self._session.settings, cluster, self._session.clock)
+            await engine.start()
+            self._engines[attempt.engine] = engine
+        async for chunk in engine.logs(attempt.id, follow=follow, tail=tail, timestamps=timestamps):
+            yield chunk
+
+
+async def _show(
+    session: Session, reader: EngineLogs, name: str, *, attempt: int | None, tail: int | None, timestamps: bool
+) -> None:
+    task = SwarmTask.model_validate(await session.api.get(SWARM_TASK, name, session.namespace))
+    chosen = _attempt(task, attempt)
+    if chosen is None:
+        raise NotFound(f"{name} has not run yet ({_why(task)}): use `swarmtask logs -f {name}` to wait for it")
+    writer = LogWriter()
+    try:
+        async for chunk in reader.stream(chosen, follow=False, tail=tail, timestamps=timestamps):
+            writer.write(chunk)
+    except WorkloadNotFound:
+        if chosen.state in _NOT_BEGUN:
+            raise NotFound(f"attempt {chosen.number} of {name} is starting: use -f to wait for it") from None
+        raise _gone(name, chosen) from None
+    finally:
+        writer.close()
+
+
+async def follow_task(
+    session: Session,
+    reader: EngineLogs,
+    name: str,
+    *,
+    attempt: int | None = None,
+    tail: int | None = None,
+    timestamps: bool = False,
+) -> SwarmTask:
+    """Write the output of the task to stdout as it comes, attempt after attempt, until the task has ended.
+
+    Args:
+        attempt: only this attempt; then it ends with that attempt.
+
+    Returns:
+        The task as it was seen last.
+    """
+    shown = 0
+    said = ""
+    await session.api.get(SWARM_TASK, name, session.namespace)  # says NotFound at once
+    async with aclosing(_tasks(session, name)) as versions:
+        async for task in versions:
+            for record in task.status.attempts:
+                wanted = record.number == attempt if attempt is not None else record.number > shown
+                if not wanted or record.state in _NOT_BEGUN:
+                    continue
+                # Earlier attempts are history when a person comes late; only the newest is followed then.
+                if attempt is None and shown == 0 and record is not task.status.attempts[-1]:
+                    continue
+                if shown or record.number > 1:
+                    terminal.say(f"attempt {record.number} on {record.node}", style="dim")
+                await _follow_attempt(reader, name, record, tail=tail, timestamps=timestamps)
+                shown = record.number
+                if attempt is not None:
+                    return task
+            if task.finished:
+                if attempt is not None or not shown:
+                    terminal.say(f"{name} has ended without {'attempt ' + str(attempt) if attempt else 'running'}: {_why(task)}")
+                return task
+            begun = any(record.number > shown and record.live for record in task.status.attempts)
+            if _why(task) != said and (task.status.message or task.status.reason) and not begun:
+                said = _why(task)
+                terminal.say(f"waiting for {name}: {said}", style="dim")
+    raise NotFound(f"{name} was deleted")
+
+
+async def _follow_attempt(reader: EngineLogs, name: str, record: Attempt, *, tail: int | None, timestamps: bool) -> None:
+    writer = LogWriter()
+    try:
+        async for chunk in reader.stream(record, follow=True, tail=tail, timestamps=timestamps):
+            writer.write(chunk)
+    except WorkloadNotFound:
+        terminal.warn(_gone(name, record).message)
+    finally:
+        writer.close()
+
+
+async def _tasks(session: Session, name: str) -> AsyncGenerator[SwarmTask]:
+    async with aclosing(changes(session, SWARM_TASK, session.namespace, name=name)) as events:
+        async for event in events:
+            if event.type == "DELETED":
+                return
+            yield SwarmTask.model_validate(event.object)
+
+
+def _attempt(task: SwarmTask, number: int | None) -> Attempt | None:
+    if number is None:
+        return task.status.current
+    for record in task.status.attempts:
+        if record.number == number:
+            return record
+    kept = f"the newest {MAX_ATTEMPT_RECORDS} are kept" if number <= task.status.attempt else f"there are {task.status.attempt}"
+    raise NotFound(f"{task.metadata.name} has no attempt {number}: {kept}")
+
+
+def _why(task: SwarmTask) -> str:
+    status = task.status
+    detail = status.message or status.reason or ""
+    return f"{status.phase}{': ' if detail else ''}{detail}"
+
+
+def _gone(name: str, record: Attempt) -> NotFound:
+    return NotFound(
+        f"the output of attempt {record.number} of {name} is gone: engine {record.engine} has removed it "
+        "(operator.keep_finished_workloads says how many finished attempts keep theirs)"
+    )
+
+
+class LogWriter:
+    """Writes log bytes to stdout: as they are into files and pipes, without what steers a terminal to a terminal."""
+
+    def __init__(self) -> None:
+        self._terminal = sys.stdout.isatty()
+        self._colours = not os.environ.get("NO_COLOR")
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        self._pending = ""
+        self._coloured = False
+
+    def write(self, chunk: bytes) -> None:
+        if not self._terminal:
+            sys.stdout.buffer.write(chunk)
+            sys.stdout.buffer.flush()
+            return
+        # Whole lines only: an escape sequence cut in two would slip through the filter.
+        text = self._pending + self._decoder.decode(chunk)
+        whole, separator, self._pending = text.rpartition("\n")
+        if len(self._pending) > 65536:
+            whole, separator, self._pending = text, "", ""
+        self._put(whole + separator)
+
+    def close(self) -> None:
+        """Write what is left; a colour that the task left on ends here."""
+        if not self._terminal:
+            return
+        self._put(self._pending + self._decoder.decode(b"", final=True))
+        self._pending = ""
+        if self._coloured:
+            sys.stdout.write("\x1b[0m")
+            sys.stdout.flush()
+
+    def _put(self, text: str) -> None:
+        cleaned = terminal.clean_log(text, colours=self._colours)
+        self._coloured = self._coloured or "\x1b" in cleaned
+        sys.stdout.write(cleaned)
+        sys.stdout.flush()
