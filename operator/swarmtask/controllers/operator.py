@@ -18,7 +18,7 @@ from swarmtask.controllers import crashpoints
 from swarmtask.controllers.announcements import Announcer
 from swarmtask.controllers.cache import Cache, Change
 from swarmtask.controllers.executor import Executor
-from swarmtask.controllers.intake import Intake, ListWatchIntake
+from swarmtask.controllers.intake import Intake, default_intake
 from swarmtask.controllers.lane import EngineLane
 from swarmtask.controllers.nodes import Nodes
 from swarmtask.controllers.observer import Observer
@@ -53,7 +53,7 @@ class Operator:
 
     Args:
         engines: preferred ones first; their names differ. They are started here and closed when `run` ends.
-        intake: where news comes from; list and watch through `api` when not given. Production gives a KopfIntake.
+        intake: where news comes from; by default kopf where `api` is a client of a server, else list and watch through `api`.
 
     Attributes:
         cache: for tests and status commands to read.
@@ -73,7 +73,7 @@ class Operator:
         if len(set(names)) != len(names):
             raise ConfigurationError(f"every engine can be driven once only: {', '.join(names)}")
         self._clock, self._rng = clock, random
-        self._intake = intake or ListWatchIntake(api, clock, random)
+        self._intake = intake or default_intake(api, clock, random)
         self._around = Surroundings(
             api,
             settings,
