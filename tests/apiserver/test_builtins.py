@@ -138,7 +138,8 @@ def test_the_database_shape_at_work() -> None:
         (lambda d: d["spec"].update(conversion={"strategy": "None", "webhook": {}}), "spec.conversion.webhook", "webhooks"),
         (lambda d: d["spec"].update(versions=[]), "spec.versions", "at least one"),
         (lambda d: d["spec"]["versions"][0].update(storage=False), "spec.versions", "exactly one"),
-        (lambda d: d["spec"]["versions"].append({**d["spec"]["versions"][0], "storage": False}), "spec.versions[1].name", "Duplicate"),
+        (lambda d: d["spec"]["versions"].append({**d["spec"]["versions"][0], "storage": False}), "spec.versions[1].name",
+         "Duplicate"),
         (lambda d: d["spec"]["versions"][0].update(name="V1"), "spec.versions[0].name", "lower case"),
         (lambda d: d["spec"]["versions"][0].pop("served"), "spec.versions[0].served", "Required"),
         (lambda d: d["spec"]["versions"][0].pop("schema"), "spec.versions[0].schema.openAPIV3Schema", "schemas are required"),
@@ -148,7 +149,8 @@ def test_the_database_shape_at_work() -> None:
          "spec.versions[0].additionalPrinterColumns[0].type", "integer"),
         (lambda d: d["spec"]["versions"][0].update(selectableFields=[{"jsonPath": ".spec.nothing"}]),
          "spec.versions[0].selectableFields[0].jsonPath", "schema names"),
-        (lambda d: d["spec"]["versions"][0].update(subresources={"scale": {"specReplicasPath": ".status.x", "statusReplicasPath": ".status.y"}}),
+        (lambda d: d["spec"]["versions"][0].update(subresources={"scale": {"specReplicasPath": ".status.x",
+         "statusReplicasPath": ".status.y"}}),
          "spec.versions[0].subresources.scale.specReplicasPath", ".spec"),
     ],
 )  # fmt: skip
@@ -248,7 +250,8 @@ leaves = (
 def test_no_definition_raises_and_what_is_accepted_compiles(data: st.DataObject) -> None:
     """One or two places of a sound definition are replaced by something else."""
     definition = copy.deepcopy(crd(data.draw(st.sampled_from([ISSUER, DATABASE, WORKFLOW])), additionalPrinterColumns=[
-        {"name": "A", "type": "string", "jsonPath": ".spec.a"}], selectableFields=[{"jsonPath": ".spec.a"}], subresources={"status": {}}))  # fmt: skip
+        {"name": "A", "type": "string", "jsonPath": ".spec.a"}], selectableFields=[{"jsonPath": ".spec.a"}],
+         subresources={"status": {}}))  # fmt: skip
     for _ in range(data.draw(st.integers(1, 2))):
         node: Any = definition
         while True:
@@ -279,7 +282,8 @@ def test_built_in_types_are_complete() -> None:
         assert not rt.custom
         json.dumps(rt.schema)
     assert {rt.plural for rt in types if not rt.stored} == {
-        "selfsubjectaccessreviews", "selfsubjectrulesreviews", "subjectaccessreviews", "selfsubjectreviews", "tokenreviews"}  # fmt: skip
+        "selfsubjectaccessreviews", "selfsubjectrulesreviews", "subjectaccessreviews", "selfsubjectreviews",
+         "tokenreviews"}  # fmt: skip
     events = registry.find("", "v1", "events")
     assert events is not None
     assert {"involvedObject.name", "involvedObject.uid", "reason", "type", "source"} <= set(events.field_selectors)

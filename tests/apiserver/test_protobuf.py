@@ -108,7 +108,8 @@ def test_compressed_content_is_not_supported() -> None:
     [
         b"", b"k8s", b"{}", MAGIC + b"\x0a", MAGIC + b"\x0a\xff\xff\xff\xff\xff\xff\xff\xff\x7f", MAGIC + b"\x00\x00",
         MAGIC + b"\x0b", MAGIC + b"\xff" * 11, MAGIC + b"\x08" + b"\xff" * 9 + b"\x7f",
-        envelope("v1", "Secret", b"\x0a\x05abc"), envelope("v1", "Secret", message(f1=3)), envelope("v1", "Secret", message(f3=b"\xff")),
+        envelope("v1", "Secret", b"\x0a\x05abc"), envelope("v1", "Secret", message(f1=3)), envelope("v1", "Secret",
+         message(f3=b"\xff")),
         envelope("v1", "Event", message(f8=2**40)), envelope("v1", "Event", message(f8="x")),
         envelope("v1", "Event", message(f6=message(f1=2**62))),
         envelope("v1", "ConfigMap", message(f1=message(f17=[message(f7=message(f1=b"{"))]))),

@@ -92,7 +92,8 @@ def test_defaults_reach_into_defaults_items_and_maps() -> None:
     obj: dict[str, Any] = {"spec": {"ports": [{"number": 1}], "named": {"a": {}}}}
     structural.default(obj)
     assert obj["spec"] == {
-        "replicas": 1, "strategy": {"type": "Rolling"}, "ports": [{"number": 1, "protocol": "TCP"}], "named": {"a": {"protocol": "TCP"}},
+        "replicas": 1, "strategy": {"type": "Rolling"}, "ports": [{"number": 1, "protocol": "TCP"}],
+         "named": {"a": {"protocol": "TCP"}},
     }  # fmt: skip
 
 
@@ -109,7 +110,8 @@ def test_defaults_are_not_shared_between_objects() -> None:
 def test_null_counts_as_missing_unless_null_is_allowed() -> None:
     structural = spec(
         plain=TEXT, filled={"type": "string", "default": "x"}, nullable={"type": "string", "nullable": True},
-        both={"type": "string", "nullable": True, "default": "x"}, items={"type": "array", "items": {"type": "string", "default": "y"}},
+        both={"type": "string", "nullable": True, "default": "x"}, items={"type": "array", "items": {"type": "string",
+         "default": "y"}},
     )  # fmt: skip
     obj = {"spec": {"plain": None, "filled": None, "nullable": None, "both": None, "items": [None, "z"]}}
     structural.default(obj)
@@ -129,7 +131,8 @@ def test_null_counts_as_missing_unless_null_is_allowed() -> None:
         ({"type": "integer", "format": "int32"}, 2**31, "FieldValueInvalid",
          'Invalid value: 2147483648: spec.f in body must be of type int32: "2147483648"'),
         (TEXT, 3, "FieldValueTypeInvalid", 'Invalid value: "integer": spec.f in body must be of type string: "integer"'),
-        ({"type": "boolean"}, 1, "FieldValueTypeInvalid", 'Invalid value: "integer": spec.f in body must be of type boolean: "integer"'),
+        ({"type": "boolean"}, 1, "FieldValueTypeInvalid",
+         'Invalid value: "integer": spec.f in body must be of type boolean: "integer"'),
         ({"type": "object"}, [], "FieldValueTypeInvalid", 'Invalid value: "array": spec.f in body must be of type object: "array"'),
         ({"type": "array", "items": TEXT}, {}, "FieldValueTypeInvalid",
          'Invalid value: "object": spec.f in body must be of type array: "object"'),
@@ -152,7 +155,8 @@ def test_null_counts_as_missing_unless_null_is_allowed() -> None:
          "Invalid value: 2: spec.f in body should be less than 2"),
         ({"type": "number", "multipleOf": 0.1}, 0.25, "FieldValueInvalid",
          "Invalid value: 0.25: spec.f in body should be a multiple of 0.1"),
-        ({"type": "array", "items": TEXT, "maxItems": 1}, ["a", "b"], "FieldValueTooMany", "Too many: 2: must have at most 1 items"),
+        ({"type": "array", "items": TEXT, "maxItems": 1}, ["a", "b"], "FieldValueTooMany",
+         "Too many: 2: must have at most 1 items"),
         ({"type": "array", "items": TEXT, "minItems": 1}, [], "FieldValueInvalid",
          "Invalid value: 0: spec.f in body should have at least 1 items"),
         ({"type": "object", "additionalProperties": TEXT, "maxProperties": 1}, {"a": "", "b": ""}, "FieldValueTooMany",
@@ -165,7 +169,8 @@ def test_null_counts_as_missing_unless_null_is_allowed() -> None:
          'Invalid value: "yesterday": spec.f in body must be of type date-time: "yesterday"'),
         ({"type": "string", "not": {"enum": ["root"]}}, "root", "FieldValueInvalid",
          'Invalid value: "root": "spec.f" must not validate the schema (not)'),
-        ({"type": "string", "allOf": [{"minLength": 1}, {"maxLength": 3}], "anyOf": [{"pattern": "^a"}, {"pattern": "z$"}]}, "bz", "", ""),
+        ({"type": "string", "allOf": [{"minLength": 1}, {"maxLength": 3}], "anyOf": [{"pattern": "^a"}, {"pattern": "z$"}]},
+         "bz", "", ""),
     ],
 )  # fmt: skip
 def test_each_rule_says_what_is_wrong(schema: dict[str, Any], value: Any, reason: str, message: str) -> None:

@@ -65,14 +65,18 @@ OBJ: dict[str, Any] = {
 @pytest.mark.parametrize(
     ("path", "kind", "value"),
     [
-        (".spec.text", "string", "t"), (".spec.number", "integer", 3), (".spec.number", "string", "3"), (".spec.float", "number", 1.5),
-        (".spec.float", "integer", 1), (".spec.digits", "integer", 12), (".spec.text", "integer", None), (".spec.yes", "integer", None),
-        (".spec.yes", "boolean", True), (".spec.text", "boolean", None), (".spec.yes", "string", "true"), (".spec.yes", "number", None),
+        (".spec.text", "string", "t"), (".spec.number", "integer", 3), (".spec.number", "string", "3"), (".spec.float",
+         "number", 1.5),
+        (".spec.float", "integer", 1), (".spec.digits", "integer", 12), (".spec.text", "integer", None), (".spec.yes",
+         "integer", None),
+        (".spec.yes", "boolean", True), (".spec.text", "boolean", None), (".spec.yes", "string", "true"), (".spec.yes",
+         "number", None),
         (".spec.list", "string", '["a","b"]'), (".spec.map", "string", '{"k":1}'), (".spec.none", "string", None),
         (".spec.missing.deep", "string", None), (".spec.text.deep", "string", None), (".spec.missing", "date", None),
         (".metadata.creationTimestamp", "date", "3h12m"), ("{.spec.text}", "string", "t"), (".spec.list[1]", "string", "b"),
         (".spec.list[9]", "string", None), (".spec.env[*].name", "string", "A,B"),
-        ('.status.conditions[?(@.type=="Ready")].status', "string", "True"), (".status.conditions[?(@.type=='Hot')].status", "string", "False"),
+        ('.status.conditions[?(@.type=="Ready")].status', "string", "True"), (".status.conditions[?(@.type=='Hot')].status",
+         "string", "False"),
         ('.status.conditions[?(@.type=="Gone")].status', "string", None), (".metadata.labels.a\\.io/b", "string", "l"),
         (".spec.text[?(@.x==1)]", "string", None),
     ],
@@ -135,7 +139,8 @@ def test_events_start_with_the_time_and_name_comes_last() -> None:
     assert [item["name"] for item in result["columnDefinitions"] if not item["priority"]] == [
         "Last Seen", "Type", "Reason", "Object", "Message"]  # fmt: skip
     new = {
-        "metadata": {"name": "e"}, "type": "Normal", "reason": "Queued", "note": "waits", "regarding": {"kind": "SwarmTask", "name": "t"},
+        "metadata": {"name": "e"}, "type": "Normal", "reason": "Queued", "note": "waits", "regarding": {"kind": "SwarmTask",
+         "name": "t"},
         "reportingController": "c", "reportingInstance": "h", "eventTime": format_time(NOW - timedelta(minutes=9)),
         "series": {"count": 3, "lastObservedTime": format_time(NOW - timedelta(seconds=5))},
     }  # fmt: skip

@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 import yaml
-
 from tests.conformance.conftest import Kubectl
 
 pytestmark = pytest.mark.kubectl
@@ -180,7 +179,8 @@ def test_describe_tells_the_events(kubectl: Kubectl) -> None:
         "apiVersion": "v1", "kind": "Event", "metadata": {"name": "lint.1"}, "type": "Normal", "reason": "Queued",
         "message": "waits in queue default", "source": {"component": "swarmtask-operator"}, "count": 1,
         "firstTimestamp": "2026-01-01T00:00:00Z", "lastTimestamp": "2026-01-01T00:00:00Z",
-        "involvedObject": {"apiVersion": TASK["apiVersion"], "kind": "SwarmTask", "name": "lint", "namespace": kubectl.namespace, "uid": uid},
+        "involvedObject": {"apiVersion": TASK["apiVersion"], "kind": "SwarmTask", "name": "lint",
+         "namespace": kubectl.namespace, "uid": uid},
     }  # fmt: skip
     kubectl("create", "-f", "-", stdin=text(event))
     said = kubectl("describe", "st", "lint")
@@ -229,9 +229,23 @@ def test_delete_waits_for_finalizers(kubectl: Kubectl) -> None:
 
 def test_wait_for_a_condition(kubectl: Kubectl) -> None:
     kubectl("wait", "--for=condition=Established", "crd/swarmtasks.swarmtask.io", "--timeout=30s")
-    kubectl("create", "-f", "-", stdin=text(DEFINITION(kubectl)))
-    kubectl("wait", "--for=condition=Established", f"crd/{plural(kubectl)}.test.example.com", "--timeout=30s")
-    kubectl("delete", "crd", f"{plural(kubectl)}.test.example.com")
+    kubectl("create", "-f", "-", stdin=text(TASK))
+    waiting = kubectl.follow("wait", "--for=condition=Complete", "st/lint", "--timeout=60s")
+    obj = get(kubectl, "st", "lint")
+    condition = {
+        "type": "Complete",
+        "status": "True",
+        "reason": "Succeeded",
+        "message": "",
+        "lastTransitionTime": "2026-01-01T00:00:00Z",
+    }
+    obj["status"] = {"phase": "Succeeded", "conditions": [condition]}
+    path = f"/apis/swarmtask.io/v1alpha1/namespaces/{kubectl.namespace}/swarmtasks/lint/status"
+    kubectl("replace", "--raw", path, "-f", "-", stdin=json.dumps(obj))
+    assert waiting.wait() == 0, waiting.seen
+    assert "condition met" in waiting.seen[-1]
+    timed_out = kubectl.fails("wait", "--for=condition=Failed", "st/lint", "--timeout=1s")
+    assert "timed out" in timed_out
 
 
 def plural(kubectl: Kubectl) -> str:
@@ -239,10 +253,11 @@ def plural(kubectl: Kubectl) -> str:
     return "widgets" + "".join(chr(ord("a") + int(digit)) for digit in kubectl.namespace.split("-")[1])
 
 
-def DEFINITION(kubectl: Kubectl) -> dict[str, Any]:
+def definition_of(kubectl: Kubectl) -> dict[str, Any]:
     name = plural(kubectl)
     return {
-        "apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition", "metadata": {"name": f"{name}.test.example.com"},
+        "apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition",
+         "metadata": {"name": f"{name}.test.example.com"},
         "spec": {
             "group": "test.example.com", "scope": "Namespaced",
             "names": {"plural": name, "singular": name[:-1], "kind": name.capitalize(), "listKind": f"{name.capitalize()}List"},
@@ -260,7 +275,7 @@ def DEFINITION(kubectl: Kubectl) -> dict[str, Any]:
 
 
 def test_a_definition_is_applied_used_and_deleted(kubectl: Kubectl) -> None:
-    definition, name = DEFINITION(kubectl), plural(kubectl)
+    definition, name = definition_of(kubectl), plural(kubectl)
     kubectl("apply", "-f", "-", stdin=text(definition))
     kubectl("wait", "--for=condition=Established", f"crd/{name}.test.example.com", "--timeout=30s")
     assert "unchanged" in kubectl("apply", "-f", "-", stdin=text(definition))
