@@ -32,7 +32,8 @@ log = structlog.get_logger(__name__)
 DATABASE = "swarmtask.db"
 KUBECONFIG = "kubeconfig"
 LOCK = "apiserver.lock"
-SHUTDOWN_S = 2
+SHUTDOWN_S = 1
+"""Idle keep-alive connections over TLS hold a shutdown for this long; requests in flight take milliseconds."""
 _ANY_ADDRESS = frozenset({"0.0.0.0", "::", ""})
 
 

@@ -1,0 +1,265 @@
+"""Deletion and what it sets in motion: finalizers, owners, namespaces, old Events."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from swarmtask.apiserver.app import Application
+from swarmtask.apiserver.auth import Authenticator
+from swarmtask.apiserver.objects import WriteOptions
+from swarmtask.clock import ManualClock
+from swarmtask.settings import ApiServerSettings
+from tests.apiserver.server import http_client, running_api_server
+from tests.apiserver.streams import watching
+from tests.apiserver.waiting import until, until_gone
+
+CONFIG_MAPS = "/api/v1/namespaces/default/configmaps"
+TASKS = "/apis/swarmtask.io/v1alpha1/namespaces/default/swarmtasks"
+MERGE = {"content-type": "application/merge-patch+json"}
+
+
+async def create(api: httpx.AsyncClient, name: str, path: str = CONFIG_MAPS, **metadata: Any) -> dict[str, Any]:
+    response = await api.post(path, json={"metadata": {"name": name, **metadata}})
+    assert response.status_code == 201, response.text
+    created: dict[str, Any] = response.json()
+    return created
+
+
+async def create_task(api: httpx.AsyncClient, name: str, **metadata: Any) -> dict[str, Any]:
+    response = await api.post(TASKS, json={
+        "apiVersion": "swarmtask.io/v1alpha1", "kind": "SwarmTask", "metadata": {"name": name, **metadata},
+        "spec": {"container": {"image": "x"}},
+    })  # fmt: skip
+    assert response.status_code == 201, response.text
+    created: dict[str, Any] = response.json()
+    return created
+
+
+def owned_by(owner: dict[str, Any], **more: Any) -> dict[str, Any]:
+    reference = {"apiVersion": owner["apiVersion"], "kind": owner["kind"], "name": owner["metadata"]["name"], "uid": owner["metadata"]["uid"]}
+    return {"ownerReferences": [reference | more]}
+
+
+async def status_of(api: httpx.AsyncClient, name: str, path: str = CONFIG_MAPS) -> int:
+    return (await api.get(f"{path}/{name}")).status_code
+
+
+async def delete(api: httpx.AsyncClient, path: str, **body: Any) -> httpx.Response:
+    return await api.request("DELETE", path, json=body)
+
+
+class TestDelete:
+    async def test_answers_with_a_status(self, api: httpx.AsyncClient) -> None:
+        created = await create(api, "a")
+        response = await api.delete(f"{CONFIG_MAPS}/a")
+        assert response.json() == {
+            "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success",
+            "details": {"name": "a", "kind": "configmaps", "uid": created["metadata"]["uid"]},
+        }  # fmt: skip
+        assert (await api.delete(f"{CONFIG_MAPS}/a")).status_code == 404
+
+    async def test_waits_for_finalizers(self, api: httpx.AsyncClient) -> None:
+        await create_task(api, "t", finalizers=["a.b/c", "a.b/d"])
+        first = (await api.delete(f"{TASKS}/t")).json()
+        assert first["metadata"]["deletionTimestamp"]
+        assert first["metadata"]["generation"] == 2
+        again = (await api.delete(f"{TASKS}/t")).json()
+        assert again["metadata"]["resourceVersion"] == first["metadata"]["resourceVersion"]
+        added = await api.patch(f"{TASKS}/t", json={"metadata": {"finalizers": ["a.b/c", "a.b/d", "a.b/e"]}}, headers=MERGE)
+        assert added.status_code == 422
+        assert "no new finalizers can be added" in added.json()["message"]
+        assert (await api.patch(f"{TASKS}/t", json={"metadata": {"finalizers": ["a.b/c"]}}, headers=MERGE)).status_code == 200
+        async with watching(api, TASKS, resourceVersion=(await api.get(TASKS)).json()["metadata"]["resourceVersion"]) as stream:
+            assert (await api.patch(f"{TASKS}/t", json={"metadata": {"finalizers": None}}, headers=MERGE)).status_code == 200
+            event = await stream.next()
+        assert (event["type"], event["object"]["metadata"]["name"]) == ("DELETED", "t")
+        assert (await api.get(f"{TASKS}/t")).status_code == 404
+
+    async def test_preconditions(self, api: httpx.AsyncClient) -> None:
+        created = (await create(api, "a"))["metadata"]
+        wrong = await delete(api, f"{CONFIG_MAPS}/a", preconditions={"uid": "other"})
+        assert (wrong.status_code, wrong.json()["reason"]) == (409, "Conflict")
+        assert "Precondition failed: UID in precondition: other" in wrong.json()["message"]
+        wrong = await delete(api, f"{CONFIG_MAPS}/a", preconditions={"resourceVersion": "1"})
+        assert wrong.status_code == 409
+        right = {"uid": created["uid"], "resourceVersion": created["resourceVersion"]}
+        assert (await delete(api, f"{CONFIG_MAPS}/a", preconditions=right)).status_code == 200
+
+    async def test_dry_run(self, api: httpx.AsyncClient) -> None:
+        await create(api, "a")
+        assert (await delete(api, f"{CONFIG_MAPS}/a", dryRun=["All"])).status_code == 200
+        assert (await api.delete(f"{CONFIG_MAPS}/a", params={"dryRun": "All"})).status_code == 200
+        assert await status_of(api, "a") == 200
+
+    @pytest.mark.parametrize(("body", "code"), [
+        ({"propagationPolicy": "Sideways"}, 422), ({"preconditions": "x"}, 400), ({"preconditions": {"uid": 7}}, 400),
+        ({"kind": "Pod"}, 400), ({"dryRun": ["Some"]}, 422), ({"propagationPolicy": "Orphan", "orphanDependents": True}, 422), ([], 400),
+    ])  # fmt: skip
+    async def test_bad_options(self, api: httpx.AsyncClient, body: Any, code: int) -> None:
+        await create(api, "a")
+        assert (await api.request("DELETE", f"{CONFIG_MAPS}/a", json=body)).status_code == code
+        assert await status_of(api, "a") == 200
+
+    async def test_collections(self, api: httpx.AsyncClient) -> None:
+        for name, value in (("a", "1"), ("b", "1"), ("c", "2")):
+            await create(api, name, labels={"x": value})
+        await create(api, "other", "/api/v1/namespaces/kube-system/configmaps", labels={"x": "1"})
+        response = await api.delete(CONFIG_MAPS, params={"labelSelector": "x=1"})
+        assert response.json()["kind"] == "ConfigMapList"
+        assert [item["metadata"]["name"] for item in response.json()["items"]] == ["a", "b"]
+        left = (await api.get("/api/v1/configmaps")).json()["items"]
+        assert [item["metadata"]["name"] for item in left] == ["c", "other"]
+        assert (await api.delete("/api/v1/configmaps")).status_code == 405
+
+
+class TestOwners:
+    async def test_background(self, api: httpx.AsyncClient) -> None:
+        owner = await create_task(api, "owner")
+        await create(api, "child", **owned_by(owner))
+        child = (await api.get(f"{CONFIG_MAPS}/child")).json()
+        await create(api, "grandchild", **owned_by(child))
+        assert (await delete(api, f"{TASKS}/owner")).status_code == 200
+        assert await status_of(api, "owner", TASKS) == 404
+        await until_gone(api, f"{CONFIG_MAPS}/child")
+        await until_gone(api, f"{CONFIG_MAPS}/grandchild")
+
+    async def test_one_of_two_owners_left(self, api: httpx.AsyncClient) -> None:
+        one, two = await create_task(api, "one"), await create_task(api, "two")
+        references = [*owned_by(one)["ownerReferences"], *owned_by(two)["ownerReferences"]]
+        await create(api, "child", ownerReferences=references)
+        await delete(api, f"{TASKS}/one")
+
+        async def dropped() -> bool:
+            child = (await api.get(f"{CONFIG_MAPS}/child")).json()
+            return [reference["name"] for reference in child["metadata"]["ownerReferences"]] == ["two"]
+
+        await until(dropped, what="the reference to the owner that has gone dropped")
+
+    async def test_foreground_waits_for_blocking_dependents(self, api: httpx.AsyncClient) -> None:
+        owner = await create_task(api, "owner")
+        await create(api, "child", finalizers=["a.b/c"], **owned_by(owner, blockOwnerDeletion=True))
+        await create(api, "loose", finalizers=["a.b/c"], **owned_by(owner))
+        response = await delete(api, f"{TASKS}/owner", propagationPolicy="Foreground")
+        assert response.json()["metadata"]["finalizers"] == ["foregroundDeletion"]
+
+        async def marked() -> bool:
+            items = (await api.get(CONFIG_MAPS)).json()["items"]
+            return all("deletionTimestamp" in item["metadata"] for item in items)
+
+        await until(marked, what="dependents marked")
+        assert await status_of(api, "owner", TASKS) == 200
+        await api.patch(f"{CONFIG_MAPS}/child", json={"metadata": {"finalizers": None}}, headers=MERGE)
+        await until_gone(api, f"{TASKS}/owner")
+        assert await status_of(api, "loose") == 200
+
+    async def test_orphan(self, api: httpx.AsyncClient) -> None:
+        owner = await create_task(api, "owner")
+        await create(api, "child", **owned_by(owner))
+        await delete(api, f"{TASKS}/owner", propagationPolicy="Orphan")
+        await until_gone(api, f"{TASKS}/owner")
+        child = (await api.get(f"{CONFIG_MAPS}/child")).json()
+        assert "ownerReferences" not in child["metadata"]
+
+    async def test_owners_that_never_were(self, api: httpx.AsyncClient) -> None:
+        reference = {"apiVersion": "v1", "kind": "ConfigMap", "name": "x", "uid": "no-such-uid"}
+        foreign = {"apiVersion": "example.com/v1", "kind": "Unknown", "name": "x", "uid": "no-such-uid"}
+        await create(api, "unknown-kind", ownerReferences=[foreign])
+        await create(api, "absent", ownerReferences=[reference])
+        await until_gone(api, f"{CONFIG_MAPS}/absent")
+        assert await status_of(api, "unknown-kind") == 200
+
+    async def test_an_owner_in_another_namespace_is_none(self, api: httpx.AsyncClient) -> None:
+        elsewhere = await create(api, "owner", "/api/v1/namespaces/kube-system/configmaps")
+        await create(api, "child", **owned_by(elsewhere))
+        await until_gone(api, f"{CONFIG_MAPS}/child")
+
+
+class TestNamespaces:
+    async def test_are_emptied_then_removed(self, api: httpx.AsyncClient) -> None:
+        created = await create(api, "team", "/api/v1/namespaces")
+        assert created["status"] == {"phase": "Active"}
+        assert created["spec"] == {"finalizers": ["kubernetes"]}
+        assert created["metadata"]["labels"] == {"kubernetes.io/metadata.name": "team"}
+        inside = "/api/v1/namespaces/team/configmaps"
+        await create(api, "held", inside, finalizers=["a.b/c"])
+        await asyncio.gather(*(create(api, f"n{number}", inside) for number in range(300)))
+        marked = (await api.delete("/api/v1/namespaces/team")).json()
+        assert marked["status"]["phase"] == "Terminating"
+
+        async def only_the_held_one() -> bool:
+            return [item["metadata"]["name"] for item in (await api.get(inside)).json()["items"]] == ["held"]
+
+        await until(only_the_held_one, what="everything else gone")
+        refused = await api.post(inside, json={"metadata": {"name": "late"}})
+        assert refused.status_code == 403
+        assert refused.json()["message"] == (
+            'configmaps "late" is forbidden: unable to create new content in namespace team because it is being terminated'
+        )
+        assert refused.json()["details"]["causes"][0]["reason"] == "NamespaceTerminating"
+        await api.patch(f"{inside}/held", json={"metadata": {"finalizers": None}}, headers=MERGE)
+        await until_gone(api, "/api/v1/namespaces/team")
+
+    async def test_that_must_stay(self, api: httpx.AsyncClient) -> None:
+        for name in ("default", "kube-system", "kube-public"):
+            response = await api.delete(f"/api/v1/namespaces/{name}")
+            assert response.status_code == 403
+            assert "this namespace may not be deleted" in response.json()["message"]
+
+    async def test_go_on_after_a_restart(self, tmp_path: Path) -> None:
+        async with running_api_server(tmp_path) as server, http_client(server) as api:
+            await create(api, "team", "/api/v1/namespaces")
+            await create(api, "held", "/api/v1/namespaces/team/configmaps", finalizers=["a.b/c"])
+            await api.delete("/api/v1/namespaces/team")
+        async with running_api_server(tmp_path) as server, http_client(server) as api:
+            await api.patch(
+                "/api/v1/namespaces/team/configmaps/held", json={"metadata": {"finalizers": None}}, headers=MERGE
+            )
+            await until_gone(api, "/api/v1/namespaces/team")
+
+    async def test_finalize_subresource(self, api: httpx.AsyncClient) -> None:
+        created = await create(api, "team", "/api/v1/namespaces")
+        created["spec"] = {"finalizers": []}
+        after = (await api.put("/api/v1/namespaces/team", json=created)).json()
+        assert after["spec"] == {"finalizers": ["kubernetes"]}
+        created["metadata"] = after["metadata"]
+        after = (await api.put("/api/v1/namespaces/team/finalize", json=created)).json()
+        assert not after["spec"].get("finalizers")
+
+
+async def test_old_events_go(tmp_path: Path) -> None:
+    clock = ManualClock(datetime(2026, 1, 1, tzinfo=UTC))
+    settings = ApiServerSettings(event_ttl_s=3600)
+    app = await Application.open(tmp_path / "x.db", settings, Authenticator([]), clock)
+
+    async def write(name: str) -> None:
+        rt = app.registry.find("", "v1", "events")
+        assert rt is not None
+        involved = {"kind": "SwarmTask", "name": "t", "namespace": "default"}
+        body = {"metadata": {"name": name}, "involvedObject": involved, "reason": "R", "message": "m", "type": "Normal"}
+        await app.service.create(rt, "default", body, WriteOptions())
+
+    def present() -> list[str]:
+        return [key.name for key in app.store.index.keys(("", "events"))]
+
+    await write("first")
+    clock.advance(1800)
+    await write("second")
+    await app.collector.sweep_events()
+    assert present() == ["first", "second"]
+    clock.advance(timedelta(minutes=31).total_seconds())
+    await app.collector.sweep_events()
+    assert present() == ["second"]
+    await app.close()
+    app = await Application.open(tmp_path / "x.db", settings, Authenticator([]), clock)
+    await app.collector.sweep_events()
+    assert present() == ["second"]
+    clock.advance(1800)
+    await app.collector.sweep_events()
+    assert present() == []
+    await app.close()

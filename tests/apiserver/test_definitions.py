@@ -1,0 +1,173 @@
+"""CustomResourceDefinitions: from apply to removal."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.apiserver.server import http_client, running_api_server
+from tests.apiserver.streams import watching
+from tests.apiserver.waiting import until, until_gone
+
+CRDS = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
+WIDGETS = "/apis/example.com/v1/namespaces/default/widgets"
+MERGE = {"content-type": "application/merge-patch+json"}
+
+
+def definition(plural: str = "widgets", kind: str = "Widget", **names: Any) -> dict[str, Any]:
+    schema = {
+        "type": "object",
+        "properties": {"spec": {"type": "object", "properties": {"size": {"type": "integer", "default": 3}}}, "status": {"type": "object"}},
+    }
+    return {
+        "apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition", "metadata": {"name": f"{plural}.example.com"},
+        "spec": {
+            "group": "example.com", "scope": "Namespaced", "names": {"plural": plural, "kind": kind, **names},
+            "versions": [{"name": "v1", "served": True, "storage": True, "schema": {"openAPIV3Schema": schema}}],
+        },
+    }  # fmt: skip
+
+
+def widget(name: str = "w", **spec: Any) -> dict[str, Any]:
+    return {"apiVersion": "example.com/v1", "kind": "Widget", "metadata": {"name": name}, "spec": spec}
+
+
+def conditions(crd: dict[str, Any]) -> dict[str, str]:
+    return {condition["type"]: condition["status"] for condition in crd["status"]["conditions"]}
+
+
+async def create(api: httpx.AsyncClient, path: str, body: dict[str, Any]) -> dict[str, Any]:
+    response = await api.post(path, json=body)
+    assert response.status_code == 201, response.text
+    created: dict[str, Any] = response.json()
+    return created
+
+
+async def test_what_is_acknowledged_is_served(api: httpx.AsyncClient) -> None:
+    assert (await api.get(WIDGETS)).status_code == 404
+    crd = await create(api, CRDS, definition())
+    assert conditions(crd) == {"NamesAccepted": "True", "Established": "True"}
+    assert crd["status"]["storedVersions"] == ["v1"]
+    assert crd["status"]["acceptedNames"] == {"plural": "widgets", "singular": "widget", "kind": "Widget", "listKind": "WidgetList"}
+    created = await create(api, WIDGETS, widget())
+    assert created["spec"] == {"size": 3}
+    groups = (await api.get("/apis")).json()["groups"]
+    assert "example.com" in [group["name"] for group in groups]
+    resources = (await api.get("/apis/example.com/v1")).json()["resources"]
+    assert [resource["name"] for resource in resources] == ["widgets"]
+
+
+async def test_a_new_schema_counts_at_once(api: httpx.AsyncClient) -> None:
+    crd = await create(api, CRDS, definition())
+    await create(api, WIDGETS, widget("old", size=100))
+    schema = crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]
+    schema["properties"]["spec"]["properties"]["size"]["maximum"] = 10
+    crd["spec"]["versions"][0]["subresources"] = {"status": {}}
+    updated = await api.put(f"{CRDS}/widgets.example.com", json=crd)
+    assert updated.status_code == 200, updated.text
+    refused = await api.post(WIDGETS, json=widget(size=11))
+    assert refused.status_code == 422
+    assert [cause["field"] for cause in refused.json()["details"]["causes"]] == ["spec.size"]
+    old = await api.patch(f"{WIDGETS}/old", json={"metadata": {"labels": {"a": "b"}}}, headers=MERGE)
+    assert old.status_code == 200, "what was stored before may still be labelled"
+    status = await api.patch(f"{WIDGETS}/old/status", json={"status": {}}, headers=MERGE)
+    assert status.status_code == 200
+
+
+async def test_versions(api: httpx.AsyncClient) -> None:
+    body = definition()
+    body["spec"]["versions"].append({**body["spec"]["versions"][0], "name": "v2", "storage": False})
+    await create(api, CRDS, body)
+    await create(api, WIDGETS, widget(size=1))
+    seen = (await api.get(WIDGETS.replace("v1", "v2") + "/w")).json()
+    assert (seen["apiVersion"], seen["spec"]) == ("example.com/v2", {"size": 1})
+    listed = (await api.get(WIDGETS.replace("v1", "v2"))).json()
+    assert [item["apiVersion"] for item in listed["items"]] == ["example.com/v2"]
+    async with watching(api, WIDGETS.replace("v1", "v2")) as stream:
+        assert (await stream.next())["object"]["apiVersion"] == "example.com/v2"
+    crd = (await api.get(f"{CRDS}/widgets.example.com")).json()
+    crd["spec"]["versions"] = [{**crd["spec"]["versions"][1], "storage": True}]
+    refused = await api.put(f"{CRDS}/widgets.example.com", json=crd)
+    assert refused.status_code == 422
+    assert refused.json()["details"]["causes"][0]["field"] == "status.storedVersions[0]"
+
+
+async def test_names_in_use_are_refused_until_free(api: httpx.AsyncClient) -> None:
+    await create(api, CRDS, definition())
+    second = await create(api, CRDS, definition("gadgets", "Widget", singular="gadget", listKind="GadgetList"))
+    assert conditions(second) == {"NamesAccepted": "False", "Established": "False"}
+    assert {condition["reason"] for condition in second["status"]["conditions"]} == {"KindConflict", "NotAccepted"}
+    assert (await api.get("/apis/example.com/v1/gadgets")).status_code == 404
+    await api.delete(f"{CRDS}/widgets.example.com")
+    await until_gone(api, f"{CRDS}/widgets.example.com")
+
+    async def accepted() -> bool:
+        crd = (await api.get(f"{CRDS}/gadgets.example.com")).json()
+        return conditions(crd)["Established"] == "True"
+
+    await until(accepted, what="the second definition accepted")
+    assert (await api.get("/apis/example.com/v1/gadgets")).status_code == 200
+
+
+async def test_deletion_takes_the_objects_along(api: httpx.AsyncClient) -> None:
+    await create(api, CRDS, definition())
+    await create(api, WIDGETS, widget("free"))
+    held = widget("held")
+    held["metadata"]["finalizers"] = ["a.b/c"]
+    await create(api, WIDGETS, held)
+    async with watching(api, WIDGETS) as stream:
+        await stream.next()
+        await stream.next()
+        marked = (await api.delete(f"{CRDS}/widgets.example.com")).json()
+        assert marked["metadata"]["finalizers"] == ["customresourcecleanup.apiextensions.k8s.io"]
+        assert conditions(marked)["Terminating"] == "True"
+        await until_gone(api, f"{WIDGETS}/free")
+        assert (await api.post(WIDGETS, json=widget("late"))).status_code in (403, 405)
+        released = await api.patch(f"{WIDGETS}/held", json={"metadata": {"finalizers": None}}, headers=MERGE)
+        assert released.status_code == 200
+        await until_gone(api, f"{CRDS}/widgets.example.com")
+        await stream.rest()
+    assert (await api.get(WIDGETS)).status_code == 404
+    await create(api, CRDS, definition())
+    assert (await api.get(WIDGETS)).json()["items"] == []
+
+
+async def test_they_survive_a_restart(tmp_path: Path) -> None:
+    async with running_api_server(tmp_path) as server, http_client(server) as api:
+        await create(api, CRDS, definition())
+        await create(api, WIDGETS, widget(size=1))
+    async with running_api_server(tmp_path) as server, http_client(server) as api:
+        assert (await api.get(f"{WIDGETS}/w")).json()["spec"] == {"size": 1}
+        before = (await api.get(CRDS)).json()["metadata"]["resourceVersion"]
+    async with running_api_server(tmp_path) as server, http_client(server) as api:
+        assert (await api.get(CRDS)).json()["metadata"]["resourceVersion"] == before, "a restart writes nothing"
+
+
+@pytest.mark.parametrize("change", [
+    lambda crd: crd["metadata"].update(name="wrong.example.com"),
+    lambda crd: crd["spec"].update(scope="Everywhere"),
+    lambda crd: crd["spec"].update(versions=[]),
+    lambda crd: crd["spec"]["versions"][0].update(storage=False),
+    lambda crd: crd["spec"]["versions"][0].pop("schema"),
+    lambda crd: crd["spec"]["names"].pop("kind"),
+    lambda crd: crd.pop("spec"),
+    lambda crd: crd.update(spec=7),
+    lambda crd: crd["spec"].update(names=[]),
+    lambda crd: crd["spec"]["versions"][0]["schema"].update(openAPIV3Schema={"type": "object", "properties": {"a": {"type": "odd"}}}),
+])  # fmt: skip
+async def test_bad_ones_are_refused(api: httpx.AsyncClient, change: Any) -> None:
+    body = definition()
+    change(body)
+    response = await api.post(CRDS, json=body)
+    assert response.status_code in (400, 422), response.text
+    assert response.json()["kind"] == "Status"
+
+
+async def test_identity_cannot_change(api: httpx.AsyncClient) -> None:
+    await create(api, CRDS, definition())
+    response = await api.patch(f"{CRDS}/widgets.example.com", json={"spec": {"scope": "Cluster"}}, headers=MERGE)
+    assert response.status_code == 422
+    assert response.json()["details"]["causes"][0]["field"] == "spec.scope"
