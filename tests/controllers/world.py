@@ -7,12 +7,12 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
 import random
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from typing import Any
 
+from tests.checker.checker import Checker
 from tests.fakes.engine import FakeEngine
 from tests.fakes.kube import FakeKube
 
@@ -21,7 +21,7 @@ from swarmtask.controllers import crashpoints
 from swarmtask.controllers.operator import Operator
 from swarmtask.engines.base import Engine
 from swarmtask.kube import Object
-from swarmtask.resources.kinds import EVENT, SWARM_NODE, SWARM_QUEUE, SWARM_TASK
+from swarmtask.resources.kinds import EVENT, SWARM_NODE, SWARM_QUEUE, SWARM_TASK, Kind
 from swarmtask.resources.task import SwarmTask
 from swarmtask.settings import OperatorSettings
 
@@ -39,6 +39,10 @@ class World:
     def __init__(self, *nodes: Any, seed: int = 1, engines: tuple[Engine, ...] | None = None, **settings: Any) -> None:
         self.clock = ManualClock()
         self.kube = FakeKube(self.clock, seed=seed)
+        self.checker = Checker()
+        self.unreadable: set[str] = set()
+        """Names of tasks that a test stores although no model can read them."""
+        self.kube.on_commit.append(self._committed)
         self.engine = FakeEngine(self.clock, nodes=nodes or ("n1",))
         self.engines: tuple[Engine, ...] = engines if engines is not None else (self.engine,)
         self.settings = OperatorSettings(**settings)
@@ -172,7 +176,9 @@ class World:
             "apiVersion": SWARM_TASK.api_version, "kind": "SwarmTask", "metadata": {"name": name, "namespace": namespace},
             "spec": {"container": container} | spec,
         }  # fmt: skip
-        return self.kube.add(SWARM_TASK, body)
+        created = self.kube.add(SWARM_TASK, body)
+        self.checker.acknowledged_create(namespace, name, created["metadata"]["uid"], self.clock.now())
+        return created
 
     def add_queue(self, name: str, namespace: str = "default", **spec: Any) -> Object:
         body = {"apiVersion": SWARM_QUEUE.api_version, "kind": "SwarmQueue", "metadata": {"name": name, "namespace": namespace}}
@@ -181,18 +187,29 @@ class World:
     # --- what must always hold ---
 
     def check(self) -> None:
-        """LIFECYCLE I2, I4, I9 over everything that truly ran, and nothing unexpected asked of the engine."""
+        """The invariants over everything that was stored and everything that truly ran."""
         self.engine.check()
-        intervals = self.engine.intervals()
-        by_task: dict[str, list[Any]] = {}
-        for interval in intervals:
-            by_task.setdefault(interval.task_uid, []).append(interval)
-        for runs in by_task.values():
-            runs.sort(key=lambda run: run.started)
-            for earlier, later in itertools.pairwise(runs):
-                assert earlier.ended is not None and earlier.ended <= later.started, f"{earlier} and {later} overlap"
-                assert int(earlier.name.rsplit("-", 1)[1]) < int(later.name.rsplit("-", 1)[1]), "attempt numbers only grow"
-            assert len({run.name for run in runs}) == len(runs), "an attempt ran twice"
+        for run in self.engine.intervals():
+            self.checker.container_started(run.node_id, run.name, run.started)
+            if run.ended is not None:
+                self.checker.container_stopped(run.node_id, run.name, run.ended)
+        assert len({run.name for run in self.engine.intervals()}) == len(self.engine.intervals()), "an attempt ran twice"
+        self.checker.engine_listed(self.engine.name, self.engine.names(), self.clock.now())
+        self.checker.assert_ok()
+
+    def _committed(self, kind: Kind, obj: Object, gone: bool) -> None:
+        now, metadata = self.clock.now(), obj["metadata"]
+        if kind is SWARM_TASK:
+            if gone or metadata.get("deletionTimestamp"):
+                self.checker.delete_requested(metadata["uid"], now)
+            if gone:
+                self.checker.task_deleted(metadata["uid"], now)
+            elif metadata["name"] not in self.unreadable:
+                self.checker.task_seen(obj, now)
+        elif kind is SWARM_NODE and not gone:
+            self.checker.node_seen(obj, now)
+        elif kind is SWARM_QUEUE and not gone:
+            self.checker.queue_seen(obj, now)
 
 
 @asynccontextmanager

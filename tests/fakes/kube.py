@@ -104,6 +104,7 @@ class FakeKube:
     Attributes:
         calls: the newest 100,000 calls, in order.
         down: True makes every call fail with ServiceUnavailable, as a stopped server does.
+        on_commit: told of every change at once, with whether the object is gone; for checkers.
         latency_s: every call takes this long on the clock.
     """
 
@@ -112,6 +113,7 @@ class FakeKube:
         self.calls: deque[Call] = deque(maxlen=100_000)
         self.down = False
         self.latency_s = 0.0
+        self.on_commit: list[Callable[[Kind, Object, bool], None]] = []
         self._objects: dict[Key, Object] = {}
         self._kinds: dict[Key, Kind] = {}
         self._history: deque[_Change] = deque(maxlen=history)
@@ -448,6 +450,8 @@ class FakeKube:
         before, after = (new, None) if gone else (old, new)
         change = _Change(self._version, key, before, after)
         self._history.append(change)
+        for told in self.on_commit:
+            told(kind, _copy(new), gone)
         if self._held is not None:
             self._held.append(change)
         else:

@@ -1,0 +1,259 @@
+"""What breaks around the operator: the API, an engine, nodes, and objects that cannot be read."""
+
+from __future__ import annotations
+
+import base64
+
+from tests.controllers.world import World, running
+from tests.fakes.engine import FakeEngine, Outcome
+
+from swarmtask.errors import Conflict, EngineUnavailable, ServiceUnavailable
+from swarmtask.resources.kinds import EVENT, SECRET, SWARM_NODE, SWARM_TASK
+
+
+async def test_a_conflict_is_decided_again_from_the_new_object() -> None:
+    async with running(World("n1")) as world:
+        world.kube.fail("patch", lambda: Conflict("somebody was faster"), kind=SWARM_TASK, subresource="status", times=3)
+        world.add_task("busy")
+        await world.until(lambda: world.phase("busy") == "Succeeded")
+        assert len(world.engine.called("submit")) == 1
+
+
+async def test_a_conflict_while_binding_drops_the_placement() -> None:
+    async with running(World("n1")) as world:
+        world.kube.hold_watches()
+        created = world.add_task("moved", cpu="3")
+        world.kube.release_watches()
+        await world.until(lambda: world.phase("moved") == "Queued")
+        # Between the decision and its write the task grows beyond every node, and the operator's watch is late.
+        world.kube.fail("patch", lambda: Conflict("somebody was faster"), kind=SWARM_TASK, name="moved", subresource="")
+        world.kube.edit(SWARM_TASK, "moved", "default", {"spec": {"container": {"resources": {"requests": {"cpu": "32"}}}}})
+        await world.until(lambda: "too little" in (world.task("moved").status.message or ""))
+        world.add_task("other", cpu="4")
+        await world.until(lambda: world.phase("other") == "Succeeded")
+        assert world.task("moved").status.attempt == 0
+        assert created["metadata"]["uid"] == world.task("moved").metadata.uid
+
+
+async def test_a_lost_answer_is_not_done_twice() -> None:
+    async with running(World("n1")) as world:
+        for subresource in ("", "status"):
+            world.kube.fail("patch", kind=SWARM_TASK, subresource=subresource, after=True, times=3)
+        world.engine.fail("submit", EngineUnavailable("the answer was lost"), after=True, times=2)
+        world.add_task("once")
+        await world.until(lambda: world.phase("once") == "Succeeded")
+        assert world.task("once").status.attempt == 1
+
+
+async def test_the_api_goes_away_and_comes_back() -> None:
+    async with running(World("n1")) as world:
+        world.engine.script("long", Outcome(duration_s=20))
+        world.add_task("long")
+        await world.until(lambda: world.phase("long") == "Running")
+        world.kube.down = True
+        await world.pass_time(40)
+        world.kube.down = False
+        await world.until(lambda: world.phase("long") == "Succeeded")
+        assert world.task("long").status.attempt == 1
+
+
+async def test_an_expired_watch_is_followed_by_a_list() -> None:
+    async with running(World("n1")) as world:
+        world.engine.script("a", Outcome(duration_s=None))
+        world.add_task("a")
+        await world.until(lambda: world.phase("a") == "Running")
+        world.kube.hold_watches()
+        world.add_task("b")
+        world.kube.remove(SWARM_TASK, "a", "default")
+        world.kube.expire_watches()
+        world.kube.release_watches()
+        await world.until(lambda: world.phase("b") == "Succeeded" and world.gone("a"))
+
+
+async def test_an_engine_that_is_down_holds_tasks_until_it_is_back() -> None:
+    async with running(World("n1")) as world:
+        world.engine.script("long", Outcome(duration_s=60))
+        world.add_task("long")
+        await world.until(lambda: world.phase("long") == "Running")
+        world.engine.unavailable = True
+        await world.until(lambda: world.node("n1")["status"]["phase"] == "NotReady")
+        world.add_task("new")
+        await world.until(lambda: world.phase("new") == "Queued")
+        await world.pass_time(30)
+        assert world.phase("new") == "Queued"
+        assert world.phase("long") == "Running", "silence of the engine proves nothing"
+        world.engine.unavailable = False
+        await world.until(lambda: world.phase("new") == "Succeeded")
+        await world.until(lambda: world.phase("long") == "Succeeded")
+        assert world.task("long").status.attempt == 1
+
+
+async def test_an_engine_that_is_down_at_the_start_does_not_keep_the_other_from_working() -> None:
+    world = World("n1")
+    broken = FakeEngine(world.clock, nodes=("m1",), name="local")
+    broken.unavailable = True
+    world.engines = (broken, world.engine)
+    async with running(world):
+        world.add_task("here")
+        await world.until(lambda: world.phase("here") == "Succeeded")
+        broken.unavailable = False
+        world.add_task("there", engine="local")
+        await world.until(lambda: world.phase("there") == "Succeeded")
+
+
+async def test_a_slow_engine_does_not_slow_the_other() -> None:
+    world = World("n1")
+    slow = FakeEngine(world.clock, nodes=("m1",), name="local")
+    world.engines = (slow, world.engine)
+    async with running(world):
+        slow.delay("submit", 60)
+        for number in range(40):
+            world.add_task(f"slow{number}", engine="local", cpu="100m", memory="16Mi")
+        await world.until(lambda: list(world.phases().values()).count("Starting") >= 30)
+        began = world.clock.monotonic()
+        world.add_task("quick", engine="swarm")
+        await world.until(lambda: world.phase("quick") == "Succeeded")
+        assert world.clock.monotonic() - began < 10
+        slow.delay("submit", 0)
+
+
+async def test_a_node_that_left_its_engine_is_gone_and_its_work_moves() -> None:
+    async with running(World("n1")) as world:
+        world.engine.script("nomad", Outcome(duration_s=None), Outcome())
+        world.add_task("nomad")
+        await world.until(lambda: world.phase("nomad") == "Running")
+        world.engine.add_node("n2")
+        await world.until(lambda: world.kube.peek(SWARM_NODE, "n2") is not None)
+        world.engine.remove_node("n1")
+        await world.until(lambda: world.node("n1")["status"]["phase"] == "Gone")
+        await world.until(lambda: world.phase("nomad") == "Succeeded")
+        attempts = world.task("nomad").status.attempts
+        assert [attempt.node for attempt in attempts] == ["n1", "n2"]
+        assert world.task("nomad").status.failures == 0
+
+
+async def test_a_node_that_sleeps_keeps_its_work() -> None:
+    async with running(World("n1")) as world:
+        world.engine.script("lid", Outcome(duration_s=30))
+        world.add_task("lid")
+        await world.until(lambda: world.phase("lid") == "Running")
+        world.engine.freeze("n1")
+        await world.until(lambda: world.phase("lid") == "Unknown")
+        await world.until(lambda: world.node("n1")["status"]["phase"] == "Unreachable")
+        world.engine.reconnect("n1")
+        await world.until(lambda: world.phase("lid") == "Succeeded")
+        assert world.task("lid").status.attempt == 1
+
+
+async def test_a_workload_that_somebody_removed_is_lost_and_replaced() -> None:
+    async with running(World("n1")) as world:
+        world.engine.script("victim", Outcome(duration_s=None), Outcome())
+        world.add_task("victim")
+        await world.until(lambda: world.phase("victim") == "Running")
+        current = world.task("victim").status.current
+        assert current is not None
+        world.engine.lose(current.id)
+        await world.until(lambda: world.phase("victim") == "Succeeded")
+        assert [attempt.reason for attempt in world.task("victim").status.attempts] == ["WorkloadLost", "Completed"]
+
+
+async def test_stale_news_never_undoes_newer() -> None:
+    async with running(World("n1")) as world:
+        world.kube.hold_watches()
+        world.add_task("late")
+        await world.pass_time(5)
+        world.kube.release_watches()
+        await world.until(lambda: world.phase("late") == "Starting")
+        world.kube.hold_watches()
+        await world.until(lambda: world.phase("late") == "Succeeded")
+        world.kube.release_watches()
+        await world.pass_time(5)
+        assert world.phase("late") == "Succeeded"
+        assert len(world.engine.called("submit")) == 1
+
+
+# --- secrets ---
+
+
+def secret(name: str, **values: str) -> dict[str, object]:
+    data = {key: base64.b64encode(value.encode()).decode() for key, value in values.items()}
+    return {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": name, "namespace": "default"}, "data": data}
+
+
+def with_secret(name: str, key: str, *, optional: bool = False) -> dict[str, object]:
+    reference = {"name": name, "key": key, "optional": optional}
+    env = [{"name": "PLAIN", "value": "1"}, {"name": "TOKEN", "valueFrom": {"secretKeyRef": reference}}]
+    return {"env": env}
+
+
+async def test_secrets_reach_the_workload_and_nothing_else() -> None:
+    async with running(World("n1")) as world:
+        world.kube.add(SECRET, secret("forge", token="canary-5f1d"))
+        world.add_task("user", container=with_secret("forge", "token"))
+        await world.until(lambda: world.phase("user") == "Running")
+        current = world.task("user").status.current
+        assert current is not None
+        assert dict(world.engine.workload(current.id).env) == {"PLAIN": "1", "TOKEN": "canary-5f1d"}
+        await world.until(lambda: world.phase("user") == "Succeeded")
+        assert "canary-5f1d" not in repr(world.kube.all(SWARM_TASK)) + repr(world.kube.all(EVENT))
+
+
+async def test_a_missing_secret_says_what_is_missing() -> None:
+    async with running(World("n1")) as world:
+        world.kube.add(SECRET, secret("forge", other="x"))
+        world.add_task("a", container=with_secret("forge", "token"), backoffLimit=0)
+        world.add_task("b", container=with_secret("nowhere", "token"), backoffLimit=0)
+        world.add_task("c", container=with_secret("nowhere", "token", optional=True))
+        await world.until(lambda: world.phase("a") == "Failed" and world.phase("b") == "Failed" and world.phase("c") == "Succeeded")
+        assert world.task("a").status.reason == "SecretNotFound"
+        assert "has no key token" in (world.task("a").status.message or "")
+        assert "Secret nowhere does not exist" in (world.task("b").status.message or "")
+
+
+async def test_a_secret_that_is_no_text_is_refused_without_showing_it() -> None:
+    async with running(World("n1")) as world:
+        body = secret("raw", token="x") | {"data": {"token": base64.b64encode(b"\xff\xfecanary").decode()}}
+        world.kube.add(SECRET, body)
+        world.add_task("a", container=with_secret("raw", "token"), backoffLimit=0)
+        await world.until(lambda: world.phase("a") == "Failed")
+        assert "is not text" in (world.task("a").status.message or "")
+        assert "canary" not in (world.task("a").status.message or "")
+
+
+# --- objects that cannot be read ---
+
+
+async def test_an_object_that_its_model_refuses_fails_with_the_field() -> None:
+    async with running(World("n1")) as world:
+        world.unreadable.add("odd")
+        body = {"apiVersion": SWARM_TASK.api_version, "kind": "SwarmTask", "metadata": {"name": "odd", "namespace": "default"}}
+        world.kube.add(SWARM_TASK, body | {"spec": {"container": {"image": 7}, "backoffLimit": "many"}})
+        await world.until(lambda: world.phases()["odd"] == "Failed")
+        status = (world.kube.peek(SWARM_TASK, "odd") or {})["status"]
+        assert status["reason"] == "InvalidObject"
+        assert "spec.backoffLimit" in status["message"]
+        world.add_task("fine")
+        await world.until(lambda: world.phase("fine") == "Succeeded")
+
+
+async def test_an_object_whose_status_cannot_be_read_is_left_alone() -> None:
+    async with running(World("n1")) as world:
+        world.unreadable.add("future")
+        body = {
+            "apiVersion": SWARM_TASK.api_version, "kind": "SwarmTask", "metadata": {"name": "future", "namespace": "default"},
+            "spec": {"container": {"image": "busybox"}},
+        }  # fmt: skip
+        world.kube.add(SWARM_TASK, body, status={"phase": "Dreaming"})
+        world.add_task("fine")
+        await world.until(lambda: world.phase("fine") == "Succeeded")
+        assert (world.kube.peek(SWARM_TASK, "future") or {})["status"] == {"phase": "Dreaming"}
+
+
+async def test_a_refused_write_holds_up_one_task_only() -> None:
+    async with running(World("n1")) as world:
+        world.kube.fail("patch", lambda: ServiceUnavailable("no"), kind=SWARM_TASK, name="stuck", times=20)
+        world.add_task("stuck")
+        for number in range(5):
+            world.add_task(f"t{number}")
+        await world.until(lambda: all(world.phase(f"t{number}") == "Succeeded" for number in range(5)), 60)
+        await world.until(lambda: world.phase("stuck") == "Succeeded", 600)

@@ -1,0 +1,113 @@
+"""Many tasks at once: capacity, order, and how much is written."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from tests.controllers.world import World, running
+from tests.fakes.engine import Outcome
+
+from swarmtask.resources.kinds import SWARM_QUEUE, SWARM_TASK
+
+
+async def test_fifty_tasks_on_three_nodes_never_exceed_a_node() -> None:
+    async with running(World("n1", "n2", "n3")) as world:
+        peaks: Counter[str] = Counter()
+
+        def watch_load() -> bool:
+            load: Counter[str] = Counter()
+            for obj in world.kube.all(SWARM_TASK):
+                attempts = (obj.get("status") or {}).get("attempts") or []
+                for attempt in attempts:
+                    if attempt["state"] in ("Starting", "Running", "Stopping", "Unknown"):
+                        load[attempt["node"]] += 1
+            for node, count in load.items():
+                peaks[node] = max(peaks[node], count)
+            return set(world.phases().values()) == {"Succeeded"}
+
+        for number in range(50):
+            world.engine.script(f"t{number}", Outcome(duration_s=1 + number % 4))
+            world.add_task(f"t{number}")
+        await world.until(watch_load, 300)
+        # Four cores each: four tasks of one core, and all three nodes were used.
+        assert set(peaks) == {"n1", "n2", "n3"}
+        assert max(peaks.values()) <= 4
+        assert len(world.engine.called("submit")) == 50
+
+
+async def test_a_queue_limit_holds() -> None:
+    async with running(World("n1", "n2")) as world:
+        world.add_queue("narrow", maxRunning=2)
+        for number in range(8):
+            world.add_task(f"t{number}", queue="narrow")
+        most = 0
+
+        def watch_load() -> bool:
+            nonlocal most
+            phases = list(world.phases().values())
+            most = max(most, sum(phase in ("Starting", "Running") for phase in phases))
+            return set(phases) == {"Succeeded"}
+
+        await world.until(watch_load, 300)
+        assert most == 2
+
+
+async def test_high_priority_overtakes_fifty() -> None:
+    async with running(World("n1")) as world:
+        for number in range(50):
+            world.engine.script(f"low{number}", Outcome(duration_s=5))
+            world.add_task(f"low{number}", priorityClass="low")
+        await world.until(lambda: list(world.phases().values()).count("Running") == 4)
+        world.add_task("urgent", priorityClass="high")
+        await world.until(lambda: world.task("urgent").status.start_time is not None)
+        started = sum(world.task(f"low{number}").status.start_time is not None for number in range(50))
+        assert started <= 4 + 3, "it must start next: at most the other places of the same moment go to others"
+        await world.until(lambda: world.phase("urgent") == "Succeeded")
+
+
+async def test_what_is_written_grows_with_what_happens_and_not_with_time() -> None:
+    async with running(World("n1", status_refresh_s=1.0)) as world:
+        for number in range(200):
+            world.engine.script(f"t{number}", Outcome(duration_s=None))
+            world.add_task(f"t{number}")
+        await world.until(lambda: list(world.phases().values()).count("Running") == 4)
+        await world.until(
+            lambda: all(world.task(f"t{number}").status.message or world.task(f"t{number}").status.attempt for number in range(200))
+        )
+        await world.pass_time(30)
+        before = len(world.kube.calls)
+        await world.pass_time(60)
+        # Nothing happens, so nothing is written and hardly anything is asked.
+        assert [call for call in list(world.kube.calls)[before:] if call.verb not in ("get", "list", "watch")] == []
+
+
+async def test_news_about_places_in_a_long_queue_is_rationed() -> None:
+    async with running(World("n1", status_refresh_s=1.0)) as world:
+        for number in range(400):
+            world.engine.script(f"t{number}", Outcome(duration_s=0.5))
+            world.add_task(f"t{number}")
+        await world.pass_time(10)
+        began, before = world.clock.monotonic(), len(world.kube.calls)
+        await world.pass_time(20)
+        writes = [call for call in list(world.kube.calls)[before:] if call.verb == "patch" and call.kind == "SwarmTask"]
+        about_places = [
+            call for call in writes if "queuePosition" in call.body.get("status", {}) and "attempts" not in call.body["status"]
+        ]
+        seconds = world.clock.monotonic() - began
+        assert len(about_places) <= 100 * seconds
+        per_task = Counter(call.name for call in about_places)
+        assert max(per_task.values()) <= seconds + 1
+        finished = list(world.phases().values()).count("Succeeded")
+        assert finished > 40
+
+
+async def test_the_queue_status_follows_at_most_once_a_second() -> None:
+    async with running(World("n1", status_refresh_s=1.0)) as world:
+        for number in range(60):
+            world.add_task(f"t{number}")
+        began = world.clock.monotonic()
+        await world.until(lambda: set(world.phases().values()) == {"Succeeded"}, 300)
+        seconds = world.clock.monotonic() - began
+        writes = [call for call in world.kube.calls if call.kind == "SwarmQueue" and call.verb == "patch"]
+        assert len(writes) <= seconds + 2
+        await world.until(lambda: not (world.kube.peek(SWARM_QUEUE, "default") or {})["status"].get("running"))
