@@ -25,6 +25,7 @@ import orjson
 import psutil
 
 from swarmtask.clock import Clock
+from swarmtask.engines.admission import check_workload, is_name
 from swarmtask.engines.base import (
     FINAL_WORKLOAD_STATES,
     Availability,
@@ -45,7 +46,6 @@ from swarmtask.settings import LocalSettings
 CALL_TIMEOUT_S = 15.0
 START_TIMEOUT_S = 5.0
 LOG_POLL_S = 0.1
-NAME = re.compile(r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$")
 T = TypeVar("T")
 
 
@@ -181,17 +181,13 @@ class LocalEngine:
     # --- attempts ---------------------------------------------------------------------------------------------------------
 
     def _check(self, workload: Workload) -> None:
-        if not NAME.match(workload.name):
-            raise EngineRejected(f"{workload.name!r} is no workload name: at most 63 characters of a-z, 0-9 and -")
+        check_workload(workload)
         if workload.node_id != self._hostname():
             raise EngineRejected(f"the local engine has one node, {self._hostname()}, and not {workload.node_id!r}")
         if not workload.command and not workload.args:
             raise EngineRejected(
                 "the local engine runs no image: container.command or container.args must say which program to run"
             )
-        texts = [*workload.command, *workload.args, workload.working_dir, *(text for pair in workload.env for text in pair)]
-        if any("\0" in text for text in texts):
-            raise EngineRejected("a command, an argument, a variable or the working directory holds a NUL character: remove it")
 
     def _submit(self, workload: Workload) -> None:
         environment = {"PATH": os.environ.get("PATH", os.defpath), "HOME": str(Path.home()), "LANG": "C.UTF-8"}
@@ -220,10 +216,10 @@ class LocalEngine:
     def _find(self, name: str) -> Record | None:
         attempt = Record(self._attempts / name)
         os.stat(f"{self._attempts}/")  # noqa: PTH116 - an engine that is gone is another error than a workload that is
-        return attempt if NAME.match(name) and attempt.directory.is_dir() else None
+        return attempt if is_name(name) and attempt.directory.is_dir() else None
 
     def _list(self) -> list[Record]:
-        return [Record(self._attempts / name) for name in sorted(os.listdir(self._attempts)) if NAME.match(name)]  # noqa: PTH208
+        return [Record(self._attempts / name) for name in sorted(os.listdir(self._attempts)) if is_name(name)]  # noqa: PTH208
 
     def _stop(self, name: str, grace_s: int) -> None:
         attempt = self._find(name)

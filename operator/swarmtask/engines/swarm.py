@@ -1,1 +1,0 @@
-"""Docker Swarm: one service per attempt."""
