@@ -116,3 +116,11 @@ def test_explain_of_a_closed_queue_still_judges_the_nodes() -> None:
     assert isinstance(found.outcome, Refusal)
     assert found.outcome.reason == "QueueStopped"
     assert [verdict.refused_by for verdict in found.nodes] == [None]
+
+
+def test_explain_of_a_task_that_starts_is_not_about_those_behind_it() -> None:
+    pending = [task(f"t{number}", shape(cpu=1000), at=float(number)) for number in range(6)]
+    for cluster in (snapshot([node()], pending, QueueInfo(DEFAULT, max_running=2)), snapshot([node()], pending)):
+        found = explain_task(cluster, pending[0])
+        assert isinstance(found.outcome, Binding)
+        assert found.outcome.score == found.nodes[0].score > 0.7

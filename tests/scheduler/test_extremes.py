@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from typing import Any
 
 import pytest
 from tests.scheduler.builders import DEFAULT, GIB, node, shape, snapshot, task
@@ -84,6 +85,15 @@ def test_a_class_that_slept_through_more_placements_than_there_are_nodes() -> No
     result = run_cycle(snapshot(nodes, pending))
     assert len(result.bindings) == 62
     assert [binding.node for binding in result.bindings if binding.task.shape == rare] == ["a", "a"]
+
+
+@pytest.mark.parametrize("limits", [{"node_selector": (("zone", "home"),)}, {"node_name": "near"}, {"engine": "swarm"}])
+def test_a_node_that_is_not_allowed_stays_so_when_others_are_placed_on_it(limits: dict[str, Any]) -> None:
+    nodes = [node("far", cpu=64_000, memory=64 * GIB, engines=("local",)), node("near", labels={"zone": "home"})]
+    bound, free = shape(cpu=500, **limits), shape(cpu=1000)
+    pending = [task(f"t{number}", bound if number % 2 else free, at=float(number)) for number in range(8)]
+    result = run_cycle(snapshot(nodes, pending))
+    assert [binding.node for binding in result.bindings] == ["far", "near"] * 4
 
 
 def test_equal_nodes_are_filled_evenly_in_the_order_of_their_names() -> None:

@@ -67,9 +67,9 @@ class NodeClass:
     engines: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Room:
-    """What placements change, for all nodes or some of them.
+    """What placements change, for all nodes or some of them. (Not frozen only because one is made for every placement.)
 
     Attributes:
         free: int64[DIMENSIONS, n], allocatable minus requested; negative where a node shrank under its tasks.

@@ -146,16 +146,22 @@ def explain_task(snapshot: Snapshot, task: PendingTask) -> Explanation:
     rank = cycle.order.tasks.index(task)
     line = cycle.order.lines[rank]
     nodes: tuple[NodeVerdict, ...] = ()
+    started = parked = False
     while (decision := cycle.decide()) is not None:
         if isinstance(decision, Place):
-            decides = decision.rank == rank
+            decides = started = decision.rank == rank
         elif decision.standstill.reason == NO_NODE_FITS:
             # The first line that is parked for its class decides for all lines of the class.
-            decides = not nodes and decision.line.task_class is line.task_class
+            decides = not parked and decision.line.task_class is line.task_class
+            parked |= decides
         else:
             decides = decision.line is line
         if decides:
             nodes = _node_verdicts(cycle.columns, line.task_class)
+        cycle.apply(decision)
+        if started:
+            break  # what happens to the rest of its line is not about this task
+    while (decision := cycle.decide()) is not None:
         cycle.apply(decision)
     result = cycle.result()
     decided: tuple[Binding | Refusal, ...] = (*result.bindings, *result.refusals)

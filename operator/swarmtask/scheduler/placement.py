@@ -27,13 +27,13 @@ class _Evaluation:
     """One class on all nodes.
 
     Attributes:
-        allowed: bool[N], what static filters say.
+        allowed: bool[N], what static filters say; None when they let every node pass.
         values: float64[N], total score where the class fits, else INFEASIBLE.
         seen: how many placements are accounted for.
     """
 
     room_filters: tuple[RoomFilter, ...]
-    allowed: Mask
+    allowed: Mask | None
     values: Floats
     seen: int
 
@@ -80,9 +80,9 @@ class Placement:
             changed = self._changed[evaluation.seen : self._placed]
             if len(changed) > len(self._columns):
                 changed = np.unique(changed)
-            evaluation.values[changed] = self._values(
-                task_class, self._columns.room.take(changed), evaluation.allowed.take(changed), evaluation.room_filters
-            )
+            room = self._columns.room.take(changed)
+            allowed = None if evaluation.allowed is None else evaluation.allowed.take(changed)
+            evaluation.values[changed] = _values(task_class, room, allowed, evaluation.room_filters)
             evaluation.seen = self._placed
         return evaluation.values
 
@@ -92,18 +92,21 @@ class Placement:
             if static_filter.enabled(task_class.shape):
                 allowed &= static_filter.mask(self._columns, task_class)
         room_filters = tuple(room_filter for room_filter in ROOM_FILTERS if room_filter.enabled(task_class.shape))
-        values = self._values(task_class, self._columns.room, allowed.copy(), room_filters)
-        evaluation = _Evaluation(room_filters, allowed, values, self._placed)
+        values = _values(task_class, self._columns.room, allowed, room_filters)
+        evaluation = _Evaluation(room_filters, None if allowed.all() else allowed, values, self._placed)
         if len(self._evaluations) >= self._keep:
             del self._evaluations[next(iter(self._evaluations))]
         self._evaluations[task_class] = evaluation
         return evaluation
 
-    @staticmethod
-    def _values(task_class: TaskClass, room: Room, feasible: Mask, room_filters: tuple[RoomFilter, ...]) -> Floats:
-        """Total score, or INFEASIBLE, for the nodes of `room`. `feasible` (what static filters say) is overwritten."""
-        for room_filter in room_filters:
-            feasible &= room_filter.mask(room, task_class)
-        values = TOTAL.values(room, task_class)
+
+def _values(task_class: TaskClass, room: Room, allowed: Mask | None, room_filters: tuple[RoomFilter, ...]) -> Floats:
+    """float64[n]: total score, or INFEASIBLE, for the n nodes of `room`."""
+    values = TOTAL.values(room, task_class)
+    feasible = allowed
+    for room_filter in room_filters:
+        mask = room_filter.mask(room, task_class)
+        feasible = mask if feasible is None else feasible & mask
+    if feasible is not None:
         np.putmask(values, ~feasible, INFEASIBLE)
-        return values
+    return values
