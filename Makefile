@@ -6,6 +6,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+NODES ?= 3
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/\1|\2/' | column -t -s '|'
@@ -46,4 +47,15 @@ bench: $(STAMP) ## The benchmarks: tables here, figures as JSON in build/bench
 	  PYTHONPATH=operator:. $(BIN)/python -m tests.benchmarks.$$name --json build/bench/$$name.json; \
 	done
 
-.PHONY: help setup fmt crds lint check demo bench
+test: lint ## Everything: lint, types, and every test, on a laboratory of three real Docker nodes
+	$(BIN)/python -m tests.lab.setup
+	$(BIN)/pytest -q
+
+lab: $(STAMP) ## Start NODES laptops (3) as containers, joined to one Docker Swarm, and leave them running
+	$(BIN)/python -m tests.lab.setup
+	$(BIN)/python -m tests.lab up --nodes $(NODES)
+
+lab-down: $(STAMP) ## Remove the laboratory and all that it left
+	$(BIN)/python -m tests.lab down
+
+.PHONY: help setup fmt crds lint check test lab lab-down demo bench

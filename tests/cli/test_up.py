@@ -122,10 +122,7 @@ async def test_an_up_that_is_killed_takes_its_children_with_it(tmp_path: Path) -
 async def test_a_taken_port_is_said_and_nothing_is_left_running(tmp_path: Path) -> None:
     async with running_up(tmp_path) as up:
         address = up.facts["url"].removeprefix("https://")
-        other = subprocess.run(
-            [*PROGRAM, "up", "--engine", "local", "--listen", address, "--data-dir", str(tmp_path / "other")],
-            capture_output=True, text=True, timeout=60, check=False, env=environment(up.home),
-        )  # fmt: skip
+        other = up.command("up", "--engine", "local", "--listen", address, "--data-dir", str(tmp_path / "other"))
         assert other.returncode == 6
         assert "--listen" in other.stderr and "Traceback" not in other.stderr
 

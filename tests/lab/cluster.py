@@ -26,6 +26,7 @@ import psutil
 from tests.lab import images, tools
 from tests.lab.images import LABEL
 from tests.lab.node import (
+    BRIDGE,
     GIB,
     LABEL_FOLDER,
     LABEL_KEEP,
@@ -166,7 +167,11 @@ class Lab:
             pool = docker.types.IPAMPool(subnet=str(subnet), gateway=str(subnet[1]))
             try:
                 self._outer.networks.create(
-                    self.folder.name, internal=True, labels=self._labels, ipam=docker.types.IPAMConfig(pool_configs=[pool])
+                    self.folder.name,
+                    internal=True,
+                    labels=self._labels,
+                    options={"com.docker.network.bridge.name": f"{BRIDGE}{self.id}"[:15]},
+                    ipam=docker.types.IPAMConfig(pool_configs=[pool]),
                 )
             except docker.errors.APIError as error:
                 if "overlaps" not in str(error):

@@ -21,6 +21,7 @@ from docker.models.containers import Container
 from tests.lab.images import LABEL
 
 GIB = 1024**3
+BRIDGE = "stlab"  # laboratory bridges on this machine are named by it
 LABEL_NODE = f"{LABEL}.node"
 LABEL_CPUS = f"{LABEL}.cpus"
 LABEL_MEMORY = f"{LABEL}.memory-bytes"
@@ -210,7 +211,7 @@ class LabNode:
 
     def log(self, lines: int) -> str:
         """The last lines that the node's dockerd wrote."""
-        return self.container.logs(tail=lines).decode(errors="replace")
+        return bytes(self.container.logs(tail=lines, stream=False)).decode(errors="replace")
 
     def run(self, command: list[str]) -> str:
         """Run a program inside the node.

@@ -1,8 +1,8 @@
 """The Docker that laboratory nodes run on: the machine's own where it is fit, else one that tests start for themselves.
 
 Called by the fixtures of `tests/conftest.py` and by `make lab`. Our own dockerd keeps its images under `.cache/lab/docker` and its
-sockets in a short folder under the temporary directory. It leaves the machine's firewall, bridges and Docker alone, and is stopped,
-with everything it started, when its last user goes. One that a killed test run left is used again, and stopped by the next user.
+sockets in a short folder under the temporary directory. It leaves the machine's Docker and bridges alone, adds one firewall rule,
+and is stopped, with all it started, when its last user goes. One that a killed run left is used again and stopped by the next.
 """
 
 import contextlib
@@ -20,10 +20,11 @@ import docker
 import docker.errors
 import psutil
 from tests.lab import tools
-from tests.lab.node import LABEL_KEEP, UNREACHABLE, LabError, poll
+from tests.lab.node import BRIDGE, LABEL_KEEP, UNREACHABLE, LabError, poll
 
 _DATA = tools.CACHE / "lab" / "docker"
 _RUN = Path(tempfile.gettempdir()) / f"stdocker-{hashlib.sha256(str(tools.ROOT).encode()).hexdigest()[:8]}"
+_FIREWALL_RULE = ["FORWARD", "-i", f"{BRIDGE}+", "-o", f"{BRIDGE}+", "-j", "ACCEPT"]
 _CGROUPS = Path("/sys/fs/cgroup")
 _REMEDY = "Start Docker, or run the tests as root on Linux with docker.io installed (`make test` installs it)."
 
@@ -51,13 +52,22 @@ class OuterDocker:
                 stop_own()
 
 
+def _machine_url() -> str:
+    return os.environ.get("DOCKER_HOST") or "unix:///var/run/docker.sock"
+
+
+def answering() -> bool:
+    """Does the machine's own Docker answer?"""
+    return _answers(_machine_url())
+
+
 def connect() -> OuterDocker:
     """The machine's Docker if it answers and nodes can run on it, else our own.
 
     Raises:
         Missing: neither can be had; says why and what to do.
     """
-    url = os.environ.get("DOCKER_HOST") or "unix:///var/run/docker.sock"
+    url = _machine_url()
     try:
         client = docker.DockerClient(base_url=url, timeout=10)
     except UNREACHABLE as error:
@@ -91,12 +101,15 @@ def _start_own() -> OuterDocker:
         raise tools.Missing("dockerd", "it is not installed", "Run `apt-get install docker.io` (or `make test`) as root.")
     with tools.machine_lock("outer"):
         _RUN.mkdir(mode=0o700, exist_ok=True)
+        if _RUN.stat().st_uid != os.getuid():
+            raise tools.Missing("dockerd", f"{_RUN} belongs to somebody else", "Remove that folder.")
         users = (_RUN / "users").open("w")
         fcntl.flock(users, fcntl.LOCK_SH)
         url = f"unix://{_RUN}/docker.sock"
         if not _answers(url):
             stop_own()  # what a crash left: mounts, a pid file, a containerd
             _mount_cgroups()
+            _open_firewall()
             _launch(url)
     return OuterDocker(url, users)
 
@@ -112,7 +125,7 @@ def _answers(url: str) -> bool:
 def _launch(url: str) -> None:
     _DATA.mkdir(parents=True, exist_ok=True)
     log = _DATA.with_name("dockerd.log")
-    # No bridge and no firewall rules of its own: nodes have their own closed network, and nothing of the machine is changed.
+    # No bridge and no firewall rules of its own: nodes have their own closed network, and another Docker's rules stay as they are.
     command = ["dockerd", "-H", url, "--data-root", str(_DATA), "--exec-root", str(_RUN / "exec"), "--pidfile", str(_RUN / "pid")]
     command += ["--bridge=none", "--iptables=false", "--ip-masq=false", "--ip-forward=false"]
     with log.open("w") as output:
@@ -150,6 +163,20 @@ def _environment() -> dict[str, str]:
                 (shims / name).symlink_to(target)
         environment["PATH"] = f"{shims}:{environment['PATH']}"
     return environment
+
+
+def _open_firewall() -> None:
+    """Let nodes talk to each other where the machine's firewall forwards nothing and looks into bridges. Undone by `stop_own`."""
+    _close_firewall()
+    subprocess.run(["iptables", "-w", "-I", *_FIREWALL_RULE], capture_output=True, check=False, env=_environment())
+
+
+def _close_firewall() -> None:
+    for _ in range(10):  # more than one only if a run was killed in between
+        try:
+            tools.run(["iptables", "-w", "-D", *_FIREWALL_RULE], timeout_s=30)
+        except tools.Missing:  # it is not there, or there is no iptables
+            return
 
 
 def _mounted() -> list[str]:
@@ -210,8 +237,8 @@ def stop_own() -> None:
     """End our own dockerd and all it started, unmount what it mounted; its images stay. Doing it again changes nothing."""
     processes = _processes()
     for process in processes:
-        if process.name() == "dockerd":
-            with contextlib.suppress(psutil.NoSuchProcess):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if process.name() == "dockerd":
                 process.send_signal(signal.SIGTERM)
     _, alive = psutil.wait_procs([process for process in processes if process.is_running()], timeout=20)
     for process in [*alive, *_processes()]:
@@ -221,6 +248,7 @@ def stop_own() -> None:
     for point in reversed(_mounted()):
         if Path(point).is_relative_to(_RUN) or Path(point).is_relative_to(_DATA):
             subprocess.run(["umount", "-l", point], capture_output=True, check=False)
+    _close_firewall()
     with contextlib.suppress(FileNotFoundError):
         for point in reversed((_RUN / "cgroups").read_text().split()):
             subprocess.run(["umount", "-l", point], capture_output=True, check=False)

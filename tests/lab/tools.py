@@ -27,10 +27,13 @@ _DOWNLOAD_S = 300
 
 
 class Missing(Exception):
-    """A test cannot run here. `tool` is what is missing (skips are counted by it), `remedy` says what a person can do."""
+    """A test cannot run here. `tool` is what is missing (skips are counted by it), `remedy` says what a person can do.
+
+    Its text opens with `[missing: <tool>]`; `pytest.skip(str(missing))` is how a test passes it on to the closing summary.
+    """
 
     def __init__(self, tool: str, reason: str, remedy: str) -> None:
-        super().__init__(f"{tool}: {reason}. {remedy}")
+        super().__init__(f"[missing: {tool}] {reason}. {remedy}")
         self.tool = tool
         self.reason = reason
         self.remedy = remedy
@@ -97,14 +100,23 @@ def _made_whole(final: Path) -> Iterator[Path]:
         shutil.rmtree(draft, ignore_errors=True)
 
 
+def _busybox_path() -> Path:
+    return TOOLS / f"busybox-{platform.machine()}" / "bin" / "busybox"
+
+
+def busybox_is_here() -> bool:
+    """Has busybox been fetched?"""
+    return _busybox_path().exists()
+
+
 def busybox() -> Path:
     """A static busybox: the cached one, else Debian's busybox-static, unpacked into the cache.
 
     Raises:
         Missing: it cannot be had here.
     """
-    home = TOOLS / f"busybox-{platform.machine()}"
-    binary = home / "bin" / "busybox"
+    binary = _busybox_path()
+    home = binary.parent.parent
     if not binary.exists():
         with machine_lock("tools"):
             if not binary.exists():

@@ -1,0 +1,88 @@
+"""Fixtures that every room's tests may use, and the count of what was skipped for want of a tool.
+
+Nothing here touches Docker until a test asks for `outer_docker`, `lab` or `clean_lab`. Such a test carries the marker `docker` or
+`lab` even if its author forgot it, so `pytest -m "not docker and not lab"` never touches Docker at all.
+"""
+
+import contextlib
+import re
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from tests.lab import tools
+
+if TYPE_CHECKING:
+    from tests.lab.cluster import Lab
+    from tests.lab.outer import OuterDocker
+
+_MARK_OF_FIXTURE = {"outer_docker": "docker", "lab": "lab", "clean_lab": "lab", "kubectl": "kubectl"}
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark by fixture, before `-m` selects."""
+    for item in items:
+        for fixture, mark in _MARK_OF_FIXTURE.items():
+            if fixture in getattr(item, "fixturenames", ()):
+                item.add_marker(mark)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """One line that says how much was not tested, and what to install for it."""
+    reasons = (str(getattr(report, "longrepr", "")) for report in terminalreporter.stats.get("skipped", []))
+    lacking = Counter(found[1] for reason in reasons if (found := re.search(r"\[missing: ([^\]]+)\]", reason)))
+    for tool, count in sorted(lacking.items()):
+        terminalreporter.write_line(f"skipped for want of {tool}: {count} (see `python -m tests.lab.setup`)", yellow=True)
+
+
+@pytest.fixture(scope="session")
+def outer_docker() -> Iterator["OuterDocker"]:
+    """A real Docker: this machine's, or one started for the tests (as root). `.url` is a DOCKER_HOST, `.client()` talks to it."""
+    from tests.lab import cluster, outer
+
+    try:
+        found = outer.connect()
+    except tools.Missing as missing:
+        pytest.skip(str(missing))
+    with contextlib.closing(found):
+        cluster.sweep(found.url)
+        yield found
+
+
+@pytest.fixture(scope="session")
+def lab(outer_docker: "OuterDocker") -> Iterator["Lab"]:
+    """The laboratory of three nodes that all tests share, with both test images loaded. Most tests want `clean_lab`."""
+    from tests.lab import cluster, images
+
+    try:
+        laboratory = cluster.Lab(docker_url=outer_docker.url).start()
+    except tools.Missing as missing:
+        pytest.skip(str(missing))
+    try:
+        for tag in (images.TASK_TAG, images.PYTHON_TAG):
+            with contextlib.suppress(tools.Missing):  # a test that runs the image will say that it is not there
+                laboratory.load_image(tag)
+        yield laboratory
+    finally:
+        laboratory.teardown()
+
+
+@pytest.fixture
+def clean_lab(lab: "Lab") -> Iterator["Lab"]:
+    """The shared laboratory with all nodes ready, active, unlabelled and empty, before the test and after it."""
+    lab.restore()
+    yield lab
+    lab.restore()
+
+
+@pytest.fixture(params=["debian", "current"])
+def kubectl(request: pytest.FixtureRequest) -> Path:
+    """A real kubectl: Debian's old one and a current one, in turn."""
+    found = tools.kubectl_binaries().get(request.param)
+    if found is None:
+        missing = tools.Missing(f"kubectl ({request.param})", "it was not fetched", "Run `python -m tests.lab.setup`.")
+        pytest.skip(str(missing))
+    return found
