@@ -87,7 +87,7 @@ def test_the_wheel_works_in_an_empty_environment(tmp_path: Path) -> None:
     assert result.returncode == 0, result.stderr
     assert re.fullmatch(r"swarmtask \d+\.\d+\.\d+\S*\n", result.stdout)
     where = subprocess.run(
-        [str(python), "-c", "import swarmtask; print(swarmtask.__file__)"], capture_output=True, text=True, timeout=60, cwd=tmp_path,
-        env={}, check=True,
+        [str(python), "-c", "import swarmtask; print(swarmtask.__file__)"],
+        capture_output=True, text=True, timeout=60, cwd=tmp_path, env={}, check=True,
     )  # fmt: skip
     assert where.stdout.strip().startswith(str(site))

@@ -67,7 +67,8 @@ async def running_up(folder: Path, *options: str) -> AsyncIterator[Up]:
     ready_file.unlink(missing_ok=True)  # an `up` that was killed leaves its file behind
     process = await asyncio.create_subprocess_exec(
         *PROGRAM, "up", "--engine", "local", "--listen", "127.0.0.1:0", "--data-dir", str(data_dir),
-        "--ready-file", str(ready_file), *options, env=environment(home), stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+        "--ready-file", str(ready_file), *options,
+        env=environment(home), stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
     )  # fmt: skip
     family: list[psutil.Process] = []
     try:
