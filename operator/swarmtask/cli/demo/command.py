@@ -255,6 +255,7 @@ async def _swarm_place(docker_host: str | None) -> AsyncIterator[Place]:
             terminal.say("Making an image from this machine's Python (no registry is needed) ...", style="dim")
             identifier = await asyncio.to_thread(image.build, docker_host, find_sources())
             stack.push_async_callback(asyncio.to_thread, image.remove, docker_host, identifier)
+            await asyncio.to_thread(image.probe, docker_host, identifier)
             if state.swarm != "active":
                 await asyncio.to_thread(dockerhost.make_swarm, docker_host, "127.0.0.1")
                 stack.push_async_callback(_leave, docker_host)
