@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
 from swarmtask.errors import Cause, ConfigurationError
 
@@ -115,7 +115,7 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        return env_settings, init_settings
+        return init_settings, env_settings
 
 
 def load_settings(config: Path | None = None, **overrides: Any) -> Settings:
@@ -137,10 +137,19 @@ def load_settings(config: Path | None = None, **overrides: Any) -> Settings:
         unknown = sorted(set(values) - set(Settings.model_fields))
         if unknown:
             raise ConfigurationError(f"unknown settings in {config}: {', '.join(unknown)}")
+
+    class Layered(Settings):
+        """Settings with the file as the lowest layer."""
+
+        @classmethod
+        def settings_customise_sources(
+            cls, settings_cls: type[BaseSettings], *sources: PydanticBaseSettingsSource, **named: PydanticBaseSettingsSource
+        ) -> tuple[PydanticBaseSettingsSource, ...]:
+            upper = super().settings_customise_sources(settings_cls, *sources, **named)
+            return *upper, InitSettingsSource(settings_cls, init_kwargs=values)
+
     try:
-        settings = Settings(**values)
-        given = {key: value for key, value in overrides.items() if value is not None}
-        return Settings.model_validate(settings.model_dump() | given) if given else settings
+        return Layered(**{key: value for key, value in overrides.items() if value is not None})
     except ValidationError as error:
         causes = [
             Cause(".".join(str(part) for part in item["loc"]), "FieldValueInvalid", item["msg"])
