@@ -37,16 +37,6 @@ lint: $(STAMP)
 check: lint ## Lint, types, import rules and the fast tests (under 2 minutes)
 	$(BIN)/pytest -q -m "not docker and not lab and not slow"
 
-demo: $(STAMP) ## Real work on this repository's sources, on the best engine of this machine
-	@$(BIN)/swarmtask demo
-
-bench: $(STAMP) ## The benchmarks: tables here, figures as JSON in build/bench
-	@mkdir -p build/bench
-	@for file in tests/benchmarks/*.py; do \
-	  name=$$(basename "$$file" .py); \
-	  PYTHONPATH=operator:. $(BIN)/python -m tests.benchmarks.$$name --json build/bench/$$name.json; \
-	done
-
 test: lint ## Everything: lint, types, and every test, on a laboratory of three real Docker nodes
 	$(BIN)/python -m tests.lab.setup
 	$(BIN)/pytest -q
@@ -57,5 +47,15 @@ lab: $(STAMP) ## Start NODES laptops (3) as containers, joined to one Docker Swa
 
 lab-down: $(STAMP) ## Remove the laboratory and all that it left
 	$(BIN)/python -m tests.lab down
+
+demo: $(STAMP) ## Real work on this repository's sources, on the best engine of this machine
+	@$(BIN)/swarmtask demo
+
+bench: $(STAMP) ## The benchmarks: tables here, figures as JSON in build/bench
+	@mkdir -p build/bench
+	@for file in tests/benchmarks/*.py; do \
+	  name=$$(basename "$$file" .py); \
+	  PYTHONPATH=operator:. $(BIN)/python -m tests.benchmarks.$$name --json build/bench/$$name.json; \
+	done
 
 .PHONY: help setup fmt crds lint check test lab lab-down demo bench

@@ -106,17 +106,6 @@ class Settings(BaseSettings):
     swarm: SwarmSettings = Field(default_factory=SwarmSettings)
     local: LocalSettings = Field(default_factory=LocalSettings)
 
-    @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,
-        file_secret_settings: PydanticBaseSettingsSource,
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        return init_settings, env_settings
-
 
 def load_settings(config: Path | None = None, **overrides: Any) -> Settings:
     """Read settings from a YAML file and the environment; `overrides` (None values are ignored) win over both.
@@ -137,19 +126,22 @@ def load_settings(config: Path | None = None, **overrides: Any) -> Settings:
         unknown = sorted(set(values) - set(Settings.model_fields))
         if unknown:
             raise ConfigurationError(f"unknown settings in {config}: {', '.join(unknown)}")
+    given = {key: value for key, value in overrides.items() if value is not None}
 
-    class Layered(Settings):
-        """Settings with the file as the lowest layer."""
-
+    class Loaded(Settings):
         @classmethod
         def settings_customise_sources(
-            cls, settings_cls: type[BaseSettings], *sources: PydanticBaseSettingsSource, **named: PydanticBaseSettingsSource
+            cls,
+            settings_cls: type[BaseSettings],
+            init_settings: PydanticBaseSettingsSource,
+            env_settings: PydanticBaseSettingsSource,
+            dotenv_settings: PydanticBaseSettingsSource,
+            file_secret_settings: PydanticBaseSettingsSource,
         ) -> tuple[PydanticBaseSettingsSource, ...]:
-            upper = super().settings_customise_sources(settings_cls, *sources, **named)
-            return *upper, InitSettingsSource(settings_cls, init_kwargs=values)
+            return init_settings, env_settings, InitSettingsSource(settings_cls, init_kwargs=values)
 
     try:
-        return Layered(**{key: value for key, value in overrides.items() if value is not None})
+        return Loaded(**given)
     except ValidationError as error:
         causes = [
             Cause(".".join(str(part) for part in item["loc"]), "FieldValueInvalid", item["msg"])

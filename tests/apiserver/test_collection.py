@@ -9,15 +9,15 @@ from typing import Any
 
 import httpx
 import pytest
+from tests.apiserver.server import http_client, running_api_server
+from tests.apiserver.streams import watching
+from tests.apiserver.waiting import until, until_gone
 
 from swarmtask.apiserver.app import Application
 from swarmtask.apiserver.auth import Authenticator
 from swarmtask.apiserver.objects import WriteOptions
 from swarmtask.clock import ManualClock
 from swarmtask.settings import ApiServerSettings
-from tests.apiserver.server import http_client, running_api_server
-from tests.apiserver.streams import watching
-from tests.apiserver.waiting import until, until_gone
 
 CONFIG_MAPS = "/api/v1/namespaces/default/configmaps"
 TASKS = "/apis/swarmtask.io/v1alpha1/namespaces/default/swarmtasks"
@@ -42,7 +42,12 @@ async def create_task(api: httpx.AsyncClient, name: str, **metadata: Any) -> dic
 
 
 def owned_by(owner: dict[str, Any], **more: Any) -> dict[str, Any]:
-    reference = {"apiVersion": owner["apiVersion"], "kind": owner["kind"], "name": owner["metadata"]["name"], "uid": owner["metadata"]["uid"]}
+    reference = {
+        "apiVersion": owner["apiVersion"],
+        "kind": owner["kind"],
+        "name": owner["metadata"]["name"],
+        "uid": owner["metadata"]["uid"],
+    }
     return {"ownerReferences": [reference | more]}
 
 
@@ -99,7 +104,8 @@ class TestDelete:
 
     @pytest.mark.parametrize(("body", "code"), [
         ({"propagationPolicy": "Sideways"}, 422), ({"preconditions": "x"}, 400), ({"preconditions": {"uid": 7}}, 400),
-        ({"kind": "Pod"}, 400), ({"dryRun": ["Some"]}, 422), ({"propagationPolicy": "Orphan", "orphanDependents": True}, 422), ([], 400),
+        ({"kind": "Pod"}, 400), ({"dryRun": ["Some"]}, 422), ({"propagationPolicy": "Orphan", "orphanDependents": True}, 422),
+        ([], 400),
     ])  # fmt: skip
     async def test_bad_options(self, api: httpx.AsyncClient, body: Any, code: int) -> None:
         await create(api, "a")
@@ -217,9 +223,7 @@ class TestNamespaces:
             await create(api, "held", "/api/v1/namespaces/team/configmaps", finalizers=["a.b/c"])
             await api.delete("/api/v1/namespaces/team")
         async with running_api_server(tmp_path) as server, http_client(server) as api:
-            await api.patch(
-                "/api/v1/namespaces/team/configmaps/held", json={"metadata": {"finalizers": None}}, headers=MERGE
-            )
+            await api.patch("/api/v1/namespaces/team/configmaps/held", json={"metadata": {"finalizers": None}}, headers=MERGE)
             await until_gone(api, "/api/v1/namespaces/team")
 
     async def test_finalize_subresource(self, api: httpx.AsyncClient) -> None:

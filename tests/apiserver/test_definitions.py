@@ -7,7 +7,6 @@ from typing import Any
 
 import httpx
 import pytest
-
 from tests.apiserver.server import http_client, running_api_server
 from tests.apiserver.streams import watching
 from tests.apiserver.waiting import until, until_gone
@@ -20,7 +19,10 @@ MERGE = {"content-type": "application/merge-patch+json"}
 def definition(plural: str = "widgets", kind: str = "Widget", **names: Any) -> dict[str, Any]:
     schema = {
         "type": "object",
-        "properties": {"spec": {"type": "object", "properties": {"size": {"type": "integer", "default": 3}}}, "status": {"type": "object"}},
+        "properties": {
+            "spec": {"type": "object", "properties": {"size": {"type": "integer", "default": 3}}},
+            "status": {"type": "object"},
+        },
     }
     return {
         "apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition", "metadata": {"name": f"{plural}.example.com"},
@@ -156,7 +158,7 @@ async def test_they_survive_a_restart(tmp_path: Path) -> None:
     lambda crd: crd.pop("spec"),
     lambda crd: crd.update(spec=7),
     lambda crd: crd["spec"].update(names=[]),
-    lambda crd: crd["spec"]["versions"][0]["schema"].update(openAPIV3Schema={"type": "object", "properties": {"a": {"type": "odd"}}}),
+    lambda crd: crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"].update(a={"type": "odd"}),
 ])  # fmt: skip
 async def test_bad_ones_are_refused(api: httpx.AsyncClient, change: Any) -> None:
     body = definition()

@@ -6,8 +6,8 @@ import asyncio
 from pathlib import Path
 
 import httpx
-
 from tests.apiserver.server import ServerProcess, api_server_process, http_client
+from tests.apiserver.waiting import until
 
 CONFIG_MAPS = "/api/v1/namespaces/default/configmaps"
 ROUNDS, WRITERS = 3, 4
@@ -34,9 +34,11 @@ async def one_round(process: ServerProcess, number: int, acknowledged: dict[str,
         assert int(listed["metadata"]["resourceVersion"]) >= max(stored.values(), default=0)
         fresh: dict[str, int] = {}
         writers = [asyncio.create_task(write_until_cut(client, f"r{number}-w{writer}", fresh)) for writer in range(WRITERS)]
-        async with asyncio.timeout(60):
-            while len(fresh) < 100:
-                await asyncio.sleep(0.005)
+
+        async def enough() -> bool:
+            return len(fresh) >= 100
+
+        await until(enough, what="a hundred acknowledged writes")
         await process.kill()
         await asyncio.gather(*writers)
         assert min(fresh.values()) > max(stored.values(), default=0)

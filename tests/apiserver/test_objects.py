@@ -396,7 +396,8 @@ class TestOwnKinds:
          "spec.container.resources.limits.memory"),
         ({"container": {"image": "a", "resources": {"requests": {"cpu": "2"}, "limits": {"cpu": "1"}}}},
          "spec.container.resources.limits.cpu"),
-        ({"container": {"image": "a", "env": [{"name": "A", "value": "1", "valueFrom": {"secretKeyRef": {"name": "s", "key": "k"}}}]}},
+        ({"container": {"image": "a", "env": [
+            {"name": "A", "value": "1", "valueFrom": {"secretKeyRef": {"name": "s", "key": "k"}}}]}},
          "spec.container.env[0]"),
         ({"priority": 5, "priorityClass": "high"}, "spec"),
         ({"backoffLimit": "3"}, "spec.backoffLimit"),
@@ -460,7 +461,8 @@ class TestEvents:
         involved = {"kind": "SwarmTask", "name": "t", "namespace": "default", "apiVersion": "swarmtask.io/v1alpha1"}
         await create(api, core, {
             "metadata": {"name": "e1"}, "involvedObject": involved, "reason": "Started", "message": "hello", "type": "Normal",
-            "count": 2, "source": {"component": "c"}, "firstTimestamp": "2024-01-01T00:00:00Z", "lastTimestamp": "2024-01-01T00:00:00Z",
+            "count": 2, "source": {"component": "c"}, "firstTimestamp": "2024-01-01T00:00:00Z",
+            "lastTimestamp": "2024-01-01T00:00:00Z",
         })  # fmt: skip
         seen = (await api.get(f"{events}/e1")).json()
         assert (seen["apiVersion"], seen["regarding"], seen["note"], seen["deprecatedCount"]) == (

@@ -15,7 +15,7 @@ async def until(check: Callable[[], Awaitable[Any]], *, what: str = "the state")
     """Ask again until the answer is true; returns it."""
     try:
         async with asyncio.timeout(TIMEOUT_S):
-            while not (answer := await check()):
+            while not (answer := await check()):  # noqa: ASYNC110 - the state is in another process
                 await asyncio.sleep(0.01)
             return answer
     except TimeoutError as error:

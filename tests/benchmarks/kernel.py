@@ -25,10 +25,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy
-from tests.scheduler.oracle import Oracle
 
 from swarmtask.scheduler.cycle import run_cycle
 from swarmtask.scheduler.model import Amounts, NodeInfo, PendingTask, Snapshot, TaskShape
+from tests.scheduler.oracle import Oracle
 
 GIB = 2**30
 QUEUE = ("home", "default")

@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections import Counter
 from datetime import datetime, timedelta
 
-from tests.checker.violation import ViolationLog
-
 from swarmtask.resources import units
 from swarmtask.resources.node import SwarmNode
 from swarmtask.resources.queue import SwarmQueue
 from swarmtask.resources.task import Attempt, SwarmTask
+from tests.checker.violation import ViolationLog
 
 _AMOUNTS = ("cpu milli", "memory bytes", "gpu")
 

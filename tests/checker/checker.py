@@ -14,15 +14,14 @@ from collections.abc import Collection, Iterable, Mapping
 from datetime import datetime, timedelta
 from typing import Any
 
+from swarmtask.resources.node import SwarmNode
+from swarmtask.resources.queue import SwarmQueue
+from swarmtask.resources.task import SwarmTask
 from tests.checker.capacity import CapacityRules
 from tests.checker.objects import TaskRules
 from tests.checker.violation import Violation, ViolationLog, owner_digits
 from tests.checker.watches import WatchRules
 from tests.checker.workloads import WorkloadRules
-
-from swarmtask.resources.node import SwarmNode
-from swarmtask.resources.queue import SwarmQueue
-from swarmtask.resources.task import SwarmTask
 
 
 class Checker:

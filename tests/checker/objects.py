@@ -5,11 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from tests.checker.violation import ViolationLog, digits_of
-
 from swarmtask.lifecycle.messages import Reason
 from swarmtask.lifecycle.reasons import RULES
 from swarmtask.resources.task import TERMINAL_PHASES, Attempt, Phase, SwarmTask, attempt_id
+from tests.checker.violation import ViolationLog, digits_of
 
 _FINAL_FIELDS = ("id", "node", "engine", "state", "reason", "exit_code", "bound_at", "started_at", "finished_at", "message")
 _FIXED_FIELDS = ("id", "node", "engine", "engine_node_id", "bound_at", "requested")

@@ -7,9 +7,9 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from tests.checker.checker import Checker
 
 from swarmtask.resources.task import attempt_id
+from tests.checker.checker import Checker
 
 START = datetime(2026, 3, 1, 12, 0, 0, tzinfo=UTC)
 UID = "0f1e2d3c-4b5a-6978-8796-a5b4c3d2e1f0"

@@ -6,13 +6,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from tests.fakes.engine import FakeEngine, Timings
-from tests.fakes.kube import FakeKube
 from typer.testing import CliRunner, Result
 
 from swarmtask import wiring
 from swarmtask.cli.main import app
 from swarmtask.clock import SystemClock
+from tests.fakes.engine import FakeEngine, Timings
+from tests.fakes.kube import FakeKube
 
 KUBECONFIG = """\
 apiVersion: v1

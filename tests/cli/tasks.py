@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from tests.fakes.kube import FakeKube
-
 from swarmtask.kube import Object
 from swarmtask.resources.kinds import SWARM_NODE, SWARM_QUEUE, SWARM_TASK
 from swarmtask.resources.task import attempt_id
+from tests.fakes.kube import FakeKube
 
 
 def attempt(number: int = 1, state: str = "Running", *, uid: str = "00000000-0000-4000-8000-000000000001", **more: Any) -> Object:

@@ -7,13 +7,13 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 import yaml
-from tests.cli.conftest import Swarmtask
-from tests.cli.tasks import add_node, add_queue, add_task
-from tests.fakes.kube import FakeKube
 
 from swarmtask.cli import tables, terminal
 from swarmtask.errors import Expired, ServiceUnavailable
 from swarmtask.resources.kinds import SWARM_TASK
+from tests.cli.conftest import Swarmtask
+from tests.cli.tasks import add_node, add_queue, add_task
+from tests.fakes.kube import FakeKube
 
 
 def test_a_table_is_aligned_and_has_kubectls_columns(swarmtask: Swarmtask, kube: FakeKube) -> None:

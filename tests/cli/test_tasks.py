@@ -7,15 +7,15 @@ import re
 import threading
 
 import pytest
-from tests.cli.conftest import Swarmtask
-from tests.cli.tasks import add_task, attempt
-from tests.fakes.engine import FakeEngine, Outcome
-from tests.fakes.kube import FakeKube
 
 from swarmtask.cli.run import generated_name
 from swarmtask.engines.base import Workload
 from swarmtask.resources.kinds import SWARM_TASK
 from swarmtask.resources.task import ANNOTATION_CANCEL, ANNOTATION_RETRY, attempt_id
+from tests.cli.conftest import Swarmtask
+from tests.cli.tasks import add_task, attempt
+from tests.fakes.engine import FakeEngine, Outcome
+from tests.fakes.kube import FakeKube
 
 
 def annotations(kube: FakeKube, name: str) -> dict[str, str]:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import base64
 
-from tests.controllers.world import World, running
-from tests.fakes.engine import FakeEngine, Outcome
-
 from swarmtask.errors import Conflict, EngineUnavailable, ServiceUnavailable
 from swarmtask.resources.kinds import EVENT, SECRET, SWARM_NODE, SWARM_TASK
+from tests.controllers.world import World, running
+from tests.fakes.engine import FakeEngine, Outcome
 
 
 async def test_a_conflict_is_decided_again_from_the_new_object() -> None:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from tests.controllers.world import World, running
-from tests.fakes.engine import Outcome
-
 from swarmtask.resources.kinds import SWARM_NODE, SWARM_QUEUE, SWARM_TASK
 from swarmtask.resources.meta import FINALIZER
 from swarmtask.resources.task import ANNOTATION_CANCEL, ANNOTATION_RETRY
+from tests.controllers.world import World, running
+from tests.fakes.engine import Outcome
 
 
 async def test_a_task_runs_to_its_end() -> None:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections import Counter
 
+from swarmtask.resources.kinds import SWARM_QUEUE, SWARM_TASK
 from tests.controllers.world import World, running
 from tests.fakes.engine import Outcome
-
-from swarmtask.resources.kinds import SWARM_QUEUE, SWARM_TASK
 
 
 async def test_fifty_tasks_on_three_nodes_never_exceed_a_node() -> None:

@@ -12,10 +12,6 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from typing import Any
 
-from tests.checker.checker import Checker
-from tests.fakes.engine import FakeEngine
-from tests.fakes.kube import FakeKube
-
 from swarmtask.clock import ManualClock
 from swarmtask.controllers import crashpoints
 from swarmtask.controllers.operator import Operator
@@ -24,6 +20,9 @@ from swarmtask.kube import Object
 from swarmtask.resources.kinds import EVENT, SWARM_NODE, SWARM_QUEUE, SWARM_TASK, Kind
 from swarmtask.resources.task import SwarmTask
 from swarmtask.settings import OperatorSettings
+from tests.checker.checker import Checker
+from tests.fakes.engine import FakeEngine
+from tests.fakes.kube import FakeKube
 
 STEP_S = 0.05
 YIELDS_PER_STEP = 40
@@ -213,10 +212,11 @@ class World:
 
 
 @asynccontextmanager
-async def running(world: World) -> AsyncIterator[World]:
+async def running(world: World, *, start: bool = True) -> AsyncIterator[World]:
     """A world with an operator that is stopped in the end, whatever happens."""
     try:
-        await world.start()
+        if start:
+            await world.start()
         yield world
         world.check()
     finally:

@@ -15,7 +15,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
-from tests.fakes.engine import Outcome
 
 from swarmtask.engines.base import (
     FINAL_WORKLOAD_STATES,
@@ -29,6 +28,7 @@ from swarmtask.engines.base import (
 )
 from swarmtask.errors import EngineRejected, EngineUnavailable, WorkloadNotFound
 from swarmtask.lifecycle.messages import Reason
+from tests.fakes.engine import Outcome
 
 MIB = 2**20
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from tests.engines.contract import ENDLESS, EngineContract, Program, Rig, exits
-from tests.fakes.engine import FakeEngine, Outcome, UnexpectedCall
 
 from swarmtask.clock import ManualClock
 from swarmtask.engines.base import Engine, NodeState, WorkloadState
 from swarmtask.errors import EngineRejected, EngineUnavailable
 from swarmtask.lifecycle.messages import Reason
+from tests.engines.contract import ENDLESS, EngineContract, Program, Rig, exits
+from tests.fakes.engine import FakeEngine, Outcome, UnexpectedCall
 
 
 class FakeRig(Rig):

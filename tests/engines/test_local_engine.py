@@ -12,7 +12,6 @@ from pathlib import Path
 import orjson
 import psutil
 import pytest
-from tests.engines.contract import EATS_MEMORY, ENDLESS, MIB, EngineContract, Program, ProgramContract, Rig, exits
 
 from swarmtask.clock import SystemClock
 from swarmtask.engines.base import Availability, Engine, WorkloadState
@@ -20,6 +19,7 @@ from swarmtask.engines.local import LocalEngine, shim
 from swarmtask.errors import ConfigurationError, EngineRejected
 from swarmtask.lifecycle.messages import Reason
 from swarmtask.settings import LocalSettings
+from tests.engines.contract import EATS_MEMORY, ENDLESS, MIB, EngineContract, Program, ProgramContract, Rig, exits
 
 SHIM = Path(shim.__file__).read_text()
 

@@ -17,7 +17,6 @@ from typing import Any, Literal, TypeVar
 
 import jsonpatch
 import orjson
-from tests.fakes.selectors import matches_fields, matches_labels
 
 from swarmtask.clock import Clock, ManualClock, format_time
 from swarmtask.errors import (
@@ -31,6 +30,7 @@ from swarmtask.errors import (
 )
 from swarmtask.kube import Object, ObjectList, PatchType, WatchEvent
 from swarmtask.resources.kinds import NAMESPACE, Kind
+from tests.fakes.selectors import matches_fields, matches_labels
 
 T = TypeVar("T")
 Key = tuple[str, str, str, str]

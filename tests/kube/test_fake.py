@@ -6,12 +6,12 @@ import asyncio
 from contextlib import aclosing
 
 import pytest
-from tests.fakes.kube import FakeKube
-from tests.kube.contract import ObjectApiContract, config_map, task
 
 from swarmtask.errors import Conflict, Expired, ServiceUnavailable
 from swarmtask.kube import ObjectApi
 from swarmtask.resources.kinds import CONFIG_MAP, SWARM_TASK
+from tests.fakes.kube import FakeKube
+from tests.kube.contract import ObjectApiContract, config_map, task
 
 
 class TestFakeKube(ObjectApiContract):

@@ -7,12 +7,12 @@ from contextlib import aclosing
 from pathlib import Path
 
 import pytest
-from tests.kube.contract import ObjectApiContract, config_map, fresh, task
-from tests.kube.real import real_api_server
 
 from swarmtask.errors import ConfigurationError, Expired, Invalid, ServiceUnavailable, Unauthorized
 from swarmtask.kube import KubeClient, ObjectApi
 from swarmtask.resources.kinds import CONFIG_MAP, SWARM_TASK
+from tests.kube.contract import ObjectApiContract, config_map, fresh, task
+from tests.kube.real import real_api_server
 
 
 class TestEmbeddedServer(ObjectApiContract):

@@ -23,6 +23,7 @@ from typing import Any, TextIO
 import docker
 import docker.errors
 import psutil
+
 from tests.lab import images, tools
 from tests.lab.images import LABEL
 from tests.lab.node import (
@@ -164,7 +165,7 @@ class Lab:
             subnet = ipaddress.IPv4Network(f"10.213.{(start + number) % 256}.0/24")
             if any(subnet.overlaps(other) for other in mine):
                 continue
-            pool = docker.types.IPAMPool(subnet=str(subnet), gateway=str(subnet[1]))
+            pool = docker.types.IPAMPool(subnet=str(subnet))
             try:
                 self._outer.networks.create(
                     self.folder.name,

@@ -23,6 +23,7 @@ from typing import Any
 
 import docker
 import docker.errors
+
 from tests.lab import tools
 
 TASK_TAG = "swarmtask-test/busybox:1"
@@ -225,6 +226,24 @@ def task_image(client: docker.DockerClient) -> str:
 def python_image(client: docker.DockerClient) -> str:
     """Give `client`'s dockerd the Python image; returns its tag, `swarmtask-test/python:1`. Raises Missing."""
     return _present(client, PYTHON_TAG)
+
+
+def run_once(client: docker.DockerClient, tag: str, command: list[str], timeout_s: float = 60) -> str:
+    """Run a command in a new container, to its end, and return what it wrote. The SDK's `run` follows the log of a container while
+    it runs, and dockerd can end that stream before the last lines; here the log is read once it is whole.
+
+    Raises:
+        docker.errors.ContainerError: it did not end with 0.
+    """
+    container = client.containers.run(tag, command, detach=True)
+    try:
+        code = container.wait(timeout=timeout_s)["StatusCode"]
+        output = bytes(container.logs(stream=False))
+        if code != 0:
+            raise docker.errors.ContainerError(container, code, command, tag, output)
+        return output.decode(errors="replace")
+    finally:
+        container.remove(force=True, v=True)
 
 
 def node_tag() -> str:

@@ -18,6 +18,7 @@ import docker
 import docker.errors
 import requests
 from docker.models.containers import Container
+
 from tests.lab.images import LABEL
 
 GIB = 1024**3
@@ -285,6 +286,7 @@ class LabNode:
         if self._network not in self.container.attrs["NetworkSettings"]["Networks"]:
             self._outer.networks.get(self._network).connect(self.container, ipv4_address=self.address)
         if self.status == "running":
+            self.run(["sh", "-c", "ip route del default 2>/dev/null || true"])  # plugging in has made one
             each = "while iptables -w -t mangle -D {} {} eth+ -j DROP 2>/dev/null; do :; done"
             self.run(["sh", "-c", "; ".join(each.format(chain, side) for chain, side in _RULES.values())])
 

@@ -19,6 +19,7 @@ from typing import TextIO
 import docker
 import docker.errors
 import psutil
+
 from tests.lab import tools
 from tests.lab.node import BRIDGE, LABEL_KEEP, UNREACHABLE, LabError, poll
 

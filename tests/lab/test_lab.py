@@ -15,6 +15,7 @@ import docker
 import psutil
 import pytest
 from docker.types import RestartPolicy
+
 from tests.lab import images, tools
 from tests.lab.cluster import DEFAULT_NODES, Lab, sweep
 from tests.lab.images import LABEL
@@ -99,8 +100,7 @@ def test_a_pinned_service_runs_on_its_node_and_nowhere_else(clean_lab):
 
 
 def test_inner_containers_are_bound_by_the_cores_of_their_node(clean_lab):
-    output = clean_lab.client("laptop-2").containers.run(images.TASK_TAG, ["nproc"], remove=True)
-    assert int(output) == 1
+    assert images.run_once(clean_lab.client("laptop-2"), images.TASK_TAG, ["nproc"]) == "1\n"
 
 
 def test_a_loaded_image_is_the_same_on_every_node_and_other_images_are_refused_at_once(clean_lab):
@@ -123,8 +123,7 @@ def test_this_machine_is_all_that_a_container_on_a_node_can_reach(clean_lab, tmp
         serving.start()
         try:
             url = f"http://{clean_lab.gateway}:{server.server_port}/greeting"
-            inner = clean_lab.client("laptop-1").containers
-            assert inner.run(images.TASK_TAG, ["wget", "-qO-", url], remove=True) == b"from the machine"
+            assert images.run_once(clean_lab.client("laptop-1"), images.TASK_TAG, ["wget", "-qO-", url]) == "from the machine"
         finally:
             server.shutdown()
             serving.join(10)
@@ -137,9 +136,7 @@ def test_python_image_runs_on_a_node(clean_lab):
     except tools.Missing as missing:
         pytest.skip(str(missing))
     program = "import hashlib, json, sqlite3, ssl; print(json.dumps({'ok': True}))"
-    assert b'{"ok": true}' in clean_lab.client("laptop-1").containers.run(
-        images.PYTHON_TAG, ["python3", "-c", program], remove=True
-    )
+    assert images.run_once(clean_lab.client("laptop-1"), images.PYTHON_TAG, ["python3", "-c", program]) == '{"ok": true}\n'
 
 
 def test_a_closed_lid_is_seen_and_the_work_goes_on_after_it(clean_lab):
@@ -183,6 +180,7 @@ def test_a_partition_lets_the_work_end_and_tell_of_it_after_healing(clean_lab, c
     clean_lab.heal("laptop-1")
     clean_lab.wait_state("laptop-1", "ready", timeout_s=30)
     wait_task(clean_lab, service, "complete")
+    assert "default" not in clean_lab.node("laptop-1").run(["ip", "route"])
 
 
 @pytest.mark.parametrize("how", ["KILL", "TERM"])

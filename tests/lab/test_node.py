@@ -3,6 +3,7 @@
 import os
 
 import pytest
+
 from tests.lab.cluster import DEFAULT_NODES, sizes
 from tests.lab.node import GIB, LabError, cpuset, meminfo, poll
 

@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+
 from tests.lab import images, outer, setup, tools
 from tests.lab.cluster import Lab
 from tests.lab.node import BRIDGE, GIB, NodeSize, poll
@@ -91,7 +92,7 @@ def test_our_own_dockerd_runs_containers_and_leaves_nothing(own_docker):
         assert found.ours
         with contextlib.closing(found.client()) as client:
             images.task_image(client)
-            assert client.containers.run(images.TASK_TAG, ["echo", "here"], remove=True) == b"here\n"
+            assert images.run_once(client, images.TASK_TAG, ["echo", "here"]) == "here\n"
             client.containers.run(images.TASK_TAG, ["sleep", "600"], detach=True)
         assert traces()
     assert traces() == []
@@ -140,5 +141,5 @@ def test_a_laboratory_runs_on_our_own_dockerd(own_docker, outer_docker):
             images.load(client, archive)
         with Lab([NodeSize("one", 1, GIB), NodeSize("two", 1, 2 * GIB)], docker_url=found.url) as lab:
             lab.load_image(images.TASK_TAG)
-            assert b"here" in lab.client("two").containers.run(images.TASK_TAG, ["echo", "here"], remove=True)
+            assert images.run_once(lab.client("two"), images.TASK_TAG, ["echo", "here"]) == "here\n"
     assert traces() == []

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from tests.lifecycle.story import Story
-
 from swarmtask.lifecycle.messages import (
     Bound,
     InvalidObject,
@@ -20,6 +18,7 @@ from swarmtask.lifecycle.messages import (
 )
 from swarmtask.lifecycle.messages import WorkloadState as W
 from swarmtask.resources.task import ANNOTATION_CANCEL
+from tests.lifecycle.story import Story
 
 
 def _new() -> Story:

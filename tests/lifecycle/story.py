@@ -1,7 +1,7 @@
 """A task and its time, told event by event. Used by every test of the lifecycle.
 
-Each `tell` also checks what must hold of every single step: the input is not changed, the status survives the wire, telling the same
-again changes nothing, and the checker of the invariants is content.
+Each `tell` also checks what must hold of every single step: the input is not changed, the status survives the wire, telling the
+same again changes nothing, and the checker of the invariants is content.
 """
 
 from __future__ import annotations
@@ -10,8 +10,6 @@ import copy
 from collections.abc import Collection
 from datetime import UTC, datetime, timedelta
 from typing import Any
-
-from tests.checker.checker import Checker
 
 from swarmtask.lifecycle.messages import (
     Announcement,
@@ -29,6 +27,7 @@ from swarmtask.lifecycle.messages import (
 from swarmtask.lifecycle.task import Policy, handle, outstanding
 from swarmtask.resources.meta import FINALIZER, get_condition
 from swarmtask.resources.task import Attempt, Phase, SwarmTask, attempt_id
+from tests.checker.checker import Checker
 
 UID = "0f1e2d3c-4b5a-6978-8796-a5b4c3d2e1f0"
 START = datetime(2026, 3, 1, 12, 0, 0, tzinfo=UTC)
@@ -67,7 +66,6 @@ class Story:
         assert transition.changed == (transition.status != self.task.status)
         if not transition.changed:
             assert not transition.announcements
-            assert not transition.labels
         labels = {key: value for key, value in {**self.task.metadata.labels, **transition.labels}.items() if value is not None}
         metadata = self.task.metadata.model_copy(update={"labels": labels})
         self.task = self.task.model_copy(update={"status": transition.status, "metadata": metadata})
@@ -75,6 +73,7 @@ class Story:
         again = handle(self.task, event, self.now, self.policy)
         assert not again.changed, f"the second {event} changed {self.task.status} to {again.status}"
         assert not again.announcements
+        assert not again.labels
         self.checker.task_seen(self.task, self.now)
         self.checker.assert_ok()
         self.told.extend(transition.announcements)

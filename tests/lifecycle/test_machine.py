@@ -1,7 +1,7 @@
 """Random lives of a task: repeated, late, foreign and contradictory events, edits, wishes of people, and a clock that jumps.
 
-`Story.tell` checks every step (purity, wire round trip, repetition, and the checker's I2 to I5 and I8); the machine adds what must hold
-of the whole life.
+`Story.tell` checks every step (purity, wire round trip, repetition, and the checker's I2 to I5 and I8); the machine adds what must
+hold of the whole life.
 """
 
 from __future__ import annotations
@@ -12,8 +12,6 @@ from typing import Any
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
-from tests.lifecycle.story import START, UID, Story
-from tests.lifecycle.structural import problems, task_schema
 
 from swarmtask.lifecycle.messages import (
     InvalidObject,
@@ -41,6 +39,8 @@ from swarmtask.resources.task import (
     Phase,
     attempt_id,
 )
+from tests.lifecycle.story import START, UID, Story
+from tests.lifecycle.structural import problems, task_schema
 
 SCHEMA = task_schema()
 ENGINE_REASONS = st.sampled_from([None, None, None, Reason.IMAGE_PULL_FAILED, Reason.NODE_RESTARTED, Reason.OOM_KILLED])

@@ -5,12 +5,12 @@ from __future__ import annotations
 from datetime import timedelta
 
 import pytest
-from tests.lifecycle.situations import SITUATIONS
-from tests.lifecycle.story import START, Story
 
 from swarmtask.lifecycle.messages import Command, DeleteTask, ReleaseFinalizer, Remove, Stop, Submit, WakeAt
 from swarmtask.lifecycle.messages import WorkloadState as W
 from swarmtask.resources.task import AttemptState
+from tests.lifecycle.situations import SITUATIONS
+from tests.lifecycle.story import START, Story
 
 KINDS: dict[str, tuple[type[Command], ...]] = {
     "new": (),
@@ -74,6 +74,15 @@ def test_an_older_attempt_that_is_back_is_removed_and_the_current_one_is_not() -
     back, current = story.seen(W.RUNNING, 1), story.seen(W.RUNNING, 2)
     removed = [command.attempt.number for command in story.commands([current, back]) if isinstance(command, Remove)]
     assert removed == [1]
+
+
+def test_the_next_attempt_waits_until_an_older_one_that_is_back_is_removed() -> None:
+    story = SITUATIONS["backoff"]()
+    story.wake()
+    story.bind("laptop-2")
+    back = story.seen(W.RUNNING, 1)
+    assert [type(command) for command in story.commands([back])] == [Remove, WakeAt]
+    assert [type(command) for command in story.commands([])] == [Submit, WakeAt]
 
 
 def test_a_finished_workload_stays_for_its_logs_until_the_task_is_deleted() -> None:

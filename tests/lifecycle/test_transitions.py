@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+
 from tests.lifecycle.situations import EVENTS, SITUATIONS, outcome
 
 # situation -> {phase/reason/state of a live attempt that differs from the phase: [events]}

@@ -7,7 +7,7 @@ in order, and answers each request: authenticate, route, handle, map errors to S
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, MutableMapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +85,7 @@ class Application:
             raise
         app.collector.start()
         app._collecting = asyncio.create_task(app.collector.run(), name="collector")
+        app._collecting.add_done_callback(app._collector_ended)
         app.ready = True
         return app
 
@@ -97,13 +98,18 @@ class Application:
             await asyncio.gather(self._collecting, return_exceptions=True)
         await self.store.close()
 
+    def _collector_ended(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled():
+            self.ready = False
+            log.critical("the collector failed: deletions do not go on, restart the server", exc_info=task.exception())
+
     def end_watches(self) -> None:
         """End every stream, so that the server can stop."""
         self.hub.end_all()
 
-    def _end_watches_of_removed_types(self, changes: object) -> None:
-        for change in changes if isinstance(changes, list) else ():
-            if isinstance(change, Change) and change.type == "DELETED" and change.key.collection == DEFINITIONS:
+    def _end_watches_of_removed_types(self, changes: Sequence[Change]) -> None:
+        for change in changes:
+            if change.type == "DELETED" and change.key.collection == DEFINITIONS:
                 plural, _, group = change.key.name.partition(".")
                 self.hub.end_collection((group, plural))
 
@@ -200,6 +206,7 @@ async def _send(response: Response, receive: Receive, send: Send) -> None:
         listener.cancel()
         if response.on_close is not None:
             response.on_close()
+        await response.stream.aclose()
 
 
 async def _until_gone(receive: Receive, then: Callable[[], None] | None) -> None:

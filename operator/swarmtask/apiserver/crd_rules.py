@@ -11,11 +11,14 @@ import re
 from collections.abc import Mapping
 from typing import Any, Final
 
+from swarmtask.apiserver.crd_shape import CRD_SCHEMA
+from swarmtask.apiserver.schema import Structural
 from swarmtask.apiserver.schema_checks import shown
 from swarmtask.apiserver.schema_rules import schema_causes
 from swarmtask.apiserver.tables import compile_path
 from swarmtask.errors import Cause
 
+_SHAPE: Final = Structural(CRD_SCHEMA)
 _LABEL: Final = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
 _DNS_1035: Final = re.compile(r"[a-z]([-a-z0-9]{0,61}[a-z0-9])?")
 _KIND: Final = re.compile(r"[A-Za-z]([-A-Za-z0-9]{0,61}[A-Za-z0-9])?")
@@ -42,12 +45,12 @@ def not_supported(path: str, value: Any, allowed: tuple[str, ...]) -> Cause:
 def validate_crd(crd: Mapping[str, Any]) -> list[Cause]:
     """What is wrong with a CRD; empty when it can be served.
 
-    The rough shape (types of fields) is checked by the kind's own schema first; here is what goes beyond it, written so that a
-    CRD of the wrong shape gives causes as well, never an exception.
+    The shape (types, required fields) comes first; the rules beyond it are looked at when the shape is right.
     """
-    spec = crd.get("spec")
-    if not isinstance(spec, Mapping):
-        return [required("spec")]
+    wrong_shape = _SHAPE.validate(crd)
+    if wrong_shape:
+        return wrong_shape
+    spec = crd["spec"]
     causes = [*_naming(crd, spec), *_versions(spec)]
     if spec.get("preserveUnknownFields"):
         causes.append(
@@ -187,7 +190,8 @@ def _selectable_fields(version: Mapping[str, Any], path: str) -> list[Cause]:
             continue
         node: Any = schema
         for part in json_path[1:].split("."):
-            node = (node.get("properties") or {}).get(part) if isinstance(node, Mapping) else None
+            properties = node.get("properties") if isinstance(node, Mapping) else None
+            node = properties.get(part) if isinstance(properties, Mapping) else None
         if not isinstance(node, Mapping) or node.get("type") not in ("string", "boolean", "integer"):
             causes.append(
                 refused(where, json_path, "must point to a field of type string, boolean or integer that the schema names")

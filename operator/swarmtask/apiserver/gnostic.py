@@ -140,5 +140,5 @@ def _schema(schema: Mapping[str, Any]) -> bytes:
         parts.append(_bytes(23, _bytes(1, _schema(schema["items"]))))
     if schema.get("properties"):
         parts.append(_bytes(25, b"".join(_named(1, name, _schema(child)) for name, child in schema["properties"].items())))
-    parts.append(_extensions(30, schema))
+    parts.append(_extensions(31, schema))
     return b"".join(parts)

@@ -219,7 +219,7 @@ class ObjectHandlers:
             render=self._renderer(request, target.rt, accepted),
         )  # fmt: skip
         watcher = self.hub.open(watch)
-        return Response(200, stream=self.hub.stream(watcher), on_close=watcher.end)
+        return Response(200, stream=self.hub.stream(watcher), on_close=lambda: self.hub.close(watcher))
 
     def _renderer(
         self, request: Request, rt: ResourceType, accepted: Accepted

@@ -279,7 +279,7 @@ class ObjectService:
         if options.dry_run:
             return Written(orjson.dumps(new))
         if _same(old, new):
-            await self.store.settled()
+            await self.store.durable(record.key)
             return Written(versions.encoded(rt, record))
         record = await self.store.put(record.key, versions.to_storage(rt, new), replacing=record)
         return Written(versions.encoded(rt, record))
@@ -339,7 +339,7 @@ class ObjectService:
         if options.dry_run:
             return Written(orjson.dumps(obj))
         if _same(old, obj):
-            await self.store.settled()
+            await self.store.durable(record.key)
             return Written(versions.encoded(rt, record))
         record = await self.store.put(record.key, versions.to_storage(rt, obj), replacing=record)
         return Written(versions.encoded(rt, record))

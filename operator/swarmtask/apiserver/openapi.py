@@ -163,9 +163,9 @@ def _operation_id(rt: ResourceType, path: str, action: str, verb: str) -> str:
 
 def _document_v3(types: list[ResourceType]) -> dict[str, Any]:
     schemas: dict[str, Any] = {
-        f"{_META}ObjectMeta": schema_of(OBJECT_META),
+        f"{_META}ObjectMeta": without_nullable(schema_of(OBJECT_META)),
         f"{_META}ListMeta": _LIST_META,
-        f"{_META}DeleteOptions": schema_of(DELETE_OPTIONS, ("", "v1", "DeleteOptions")),
+        f"{_META}DeleteOptions": without_nullable(schema_of(DELETE_OPTIONS, ("", "v1", "DeleteOptions"))),
         f"{_META}Patch": {"description": "Content of a patch.", "type": "object"},
     }
     paths: dict[str, Any] = {}
@@ -233,7 +233,8 @@ def _definitions(
     rt: ResourceType, prefix: str, convert: Callable[[Mapping[str, Any]], Mapping[str, Any]]
 ) -> Iterator[tuple[str, dict[str, Any]]]:
     """The definitions of a kind and of its list."""
-    schema = dict(convert(rt.schema or {"type": "object", "x-kubernetes-preserve-unknown-fields": True}))
+    source = rt.schema or {"type": "object", "x-kubernetes-preserve-unknown-fields": True}
+    schema = dict(convert(source if rt.custom else without_nullable(source)))
     properties = {
         "apiVersion": {"type": "string", "description": "Group and version of this representation."},
         "kind": {"type": "string", "description": "What the object is, in CamelCase."},
@@ -271,6 +272,13 @@ def _definitions(
         )
 
 
+def without_nullable(schema: Any) -> Any:
+    """A schema of ours as it is published: built-in kinds take null for "not set" everywhere, and their documents do not say so."""
+    if isinstance(schema, Mapping):
+        return {key: without_nullable(value) for key, value in schema.items() if key != "nullable" or not isinstance(value, bool)}
+    return schema
+
+
 def _reference(prefix: str, name: str) -> dict[str, Any]:
     reference = {"$ref": f"{prefix}{_META}{name}"}
     return {"allOf": [reference]} if prefix.startswith("#/components") else reference
@@ -281,9 +289,9 @@ def _reference(prefix: str, name: str) -> dict[str, Any]:
 
 def _document_v2(registry: TypeRegistry) -> dict[str, Any]:
     definitions: dict[str, Any] = {
-        f"{_META}ObjectMeta": _to_v2(schema_of(OBJECT_META)),
+        f"{_META}ObjectMeta": _to_v2(without_nullable(schema_of(OBJECT_META))),
         f"{_META}ListMeta": _LIST_META,
-        f"{_META}DeleteOptions": _to_v2(schema_of(DELETE_OPTIONS, ("", "v1", "DeleteOptions"))),
+        f"{_META}DeleteOptions": _to_v2(without_nullable(schema_of(DELETE_OPTIONS, ("", "v1", "DeleteOptions")))),
         f"{_META}Patch": {"description": "Content of a patch.", "type": "object"},
     }
     paths: dict[str, Any] = {}

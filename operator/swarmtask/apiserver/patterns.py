@@ -17,10 +17,12 @@ from pydantic_core import SchemaError, SchemaValidator, core_schema
 MAX_PATTERN_CHARS: Final = 10_000
 
 _CLASSES: Final = {
-    "d": "[0-9]", "D": "[^0-9]", "w": "[0-9A-Za-z_]", "W": "[^0-9A-Za-z_]", "s": r"[\t\n\f\r ]", "S": r"[^\t\n\f\r ]",
+    r"\d": "[0-9]", r"\D": "[^0-9]", r"\w": "[0-9A-Za-z_]", r"\W": "[^0-9A-Za-z_]", r"\s": r"[\t\n\f\r ]", r"\S": r"[^\t\n\f\r ]",
 }  # fmt: skip
-_REPETITION = re.compile(r"\{[0-9]+(,[0-9]*)?\}")
+_WHOLE = re.compile(r"\\[xpP]\{[^}]*\}|\\.|\{[0-9]+(?:,[0-9]*)?\}", re.DOTALL)
+"""An escape, or a repetition: taken over as a whole."""
 _POSIX = re.compile(r"\[:\^?[a-z]+:\]")
+_OPENING = re.compile(r"\[\^?\]?")
 
 
 @lru_cache(maxsize=4096)
@@ -45,42 +47,21 @@ def _rewrite(pattern: str) -> str:
     position, in_class = 0, False
     while position < len(pattern):
         char = pattern[position]
-        if char == "\\" and position + 1 < len(pattern):
-            follower = pattern[position + 1]
-            out.append(_CLASSES.get(follower, char + follower))
-            position += 2
+        whole = _WHOLE.match(pattern, position) if char == "\\" or not in_class else _POSIX.match(pattern, position)
+        if whole:
+            out.append(_CLASSES.get(whole[0], whole[0]))
+            position = whole.end()
             continue
         if in_class:
-            posix = _POSIX.match(pattern, position)
-            if posix:
-                out.append(posix[0])
-                position = posix.end()
-                continue
             if char == "]":
                 in_class = False
             out.append("\\" + char if char in "[&~" else char)
         elif char == "[":
             in_class = True
-            out.append(char)
-            if pattern.startswith("^", position + 1):
-                out.append("^")
-                position += 1
-            if pattern.startswith("]", position + 1):
-                out.append("\\]")
-                position += 1
-        elif char == "{" and not _REPETITION.match(pattern, position):
-            out.append("\\{")
-        elif char == "}" and not _closes_repetition(pattern, position):
-            out.append("\\}")
+            opening = _OPENING.match(pattern, position)
+            out.append(opening[0].replace("]", "\\]") if opening else char)
+            position += len(opening[0]) - 1 if opening else 0
         else:
-            out.append(char)
+            out.append("\\" + char if char in "{}" else char)
         position += 1
     return "".join(out)
-
-
-def _closes_repetition(pattern: str, position: int) -> bool:
-    """Also true inside \\x{10FFFF} and \\p{Greek}, where the brace belongs to the escape."""
-    start = pattern.rfind("{", 0, position)
-    if start < 0:
-        return False
-    return bool(_REPETITION.fullmatch(pattern[start : position + 1])) or pattern[max(0, start - 2) : start] in ("\\x", "\\p", "\\P")

@@ -151,12 +151,12 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--ready-file", type=Path, help="gets the server's URL once it answers")
     parser.add_argument("--config", type=Path)
     arguments = parser.parse_args(argv)
-    structlog.configure(
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
-        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
-    )
     try:
         settings = load_settings(arguments.config, data_dir=arguments.data_dir)
+        structlog.configure(
+            logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+            wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[settings.log_level.upper()]),
+        )
         if arguments.listen:
             settings.apiserver = _with_address(settings.apiserver, arguments.listen)
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:

@@ -102,11 +102,10 @@ class Store:
         self._floor = 0
         self._committed_rv = FIRST_VERSION
         self._last_rv = FIRST_VERSION
-        self._overlay: dict[Key, Change] = {}
+        self._overlay: dict[Key, tuple[Change, asyncio.Future[Record]]] = {}
+        self._newest: asyncio.Future[Record] | None = None
         self._queue: list[tuple[Change, asyncio.Future[Record]]] = []
         self._wake = asyncio.Event()
-        self._idle = asyncio.Event()
-        self._idle.set()
         self._closing = False
         self._flusher: asyncio.Task[None] | None = None
         self._listeners: list[Listener] = []
@@ -172,9 +171,9 @@ class Store:
 
     def head(self, key: Key) -> Record | None:
         """The object as the next write will find it: queued writes included. For decisions of writers, never for answers."""
-        change = self._overlay.get(key)
-        if change is not None:
-            return None if change.type == "DELETED" else change.record
+        pending = self._overlay.get(key)
+        if pending is not None:
+            return None if pending[0].type == "DELETED" else pending[0].record
         return self.index.get(key)
 
     def heads(self, collection: Collection) -> list[Record]:
@@ -268,8 +267,15 @@ class Store:
         return self._enqueue(Change("DELETED", Record.of(key, rv, obj, orjson.dumps(obj)), replacing))
 
     async def settled(self) -> None:
-        """Wait until no write is on its way: what was decided on the head is then also what a reader sees."""
-        await self._idle.wait()
+        """Wait for the writes that are on their way now: what was decided on the head is then also what a reader sees."""
+        if self._newest is not None and not self._newest.done():
+            await asyncio.wait([self._newest])
+
+    async def durable(self, key: Key) -> None:
+        """Wait for the newest write to one key, if it is still on its way. Raises as that write does."""
+        pending = self._overlay.get(key)
+        if pending is not None:
+            await asyncio.shield(pending[1])
 
     def _check_writable(self, key: Key, replacing: Record | None) -> None:
         if self._closing:
@@ -283,9 +289,9 @@ class Store:
 
     def _enqueue(self, change: Change) -> asyncio.Future[Record]:
         future: asyncio.Future[Record] = asyncio.get_running_loop().create_future()
-        self._overlay[change.key] = change
+        self._overlay[change.key] = (change, future)
         self._queue.append((change, future))
-        self._idle.clear()
+        self._newest = future
         self._wake.set()
         return future
 
@@ -305,15 +311,15 @@ class Store:
                     self._fail(batch, map_error(error, self._path))
                 else:
                     self._publish(batch, compacted)
-            self._idle.set()
             if self._closing:
                 return
 
     def _publish(self, batch: Sequence[tuple[Change, asyncio.Future[Record]]], compacted: int) -> None:
         changes = []
-        for change, _ in batch:
+        for change, future in batch:
             self.index.apply(change)
-            if self._overlay.get(change.key) is change:
+            pending = self._overlay.get(change.key)
+            if pending is not None and pending[1] is future:
                 del self._overlay[change.key]
             previous = change.previous.rv if change.previous is not None else None
             self._log.append(LogEntry(change.rv, change.type, change.key, previous))

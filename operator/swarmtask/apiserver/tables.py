@@ -49,11 +49,12 @@ def table(
         list_metadata: resourceVersion, continue and remainingItemCount of the list.
         with_columns: a watch names the columns only in its first event.
     """
-    cells = _cells(rt.columns)
+    cells, named = _cells(rt.columns), _starts_with_name(rt)
     rows = []
     for obj in objects:
         metadata = obj.get("metadata") or {}
-        row: dict[str, Any] = {"cells": [metadata.get("name"), *(cell(obj, now) for cell in cells)]}
+        values = [cell(obj, now) for cell in cells]
+        row: dict[str, Any] = {"cells": [metadata.get("name"), *values] if named else values}
         if include == "Object":
             row["object"] = obj
         elif include == "Metadata":
@@ -69,11 +70,17 @@ def table(
 
 
 def column_definitions(rt: ResourceType) -> list[dict[str, Any]]:
-    """Name first, then the type's own columns. An event's table starts with Last Seen: its name is a wide column."""
-    return [_NAME, *(
+    """The columns of a type, as every row fills them."""
+    own = [
         {"name": item.name, "type": item.type, "format": "", "description": item.description, "priority": item.priority}
         for item in rt.columns
-    )]  # fmt: skip
+    ]
+    return [_NAME, *own] if _starts_with_name(rt) else own
+
+
+def _starts_with_name(rt: ResourceType) -> bool:
+    """Events are the exception: their name tells nothing, so it is a wide column of their own."""
+    return rt.custom or all(column.name != "Name" for column in rt.columns)
 
 
 def human_duration(seconds: float) -> str:

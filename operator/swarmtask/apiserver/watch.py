@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -156,10 +156,11 @@ class WatchHub:
         return watcher
 
     def close(self, watcher: Watcher) -> None:
-        """Forget a stream; closing twice is fine."""
+        """End and forget a stream; closing twice is fine."""
+        watcher.end()
         self._watchers[versions.collection_of(watcher.request.rt)].discard(watcher)
 
-    async def stream(self, watcher: Watcher) -> AsyncIterator[bytes]:
+    async def stream(self, watcher: Watcher) -> AsyncGenerator[bytes, None]:
         """Chunks of newline-separated events until the stream ends. Forgets the watcher at the end."""
         timer = asyncio.create_task(self._time(watcher))
         try:

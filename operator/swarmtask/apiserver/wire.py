@@ -7,7 +7,7 @@ dicts that are not too deep and hold nothing that JSON cannot say. Decides nothi
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import parse_qsl
@@ -110,14 +110,14 @@ class Response:
     """One HTTP answer: a whole body, or a stream of chunks.
 
     Attributes:
-        on_close: called when the client of a stream has gone; makes the stream end.
+        on_close: called when a stream is over or its client has gone; may be called more than once.
     """
 
     status: int = 200
     body: bytes = b""
     content_type: str = JSON
     headers: list[tuple[str, str]] = field(default_factory=list)
-    stream: AsyncIterator[bytes] | None = None
+    stream: AsyncGenerator[bytes, None] | None = None
     on_close: Callable[[], None] | None = None
 
 

@@ -19,7 +19,7 @@ import logging
 import random
 import threading
 from collections.abc import Callable, Coroutine
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from typing import Any, Protocol
 
 import kopf
@@ -106,28 +106,38 @@ class KopfIntake:
         raise ServiceUnavailable("kopf has ended by itself")
 
 
-class _KopfThread(threading.Thread):
+class _KopfThread:
+    """kopf on an event loop and in a thread of its own. `home`: the operator's loop, where news goes."""
+
     def __init__(self, connection: Connection, sink: Sink, home: asyncio.AbstractEventLoop, ended: asyncio.Future[None]) -> None:
-        super().__init__(name="kopf", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="kopf", daemon=True)
         self._connection, self._sink, self._home, self._ended = connection, sink, home, ended
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._stop: asyncio.Event | None = None
+        self._stop_flag: asyncio.Event | None = None
         self._stopped = threading.Event()
 
-    def stop(self) -> None:
-        """From another thread: let kopf end."""
-        self._stopped.set()
-        if self._loop is not None and self._stop is not None and not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(self._stop.set)
+    def start(self) -> None:
+        self._thread.start()
 
-    def run(self) -> None:
+    def stop(self) -> None:
+        """From the operator's thread: let kopf end."""
+        self._stopped.set()
+        if self._loop is not None and self._stop_flag is not None:
+            with suppress(RuntimeError):  # its loop has just been closed: it has ended already
+                self._loop.call_soon_threadsafe(self._stop_flag.set)
+
+    def join(self, timeout_s: float) -> None:
+        self._thread.join(timeout_s)
+        if self._thread.is_alive():
+            logger.warning("kopf has not ended within %s s; its thread is left behind", timeout_s)
+
+    def _run(self) -> None:
         error: BaseException | None = None
         try:
             asyncio.run(self._operate())
         except Exception as caught:  # noqa: BLE001 - whatever it is, it ends this thread and is raised in the loop that waits for it
             error = caught
-        if not self._home.is_closed():
-            self._home.call_soon_threadsafe(self._report, error)
+        self._send(lambda: self._report(error))
 
     def _report(self, error: BaseException | None) -> None:
         if self._ended.done():
@@ -139,7 +149,7 @@ class _KopfThread(threading.Thread):
             self._ended.exception()  # seen, also when nobody waits any more
 
     async def _operate(self) -> None:
-        self._stop, self._loop = asyncio.Event(), asyncio.get_running_loop()
+        self._stop_flag, self._loop = asyncio.Event(), asyncio.get_running_loop()
         if self._stopped.is_set():
             return
         await kopf.operator(
@@ -147,12 +157,15 @@ class _KopfThread(threading.Thread):
             settings=kopf_settings(),
             standalone=True,
             clusterwide=True,
-            stop_flag=self._stop,
+            stop_flag=self._stop_flag,
         )
 
     def _pass_on(self, kind: Kind, obj: Object, gone: bool) -> None:
-        if not self._home.is_closed():
-            self._home.call_soon_threadsafe(lambda: self._sink.changed(kind, obj, gone=gone))
+        self._send(lambda: self._sink.changed(kind, obj, gone=gone))
+
+    def _send(self, call: Callable[[], None]) -> None:
+        with suppress(RuntimeError):  # the operator's loop has ended: nobody is left to be told
+            self._home.call_soon_threadsafe(call)
 
 
 def kopf_registry(connection: Connection, pass_on: Callable[[Kind, Object, bool], None]) -> kopf.OperatorRegistry:

@@ -115,6 +115,9 @@ async def supervise(name: str, loop: Callable[[], Awaitable[None]], clock: Clock
             logger.warning("the loop %s failed and is started again: %s", name, error)
         except Exception:  # a bug in one loop must not end the others, and must not go unseen
             logger.exception("the loop %s failed unexpectedly and is started again", name)
+        task = asyncio.current_task()
+        if task is not None and task.cancelling():
+            raise asyncio.CancelledError  # its own cleaning up has failed; it must end all the same
         failures = 1 if clock.monotonic() - began > 2 * RESTART_CAP_S else failures + 1
         await clock.sleep(backoff_s(failures, rng))
 

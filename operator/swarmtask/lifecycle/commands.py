@@ -37,22 +37,22 @@ def outstanding(
             answered yet), in which case nothing is released. A list that is older than the object only delays commands.
 
     Returns:
-        Submit: the current attempt was bound and no engine has shown it. Stop: an attempt is being stopped. Remove: a workload
-        whose attempt is over for us though the engine shows it unfinished (a node came back with it), and, when the task is being
-        deleted, everything that is left. ReleaseFinalizer: being deleted and nothing is left. DeleteTask: its time to live is
-        over. WakeAt: the earliest deadline, always last.
+        Remove: a workload whose attempt is over for us though the engine shows it unfinished (a node came back with it), and, when
+        the task is being deleted, everything that is left. Submit: the current attempt was bound, no engine has shown it, and
+        nothing has to be removed first. Stop: an attempt is being stopped. ReleaseFinalizer: being deleted and nothing is left.
+        DeleteTask: its time to live is over. WakeAt: the earliest deadline, always last.
     """
     if present is not None:
         present = [seen for seen in present if seen.task_uid == task.metadata.uid]
     deleting = task.metadata.deletion_timestamp is not None
     live = _live(task)
-    commands: list[Command] = []
+    commands = _removals(task, live, present, deleting)
     if live is not None and live.state is AttemptState.STARTING and not live.observed and not deleting:
-        if present is None or all(seen.name != live.id for seen in present):
+        # An older attempt that is back is removed first: two never act at the same time (I2).
+        if not commands and (present is None or all(seen.name != live.id for seen in present)):
             commands.append(Submit(live))
     elif live is not None and live.state is AttemptState.STOPPING:
         commands.append(Stop(live, task.spec.termination_grace_period_seconds))
-    commands += _removals(task, live, present, deleting)
     if deleting:
         never_bound = task.status.attempt == 0
         gone = live is None and (never_bound or (present is not None and not present))

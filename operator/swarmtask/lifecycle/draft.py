@@ -51,7 +51,6 @@ class Draft:
         self.invalid: str | None = None
         """What is wrong with the object, when a live attempt keeps it from being given up."""
         self._announcements: list[Announcement] = []
-        self._labels: dict[str, str | None] = {}
 
     # --- reading ---------------------------------------------------------------------------------------------------------
 
@@ -100,7 +99,7 @@ class Draft:
         """Why it waits, in the scheduler's words."""
         status = self.status
         if status.reason != reason:
-            self.announce("Waiting", message)
+            self.announce("Waiting", message or reason)
         status.queue_position, status.reason, status.message = max(1, position), reason, clip(message)
         status.conditions = set_condition(
             status.conditions, conditions.SCHEDULED, False, reason=reason, message=message, now=self.at,
@@ -138,7 +137,6 @@ class Draft:
         if phase is Phase.SUCCEEDED:
             self.announce("Completed", message)
         elif phase is Phase.FAILED:
-            self._labels[LABEL_DEAD_LETTER] = "true"
             self.announce("DeadLetter", message, "Warning")
         elif phase is Phase.EXPIRED:
             self.announce("Expired", message, "Warning")
@@ -154,7 +152,6 @@ class Draft:
         status.observed_retry = request
         status.conditions = []
         self._leave_node()
-        self._labels[LABEL_DEAD_LETTER] = None
         self.announce("RetryRequested", "a new budget of attempts begins")
 
     # --- moves of the attempt --------------------------------------------------------------------------------------------
@@ -240,7 +237,7 @@ class Draft:
                 now=self.at, observed_generation=self._generation(),
             )  # fmt: skip
         changed = status != self.task.status
-        return Transition(status, changed, tuple(self._announcements) if changed else (), self._labels if changed else {})
+        return Transition(status, changed, tuple(self._announcements) if changed else (), self._label_changes())
 
     def evidence(self) -> str:
         """How every recorded attempt ended, for the one who looks at a task that did not succeed."""
@@ -282,6 +279,11 @@ class Draft:
             status.message = f"{attempt.node} does not answer: attempt {attempt.number} may or may not be running"
         else:
             status.reason, status.message = attempt.reason, attempt.message
+
+    def _label_changes(self) -> dict[str, str | None]:
+        # Labels are another write than the status. They follow from the phase, so that a crash between the two is made good.
+        wanted = "true" if self.status.phase is Phase.FAILED else None
+        return {} if self.task.metadata.labels.get(LABEL_DEAD_LETTER) == wanted else {LABEL_DEAD_LETTER: wanted}
 
     def _generation(self) -> int | None:
         return self.task.metadata.generation or None

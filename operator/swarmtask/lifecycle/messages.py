@@ -233,7 +233,8 @@ class Transition:
 
     Attributes:
         status: the new status; `changed` is False when it equals the old one and nothing must be written.
-        labels: label changes on the task's metadata (None removes), for example the dead-letter mark.
+        labels: label changes on the task's metadata (None removes), for example the dead-letter mark. They follow from the phase,
+            not from the event: after a crash between the two writes they are asked for again, then with `changed` False.
     """
 
     status: TaskStatus

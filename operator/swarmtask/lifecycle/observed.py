@@ -128,7 +128,7 @@ def _end(draft: Draft, live: Attempt, seen: Observation) -> None:
         started = whole(seen.started_at) if seen.started_at is not None else end
         live = draft.update(live, started_at=min(max(started, live.bound_at or started), max(end, live.bound_at or end)))
         draft.status.start_time = draft.status.start_time or live.started_at
-    reason = _reason_of(seen)
+    reason = _reason_of(live, seen)
     if live.stop_reason in _DEADLINES and seen.reason is not None and RULES[seen.reason].infrastructure:
         # The node failed under it before the stop could: not the task's fault (I8).
         draft.fail(live, seen.reason, seen.message, seen.exit_code, seen.finished_at)
@@ -142,12 +142,12 @@ def _end(draft: Draft, live: Attempt, seen: Observation) -> None:
         draft.fail(live, reason, seen.message, seen.exit_code, seen.finished_at)
 
 
-def _reason_of(seen: Observation) -> Reason:
+def _reason_of(live: Attempt, seen: Observation) -> Reason:
     if seen.reason is not None and seen.reason is not Reason.COMPLETED:
         return seen.reason
     match seen.state:
         case WorkloadState.REJECTED:
-            return Reason.ENGINE_REJECTED
+            return Reason(live.reason) if live.reason is not None else Reason.ENGINE_REJECTED
         case WorkloadState.EXITED if seen.exit_code == 0:
             return Reason.COMPLETED
         case WorkloadState.EXITED if seen.exit_code is not None:

@@ -32,8 +32,6 @@ from swarmtask.resources.task import ANNOTATION_CANCEL, ANNOTATION_RETRY, Attemp
 
 _MAX_SETTLE_STEPS = 8
 
-WAITING_PHASES = frozenset({Phase.PENDING, Phase.QUEUED, Phase.BACKOFF})
-
 
 def handle(task: SwarmTask, event: TaskEvent, now: datetime, policy: Policy) -> Transition:
     """The next status of the task.
@@ -44,7 +42,7 @@ def handle(task: SwarmTask, event: TaskEvent, now: datetime, policy: Policy) -> 
         now: aware; need not grow from call to call.
 
     Returns:
-        `changed` is False when nothing must be written; then there are no announcements either. After `Bound` the caller looks at
+        `changed` is False when no status must be written; then there are no announcements either. After `Bound` the caller looks at
         the phase: anything but Starting means that the task could not be bound (any more).
     """
     draft = Draft(task, now, policy)
@@ -210,4 +208,4 @@ def _give_up_seeing(draft: Draft, live: Attempt) -> None:
         draft.stopped(live, message)
 
 
-__all__ = ["WAITING_PHASES", "Policy", "handle", "outstanding"]
+__all__ = ["Policy", "handle", "outstanding"]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator, Field, WithJsonSchema
+from pydantic import BeforeValidator, Field, StrictInt, WithJsonSchema
 
 from swarmtask.resources import units
 
@@ -50,5 +50,5 @@ Name = Annotated[str, Field(min_length=1, max_length=253, pattern=units.DNS_SUBD
 OptionalName = Annotated[str, Field(max_length=253, pattern=rf"^$|{units.DNS_SUBDOMAIN_PATTERN}")]
 Capability = Annotated[str, Field(min_length=1, max_length=63, pattern=r"^[a-zA-Z0-9]([-a-zA-Z0-9_.]*[a-zA-Z0-9])?$")]
 LabelValue = Annotated[str, Field(max_length=63, pattern=units.LABEL_VALUE_PATTERN)]
-Seconds = Annotated[int, Field(ge=0, le=31_536_000)]
+Seconds = Annotated[StrictInt, Field(ge=0, le=31_536_000)]
 """Whole seconds, at most a year."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, StrictBool, StrictInt
 
 from swarmtask.resources.fields import Capability, Quantity
 from swarmtask.resources.meta import API_VERSION, Condition, Model, ObjectMeta, Time
@@ -33,13 +33,13 @@ class Reserved(Model):
 class NodeSpec(Model):
     """What a person says of a node."""
 
-    unschedulable: bool = Field(default=False, description="true: cordoned, no new attempts.")
+    unschedulable: StrictBool = Field(default=False, description="true: cordoned, no new attempts.")
     capabilities: Annotated[list[Capability], Field(max_length=64)] = Field(
         default_factory=list,
         description="What the node offers, for example coding or browser.",
         json_schema_extra={"x-kubernetes-list-type": "set"},
     )
-    max_tasks: Annotated[int, Field(ge=0, le=10_000)] | None = Field(
+    max_tasks: Annotated[StrictInt, Field(ge=0, le=10_000)] | None = Field(
         default=None, description="Attempts at the same time. Not limited unless set."
     )
     reserved: Reserved = Field(default_factory=Reserved, description="Kept for the machine's owner.")
@@ -48,7 +48,7 @@ class NodeSpec(Model):
 class NodeResources(Model):
     cpu: Quantity = "0"
     memory: Quantity = "0"
-    gpu: Annotated[int, Field(ge=0)] = 0
+    gpu: Annotated[StrictInt, Field(ge=0)] = 0
 
 
 class NodeEngine(Model):
@@ -70,7 +70,7 @@ class NodeStatus(Model):
     capacity: NodeResources = Field(default_factory=NodeResources, description="Total.")
     allocatable: NodeResources = Field(default_factory=NodeResources, description="Offered to tasks: capacity less reserved.")
     requested: NodeResources = Field(default_factory=NodeResources, description="Sum of what bound attempts hold.")
-    tasks: Annotated[int, Field(ge=0)] = Field(default=0, description="Attempts bound here now.")
+    tasks: Annotated[StrictInt, Field(ge=0)] = Field(default=0, description="Attempts bound here now.")
     address: str | None = Field(default=None, description="Address by which the engine reaches the node.")
     arch: str | None = None
     os: str | None = None

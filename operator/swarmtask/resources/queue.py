@@ -7,22 +7,22 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, StrictBool, StrictInt
 
 from swarmtask.resources.meta import API_VERSION, Condition, Model, ObjectMeta, Time
 
 
 class QueueSpec(Model):
-    max_running: Annotated[int, Field(ge=0, le=1_000_000)] | None = Field(
+    max_running: Annotated[StrictInt, Field(ge=0, le=1_000_000)] | None = Field(
         default=None, description="Tasks bound at the same time. Not limited unless set."
     )
-    stopped: bool = Field(default=False, description="true: nothing of this queue starts; what runs goes on.")
+    stopped: StrictBool = Field(default=False, description="true: nothing of this queue starts; what runs goes on.")
 
 
 class QueueStatus(Model):
-    queued: Annotated[int, Field(ge=0)] = Field(default=0, description="Tasks that wait.")
-    running: Annotated[int, Field(ge=0)] = Field(default=0, description="Tasks bound to a node.")
-    dead_letters: Annotated[int, Field(ge=0)] = Field(default=0, description="Failed tasks that wait for a person.")
+    queued: Annotated[StrictInt, Field(ge=0)] = Field(default=0, description="Tasks that wait.")
+    running: Annotated[StrictInt, Field(ge=0)] = Field(default=0, description="Tasks bound to a node.")
+    dead_letters: Annotated[StrictInt, Field(ge=0)] = Field(default=0, description="Failed tasks that wait for a person.")
     oldest_queued_time: Time | None = Field(default=None, description="Since when the oldest one waits.")
     observed_generation: int | None = None
     conditions: list[Condition] = Field(

@@ -9,7 +9,7 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, StrictBool, StrictInt, model_validator
 
 from swarmtask.resources import units
 from swarmtask.resources.fields import (
@@ -60,7 +60,7 @@ class SecretKeyRef(Model):
     key: Annotated[str, Field(min_length=1, max_length=253, pattern=r"^[-._a-zA-Z0-9]+$")] = Field(
         description="Key within the Secret's data."
     )
-    optional: bool = Field(default=False, description="Start without the variable when the Secret or the key is missing.")
+    optional: StrictBool = Field(default=False, description="Start without the variable when the Secret or the key is missing.")
 
 
 class EnvVarSource(Model):
@@ -90,7 +90,7 @@ class ResourceRequests(Model):
     memory: Quantity = Field(
         default="512Mi", description="Bytes, for example 512Mi or 2Gi. Also the limit unless limits.memory is set."
     )
-    gpu: Annotated[int, Field(ge=0, le=64)] = Field(default=0, description="Whole GPUs.")
+    gpu: Annotated[StrictInt, Field(ge=0, le=64)] = Field(default=0, description="Whole GPUs.")
 
 
 class ResourceLimits(Model):
@@ -166,7 +166,7 @@ class Backoff(Model):
 
     type: Literal["exponential", "linear"] = Field(default="exponential", description="How the delay grows.")
     initial_seconds: Seconds = Field(default=10, description="Delay before the first retry.")
-    factor: Annotated[int, Field(ge=1, le=100)] = Field(default=2, description="Growth of the exponential delay.")
+    factor: Annotated[StrictInt, Field(ge=1, le=100)] = Field(default=2, description="Growth of the exponential delay.")
     max_seconds: Seconds = Field(default=600, description="The delay never exceeds this.")
 
 
@@ -177,31 +177,31 @@ class TaskSpec(Model):
     priority_class: Literal["high", "normal", "low"] | None = Field(
         default=None, description="high = 1000, normal = 0, low = -1000. normal when neither this nor priority is set."
     )
-    priority: Annotated[int, Field(ge=-1_000_000_000, le=1_000_000_000)] | None = Field(
+    priority: Annotated[StrictInt, Field(ge=-1_000_000_000, le=1_000_000_000)] | None = Field(
         default=None, description="A number instead of priorityClass; higher starts first."
     )
     engine: Literal["auto", "swarm", "local"] = Field(
         default="auto", description="What runs the container. auto: whatever the chosen node offers."
     )
-    suspend: bool = Field(
+    suspend: StrictBool = Field(
         default=False, description="true keeps the task from starting, and stops it (without using a retry) when it runs."
     )
     container: Container = Field(description="What runs.")
     placement: Placement = Field(default_factory=Placement, description="Which nodes may run it.")
-    backoff_limit: Annotated[int, Field(ge=0, le=1000)] = Field(
+    backoff_limit: Annotated[StrictInt, Field(ge=0, le=1000)] = Field(
         default=3, description="Retries after the first attempt. Losses that are not the task's fault do not count."
     )
     backoff: Backoff = Field(default_factory=Backoff, description="The wait before a retry.")
     queue_deadline_seconds: Seconds | None = Field(
         default=None, description="Expired when it has not started by then, counted from when it entered the queue."
     )
-    start_deadline_seconds: Annotated[int, Field(ge=1, le=86_400)] = Field(
+    start_deadline_seconds: Annotated[StrictInt, Field(ge=1, le=86_400)] = Field(
         default=600, description="Longest time from being placed to running: image pull and start."
     )
-    active_deadline_seconds: Annotated[int, Field(ge=1, le=31_536_000)] | None = Field(
+    active_deadline_seconds: Annotated[StrictInt, Field(ge=1, le=31_536_000)] | None = Field(
         default=None, description="Longest run of one attempt."
     )
-    termination_grace_period_seconds: Annotated[int, Field(ge=0, le=3600)] = Field(
+    termination_grace_period_seconds: Annotated[StrictInt, Field(ge=0, le=3600)] = Field(
         default=10, description="Between SIGTERM and SIGKILL."
     )
     ttl_seconds_after_finished: Seconds = Field(default=604_800, description="A finished task is deleted after this.")
@@ -246,7 +246,7 @@ class Requested(Model):
 class Attempt(Model):
     """One try. Attempt numbers only grow; the ID is the engine-side name."""
 
-    number: Annotated[int, Field(ge=1)] = Field(description="Counts from 1 and only grows.")
+    number: Annotated[StrictInt, Field(ge=1)] = Field(description="Counts from 1 and only grows.")
     id: str = Field(description="Name of the engine-side object: a function of task UID and number.")
     node: str = Field(description="SwarmNode that it was bound to.")
     engine: str = Field(description="Engine that runs it.")
@@ -256,7 +256,7 @@ class Attempt(Model):
     stop_reason: str | None = Field(default=None, description="Why it is being stopped.")
     message: str | None = Field(default=None, max_length=4096, description="What the engine or the operator said, for a person.")
     exit_code: int | None = Field(default=None, description="Exit code of the container's main process.")
-    observed: bool = Field(default=False, description="The engine has shown this attempt at least once.")
+    observed: StrictBool = Field(default=False, description="The engine has shown this attempt at least once.")
     requested: Requested = Field(default_factory=Requested, description="What it holds on its node.")
     bound_at: Time | None = Field(default=None, description="When it was placed.")
     started_at: Time | None = Field(default=None, description="When its container ran.")

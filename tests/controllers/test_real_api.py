@@ -1,0 +1,156 @@
+"""The operator as in production, short of its processes: real kopf, the embedded API server, child processes as workloads."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import signal
+import sys
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from tests.kube.real import real_api_server
+
+from swarmtask.clock import SystemClock
+from swarmtask.controllers.intake import KopfIntake
+from swarmtask.controllers.operator import Operator, cluster_id
+from swarmtask.engines.local import LocalEngine
+from swarmtask.kube import KubeClient, Object
+from swarmtask.resources.kinds import EVENT, SWARM_NODE, SWARM_TASK, Kind
+from swarmtask.settings import LocalSettings, OperatorSettings
+
+LIMIT_S = 60
+
+
+def task(name: str, *command: str) -> Object:
+    return {
+        "apiVersion": SWARM_TASK.api_version, "kind": "SwarmTask", "metadata": {"name": name, "namespace": "default"},
+        "spec": {
+            "container": {
+                "image": "ignored", "command": list(command),
+                "resources": {"requests": {"cpu": "10m", "memory": "64Mi"}},
+            },
+        },
+    }  # fmt: skip
+
+
+async def wait_for(api: KubeClient, kind: Kind, name: str, namespace: str | None, condition: Callable[[Object], bool]) -> Object:
+    """The object as soon as a watch shows it fulfilling the condition."""
+
+    async def follow() -> Object:
+        listed = await api.list(kind, namespace, field_selector=f"metadata.name={name}")
+        for obj in listed.items:
+            if condition(obj):
+                return obj
+        watch = api.watch(kind, namespace, resource_version=listed.resource_version, field_selector=f"metadata.name={name}")
+        async for event in watch:
+            if event.type != "BOOKMARK" and (event.type != "DELETED" or condition({})) and condition(event.object):
+                return event.object
+        raise AssertionError("a watch does not end")
+
+    return await asyncio.wait_for(follow(), LIMIT_S)
+
+
+def in_phase(*phases: str) -> Callable[[Object], bool]:
+    return lambda obj: (obj.get("status") or {}).get("phase") in phases
+
+
+@asynccontextmanager
+async def operating(api: KubeClient, engine: LocalEngine) -> AsyncIterator[Operator]:
+    clock, rng = SystemClock(), random.Random(1)
+    intake = KopfIntake(api, api.connection, clock, rng)
+    operator = Operator(api, [engine], OperatorSettings(poll_interval_s=0.2, vanish_grace_s=2.0), clock, rng, intake=intake)
+    stop, ready = asyncio.Event(), asyncio.Event()
+    running = asyncio.create_task(operator.run(stop=stop, ready=ready))
+    try:
+        await asyncio.wait_for(ready.wait(), LIMIT_S)
+        yield operator
+    finally:
+        stop.set()
+        await asyncio.wait_for(running, LIMIT_S)
+
+
+def make_engine(directory: Path) -> LocalEngine:
+    return LocalEngine(LocalSettings(), directory, SystemClock())
+
+
+async def test_a_task_created_through_the_api_runs_to_its_end(tmp_path: Path) -> None:
+    handlers = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    async with (
+        real_api_server(tmp_path / "api") as kubeconfig,
+        KubeClient.from_kubeconfig(kubeconfig) as api,
+        operating(api, make_engine(tmp_path / "local")),
+    ):
+        await api.create(SWARM_TASK, task("hello", sys.executable, "-c", "print('hello')"))
+        done = await wait_for(api, SWARM_TASK, "hello", "default", in_phase("Succeeded", "Failed"))
+        assert done["status"]["phase"] == "Succeeded", done["status"]
+        assert await cluster_id(api)
+        # kopf is only the intake: it has left nothing on the object.
+        assert done["metadata"].get("annotations") in (None, {})
+        assert done["metadata"]["finalizers"] == ["swarmtask.io/engine-cleanup"]
+        nodes = (await api.list(SWARM_NODE)).items
+        assert [node["status"]["phase"] for node in nodes] == ["Ready"]
+        await wait_for_event(api, "hello", "Completed")
+
+        await api.delete(SWARM_TASK, "hello", "default")
+        await wait_until_gone(api, "hello")
+    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == handlers, "kopf took the signals"
+
+
+async def test_work_goes_on_across_a_restart_of_the_operator(tmp_path: Path) -> None:
+    gate = tmp_path / "gate"
+    wait = f"import pathlib, time\nwhile not pathlib.Path({str(gate)!r}).exists(): time.sleep(0.02)"
+    async with real_api_server(tmp_path / "api") as kubeconfig, KubeClient.from_kubeconfig(kubeconfig) as api:
+        async with operating(api, make_engine(tmp_path / "local")):
+            await api.create(SWARM_TASK, task("long", sys.executable, "-c", wait))
+            await wait_for(api, SWARM_TASK, "long", "default", in_phase("Running"))
+        gate.touch()
+        async with operating(api, make_engine(tmp_path / "local")):
+            done = await wait_for(api, SWARM_TASK, "long", "default", in_phase("Succeeded", "Failed"))
+            assert done["status"]["phase"] == "Succeeded", done["status"]
+            assert done["status"]["attempt"] == 1
+
+
+async def test_the_operator_survives_a_restart_of_the_api(tmp_path: Path) -> None:
+    async with real_api_server(tmp_path / "api") as kubeconfig:
+        api = KubeClient.from_kubeconfig(kubeconfig)
+        port = int(api.connection.server.rsplit(":", 1)[1])
+        operation = operating(api, make_engine(tmp_path / "local"))
+        await operation.__aenter__()
+    try:
+        async with real_api_server(tmp_path / "api", port=port):
+            await api.create(SWARM_TASK, task("after", sys.executable, "-c", "pass"))
+            done = await wait_for(api, SWARM_TASK, "after", "default", in_phase("Succeeded", "Failed"))
+            assert done["status"]["phase"] == "Succeeded", done["status"]
+    finally:
+        await operation.__aexit__(None, None, None)
+        await api.aclose()
+
+
+async def wait_for_event(api: KubeClient, name: str, reason: str) -> None:
+    async def follow() -> None:
+        listed = await api.list(EVENT, "default")
+        if any(said(item, name, reason) for item in listed.items):
+            return
+        async for event in api.watch(EVENT, "default", resource_version=listed.resource_version):
+            if said(event.object, name, reason):
+                return
+
+    await asyncio.wait_for(follow(), LIMIT_S)
+
+
+def said(event: Object, name: str, reason: str) -> bool:
+    return event.get("reason") == reason and event.get("involvedObject", {}).get("name") == name
+
+
+async def wait_until_gone(api: KubeClient, name: str) -> None:
+    async def follow() -> None:
+        listed = await api.list(SWARM_TASK, "default")
+        if all(item["metadata"]["name"] != name for item in listed.items):
+            return
+        async for event in api.watch(SWARM_TASK, "default", resource_version=listed.resource_version):
+            if event.type == "DELETED" and event.object["metadata"]["name"] == name:
+                return
+
+    await asyncio.wait_for(follow(), LIMIT_S)

@@ -1,0 +1,183 @@
+"""Tells the invariant checker what really happens: the API's watches, and the container events of every node's own dockerd.
+
+One thread per source; all facts go through one lock. The API may be killed and come back, nodes may too: sources reconnect, and what
+ended meanwhile is read from the containers themselves.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+from collections import Counter
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import docker
+import docker.errors
+import requests
+
+from swarmtask.errors import Expired, SwarmTaskError
+from swarmtask.kube import KubeClient
+from swarmtask.resources.kinds import SWARM_NODE, SWARM_QUEUE, SWARM_TASK, Kind
+from tests.checker.checker import Checker
+from tests.lab.cluster import Lab
+
+_SERVICE = "com.docker.swarm.service.name"
+_LOST = (docker.errors.DockerException, requests.RequestException, OSError, ValueError)
+
+
+class Recorder:
+    """Use as a context manager around a test; then `assert_ok`."""
+
+    def __init__(self, kubeconfig: Path, lab: Lab) -> None:
+        self.checker = Checker()
+        self._kubeconfig = kubeconfig
+        self._lab = lab
+        self._lock = threading.Lock()
+        self._stop = threading.Event()
+        self._threads: list[threading.Thread] = []
+        self._streams: dict[str, Any] = {}
+        self._open: dict[str, set[str]] = {name: set() for name in lab.nodes}
+        self._bound: Counter[str] = Counter()
+        self._most: Counter[str] = Counter()
+        self._live: dict[str, str] = {}
+        self._synced = threading.Barrier(4 + len(lab.nodes))
+
+    def __enter__(self) -> Recorder:
+        for kind, tell in ((SWARM_TASK, self._task), (SWARM_NODE, self._node), (SWARM_QUEUE, self._queue)):
+            self._start(lambda kind=kind, tell=tell: asyncio.run(self._watch(kind, tell)))
+        for name in self._lab.nodes:
+            self._start(lambda name=name: self._containers(name))
+        self._synced.wait(30)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        for stream in list(self._streams.values()):
+            with contextlib.suppress(*_LOST, AttributeError):
+                stream.close()
+        for thread in self._threads:
+            thread.join(10)
+
+    def assert_ok(self) -> None:
+        with self._lock:
+            self.checker.assert_ok()
+
+    def most_at_once(self, node: str) -> int:
+        """Largest number of live attempts that the API ever showed on a node."""
+        with self._lock:
+            return self._most[node]
+
+    def _start(self, work: Callable[[], None]) -> None:
+        thread = threading.Thread(target=work, daemon=True)
+        thread.start()
+        self._threads.append(thread)
+
+    # --- the API -------------------------------------------------------------------------------------------------------------
+
+    async def _watch(self, kind: Kind, tell: Callable[[str, dict[str, Any]], None]) -> None:
+        client = KubeClient.from_kubeconfig(self._kubeconfig)
+        watching = asyncio.create_task(self._follow(client, kind, tell))
+        try:
+            while not self._stop.is_set() and not watching.done():
+                await asyncio.sleep(0.1)
+        finally:
+            watching.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await watching
+            await client.aclose()
+
+    async def _follow(self, client: KubeClient, kind: Kind, tell: Callable[[str, dict[str, Any]], None]) -> None:
+        first = True
+        while True:
+            try:
+                listed = await client.list(kind)
+                for item in listed.items:
+                    tell("ADDED", item)
+                if first:
+                    await asyncio.to_thread(self._synced.wait, 30)
+                    first = False
+                async for event in client.watch(kind, resource_version=listed.resource_version):
+                    if event.type != "BOOKMARK":
+                        tell(event.type, event.object)
+            except Expired:
+                continue
+            except SwarmTaskError:
+                await asyncio.sleep(0.2)
+
+    def _task(self, event: str, obj: dict[str, Any]) -> None:
+        now = datetime.now(UTC)
+        with self._lock:
+            uid = obj["metadata"]["uid"]
+            if event == "DELETED":
+                self.checker.task_deleted(uid, now)
+            else:
+                if obj["metadata"].get("deletionTimestamp"):
+                    self.checker.delete_requested(uid, now)
+                self.checker.task_seen(obj, now)
+            attempts = obj.get("status", {}).get("attempts") or []
+            live = attempts and attempts[-1]["state"] in ("Starting", "Running", "Stopping", "Unknown") and event != "DELETED"
+            before, after = self._live.pop(uid, None), attempts[-1]["node"] if live else None
+            if before:
+                self._bound[before] -= 1
+            if after:
+                self._live[uid] = after
+                self._bound[after] += 1
+                self._most[after] = max(self._most[after], self._bound[after])
+
+    def _node(self, event: str, obj: dict[str, Any]) -> None:
+        if event != "DELETED":
+            with self._lock:
+                self.checker.node_seen(obj, datetime.now(UTC))
+
+    def _queue(self, event: str, obj: dict[str, Any]) -> None:
+        if event != "DELETED":
+            with self._lock:
+                self.checker.queue_seen(obj, datetime.now(UTC))
+
+    # --- the nodes -----------------------------------------------------------------------------------------------------------
+
+    def _containers(self, node: str) -> None:
+        first = True
+        while not self._stop.is_set():
+            try:
+                client = self._lab.client(node)
+                stream = client.events(decode=True, filters={"type": "container", "event": ["start", "die"]})
+                self._streams[node] = stream
+                self._catch_up(node, client)
+                if first:
+                    self._synced.wait(30)
+                    first = False
+                for event in stream:
+                    name = event["Actor"]["Attributes"].get(_SERVICE)
+                    if name is not None:
+                        self._tell(node, name, started=event["Action"] == "start", at=_from_nanoseconds(event["timeNano"]))
+            except _LOST:
+                pass
+            self._stop.wait(0.2)
+
+    def _catch_up(self, node: str, client: docker.DockerClient) -> None:
+        """What the stream did not show: containers that ended while the node's dockerd was away."""
+        running = {}
+        for container in client.containers.list(all=True, ignore_removed=True):
+            name = container.labels.get(_SERVICE)
+            if name is not None:
+                running[name] = container.attrs["State"] in ("running", "paused")
+        for name in [name for name in self._open[node] if not running.get(name)]:
+            self._tell(node, name, started=False, at=datetime.now(UTC))
+
+    def _tell(self, node: str, attempt_id: str, *, started: bool, at: datetime) -> None:
+        with self._lock:
+            if started:
+                self._open[node].add(attempt_id)
+                self.checker.container_started(node, attempt_id, at)
+            elif attempt_id in self._open[node]:
+                self._open[node].discard(attempt_id)
+                self.checker.container_stopped(node, attempt_id, at)
+
+
+def _from_nanoseconds(count: int) -> datetime:
+    return datetime.fromtimestamp(count / 1e9, UTC)
