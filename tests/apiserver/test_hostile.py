@@ -73,7 +73,8 @@ EXAMPLES: dict[str, dict[str, Any]] = {
     "tokens": {"apiVersion": "authentication.k8s.io/v1", "kind": "TokenReview", "spec": {"token": "x"}},
 }  # fmt: skip
 ODD = st.sampled_from(
-    [None, True, 0, -1, 2**63, 1e308, "", "x", "\u0000", "{{.}}", "a" * 300, "9" * 50, "\U0001f600", [], {}, [None], [{}], {"": None},
+    [None, True, 0, -1, 2**63, 1e308, "", "x", "\u0000", "{{.}}", "a" * 300, "9" * 50, "\U0001f600",
+     [], {}, [None], [{}], {"": None},
      {"x": {"y": []}}]
 )  # fmt: skip
 MERGE, JSON_PATCH = "application/merge-patch+json", "application/json-patch+json"
