@@ -113,6 +113,19 @@ async def test_more_callers_than_threads_on_a_daemon_that_never_answers(daemon: 
     await engine.aclose()
 
 
+async def test_a_daemon_that_hangs_at_the_first_contact(daemon: Daemon) -> None:
+    daemon.answers["/version"] = None
+    engine = engine_of(daemon, timeout_s=0.5, threads=3)
+    begun = time.monotonic()
+    answers = await asyncio.gather(*(engine.nodes() for _ in range(6)), return_exceptions=True)
+    assert all(isinstance(answer, EngineUnavailable) for answer in answers), answers
+    assert time.monotonic() - begun < 4
+    daemon.answers |= {"/version": (200, {"ApiVersion": "1.41"}), "/nodes": (200, [])}
+    await asyncio.sleep(1.2)  # the threads' own time-outs
+    assert await engine.nodes() == ()
+    await engine.aclose()
+
+
 async def test_a_daemon_that_was_away_at_start_is_found_later(daemon: Daemon) -> None:
     daemon.answers["/version"] = (503, {"message": "swarm manager is starting"})
     engine = engine_of(daemon)

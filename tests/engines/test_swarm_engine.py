@@ -19,7 +19,7 @@ from swarmtask.engines.swarm.observe import Observer
 from swarmtask.errors import ConfigurationError, EngineRejected, EngineUnavailable
 from swarmtask.lifecycle.messages import Reason
 from swarmtask.settings import SwarmSettings
-from tests.engines.contract import ENDLESS, EngineContract, Program, ProgramContract, Rig, exits, says
+from tests.engines.contract import ENDLESS, EngineContract, Program, ProgramContract, Rig, exits
 from tests.lab import images
 from tests.lab.cluster import Lab
 from tests.lab.node import NodeSize

@@ -191,7 +191,8 @@ class Observer:
         if state == "rejected":
             return replace(ended, state=WorkloadState.REJECTED, reason=Reason.ENGINE_REJECTED)
         if not ran and state == "shutdown":
-            return replace(ended, state=WorkloadState.STOPPED, message=said or "stopped before it ran")
+            reason = None if stopped else Reason.NODE_LOST
+            return replace(ended, state=WorkloadState.STOPPED, reason=reason, message=said or "stopped before it ran")
         if not ran and state == "failed":
             return replace(ended, state=WorkloadState.REJECTED, reason=Reason.ENGINE_REJECTED)
         if state == "failed" and said.startswith("No such container"):
