@@ -17,7 +17,7 @@ from typing import Any
 import psutil
 
 ROOT = Path(__file__).parents[2]
-PROGRAM = (sys.executable, "-m", "swarmtask.cli.main")
+PROGRAM = (sys.executable, "-m", "swarmtask")
 PATIENCE_S = 60
 
 

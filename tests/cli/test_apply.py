@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 import pytest_asyncio
-from tests.apiserver.server import running_api_server
 from typer.testing import CliRunner, Result
 
 from swarmtask.cli.main import app
+from tests.apiserver.server import running_api_server
 
 Apply = Callable[..., "asyncio.Future[Result]"]
 

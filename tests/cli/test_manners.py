@@ -14,9 +14,6 @@ from pathlib import Path
 import psutil
 import pytest
 import typer
-from tests.cli.conftest import Swarmtask
-from tests.cli.program import PROGRAM, environment
-from tests.fakes.kube import FakeKube
 from typer.testing import CliRunner
 
 import swarmtask as package
@@ -44,6 +41,9 @@ from swarmtask.errors import (
     Unauthorized,
     WorkloadNotFound,
 )
+from tests.cli.conftest import Swarmtask
+from tests.cli.program import PROGRAM, environment
+from tests.fakes.kube import FakeKube
 
 
 def on_a_terminal(*arguments: str, **env: str) -> str:

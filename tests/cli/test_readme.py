@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+
 from tests.cli.program import PROGRAM, ROOT, environment, running_up
 
 README = ROOT / "README.md"

@@ -43,8 +43,8 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 READY_THEN_WAIT = """
     import json, os, sys
-    print(json.dumps({"pid": os.getpid()}), flush=True)
     print("hello from the log", file=sys.stderr, flush=True)
+    print(json.dumps({"pid": os.getpid()}), flush=True)
     sys.stdin.read()
 """
 

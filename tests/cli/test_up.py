@@ -14,6 +14,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+
 from tests.cli.program import PROGRAM, environment, running_up, until_changed
 
 TASK = """\
