@@ -132,6 +132,7 @@ def test_a_high_priority_task_starts_next_behind_fifty_low_ones(product: Product
     urgent_at = _first_bound(product.get("swarmtask", "urgent"))
     lows = [_first_bound(item) for item in product.get("swarmtasks", selector="tier=low")]
     assert all(low is None or low >= urgent_at for low in lows)
+    recorder.all_deleted()
     product.kubectl("delete", "st", "--all", "--wait=true", timeout_s=90)
     recorder.assert_ok()
 

@@ -84,7 +84,12 @@ def test_owner_and_empty_service() -> None:
         (task("rejected", error="No such image: x:1"), WorkloadState.REJECTED, None, Reason.IMAGE_PULL_FAILED),
         (task("rejected", error="pull access denied for x"), WorkloadState.REJECTED, None, Reason.IMAGE_PULL_FAILED),
         (task("rejected", error="invalid mount"), WorkloadState.REJECTED, None, Reason.ENGINE_REJECTED),
-        (task("failed", error="starting container failed: no such file", code=127), WorkloadState.EXITED, 127, None),
+        (
+            task("failed", error="starting container failed: no such file", code=127),
+            WorkloadState.REJECTED,
+            None,
+            Reason.ENGINE_REJECTED,
+        ),
         (task("failed", error="No such container: st-1.1.x", code=0), WorkloadState.EXITED, None, Reason.NODE_RESTARTED),
         (task("shutdown"), WorkloadState.STOPPED, None, Reason.NODE_LOST),
         (task("shutdown", code=137), WorkloadState.EXITED, 137, Reason.NODE_LOST),

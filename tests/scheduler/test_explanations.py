@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import pytest
-from tests.scheduler.builders import DEFAULT, GIB, node, shape, snapshot, task
 
 from swarmtask.scheduler.cycle import explain_task, run_cycle
 from swarmtask.scheduler.model import Amounts, Binding, NodeInfo, PendingTask, QueueInfo, Refusal
+from tests.scheduler.builders import DEFAULT, GIB, node, shape, snapshot, task
 
 
 def message(nodes: list[NodeInfo], pending: PendingTask, *queues: QueueInfo) -> str:

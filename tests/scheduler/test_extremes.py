@@ -6,11 +6,11 @@ from collections import Counter
 from typing import Any
 
 import pytest
-from tests.scheduler.builders import DEFAULT, GIB, node, shape, snapshot, task
 
 from swarmtask.scheduler import placement
 from swarmtask.scheduler.cycle import run_cycle
 from swarmtask.scheduler.model import Amounts, QueueInfo, TaskShape
+from tests.scheduler.builders import DEFAULT, GIB, node, shape, snapshot, task
 
 HUGE = [2**53 + 1, 2**60, 2**62 - 1, 2**62, 2**63, 2**100]
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import pytest
-from tests.scheduler.builders import GIB, node, shape, snapshot, task
 
 from swarmtask.scheduler.cycle import explain_task, run_cycle
 from swarmtask.scheduler.filters import ROOM_FILTERS, STATIC_FILTERS
 from swarmtask.scheduler.model import Amounts, NodeInfo, TaskShape
+from tests.scheduler.builders import GIB, node, shape, snapshot, task
 
 PASSES: list[tuple[str, NodeInfo, TaskShape]] = [
     ("ready", node(), shape()),

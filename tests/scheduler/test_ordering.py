@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from tests.scheduler.builders import DEFAULT, node, shape, snapshot, task
-
 from swarmtask.scheduler.cycle import run_cycle
 from swarmtask.scheduler.model import CycleResult, QueueInfo
+from tests.scheduler.builders import DEFAULT, node, shape, snapshot, task
 
 NIGHT = ("home", "night")
 

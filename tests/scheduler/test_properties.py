@@ -7,10 +7,10 @@ import random
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.scheduler.oracle import Oracle, refusing_filter
 
 from swarmtask.scheduler.cycle import explain_task, run_cycle
 from swarmtask.scheduler.model import Amounts, Binding, NodeInfo, PendingTask, QueueInfo, Snapshot, TaskShape
+from tests.scheduler.oracle import Oracle, refusing_filter
 
 CAPABILITIES = ("browser", "coding")
 QUEUES = (("home", "default"), ("home", "night"), ("lab", "default"))

@@ -195,6 +195,9 @@ class Observer:
             return replace(ended, state=WorkloadState.STOPPED, reason=reason, message=said or "stopped before it ran")
         if not ran and state == "failed":
             return replace(ended, state=WorkloadState.REJECTED, reason=Reason.ENGINE_REJECTED)
+        if state == "failed" and said.startswith("starting container failed"):
+            # The container exists but its program never ran: no such program, no such directory, no network on the node.
+            return replace(ended, state=WorkloadState.REJECTED, reason=Reason.ENGINE_REJECTED)
         if state == "failed" and said.startswith("No such container"):
             why = "its container is gone: the node's Docker was restarted, or somebody removed it"
             return replace(ended, state=WorkloadState.EXITED, reason=Reason.NODE_RESTARTED, message=f"{why} ({said})")
