@@ -91,6 +91,7 @@ def test_a_node_joins_and_takes_work_and_one_that_leaves_gives_it_back(product: 
         product.kubectl("label", "sn", other, "home=yes")
 
         lab.remove_node(new)
+        recorder.node_destroyed(new)
 
         wait_until("another attempt", lambda: _status(product, "moves").get("attempt", 0) >= 2, 60)
         moved = product.wait_phase("moves", "Running")["status"]

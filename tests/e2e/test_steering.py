@@ -41,7 +41,7 @@ def test_nodes_and_queues_are_closed_and_opened_by_hand(product: Product, lab: L
     product.apply(task("cordoned", "true", image=TASK_TAG, **here))
     _wait_message(product, "cordoned", "1 cordoned")
     _merge(product, "sn", lab.nodes[1], '{"spec":{"unschedulable":false,"maxTasks":0}}')
-    _wait_message(product, "cordoned", "maxTasks")
+    _wait_message(product, "cordoned", "1 at its limit of 0 tasks")
     _merge(product, "sn", lab.nodes[1], '{"spec":{"maxTasks":null}}')
     product.wait_phase("cordoned", "Succeeded", timeout_s=20)
 
@@ -52,8 +52,10 @@ def test_nodes_and_queues_are_closed_and_opened_by_hand(product: Product, lab: L
     assert set(product.phases("queue=night").values()) == {"Queued"}
     _merge(product, "sq", "night", '{"spec":{"stopped":false,"maxRunning":1}}')
     wait_until("one to run", lambda: sorted(product.phases("queue=night").values()) == ["Queued", "Queued", "Running"], 20)
-    _wait_message(product, "night-2", "maxRunning")
-    product.kubectl("delete", "st", "night-0", "--timeout=30s", timeout_s=40)
+    phases = product.phases("queue=night")
+    _wait_message(product, next(name for name in phases if phases[name] == "Queued"), "maxRunning 1")
+    running = next(name for name in phases if phases[name] == "Running")
+    product.kubectl("delete", "st", running, "--timeout=30s", timeout_s=40)
     wait_until("the next one", lambda: sorted(product.phases("queue=night").values()) == ["Queued", "Running"], 20)
     product.kubectl("delete", "st", "--all", "--timeout=30s", timeout_s=40)
     assert_nothing_is_left(lab)
