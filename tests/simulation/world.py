@@ -274,7 +274,9 @@ class World:
         self.note(f"{kind.kind} {metadata['name']} {metadata['resourceVersion']} {'gone' if gone else _summary(kind, obj)}")
         if kind is SWARM_TASK:
             self._task_committed(obj, gone, now)
-        elif not gone and kind in (SWARM_NODE, SWARM_QUEUE):
+        elif kind is SWARM_QUEUE:
+            self.limits.changed(kind, obj | {"spec": {}} if gone else obj)  # what is gone limits nothing
+        elif kind is SWARM_NODE and not gone:
             self.limits.changed(kind, obj)
         self.look()
 
