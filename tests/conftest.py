@@ -31,8 +31,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
                 item.add_marker(mark)
 
 
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+@pytest.hookimpl(wrapper=True, tryfirst=True)  # around pytest's own: below its list of skips
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> Iterator[None]:
     """One line that says how much was not tested, and what to install for it."""
+    yield
     reasons = (str(getattr(report, "longrepr", "")) for report in terminalreporter.stats.get("skipped", []))
     lacking = Counter(found[1] for reason in reasons if (found := re.search(r"\[missing: ([^\]]+)\]", reason)))
     for tool, count in sorted(lacking.items()):

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+
 from tests.apiserver.server import RunningServer, http_client, running_api_server
 
 

@@ -13,13 +13,13 @@ import pytest
 import structlog
 import yaml
 from cryptography import x509
-from tests.apiserver.server import RunningServer, api_server_process, http_client, running_api_server, tls
 
 from swarmtask.apiserver import auth
 from swarmtask.apiserver.server import main, run_api_server
 from swarmtask.clock import SystemClock
 from swarmtask.errors import ConfigurationError
 from swarmtask.settings import ApiServerSettings, Settings
+from tests.apiserver.server import RunningServer, api_server_process, http_client, running_api_server, tls
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 

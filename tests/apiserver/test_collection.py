@@ -9,15 +9,15 @@ from typing import Any
 
 import httpx
 import pytest
-from tests.apiserver.server import http_client, running_api_server
-from tests.apiserver.streams import watching
-from tests.apiserver.waiting import until, until_gone
 
 from swarmtask.apiserver.app import Application
 from swarmtask.apiserver.auth import Authenticator
 from swarmtask.apiserver.objects import WriteOptions
 from swarmtask.clock import ManualClock
 from swarmtask.settings import ApiServerSettings
+from tests.apiserver.server import http_client, running_api_server
+from tests.apiserver.streams import watching
+from tests.apiserver.waiting import until, until_gone
 
 CONFIG_MAPS = "/api/v1/namespaces/default/configmaps"
 TASKS = "/apis/swarmtask.io/v1alpha1/namespaces/default/swarmtasks"

@@ -7,6 +7,7 @@ from typing import Any
 
 import httpx
 import pytest
+
 from tests.apiserver.server import http_client, running_api_server
 from tests.apiserver.streams import watching
 from tests.apiserver.waiting import until, until_gone

@@ -6,6 +6,7 @@ import asyncio
 from pathlib import Path
 
 import httpx
+
 from tests.apiserver.server import ServerProcess, api_server_process, http_client
 from tests.apiserver.waiting import until
 

@@ -11,6 +11,7 @@ import httpx
 import kopf
 import pytest
 import yaml
+
 from tests.apiserver.server import RunningServer
 from tests.apiserver.waiting import until, until_gone
 

@@ -86,6 +86,21 @@ def test_deep_bodies_are_refused(content_type: str) -> None:
         apply_patch(CONFIG_MAP, {}, content_type, b"[" + body + b"]" if content_type == JSON_PATCH else body)
 
 
+def test_a_json_patch_may_not_pile_up_depth() -> None:
+    step: dict[str, Any] = {}
+    for _ in range(100):
+        step = {"a": step}
+    piled = [{"op": "add", "path": "/a" * (100 * index + 1), "value": step} for index in range(30)]
+    with pytest.raises((BadRequest, Invalid), match="nested"):
+        patched({}, JSON_PATCH, piled)
+
+
+@pytest.mark.timeout(20)
+def test_many_operations_are_carried_out() -> None:
+    operations = [{"op": "add", "path": "/data/k", "value": str(index)} for index in range(10_000)]
+    assert patched({"data": {}}, JSON_PATCH, operations) == {"data": {"k": "9999"}}
+
+
 def test_custom_resources_take_no_strategic_merge() -> None:
     with pytest.raises(UnsupportedMediaType) as error:
         patched({}, STRATEGIC_MERGE_PATCH, {}, CUSTOM)

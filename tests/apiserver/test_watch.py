@@ -8,10 +8,10 @@ from typing import Any
 
 import httpx
 import pytest
-from tests.apiserver.server import RunningServer, http_client, running_api_server
-from tests.apiserver.streams import names, watching
 
 from swarmtask.apiserver import watch as watch_module
+from tests.apiserver.server import RunningServer, http_client, running_api_server
+from tests.apiserver.streams import names, watching
 
 CONFIG_MAPS = "/api/v1/namespaces/default/configmaps"
 EVERYWHERE = "/api/v1/configmaps"

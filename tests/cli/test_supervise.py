@@ -43,8 +43,8 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 READY_THEN_WAIT = """
     import json, os, sys
-    print(json.dumps({"pid": os.getpid()}), flush=True)
     print("hello from the log", file=sys.stderr, flush=True)
+    print(json.dumps({"pid": os.getpid()}), flush=True)
     sys.stdin.read()
 """
 
@@ -109,7 +109,8 @@ async def test_a_child_that_ignores_sigterm_is_killed_after_the_grace(tmp_path: 
 async def test_a_child_sees_the_end_of_its_supervisor(tmp_path: Path) -> None:
     """The supervisor is killed with -9; the child, which waits for the end of its stdin, is gone soon after."""
     pid_file = tmp_path / "pid"
-    child_program = f"import os, pathlib, sys; pathlib.Path({str(pid_file)!r}).write_text(str(os.getpid())); print('{{}}', flush=True); sys.stdin.read()"
+    write_pid = f"pathlib.Path({str(pid_file)!r}).write_text(str(os.getpid()))"
+    child_program = f"import os, pathlib, sys; {write_pid}; print('{{}}', flush=True); sys.stdin.read()"
     supervisor_program = f"""
 import asyncio, pathlib, sys
 from swarmtask.cli.supervise import Child

@@ -67,6 +67,7 @@ def test_run_says_nothing_that_was_not_asked_for(swarmtask: Swarmtask, kube: Fak
         ("a@sha256:" + "0" * 64, "a"),
         ("x/" + "y" * 200, "y" * 40),
         ("...", "task"),
+        ("sha256:" + "0" * 64, "task"),
     ],
 )
 def test_names_are_made_from_the_image_and_differ(image: str, stem: str) -> None:

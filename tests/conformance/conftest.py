@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+
 from tests.apiserver.server import ROOT, RunningServer, describe
 from tests.lab.tools import kubectl_binaries
 

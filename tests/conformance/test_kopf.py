@@ -14,6 +14,7 @@ from typing import Any
 import httpx
 import kopf
 import pytest
+
 from tests.apiserver.server import ROOT, RunningServer, describe, http_client
 
 pytestmark = pytest.mark.kubectl

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import yaml
+
 from tests.conformance.conftest import Kubectl
 
 pytestmark = pytest.mark.kubectl
@@ -229,9 +230,23 @@ def test_delete_waits_for_finalizers(kubectl: Kubectl) -> None:
 
 def test_wait_for_a_condition(kubectl: Kubectl) -> None:
     kubectl("wait", "--for=condition=Established", "crd/swarmtasks.swarmtask.io", "--timeout=30s")
-    kubectl("create", "-f", "-", stdin=text(DEFINITION(kubectl)))
-    kubectl("wait", "--for=condition=Established", f"crd/{plural(kubectl)}.test.example.com", "--timeout=30s")
-    kubectl("delete", "crd", f"{plural(kubectl)}.test.example.com")
+    kubectl("create", "-f", "-", stdin=text(TASK))
+    waiting = kubectl.follow("wait", "--for=condition=Complete", "st/lint", "--timeout=60s")
+    obj = get(kubectl, "st", "lint")
+    condition = {
+        "type": "Complete",
+        "status": "True",
+        "reason": "Succeeded",
+        "message": "",
+        "lastTransitionTime": "2026-01-01T00:00:00Z",
+    }
+    obj["status"] = {"phase": "Succeeded", "conditions": [condition]}
+    path = f"/apis/swarmtask.io/v1alpha1/namespaces/{kubectl.namespace}/swarmtasks/lint/status"
+    kubectl("replace", "--raw", path, "-f", "-", stdin=json.dumps(obj))
+    assert waiting.wait() == 0, waiting.seen
+    assert "condition met" in waiting.seen[-1]
+    timed_out = kubectl.fails("wait", "--for=condition=Failed", "st/lint", "--timeout=1s")
+    assert "timed out" in timed_out
 
 
 def plural(kubectl: Kubectl) -> str:
@@ -239,7 +254,7 @@ def plural(kubectl: Kubectl) -> str:
     return "widgets" + "".join(chr(ord("a") + int(digit)) for digit in kubectl.namespace.split("-")[1])
 
 
-def DEFINITION(kubectl: Kubectl) -> dict[str, Any]:
+def definition_of(kubectl: Kubectl) -> dict[str, Any]:
     name = plural(kubectl)
     return {
         "apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition",
@@ -261,7 +276,7 @@ def DEFINITION(kubectl: Kubectl) -> dict[str, Any]:
 
 
 def test_a_definition_is_applied_used_and_deleted(kubectl: Kubectl) -> None:
-    definition, name = DEFINITION(kubectl), plural(kubectl)
+    definition, name = definition_of(kubectl), plural(kubectl)
     kubectl("apply", "-f", "-", stdin=text(definition))
     kubectl("wait", "--for=condition=Established", f"crd/{name}.test.example.com", "--timeout=30s")
     assert "unchanged" in kubectl("apply", "-f", "-", stdin=text(definition))

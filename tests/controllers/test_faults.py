@@ -131,17 +131,34 @@ async def test_a_node_that_left_its_engine_is_gone_and_its_work_moves() -> None:
         assert world.task("nomad").status.failures == 0
 
 
-async def test_a_node_that_sleeps_keeps_its_work() -> None:
+async def test_a_short_sleep_keeps_the_work() -> None:
     async with running(World("n1")) as world:
         world.engine.script("lid", Outcome(duration_s=30))
         world.add_task("lid")
         await world.until(lambda: world.phase("lid") == "Running")
         world.engine.freeze("n1")
-        await world.until(lambda: world.phase("lid") == "Unknown")
-        await world.until(lambda: world.node("n1")["status"]["phase"] == "Unreachable")
+        await world.pass_time(8)
         world.engine.reconnect("n1")
         await world.until(lambda: world.phase("lid") == "Succeeded")
         assert world.task("lid").status.attempt == 1
+
+
+async def test_a_long_sleep_costs_one_attempt_and_nothing_of_the_users_budget() -> None:
+    """Swarm ends what runs on a node that it has given up (docs/engines.md)."""
+    async with running(World("n1")) as world:
+        world.engine.script("lid", Outcome(duration_s=30))
+        world.add_task("lid", backoffLimit=0)
+        await world.until(lambda: world.phase("lid") == "Running")
+        world.engine.freeze("n1")
+        await world.until(lambda: world.phase("lid") == "Unknown")
+        await world.until(lambda: world.node("n1")["status"]["phase"] == "Unreachable")
+        await world.pass_time(30)
+        assert world.task("lid").status.attempt == 1, "nothing proves that it is over"
+        world.engine.reconnect("n1")
+        await world.until(lambda: world.phase("lid") == "Succeeded")
+        status = world.task("lid").status
+        assert [attempt.reason for attempt in status.attempts] == ["NodeLost", "Completed"]
+        assert (status.failures, status.infrastructure_losses) == (0, 1)
 
 
 async def test_a_workload_that_somebody_removed_is_lost_and_replaced() -> None:

@@ -10,15 +10,14 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from tests.kube.real import real_api_server
-
 from swarmtask.clock import SystemClock
-from swarmtask.controllers.intake import KopfIntake
+from swarmtask.controllers.intake import KopfIntake, default_intake
 from swarmtask.controllers.operator import Operator, cluster_id
 from swarmtask.engines.local import LocalEngine
 from swarmtask.kube import KubeClient, Object
 from swarmtask.resources.kinds import EVENT, SWARM_NODE, SWARM_TASK, Kind
 from swarmtask.settings import LocalSettings, OperatorSettings
+from tests.kube.real import real_api_server
 
 LIMIT_S = 60
 
@@ -59,8 +58,8 @@ def in_phase(*phases: str) -> Callable[[Object], bool]:
 @asynccontextmanager
 async def operating(api: KubeClient, engine: LocalEngine) -> AsyncIterator[Operator]:
     clock, rng = SystemClock(), random.Random(1)
-    intake = KopfIntake(api, api.connection, clock, rng)
-    operator = Operator(api, [engine], OperatorSettings(poll_interval_s=0.2, vanish_grace_s=2.0), clock, rng, intake=intake)
+    assert isinstance(default_intake(api, clock, rng), KopfIntake)
+    operator = Operator(api, [engine], OperatorSettings(poll_interval_s=0.2, vanish_grace_s=2.0), clock, rng)
     stop, ready = asyncio.Event(), asyncio.Event()
     running = asyncio.create_task(operator.run(stop=stop, ready=ready))
     try:

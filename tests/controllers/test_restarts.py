@@ -5,13 +5,13 @@ from __future__ import annotations
 import random
 
 import pytest
-from tests.controllers.world import World, running
-from tests.fakes.engine import Outcome
 
 from swarmtask.controllers.crashpoints import POINTS
 from swarmtask.engines.base import Workload
 from swarmtask.resources.kinds import SWARM_TASK
 from swarmtask.resources.task import ANNOTATION_CANCEL, attempt_id
+from tests.controllers.world import World, running
+from tests.fakes.engine import Outcome
 
 FOREIGN_UID = "99999999-8888-7777-6666-555555555555"
 

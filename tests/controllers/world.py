@@ -26,6 +26,7 @@ from tests.fakes.kube import FakeKube
 
 STEP_S = 0.05
 YIELDS_PER_STEP = 40
+YIELDS_PER_LOOK = 10
 
 
 class Crash(BaseException):
@@ -113,8 +114,8 @@ class World:
         """
         end = self.clock.monotonic() + limit_s
         while True:
-            for _ in range(YIELDS_PER_STEP):
-                if condition():
+            for number in range(YIELDS_PER_STEP):
+                if number % YIELDS_PER_LOOK == 0 and condition():
                     return
                 await asyncio.sleep(0)
             if self._running is not None and self._running.done():

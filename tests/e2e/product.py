@@ -5,8 +5,10 @@ Used by the end-to-end tests. Everything goes through the command line and the A
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -44,6 +46,7 @@ class Process:
         self.name = name
         self.log = log
         with log.open("ab") as output:
+            self._begin = output.tell()
             self._popen = subprocess.Popen(
                 [sys.executable, "-m", "swarmtask", *args],
                 stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=dict(env), start_new_session=True,
@@ -57,6 +60,17 @@ class Process:
     def alive(self) -> bool:
         return self._popen.poll() is None
 
+    def await_line(self, pattern: str) -> re.Match[str]:
+        """Wait until this process has said so."""
+
+        def probe() -> re.Match[str] | None:
+            if not self.alive:
+                raise AssertionError(f"{self.name} ended at start:\n{self.tail()}")
+            return re.search(pattern, self.log.read_bytes()[self._begin :].decode(errors="replace"))
+
+        said: re.Match[str] = wait_until(f"{self.name}: {pattern}", probe, 60, self.tail)
+        return said
+
     def kill(self) -> None:
         """SIGKILL to this process alone, as a crash would."""
         self._popen.kill()
@@ -69,10 +83,8 @@ class Process:
         try:
             return self._popen.wait(timeout_s)
         finally:
-            try:
+            with contextlib.suppress(ProcessLookupError):
                 os.killpg(self.pid, signal.SIGKILL)
-            except ProcessLookupError:
-                pass
             self._popen.wait(10)
 
     def tail(self, lines: int = 40) -> str:
@@ -110,40 +122,17 @@ class Product:
 
     def start_apiserver(self) -> None:
         """Start the API server (on the port it had before, as the supervisor does) and wait until it answers."""
-        ready = self.data_dir / "apiserver-ready.json"
-        ready.unlink(missing_ok=True)
-        self.apiserver = Process(
-            "apiserver",
-            ["apiserver", "--data-dir", str(self.data_dir), "--listen", f"127.0.0.1:{self.port}", "--ready-file", str(ready)],
-            self.data_dir / "apiserver.log",
-            self.env,
-        )
-        self._await_ready(self.apiserver, ready)
-        self.port = int(json.loads(ready.read_text())["url"].rsplit(":", 1)[1])
+        args = ["apiserver", "--data-dir", str(self.data_dir), "--listen", f"127.0.0.1:{self.port}"]
+        self.apiserver = Process("apiserver", args, self.data_dir / "apiserver.log", self.env)
+        said = self.apiserver.await_line(r"The API listens on https://127\.0\.0\.1:(\d+)")
+        self.port = int(said.group(1))
 
     def start_operator(self, extra_env: Mapping[str, str] | None = None, *, wait: bool = True) -> None:
         """Start the operator; with `wait`, until it reconciles."""
-        ready = self.data_dir / "operator-ready.json"
-        ready.unlink(missing_ok=True)
-        self.operator = Process(
-            "operator",
-            [
-                "operator", "--data-dir", str(self.data_dir), "--kubeconfig", str(self.kubeconfig), "--engine", self.engine,
-                "--ready-file", str(ready),
-            ],
-            self.data_dir / "operator.log",
-            self.env | dict(extra_env or {}),
-        )  # fmt: skip
+        args = ["operator", "--data-dir", str(self.data_dir), "--kubeconfig", str(self.kubeconfig), "--engine", self.engine]
+        self.operator = Process("operator", args, self.data_dir / "operator.log", self.env | dict(extra_env or {}))
         if wait:
-            self._await_ready(self.operator, ready)
-
-    def _await_ready(self, process: Process, ready: Path) -> None:
-        def probe() -> bool:
-            if not process.alive:
-                raise AssertionError(f"{process.name} ended at start:\n{process.tail()}")
-            return ready.exists()
-
-        wait_until(f"{process.name} ready", probe, 60, process.tail)
+            self.operator.await_line("The operator reconciles")
 
     def stop(self) -> None:
         for process in (self.operator, self.apiserver):

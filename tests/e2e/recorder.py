@@ -1,7 +1,7 @@
 """Tells the invariant checker what really happens: the API's watches, and the container events of every node's own dockerd.
 
-One thread per source; all facts go through one lock. The API may be killed and come back, nodes may too: sources reconnect, and what
-ended meanwhile is read from the containers themselves.
+One thread per source; all facts go through one lock. The API may be killed and come back, nodes may too: sources reconnect, and
+what ended meanwhile is read from the containers themselves.
 """
 
 from __future__ import annotations
@@ -44,6 +44,7 @@ class Recorder:
         self._bound: Counter[str] = Counter()
         self._most: Counter[str] = Counter()
         self._live: dict[str, str] = {}
+        self._known: set[str] = set()
         self._synced = threading.Barrier(4 + len(lab.nodes))
 
     def __enter__(self) -> Recorder:
@@ -66,6 +67,12 @@ class Recorder:
         with self._lock:
             self.checker.assert_ok()
 
+    def all_deleted(self) -> None:
+        """Tell the checker that somebody asked for the deletion of every task that is known now."""
+        with self._lock:
+            for uid in self._known:
+                self.checker.delete_requested(uid, datetime.now(UTC))
+
     def most_at_once(self, node: str) -> int:
         """Largest number of live attempts that the API ever showed on a node."""
         with self._lock:
@@ -82,8 +89,7 @@ class Recorder:
         client = KubeClient.from_kubeconfig(self._kubeconfig)
         watching = asyncio.create_task(self._follow(client, kind, tell))
         try:
-            while not self._stop.is_set() and not watching.done():
-                await asyncio.sleep(0.1)
+            await asyncio.to_thread(self._stop.wait)
         finally:
             watching.cancel()
             with contextlib.suppress(asyncio.CancelledError):
@@ -112,6 +118,7 @@ class Recorder:
         now = datetime.now(UTC)
         with self._lock:
             uid = obj["metadata"]["uid"]
+            self._known.add(uid)
             if event == "DELETED":
                 self.checker.task_deleted(uid, now)
             else:

@@ -51,7 +51,15 @@ def says(*lines: str) -> Program:
 
 
 ENDLESS = Program("trap 'exit 0' TERM; while :; do sleep 0.05; done", Outcome(duration_s=None, term_exit_code=0))
-STUBBORN = Program("trap '' TERM; while :; do sleep 0.05; done", Outcome(duration_s=None, honours_term=False))
+# These say when their traps are set: a signal before that would end them in another way.
+POLITE = Program(
+    "trap 'exit 0' TERM; echo armed; while :; do sleep 0.05; done",
+    Outcome(duration_s=None, term_exit_code=0, output=(b"armed\n",)),
+)
+STUBBORN = Program(
+    "trap '' TERM; echo armed; while :; do sleep 0.05; done",
+    Outcome(duration_s=None, honours_term=False, output=(b"armed\n",)),
+)
 KILLS_ITSELF = Program("kill -KILL $$; sleep 60", Outcome(exit_code=137, duration_s=0.1))
 EATS_MEMORY = Program("exec tail /dev/zero", Outcome(duration_s=1, oom=True))
 SLOW_SPEAKER = Program("echo one; sleep 1; echo two", Outcome(duration_s=1, output=(b"one\n", b"two\n")))
@@ -111,6 +119,14 @@ class Rig:
         seen = await self.until(name, lambda seen: seen.state not in (WorkloadState.PENDING, WorkloadState.PREPARING))
         assert seen.state is WorkloadState.RUNNING, seen
         return seen
+
+    async def said(self, name: str, text: bytes) -> None:
+        """Wait until the workload runs and has written `text`."""
+        await self.running(name)
+        deadline = self.elapsed_s() + self.patience_s
+        while text not in await self.read(name):
+            assert self.elapsed_s() < deadline, f"{name} did not say {text!r}"
+            await self.pass_time()
 
     async def run(self, program: Program, **changes: Any) -> Observation:
         work = self.workload(program, **changes)
@@ -184,10 +200,9 @@ class EngineContract:
         assert [one.exit_code for one in seen] == list(range(8))
 
     async def test_stop_ends_a_program_that_honours_term(self, rig: Rig) -> None:
-        work = rig.workload(ENDLESS, grace_s=30)
+        work = rig.workload(POLITE, grace_s=30)
         await rig.engine.submit(work)
-        await rig.running(work.name)
-        await asyncio.sleep(0.3)  # the shell has to set its trap first; nothing outside shows when it has
+        await rig.said(work.name, b"armed")
         begun = rig.elapsed_s()
         await rig.engine.stop(work.name, 30)
         seen = await rig.finished(work.name)
@@ -197,8 +212,7 @@ class EngineContract:
     async def test_stop_kills_after_the_grace_and_not_before(self, rig: Rig) -> None:
         work = rig.workload(STUBBORN, grace_s=2)  # Swarm holds to the grace that it was submitted with
         await rig.engine.submit(work)
-        await rig.running(work.name)
-        await asyncio.sleep(0.3)  # the shell has to set its trap first; nothing outside shows when it has
+        await rig.said(work.name, b"armed")
         begun = rig.elapsed_s()
         await rig.engine.stop(work.name, 2)
         seen = await rig.finished(work.name)
@@ -418,13 +432,10 @@ class ProgramContract:
         assert "no such file" in seen.message.lower(), seen
 
     async def test_stop_reaches_the_children_too(self, rig: Rig) -> None:
-        script = "(trap '' TERM; while :; do sleep 0.05; done) & echo started; trap 'exit 7' TERM; while :; do sleep 0.05; done"
+        script = "(trap '' TERM; while :; do sleep 0.05; done) & trap 'exit 7' TERM; echo armed; while :; do sleep 0.05; done"
         work = rig.workload(Program(script))
         await rig.engine.submit(work)
-        await rig.running(work.name)
-        while b"started" not in await rig.read(work.name):
-            await rig.pass_time()
-        await asyncio.sleep(0.2)  # the shell sets its trap right after the line; nothing outside shows it
+        await rig.said(work.name, b"armed")
         await rig.engine.stop(work.name, 5)
         seen = await rig.finished(work.name)
         assert seen.exit_code == 7

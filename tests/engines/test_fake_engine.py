@@ -92,12 +92,26 @@ async def test_a_frozen_node_goes_on_where_it_stopped(rig: FakeRig) -> None:
     await rig.engine.submit(work)
     await rig.running(work.name)
     rig.fake.freeze("n1")
-    rig.clock.advance(100)
+    rig.clock.advance(11)
     rig.fake.reconnect("n1")
     rig.clock.advance(5)
     assert await states(rig) == {work.name: WorkloadState.RUNNING}
     rig.clock.advance(6)
     assert await states(rig) == {work.name: WorkloadState.EXITED}
+
+
+async def test_what_still_runs_on_a_node_that_was_down_is_ended_when_it_is_back(rig: FakeRig) -> None:
+    for lose in (rig.fake.disconnect, rig.fake.freeze):
+        work = rig.workload(ENDLESS)
+        await rig.engine.submit(work)
+        await rig.running(work.name)
+        lose("n1")
+        rig.clock.advance(100)
+        assert (await states(rig))[work.name] is WorkloadState.UNKNOWN
+        rig.fake.reconnect("n1")
+        seen = await rig.finished(work.name)
+        assert seen.reason is Reason.NODE_LOST
+        assert rig.fake.acting() == {}
 
 
 async def test_what_is_removed_during_a_partition_acts_until_healing(rig: FakeRig) -> None:

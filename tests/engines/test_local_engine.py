@@ -16,6 +16,7 @@ import pytest
 from swarmtask.clock import SystemClock
 from swarmtask.engines.base import Availability, Engine, WorkloadState
 from swarmtask.engines.local import LocalEngine, shim
+from swarmtask.engines.local.output import OutputReader
 from swarmtask.errors import ConfigurationError, EngineRejected
 from swarmtask.lifecycle.messages import Reason
 from swarmtask.settings import LocalSettings
@@ -161,13 +162,15 @@ async def test_memory_limit_with_and_without_a_cgroup(rig: LocalRig, tmp_path: P
         text = SHIM.replace('Path("/sys/fs/cgroup")', f"Path({str(tmp_path / 'none')!r})")
         (tmp_path / "shim.py").write_text(text)
         monkeypatch.setattr(shim, "__file__", str(tmp_path / "shim.py"))
-    elif shim.MemoryGroup.make("st-probe", 64 * MIB) is None:
-        pytest.skip("this user may not make memory cgroups here")
     else:
-        shim.MemoryGroup(Path("/sys/fs/cgroup/memory/swarmtask-st-probe"), 1).remove()
+        probe = shim.MemoryGroup.make("st-probe", 64 * MIB)
+        if probe is None:
+            pytest.skip("this user may not make memory cgroups here")
+        probe.remove()
     seen = await rig.run(EATS_MEMORY, memory_limit_bytes=32 * MIB)
     assert (seen.exit_code, seen.reason) == (137, Reason.OOM_KILLED)
     assert "memory limit of 33554432 bytes" in seen.message
+    assert ("OOM kills" in seen.message) is cgroup
     modest = await rig.run(exits(0), memory_limit_bytes=32 * MIB)
     assert (modest.exit_code, modest.reason) == (0, None)
 
@@ -254,3 +257,44 @@ async def test_labels_and_availability_survive_the_operator(rig: LocalRig) -> No
     await rig.engine.set_availability(rig.node_id, Availability.DRAIN)
     (node,) = await rig.fresh().nodes()
     assert (dict(node.labels), node.available) == ({"a": "1"}, False)
+
+
+async def test_a_follower_keeps_up_with_files_that_are_replaced(tmp_path: Path) -> None:
+    output, reader = shim.Output(tmp_path, 65536), OutputReader(tmp_path, tail=None, timestamps=False)
+    assert reader.advance() == b""
+    expected, got = b"", b""
+    for number in range(3000):
+        line = f"line {number} {'x' * 40}\n".encode()
+        output.add(line)
+        expected += line
+        if number % 100 == 0:
+            got += reader.advance()
+    got += reader.advance(ended=True)
+    assert got == expected
+    assert (tmp_path / "output.1.log").exists()
+    reader.close()
+
+
+def test_a_full_disk_costs_output_and_is_told(tmp_path: Path) -> None:
+    output = shim.Output(tmp_path, 4096)
+    output._file.close()
+    output._file = open("/dev/full", "ab", buffering=0)  # noqa: SIM115, PTH123 - closed with the test
+    output.add(b"lost\n")
+    assert "No space left" in output.failed
+
+
+def test_memory_groups_of_version_2_lie_beside_ours(tmp_path: Path) -> None:
+    """The paths and files only: no kernel with version 2 is needed."""
+    own, root = tmp_path / "own", tmp_path / "cgroup"
+    (root / "app.slice" / "own.scope").mkdir(parents=True)
+    own.write_text("0::/app.slice/own.scope\n")
+    (root / "app.slice" / "cgroup.subtree_control").write_text("cpu memory pids")
+    group = shim.MemoryGroup.make("st-1", 5, root, own)
+    assert group is not None
+    made = root / "app.slice" / "swarmtask-st-1"
+    assert (made / "memory.max").read_text() == "5"
+    (made / "memory.events").write_text("low 0\noom 3\noom_kill 2\n")
+    assert group.oom_kills() == 2
+    (root / "app.slice" / "cgroup.subtree_control").write_text("cpu")
+    assert shim.MemoryGroup.make("st-2", 5, root, own) is None
+    assert shim.MemoryGroup.make("st-3", 5, root, tmp_path / "none") is None

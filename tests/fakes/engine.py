@@ -2,7 +2,8 @@
 
 It follows what real Swarm was measured to do (docs/engines.md): an accepted workload becomes visible on its node a moment later; a
 lost node turns Down only after a while and its workloads then say nothing that proves anything; work that ended during a partition
-is reported after healing; a power cycle ends work as NodeRestarted; a frozen node (a closed lid) goes on where it stopped.
+is reported after healing; work that still runs on a node that had been Down is ended by Swarm when the node is back (NodeLost); a
+power cycle ends work as NodeRestarted; a frozen node (a closed lid) goes on where it stopped when it is back before it is Down.
 
 How a test uses it:
 
@@ -141,6 +142,7 @@ class _Run:
     message: str = ""
     stop_grace_s: int | None = None  # asked to stop
     stopping: bool = False  # SIGTERM has reached the program
+    lost: bool = False  # the engine has given it up because its node was Down
     next_exit: int = 0
     reported: Observation | None = None  # what the engine knows
 
@@ -257,7 +259,10 @@ class FakeEngine:
             if run.state in (WorkloadState.PENDING, WorkloadState.PREPARING) and run.due is None:
                 run.due = node.ready_at
             if run.stop_grace_s is not None:
-                self._deliver_stop(run, now)
+                self._deliver_stop(run, now, run.stop_grace_s)
+            elif was_down and run.state in (WorkloadState.PREPARING, WorkloadState.RUNNING):
+                run.lost = True
+                self._deliver_stop(run, now, run.workload.grace_s)
         for ghost in [run for run in self._ghosts if run.workload.node_id == node_id]:
             if ghost.state is WorkloadState.RUNNING:
                 self._end(ghost, now, 137, None, "removed")
@@ -380,7 +385,7 @@ class FakeEngine:
                 if run.reported is None or run.reported.state is WorkloadState.PENDING:
                     self._end_unstarted(run)
                 elif node.connected and node.runs:
-                    self._deliver_stop(run, self.clock.monotonic())
+                    self._deliver_stop(run, self.clock.monotonic(), grace_s)
             self._report()
             self._hint(Hint("workload", name))
 
@@ -575,15 +580,16 @@ class FakeEngine:
             self._tell(run)
         else:
             oom = run.outcome.oom and not run.stopping
-            self._end(run, at, 137 if oom else run.next_exit, Reason.OOM_KILLED if oom else None, "")
+            reason = Reason.OOM_KILLED if oom else Reason.NODE_LOST if run.lost and run.stopping else None
+            self._end(run, at, 137 if oom else run.next_exit, reason, "")
         self._hint(Hint("workload", run.workload.name))
 
-    def _deliver_stop(self, run: _Run, now: float) -> None:
+    def _deliver_stop(self, run: _Run, now: float, grace_s: int) -> None:
         """SIGTERM arrives on the node."""
         if run.state is WorkloadState.RUNNING and not run.stopping:
             run.stopping = True
             own_end = run.due if run.due is not None else float("inf")
-            wait_s = self.timings.term_s if run.outcome.honours_term else float(run.stop_grace_s or 0)
+            wait_s = self.timings.term_s if run.outcome.honours_term else float(grace_s)
             if now + wait_s <= own_end:
                 run.next_exit, run.due = (run.outcome.term_exit_code if run.outcome.honours_term else 137), now + wait_s
         elif run.state not in FINAL_WORKLOAD_STATES:
@@ -591,6 +597,7 @@ class FakeEngine:
 
     def _end_unstarted(self, run: _Run) -> None:
         run.state, run.ended_at, run.due = WorkloadState.STOPPED, self.clock.monotonic(), None
+        run.reason = Reason.NODE_LOST if run.lost else None
 
     def _end(self, run: _Run, at: float, exit_code: int, reason: Reason | None, message: str) -> None:
         run.state, run.ended_at, run.due = WorkloadState.EXITED, at, None

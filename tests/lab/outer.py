@@ -26,6 +26,7 @@ from tests.lab.node import BRIDGE, LABEL_KEEP, UNREACHABLE, LabError, poll
 _DATA = tools.CACHE / "lab" / "docker"
 _RUN = Path(tempfile.gettempdir()) / f"stdocker-{hashlib.sha256(str(tools.ROOT).encode()).hexdigest()[:8]}"
 _FIREWALL_RULE = ["FORWARD", "-i", f"{BRIDGE}+", "-o", f"{BRIDGE}+", "-j", "ACCEPT"]
+_OWN_BRIDGE = "stdocker0"
 _CGROUPS = Path("/sys/fs/cgroup")
 _REMEDY = "Start Docker, or run the tests as root on Linux with docker.io installed (`make test` installs it)."
 
@@ -126,9 +127,11 @@ def _answers(url: str) -> bool:
 def _launch(url: str) -> None:
     _DATA.mkdir(parents=True, exist_ok=True)
     log = _DATA.with_name("dockerd.log")
-    # No bridge and no firewall rules of its own: nodes have their own closed network, and another Docker's rules stay as they are.
+    # No firewall rules, and a bridge that nobody uses: nodes have their own closed network, and another Docker's rules stay as they
+    # are. Not `--bridge=none`: with it dockerd deletes docker0 (measured on 20.10.24), under the feet of the machine's own Docker.
+    _lay_bridge()
     command = ["dockerd", "-H", url, "--data-root", str(_DATA), "--exec-root", str(_RUN / "exec"), "--pidfile", str(_RUN / "pid")]
-    command += ["--bridge=none", "--iptables=false", "--ip-masq=false", "--ip-forward=false"]
+    command += [f"--bridge={_OWN_BRIDGE}", "--iptables=false", "--ip-masq=false", "--ip-forward=false"]
     with log.open("w") as output:
         process = subprocess.Popen(
             command, stdout=output, stderr=output, stdin=subprocess.DEVNULL, start_new_session=True, env=_environment()
@@ -178,6 +181,17 @@ def _close_firewall() -> None:
             tools.run(["iptables", "-w", "-D", *_FIREWALL_RULE], timeout_s=30)
         except tools.Missing:  # it is not there, or there is no iptables
             return
+
+
+def _lay_bridge() -> None:
+    _take_bridge()
+    tools.run(["ip", "link", "add", _OWN_BRIDGE, "type", "bridge"], timeout_s=30)
+
+
+def _take_bridge() -> None:
+    """Remove the bridge of our own dockerd, if there is one."""
+    with contextlib.suppress(tools.Missing):
+        tools.run(["ip", "link", "delete", _OWN_BRIDGE], timeout_s=30)
 
 
 def _mounted() -> list[str]:
@@ -250,6 +264,7 @@ def stop_own() -> None:
         if Path(point).is_relative_to(_RUN) or Path(point).is_relative_to(_DATA):
             subprocess.run(["umount", "-l", point], capture_output=True, check=False)
     _close_firewall()
+    _take_bridge()
     with contextlib.suppress(FileNotFoundError):
         for point in reversed((_RUN / "cgroups").read_text().split()):
             subprocess.run(["umount", "-l", point], capture_output=True, check=False)

@@ -113,6 +113,18 @@ def test_our_own_dockerd_ends_with_its_last_user_and_survives_none(own_docker):
 
 @pytest.mark.docker
 @pytest.mark.slow
+def test_our_own_dockerd_leaves_the_bridges_of_another_alone(own_docker, outer_docker):
+    with contextlib.closing(outer_docker.client()) as machine:
+        before = {network.name for network in machine.networks.list()}
+    bridges = {path.name for path in Path("/sys/class/net").iterdir() if (path / "bridge").is_dir()}
+    own_docker.connect().close()
+    assert {path.name for path in Path("/sys/class/net").iterdir() if (path / "bridge").is_dir()} == bridges
+    with contextlib.closing(outer_docker.client()) as machine:
+        assert {network.name for network in machine.networks.list()} == before
+
+
+@pytest.mark.docker
+@pytest.mark.slow
 def test_what_a_power_cut_of_our_own_dockerd_leaves_is_cleaned_by_the_next_start(own_docker):
     first = own_docker.connect()
     with contextlib.closing(first.client()) as client:

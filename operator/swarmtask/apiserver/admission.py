@@ -159,12 +159,14 @@ def _nothing(obj: dict[str, Any]) -> None:
 
 def _default_secret(obj: dict[str, Any]) -> None:
     obj.setdefault("type", "Opaque")
-    text = obj.pop("stringData", None)
-    if isinstance(text, dict) and text:
-        data = obj["data"] = obj.get("data") or {}
-        for key, value in text.items():
-            if isinstance(value, str):
-                data[key] = base64.b64encode(value.encode()).decode()
+    text, data = obj.get("stringData"), obj.get("data")
+    if not (text is None or isinstance(text, dict)) or not (data is None or isinstance(data, dict)):
+        return  # validation says so
+    obj.pop("stringData", None)
+    if not text or not all(isinstance(value, str) for value in text.values()):
+        return
+    encoded = {key: base64.b64encode(value.encode()).decode() for key, value in text.items()}
+    obj["data"] = {**(data or {}), **encoded}
 
 
 def _default_namespace(obj: dict[str, Any]) -> None:

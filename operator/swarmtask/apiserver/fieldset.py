@@ -155,7 +155,7 @@ def _collect(value: Any, node: Node, path: FieldPath, out: set[FieldPath]) -> No
         for key, child in value.items():
             below = (*path, "f:" + key)
             _collect(child, node.field(key), below, out)
-            if child == {} or key not in node.properties:
+            if child in ({}, []) or key not in node.properties:
                 out.add(below)
     elif type(value) is list and node.list_type != "atomic":
         seen = set()

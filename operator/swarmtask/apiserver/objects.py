@@ -149,9 +149,11 @@ class ObjectService:
     def _kind_birth(rt: ResourceType, obj: dict[str, Any]) -> None:
         """What the server itself puts into new objects of some kinds."""
         if (rt.group, rt.plural) == NAMESPACES:
-            spec = obj.get("spec")
-            finalizers = spec.get("finalizers") if isinstance(spec, dict) else None
-            obj["spec"] = {"finalizers": list(dict.fromkeys([*(finalizers or []), "kubernetes"]))}
+            spec = obj.get("spec") or {}
+            finalizers = (spec.get("finalizers") or []) if isinstance(spec, dict) else spec
+            if not isinstance(finalizers, list) or not all(isinstance(name, str) for name in finalizers):
+                return  # validation says so
+            obj["spec"] = {"finalizers": list(dict.fromkeys([*finalizers, "kubernetes"]))}
             obj["status"] = {"phase": "Active"}
 
     @staticmethod

@@ -125,6 +125,9 @@ def _json_patch(current: dict[str, Any], operations: Any) -> dict[str, Any]:
             raise _rejected(index, operation, str(error)) from None
         except (TypeError, KeyError, IndexError, ValueError, AttributeError) as error:
             raise _rejected(index, operation, f"the path does not fit the object ({error})") from None
+        except RecursionError:
+            raise _rejected(index, operation, "the object is nested too deeply") from None
+    check_depth(document)
     return _object(document)
 
 

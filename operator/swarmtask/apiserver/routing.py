@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from swarmtask.apiserver import faults
 from swarmtask.apiserver.types import ResourceType, TypeRegistry
 
+SERVED_SUBRESOURCES = frozenset({"status", "finalize"})
+
 
 @dataclass(frozen=True, slots=True)
 class Target:
@@ -54,7 +56,7 @@ def resolve(registry: TypeRegistry, group: str, version: str, rest: list[str]) -
     subresource = parts[2] if len(parts) > 2 else None
     if name is not None and rt.namespaced and namespace is None:
         raise faults.no_such_path()
-    if subresource is not None and subresource not in rt.subresources:
+    if subresource is not None and subresource not in rt.subresources & SERVED_SUBRESOURCES:
         raise faults.no_such_path()
     return Target(rt, namespace, name, subresource)
 

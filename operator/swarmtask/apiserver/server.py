@@ -20,6 +20,7 @@ from pathlib import Path
 import structlog
 import uvicorn
 import uvloop
+from structlog.typing import Processor
 
 from swarmtask.apiserver import auth
 from swarmtask.apiserver.app import Application
@@ -153,10 +154,7 @@ def main(argv: list[str]) -> int:
     arguments = parser.parse_args(argv)
     try:
         settings = load_settings(arguments.config, data_dir=arguments.data_dir)
-        structlog.configure(
-            logger_factory=structlog.PrintLoggerFactory(sys.stderr),
-            wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[settings.log_level.upper()]),
-        )
+        _configure_log(settings)
         if arguments.listen:
             settings.apiserver = _with_address(settings.apiserver, arguments.listen)
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
@@ -165,6 +163,24 @@ def main(argv: list[str]) -> int:
         sys.stderr.write(f"error: {error.message}\n")
         return 1
     return 0
+
+
+def _configure_log(settings: Settings) -> None:
+    """To stderr. Tracebacks without the values of variables: those may be secrets."""
+    final: list[Processor]
+    if settings.log_json:
+        final = [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
+    else:
+        final = [structlog.dev.ConsoleRenderer(colors=False, exception_formatter=structlog.dev.plain_traceback)]
+    structlog.configure(
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            *final,
+        ],
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[settings.log_level.upper()]),
+    )
 
 
 def _with_address(settings: ApiServerSettings, text: str) -> ApiServerSettings:

@@ -23,6 +23,7 @@ from swarmtask.errors import BadRequest, Conflict, NotFound, SwarmTaskError
 from swarmtask.kube import Object
 from swarmtask.resources.kinds import Kind
 
+MAX_DEPTH = 100
 _SUFFIXES = (".yaml", ".yml", ".json")
 _Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
@@ -102,8 +103,9 @@ def _files(name: str) -> list[str]:
 def _documents(source: str, text: str) -> list[Document]:
     label = "stdin" if source == "-" else source
     try:
+        _check_depth(label, text)
         values = list(yaml.load_all(text, Loader=_Loader))
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
+    except (yaml.YAMLError, ValueError) as error:
         raise BadRequest(f"{label} is not valid YAML: {error}") from error
     many = len(values) > 1
     return [
@@ -111,6 +113,18 @@ def _documents(source: str, text: str) -> list[Document]:
         for number, value in enumerate(values, start=1)
         for item in _flatten(value)
     ]
+
+
+def _check_depth(label: str, text: str) -> None:
+    """Refuse what is nested so deeply that building it would overflow the C loader's stack."""
+    depth = 0
+    for event in yaml.parse(text, Loader=_Loader):
+        if isinstance(event, yaml.CollectionStartEvent):
+            depth += 1
+            if depth > MAX_DEPTH:
+                raise BadRequest(f"{label} is nested more than {MAX_DEPTH} levels deep: that is no Kubernetes object")
+        elif isinstance(event, yaml.CollectionEndEvent):
+            depth -= 1
 
 
 def _flatten(value: Any) -> Iterator[Any]:

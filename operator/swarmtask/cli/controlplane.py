@@ -129,7 +129,7 @@ class ControlPlane:
         return [*self._program("operator"), "--engine", self.engine, "--kubeconfig", str(self.kubeconfig)]
 
     def _program(self, name: str) -> list[str]:
-        command = [sys.executable, "-m", "swarmtask.cli.main", name, "--supervised", "--data-dir", str(self.settings.data_dir)]
+        command = [sys.executable, "-m", "swarmtask", name, "--supervised", "--data-dir", str(self.settings.data_dir)]
         command += ["--log-level", self.settings.log_level, "--log-json" if self.settings.log_json else "--log-text"]
         return command + (["--config", str(self.config)] if self.config else [])
 

@@ -24,8 +24,8 @@ def register(app: typer.Typer, panel: str) -> None:
 
 
 async def get(
-    resource: Annotated[str, typer.Argument(metavar="[tasks|nodes|queues]", autocompletion=words, show_default=False)] = "tasks",
-    names: Annotated[list[str] | None, typer.Argument(metavar="[NAME]...", show_default=False)] = None,
+    resource: Annotated[str, typer.Argument(metavar="tasks|nodes|queues", autocompletion=words, show_default=False)] = "tasks",
+    names: Annotated[list[str] | None, typer.Argument(metavar="NAME", show_default=False)] = None,
     output: Annotated[Output, typer.Option("--output", "-o", help="Format of the answer.")] = Output.TABLE,
     watch: Annotated[bool, typer.Option("--watch", "-w", help="Go on and show every change.")] = False,
     selector: Selector = "",

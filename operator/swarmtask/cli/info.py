@@ -16,10 +16,13 @@ from swarmtask.cli.session import Target
 from swarmtask.errors import NotFound
 
 
-def register(app: typer.Typer, control_plane: str, other: str) -> None:
-    command(app, "kubeconfig", control_plane)(kubeconfig)
-    command(app, "join", control_plane)(join)
-    command(app, "version", other)(version)
+def register(app: typer.Typer, panel: str) -> None:
+    command(app, "kubeconfig", panel)(kubeconfig)
+    command(app, "join", panel)(join)
+
+
+def register_version(app: typer.Typer, panel: str) -> None:
+    command(app, "version", panel)(version)
 
 
 def version(

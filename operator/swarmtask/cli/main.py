@@ -28,7 +28,7 @@ app = typer.Typer(
 
 up.register(app, CONTROL_PLANE)
 status.register(app, CONTROL_PLANE)
-info.register(app, CONTROL_PLANE, OTHER)
+info.register(app, CONTROL_PLANE)
 serve.register(app, CONTROL_PLANE)
 run.register(app, TASKS)
 apply.register(app, TASKS)
@@ -36,6 +36,7 @@ get.register(app, TASKS)
 logs.register(app, TASKS)
 steer.register(app, TASKS)
 demo.register(app, OTHER)
+info.register_version(app, OTHER)
 
 
 def main() -> None:

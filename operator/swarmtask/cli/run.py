@@ -33,7 +33,7 @@ async def run(
     image: Annotated[str, typer.Argument(metavar="IMAGE", help="Image; the local engine ignores it.", show_default=False)],
     arguments: Annotated[
         list[str] | None,
-        typer.Argument(metavar="-- CMD [ARG]...", help="What to run instead of the image's own command.", show_default=False),
+        typer.Argument(metavar="-- CMD", help="What to run instead of the image's own command.", show_default=False),
     ] = None,
     name: Annotated[
         str | None, typer.Option("--name", help="Name of the task. (default: made from the image)", show_default=False)
@@ -137,8 +137,10 @@ async def wait_for(session: Session, name: str) -> SwarmTask:
 
 
 def generated_name(image: str) -> str:
-    """`ghcr.io/acme/lint:1.4` -> `lint-x7k2p`."""
+    """`ghcr.io/acme/lint:1.4` -> `lint-x7k2p`; `task-...` where the image has no name."""
     base = image.rpartition("/")[2].partition("@")[0].partition(":")[0].lower()
+    if base == "sha256":  # an image by its ID says nothing
+        base = ""
     stem = re.sub(r"[^a-z0-9]+", "-", base).strip("-")[:40].rstrip("-") or "task"
     return f"{stem}-{''.join(secrets.choice(_SUFFIX_ALPHABET) for _ in range(5))}"
 

@@ -97,17 +97,23 @@ def read_context(kubeconfig: Path, context: str | None) -> ContextInfo:
     name = context or document.get("current-context") or ""
     entry = _named(document, "contexts", "context", name)
     if entry is None:
-        known = ", ".join(str(item.get("name")) for item in document.get("contexts") or [] if isinstance(item, dict))
+        known = ", ".join(str(item.get("name")) for item in _items(document, "contexts"))
         raise ConfigurationError(f"{kubeconfig} has no context {name!r}; it has: {known or 'none'}")
     cluster = _named(document, "clusters", "cluster", str(entry.get("cluster", ""))) or {}
     return ContextInfo(server=str(cluster.get("server", "")), namespace=str(entry.get("namespace") or "default"))
 
 
 def _named(document: dict[str, Any], section: str, key: str, name: str) -> dict[str, Any] | None:
-    for item in document.get(section) or []:
-        if isinstance(item, dict) and item.get("name") == name and isinstance(item.get(key), dict):
+    for item in _items(document, section):
+        if item.get("name") == name and isinstance(item.get(key), dict):
             return dict(item[key])
     return None
+
+
+def _items(document: dict[str, Any], section: str) -> list[dict[str, Any]]:
+    """The entries of a section; whatever else stands there counts for nothing."""
+    entries = document.get(section)
+    return [item for item in entries if isinstance(item, dict)] if isinstance(entries, list) else []
 
 
 @contextlib.asynccontextmanager

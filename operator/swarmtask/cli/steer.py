@@ -20,7 +20,7 @@ from swarmtask.kube import Object
 from swarmtask.resources.kinds import SWARM_TASK
 from swarmtask.resources.task import ANNOTATION_CANCEL, ANNOTATION_RETRY, TERMINAL_PHASES, Phase
 
-Names = Annotated[list[str] | None, typer.Argument(metavar="[TASK]...", show_default=False)]
+Names = Annotated[list[str] | None, typer.Argument(metavar="TASK", show_default=False)]
 Step = Callable[[Session, Object], Awaitable[str]]
 
 

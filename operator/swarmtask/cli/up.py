@@ -153,7 +153,8 @@ async def prepare_engine(settings: Settings, choice: EngineChoice, advertise_add
             terminal.warn("--advertise-addr has no effect: this machine is in a swarm already.")
         return ChosenEngine("swarm", f"Docker Swarm ({state.version}, {state.nodes} node{'' if state.nodes == 1 else 's'})")
     address = await asyncio.to_thread(dockerhost.make_swarm, host, advertise_addr)
-    terminal.say(f"Docker was not in a swarm: made this machine a single-node swarm that laptops reach at {address}.")
+    reach = "only this machine can reach it" if address.startswith("127.") else f"laptops reach it at {address}"
+    terminal.say(f"Docker was not in a swarm: made this machine a single-node swarm; {reach}.")
     terminal.say("(`docker swarm leave --force` undoes that; --advertise-addr chooses another address.)", style="dim")
     return ChosenEngine("swarm", f"Docker Swarm ({state.version}, 1 node)")
 

@@ -23,7 +23,7 @@ from swarmtask.resources.meta import FIELD_MANAGER, ObjectMeta
 logger = logging.getLogger(__name__)
 
 BACKLOG = 5_000
-"""Events that wait at most; when more come, the API is in no state to take them."""
+"""Events that wait at most. A flood (ten thousand tasks created at once) is not worth holding up anything else."""
 WORKERS = 4
 
 
@@ -39,6 +39,7 @@ class Announcer:
 
     def __init__(self, api: ObjectApi, clock: Clock) -> None:
         self._api, self._clock = api, clock
+        self._dropped = 0
         self._queue: asyncio.Queue[_Told] = asyncio.Queue(BACKLOG)
 
     def tell(self, kind: Kind, metadata: ObjectMeta, announcement: Announcement) -> None:
@@ -52,7 +53,11 @@ class Announcer:
         try:
             self._queue.put_nowait(_Told(reference, announcement, format_time(self._clock.now())))
         except asyncio.QueueFull:
-            logger.warning("an Event about %s was dropped: %s", metadata.name, announcement.message)
+            if not self._dropped:
+                logger.warning(
+                    "more Events than can be posted: those that find no room are dropped, beginning with %s", metadata.name
+                )
+            self._dropped += 1
 
     async def run(self) -> None:
         """Until cancelled."""
@@ -63,6 +68,9 @@ class Announcer:
     async def _work(self) -> None:
         while True:
             told = await self._queue.get()
+            if self._dropped and self._queue.empty():
+                logger.warning("%s Events were dropped", self._dropped)
+                self._dropped = 0
             try:
                 await self._post(told)
             except (NotFound, Forbidden):

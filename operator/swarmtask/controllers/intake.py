@@ -27,7 +27,7 @@ import kopf
 from swarmtask.clock import Clock
 from swarmtask.controllers.waiting import supervise
 from swarmtask.errors import Expired, ServiceUnavailable
-from swarmtask.kube import Connection, Object, ObjectApi, ObjectList
+from swarmtask.kube import Connection, KubeClient, Object, ObjectApi, ObjectList
 from swarmtask.resources.kinds import OWN_KINDS, Kind
 
 logger = logging.getLogger(__name__)
@@ -47,6 +47,13 @@ class Intake(Protocol):
     async def run(self, sink: Sink) -> None:
         """Deliver news until cancelled; raises when it cannot go on."""
         ...
+
+
+def default_intake(api: ObjectApi, clock: Clock, rng: random.Random) -> Intake:
+    """kopf where there is a server that it can log in to, else list and watch."""
+    if isinstance(api, KubeClient):
+        return KopfIntake(api, api.connection, clock, rng)
+    return ListWatchIntake(api, clock, rng)
 
 
 class ListWatchIntake:

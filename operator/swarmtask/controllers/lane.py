@@ -107,12 +107,12 @@ class EngineLane:
         """Connect, again and again until it works; then wait for ever."""
         try:
             await self.engine.start()
-        except SwarmTaskError:
-            self.tried_workloads.set()  # nobody should wait for its first lists
-            self.tried_nodes.set()
-            raise
+            self._started.set()
+        finally:
+            if not self._started.is_set():  # nobody should wait for its first lists
+                self.tried_workloads.set()
+                self.tried_nodes.set()
         logger.info("engine %s is connected", self.name)
-        self._started.set()
         await asyncio.Event().wait()
 
     async def run_commands(self) -> None:

@@ -18,7 +18,7 @@ from swarmtask.controllers import crashpoints
 from swarmtask.controllers.announcements import Announcer
 from swarmtask.controllers.cache import Cache, Change
 from swarmtask.controllers.executor import Executor
-from swarmtask.controllers.intake import Intake, ListWatchIntake
+from swarmtask.controllers.intake import Intake, default_intake
 from swarmtask.controllers.lane import EngineLane
 from swarmtask.controllers.nodes import Nodes
 from swarmtask.controllers.observer import Observer
@@ -29,7 +29,7 @@ from swarmtask.controllers.submission import Submission
 from swarmtask.controllers.surroundings import Surroundings
 from swarmtask.controllers.waiting import Timers, supervise
 from swarmtask.engines.base import Engine
-from swarmtask.errors import ConfigurationError
+from swarmtask.errors import ConfigurationError, SwarmTaskError
 from swarmtask.kube import Object, ObjectApi, ObjectList
 from swarmtask.lifecycle.messages import SubmitRefused
 from swarmtask.resources.kinds import NAMESPACE, OWN_KINDS, SWARM_NODE, SWARM_QUEUE, SWARM_TASK, Kind
@@ -53,7 +53,7 @@ class Operator:
 
     Args:
         engines: preferred ones first; their names differ. They are started here and closed when `run` ends.
-        intake: where news comes from; list and watch through `api` when not given. Production gives a KopfIntake.
+        intake: where news comes from; by default kopf where `api` is a client of a server, else list and watch through `api`.
 
     Attributes:
         cache: for tests and status commands to read.
@@ -73,7 +73,7 @@ class Operator:
         if len(set(names)) != len(names):
             raise ConfigurationError(f"every engine can be driven once only: {', '.join(names)}")
         self._clock, self._rng = clock, random
-        self._intake = intake or ListWatchIntake(api, clock, random)
+        self._intake = intake or default_intake(api, clock, random)
         self._around = Surroundings(
             api,
             settings,
@@ -111,7 +111,13 @@ class Operator:
                     task.cancel()
         finally:
             for lane in self._lanes.values():
-                await lane.engine.aclose()
+                await self._close(lane)
+
+    async def _close(self, lane: EngineLane) -> None:
+        try:
+            await lane.engine.aclose()
+        except SwarmTaskError as error:
+            logger.warning("engine %s could not be closed cleanly: %s", lane.name, error)
 
     # --- loops ---
 

@@ -179,7 +179,8 @@ class Engine(Protocol):
 
     async def stop(self, name: str, grace_s: int) -> None:
         """Begin to stop: SIGTERM now, SIGKILL after `grace_s` seconds. Returns when the engine has accepted it, not when it has
-        ended; the end shows up in `workloads()`. An unknown or finished name is success."""
+        ended; the end shows up in `workloads()`. An unknown or finished name is success. An engine that fixes the grace when
+        it accepts a workload (Swarm) keeps to `Workload.grace_s`."""
         ...
 
     async def remove(self, name: str) -> None:

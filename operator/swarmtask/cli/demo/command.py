@@ -81,14 +81,16 @@ async def _show(settings: Settings, place: Place) -> bool:
         terminal.say(f"Ready at {plane.url}. Submitting {len(TASKS)} tasks that analyse {find_sources()}:", style="dim")
         api = await wiring.kube_client(plane.kubeconfig)
         session = Session(api, settings, SystemClock(), plane.kubeconfig, NAMESPACE, plane.url)
+        work = asyncio.create_task(_work(session, place))
         try:
-            work = asyncio.create_task(_work(session, place))
             await asyncio.wait([work, keeper], return_when=asyncio.FIRST_COMPLETED)
             if keeper.done():
-                work.cancel()
                 await keeper
             return await work
         finally:
+            # Interrupted: the work still removes its tasks, and needs the client for that.
+            work.cancel()
+            await asyncio.gather(work, return_exceptions=True)
             await api.aclose()
 
 
@@ -135,6 +137,7 @@ async def _follow(session: Session) -> Mapping[str, SwarmTask]:
                 if task.metadata.name == SIGNING_TASK and task.status.failures and not helped:
                     helped = True
                     await _create_secret(session)
+                    progress.note(f"{SIGNING_TASK} lacked its Secret; it exists now, and the next attempt will find it.")
                 if len(tasks) == len(TASKS) and all(item.finished for item in tasks.values()):
                     return tasks
     raise Timeout("the watch ended before the tasks did")
@@ -145,7 +148,6 @@ async def _create_secret(session: Session) -> None:
     secret: Object = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": SECRET_NAME}, "data": {SECRET_KEY: value}}
     with contextlib.suppress(AlreadyExists):
         await session.api.create(SECRET, secret, NAMESPACE)
-    terminal.say(f"  {SIGNING_TASK} lacked its Secret; it exists now, and the next attempt will find it.", style="dim")
 
 
 async def _outputs(session: Session, ended: Mapping[str, SwarmTask]) -> Mapping[str, list[str]]:
@@ -255,6 +257,7 @@ async def _swarm_place(docker_host: str | None) -> AsyncIterator[Place]:
             terminal.say("Making an image from this machine's Python (no registry is needed) ...", style="dim")
             identifier = await asyncio.to_thread(image.build, docker_host, find_sources())
             stack.push_async_callback(asyncio.to_thread, image.remove, docker_host, identifier)
+            await asyncio.to_thread(image.probe, docker_host, identifier)
             if state.swarm != "active":
                 await asyncio.to_thread(dockerhost.make_swarm, docker_host, "127.0.0.1")
                 stack.push_async_callback(_leave, docker_host)

@@ -33,6 +33,7 @@ _EXTENSIONS_LEFT_OUT = re.compile(
 )
 _LIBRARY = re.compile(r"(?:=>\s*)?(/\S+)\s+\(0x[0-9a-f]+\)")
 _BUILD_TIMEOUT_S = 120
+_PROBE_TIMEOUT_S = 30
 
 
 def build(docker_host: str | None, sources: Path) -> str:
@@ -57,6 +58,30 @@ def build(docker_host: str | None, sources: Path) -> str:
     except (OSError, subprocess.SubprocessError, DockerException, requests.RequestException) as error:
         reason = getattr(error, "explanation", None) or error
         raise EngineUnavailable(f"no image can be made from this machine's Python: {reason}") from error
+
+
+def probe(docker_host: str | None, identifier: str) -> None:
+    """Run the image's Python once: a Docker that answers may still be unable to start a container.
+
+    Raises:
+        EngineUnavailable: it cannot; says why.
+    """
+    client = _client(docker_host)
+    try:
+        program = [python_in_image(), "-c", "import ast, hmac, tokenize"]
+        container = client.containers.create(identifier, program, cap_drop=["ALL"])
+        try:
+            container.start()
+            status = container.wait(timeout=_PROBE_TIMEOUT_S)["StatusCode"]
+            if status:
+                said = container.logs(tail=5).decode("utf-8", "replace").strip()
+                raise EngineUnavailable(f"this machine's Python does not run in a container (exit status {status}): {said}")
+        finally:
+            container.remove(force=True)
+    except (DockerException, requests.RequestException) as error:
+        raise EngineUnavailable(f"Docker cannot start a container: {getattr(error, 'explanation', None) or error}") from error
+    finally:
+        client.close()
 
 
 def remove(docker_host: str | None, identifier: str) -> bool:

@@ -48,6 +48,13 @@ class Progress:
             elapsed_s = self._clock.monotonic() - self._begun
             terminal.say(f"  {elapsed_s:5.1f} s  {name:<18} {_story(task)}")
 
+    def note(self, text: str) -> None:
+        """Say something without disturbing the live table."""
+        if self._live is not None:
+            self._live.console.print(Text(f"  {terminal.clean(text)}", style="dim"))
+        else:
+            terminal.say(f"  {text}", style="dim")
+
 
 def _story(task: SwarmTask) -> str:
     """`Running (attempt 2 on desk)`."""

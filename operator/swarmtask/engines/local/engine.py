@@ -111,8 +111,7 @@ class LocalEngine:
     async def watch(self) -> AsyncIterator[Hint]:
         """Supervisors write the name of their attempt into a FIFO when it starts and when it ends."""
         queue: asyncio.Queue[Hint] = asyncio.Queue()
-        await self._call(self._open_hints)
-        asyncio.get_running_loop().add_reader(self._hints or 0, self._read_hints)
+        asyncio.get_running_loop().add_reader(await self._call(self._open_hints), self._read_hints)
         self._watchers.append(queue)
         try:
             while True:
@@ -303,12 +302,13 @@ class LocalEngine:
         for queue in self._watchers:
             queue.put_nowait(hint)
 
-    def _open_hints(self) -> None:
+    def _open_hints(self) -> int:
         if self._hints is None:
             path = self._state / "hints"
             with contextlib.suppress(FileExistsError):
                 os.mkfifo(path, 0o600)
             self._hints = os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+        return self._hints
 
     def _read_hints(self) -> None:
         if self._hints is None:

@@ -149,6 +149,8 @@ class MemoryGroup:
                 if "memory" not in (parent / "cgroup.subtree_control").read_text().split():
                     return None
                 group = cls(parent / f"swarmtask-{name}", 2)
+            with contextlib.suppress(FileNotFoundError):
+                group._path.rmdir()  # left by a supervisor that was killed; a group that is in use refuses
             group._path.mkdir()
         except (OSError, StopIteration, ValueError):
             return None

@@ -124,7 +124,11 @@ class DockerClient:
 
     def _connected(self) -> Api:
         """The SDK's client; making it asks the daemon for its version, so it is made in a thread and again after a failure."""
-        with self._lock:
+        if self._api is not None:
+            return self._api
+        if not self._lock.acquire(timeout=self._timeout_s):  # another thread is trying, in vain so far
+            raise EngineUnavailable(f"Docker at {self.endpoint} did not answer within {self._timeout_s:g} s")
+        try:
             if self._api is None:
                 options: dict[str, Any] = {"version": "auto", "timeout": self._timeout_s, "max_pool_size": self._threads + 4}
                 if self._wanted is not None:
@@ -132,6 +136,8 @@ class DockerClient:
                 else:
                     self._api = docker.APIClient(**kwargs_from_env(), **options)
             return self._api
+        finally:
+            self._lock.release()
 
     def close(self) -> None:
         self._pool.shutdown(wait=False, cancel_futures=True)

@@ -191,8 +191,12 @@ class Observer:
         if state == "rejected":
             return replace(ended, state=WorkloadState.REJECTED, reason=Reason.ENGINE_REJECTED)
         if not ran and state == "shutdown":
-            return replace(ended, state=WorkloadState.STOPPED, message=said or "stopped before it ran")
+            reason = None if stopped else Reason.NODE_LOST
+            return replace(ended, state=WorkloadState.STOPPED, reason=reason, message=said or "stopped before it ran")
         if not ran and state == "failed":
+            return replace(ended, state=WorkloadState.REJECTED, reason=Reason.ENGINE_REJECTED)
+        if state == "failed" and said.startswith("starting container failed"):
+            # The container exists but its program never ran: no such program, no such directory, no network on the node.
             return replace(ended, state=WorkloadState.REJECTED, reason=Reason.ENGINE_REJECTED)
         if state == "failed" and said.startswith("No such container"):
             why = "its container is gone: the node's Docker was restarted, or somebody removed it"
@@ -201,18 +205,22 @@ class Observer:
         if state == "shutdown" and not stopped:
             why = "Swarm ended it because its node had been lost for a while, or was drained"
             return replace(ended, state=WorkloadState.EXITED, exit_code=_true(code), reason=Reason.NODE_LOST, message=why)
-        if state == "failed" and at is not None and (back := self._came_back(task, at)) is not None:
+        back = None if stopped else self._came_back(task, at)
+        if back is not None and state == "complete":
+            why = f"it ended while the node's Docker was away or as it came back at {back:%H:%M:%S}; Swarm cannot tell which"
+            return replace(ended, state=WorkloadState.EXITED, exit_code=_true(code), message=why)
+        if back is not None:
             why = f"the node or its Docker came back at {back:%H:%M:%S} and ended what was left"
             return replace(
                 ended, state=WorkloadState.EXITED, exit_code=_true(code), reason=Reason.NODE_RESTARTED, message=f"{why} ({said})"
             )
         return replace(ended, state=WorkloadState.EXITED, exit_code=_true(code))
 
-    def _came_back(self, task: Json, ended: datetime) -> datetime | None:
+    def _came_back(self, task: Json, ended: datetime | None) -> datetime | None:
         """When the node registered, if that explains the end: the task was there before, and ended at that moment."""
         began = self._started.get(task["ID"]) or moment(task.get("CreatedAt"))
         for registered in self._registered.get(task["NodeID"], ()):
-            if abs(ended - registered) <= REGISTERED_NEAR and began is not None and began < registered:
+            if ended is not None and began is not None and began < registered and abs(ended - registered) <= REGISTERED_NEAR:
                 return registered
         return None
 

@@ -1,0 +1,192 @@
+"""The cache: older news never wins, sums are always the sums."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from typing import Any
+
+from swarmtask.controllers.cache import Cache, Change
+from swarmtask.kube import Object
+from swarmtask.resources.kinds import SWARM_NODE, SWARM_QUEUE, SWARM_TASK
+from swarmtask.scheduler.model import Amounts
+
+GIB = 2**30
+
+
+def task(name: str, version: int, *, uid: str = "", phase: str = "Queued", node: str = "", cpu: str = "1", **spec: Any) -> Object:
+    uid = uid or f"uid-{name}"
+    status: Object = {"phase": phase, "queuedTime": "2026-01-01T00:00:00Z"}
+    if node:
+        held = {"cpu": cpu, "memory": "1Gi", "gpu": 0}
+        status["attempt"] = 1
+        status["attempts"] = [
+            {"number": 1, "id": f"st-{name}-1", "node": node, "engine": "swarm", "state": "Running", "requested": held}
+        ]
+    container = {"image": "busybox", "resources": {"requests": {"cpu": cpu, "memory": "1Gi"}}}
+    return {
+        "apiVersion": "swarmtask.io/v1alpha1", "kind": "SwarmTask",
+        "metadata": {"name": name, "namespace": "default", "uid": uid, "resourceVersion": str(version)},
+        "spec": {"container": container} | spec, "status": status,
+    }  # fmt: skip
+
+
+KEY = ("default", "a")
+
+
+def test_older_news_changes_nothing() -> None:
+    cache = Cache()
+    assert cache.apply(SWARM_TASK, task("a", 5, phase="Running", node="n1"))
+    assert not cache.apply(SWARM_TASK, task("a", 4))
+    assert not cache.apply(SWARM_TASK, task("a", 5))
+    assert not cache.remove(SWARM_TASK, KEY, 4)
+    assert cache.tasks[KEY].task.status.phase == "Running"
+
+
+def test_a_deleted_object_does_not_come_back_by_old_news() -> None:
+    cache = Cache()
+    cache.apply(SWARM_TASK, task("a", 5))
+    assert cache.remove(SWARM_TASK, KEY, 7)
+    assert not cache.apply(SWARM_TASK, task("a", 6))
+    assert KEY not in cache.tasks
+    assert cache.apply(SWARM_TASK, task("a", 8, uid="another"))
+
+
+def test_a_complete_list_removes_what_it_lacks_unless_that_is_newer() -> None:
+    cache = Cache()
+    gone: list[Change] = []
+    cache.apply(SWARM_TASK, task("a", 5))
+    cache.apply(SWARM_TASK, task("b", 6))
+    cache.apply(SWARM_TASK, task("c", 20))
+    cache.listeners.append(lambda change: gone.append(change) if change.gone else None)
+    cache.replace(SWARM_TASK, [task("b", 6)], 10)
+    assert set(cache.tasks) == {("default", "b"), ("default", "c")}
+    assert [(change.key, change.uid) for change in gone] == [(KEY, "uid-a")]
+
+
+def test_an_assumed_task_waits_no_more_and_holds_its_node() -> None:
+    cache = Cache()
+    cache.apply(SWARM_TASK, task("a", 5))
+    (pending,) = cache.waiting()
+    assert cache.assume(pending, "n1")
+    assert not cache.assume(pending, "n2"), "one assumption at a time"
+    assert list(cache.waiting()) == []
+    assert cache.requested("n1") == Amounts(1000, GIB)
+    assert cache.running(("default", "default")) == 1
+
+    cache.apply(SWARM_TASK, task("a", 6, phase="Starting", node="n1"))
+    assert cache.assumed_node(KEY) is None
+    assert cache.requested("n1") == Amounts(1000, GIB)
+    assert cache.tasks_on("n1") == 1
+
+
+def test_a_dropped_assumption_gives_everything_back() -> None:
+    cache = Cache()
+    cache.apply(SWARM_TASK, task("a", 5))
+    (pending,) = cache.waiting()
+    cache.assume(pending, "n1")
+    assert cache.drop_assumption(KEY)
+    assert not cache.drop_assumption(KEY)
+    assert cache.requested("n1") == Amounts()
+    assert [item.key for item in cache.waiting()] == [KEY]
+
+
+def test_a_task_that_changed_after_it_was_chosen_is_not_assumed() -> None:
+    cache = Cache()
+    cache.apply(SWARM_TASK, task("a", 5))
+    (pending,) = cache.waiting()
+    cache.apply(SWARM_TASK, task("a", 6, cpu="4"))
+    assert not cache.assume(pending, "n1")
+
+
+def test_an_assumption_ends_when_the_task_grows_or_goes() -> None:
+    for news in (task("a", 6, cpu="4"), None):
+        cache = Cache()
+        cache.apply(SWARM_TASK, task("a", 5))
+        (pending,) = cache.waiting()
+        cache.assume(pending, "n1")
+        if news is None:
+            cache.remove(SWARM_TASK, KEY, 6)
+        else:
+            cache.apply(SWARM_TASK, news)
+        assert cache.requested("n1") == Amounts()
+        assert cache.running(("default", "default")) == 0
+
+
+def test_writes_about_the_place_in_the_queue_do_not_wake_the_scheduler() -> None:
+    cache = Cache()
+    changes: list[Change] = []
+    cache.listeners.append(changes.append)
+    cache.apply(SWARM_TASK, task("a", 5))
+    news = task("a", 6)
+    news["status"] |= {"queuePosition": 3, "reason": "NoNodeFits", "message": "0/3 nodes fit"}
+    cache.apply(SWARM_TASK, news)
+    assert [change.placement for change in changes] == [True, False]
+
+
+def test_a_node_status_with_other_sums_only_does_not_wake_the_scheduler() -> None:
+    cache = Cache()
+    changes: list[Change] = []
+    cache.listeners.append(changes.append)
+    for version, tasks in enumerate((0, 1), 1):
+        status = {"phase": "Ready", "tasks": tasks, "requested": {"cpu": str(tasks), "memory": "0", "gpu": 0}}
+        cache.apply(SWARM_NODE, {"metadata": {"name": "n1", "resourceVersion": str(version)}, "status": status})
+    assert [change.placement for change in changes] == [True, False]
+
+
+def test_broken_nodes_and_queues_take_part_in_nothing() -> None:
+    cache = Cache()
+    cache.apply(SWARM_NODE, {"metadata": {"name": "n1", "resourceVersion": "1"}, "spec": {"maxTasks": "lots"}})
+    queue = {"metadata": {"name": "q", "namespace": "default", "resourceVersion": "2"}, "spec": {"maxRunning": -3}}
+    cache.apply(SWARM_QUEUE, queue)
+    assert not cache.nodes
+    assert not cache.queue_exists(("default", "q"))
+    assert cache.queue_exists(("default", "default"))
+
+
+def test_sums_stay_sums_whatever_happens() -> None:
+    rng = random.Random(7)
+    cache = Cache()
+    for version in range(1, 3001):
+        name = f"t{rng.randrange(12)}"
+        key = ("default", name)
+        match rng.randrange(6):
+            case 0 | 1:
+                cache.apply(SWARM_TASK, task(name, version, cpu=str(rng.randint(1, 3)), queue=rng.choice(["default", "q"])))
+            case 2:
+                running = task(name, version, phase="Running", node=rng.choice(["n1", "n2"]), cpu=str(rng.randint(1, 3)))
+                cache.apply(SWARM_TASK, running)
+            case 3:
+                cache.remove(SWARM_TASK, key, version)
+            case 4:
+                waiting = list(cache.waiting())
+                if waiting:
+                    cache.assume(rng.choice(waiting), rng.choice(["n1", "n2"]))
+            case _:
+                cache.drop_assumption(key)
+        assert_sums(cache)
+
+
+def assert_sums(cache: Cache) -> None:
+    requested: dict[str, Amounts] = {}
+    tasks: Counter[str] = Counter()
+    running: Counter[tuple[str, str]] = Counter()
+    for key, entry in cache.tasks.items():
+        node = cache.assumed_node(key)
+        if entry.holding is not None:
+            node, amounts, queue = entry.holding.node, entry.holding.amounts, entry.holding.queue
+        elif node is not None:
+            assert entry.pending is not None
+            amounts, queue = entry.pending.shape.request, entry.pending.queue
+        else:
+            continue
+        requested[node] = requested.get(node, Amounts()) + amounts
+        tasks[node] += 1
+        running[queue] += 1
+    for name in ("n1", "n2"):
+        assert cache.requested(name) == requested.get(name, Amounts())
+        assert cache.tasks_on(name) == tasks[name]
+    for queue in (("default", "default"), ("default", "q")):
+        assert cache.running(queue) == running[queue]
+    waiting = {key for key, entry in cache.tasks.items() if entry.pending is not None and cache.assumed_node(key) is None}
+    assert {item.key for item in cache.waiting()} == waiting

@@ -1,0 +1,334 @@
+"""The small parts: queue by key, timers, bells, supervision, crash points, patches, node facts, the ration of refusals."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import subprocess
+import sys
+from collections.abc import Callable
+from datetime import UTC, datetime
+
+import pytest
+
+from swarmtask.clock import ManualClock
+from swarmtask.controllers import crashpoints
+from swarmtask.controllers.crashpoints import POINTS, write_point
+from swarmtask.controllers.keyed_queue import KeyedQueue
+from swarmtask.controllers.node_facts import NodeFacts, engine_labels, match, node_name, phase_of, status_of
+from swarmtask.controllers.reading import difference
+from swarmtask.controllers.scheduling import POSITIONS_PER_STEP, REFUSALS_PER_S, RefusalBudget
+from swarmtask.controllers.waiting import Bell, Timers, supervise
+from swarmtask.engines.base import EngineNode, NodeState
+from swarmtask.errors import ServiceUnavailable
+from swarmtask.resources.node import NodeEngine, NodePhase, NodeStatus, SwarmNode
+from swarmtask.resources.task import Phase, TaskStatus
+from swarmtask.scheduler.model import Amounts, PendingTask, Refusal, TaskShape
+
+GIB = 2**30
+
+
+async def settle() -> None:
+    for _ in range(20):
+        await asyncio.sleep(0)
+
+
+# --- keyed queue ---
+
+
+def make_queue() -> tuple[KeyedQueue[str, str, int], ManualClock, Timers]:
+    clock = ManualClock()
+    delays = Timers(clock, clock.monotonic)
+    return KeyedQueue(delays, random.Random(1)), clock, delays
+
+
+async def test_items_of_one_key_are_taken_together_and_never_by_two() -> None:
+    queue, _, _ = make_queue()
+    queue.put("a", "x", 1)
+    queue.put("a", "y", 2)
+    queue.put("a", "x", 3)
+    key, items = await queue.take()
+    assert (key, items) == ("a", {"y": 2, "x": 3}), "the newer item of a slot replaces the older"
+    queue.put("a", "x", 4)
+    queue.put("b", "x", 5)
+    assert (await queue.take())[0] == "b", "a is being handled"
+    queue.done("a")
+    assert await queue.take() == ("a", {"x": 4})
+
+
+async def test_a_retry_comes_back_after_a_pause_and_yields_to_newer_items() -> None:
+    queue, clock, delays = make_queue()
+    running = asyncio.create_task(delays.run())
+    queue.put("a", "x", 1)
+    key, items = await queue.take()
+    queue.put("a", "x", 2)
+    pause_s = queue.retry(key, items | {"y": 9})
+    taking = asyncio.create_task(queue.take())
+    await settle()
+    assert not taking.done()
+    clock.advance(pause_s + 0.001)
+    assert await taking == ("a", {"x": 2, "y": 9})
+    running.cancel()
+
+
+async def test_what_is_forgotten_is_not_taken() -> None:
+    queue, _, _ = make_queue()
+    queue.put("a", "x", 1)
+    queue.put("b", "x", 1)
+    queue.forget("a")
+    assert (await queue.take())[0] == "b"
+    assert not queue.ready
+
+
+# --- timers, bells, supervision ---
+
+
+async def test_timers_call_in_order_and_a_new_moment_replaces_the_old() -> None:
+    clock = ManualClock()
+    timers = Timers(clock, clock.monotonic)
+    called: list[str] = []
+
+    def call(name: str) -> Callable[[], None]:
+        return lambda: called.append(name)
+
+    timers.set("late", 100, call("late"))
+    timers.set("moved", 50, call("too early"))
+    running = asyncio.create_task(timers.run())
+    await settle()
+    timers.set("moved", 70, call("moved"))
+    timers.set("early", 10, call("early"))
+    timers.set("never", 20, call("never"))
+    timers.cancel("never")
+    for _ in range(60):
+        clock.advance(2)
+        await settle()
+    assert called == ["early", "moved", "late"]
+    assert len(timers) == 0
+    running.cancel()
+
+
+async def test_a_bell_rings_once_for_many_rings() -> None:
+    clock = ManualClock()
+    bell = Bell(clock)
+    bell.ring()
+    bell.ring()
+    assert await bell.wait(5)
+    waiting = asyncio.create_task(bell.wait(5))
+    await settle()
+    clock.advance(5)
+    assert not await waiting
+
+
+async def test_a_loop_that_fails_or_ends_is_started_again() -> None:
+    clock, runs = ManualClock(), 0
+
+    async def loop() -> None:
+        nonlocal runs
+        runs += 1
+        match runs:
+            case 1:
+                raise ServiceUnavailable("expected")
+            case 2:
+                raise ZeroDivisionError("a bug")
+            case 3:
+                return
+            case _:
+                await asyncio.Event().wait()
+
+    supervisor = asyncio.create_task(supervise("test", loop, clock, random.Random(1)))
+    for _ in range(50):
+        await settle()
+        clock.advance(1)
+    assert runs == 4
+    supervisor.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await supervisor
+
+
+async def test_a_loop_that_fails_while_it_is_cancelled_ends() -> None:
+    async def loop() -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            raise ZeroDivisionError("a bug in cleaning up")
+
+    supervisor = asyncio.create_task(supervise("test", loop, ManualClock(), random.Random(1)))
+    await settle()
+    supervisor.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await supervisor
+
+
+# --- crash points ---
+
+
+def test_points_are_reached_around_a_write() -> None:
+    reached: list[str] = []
+    try:
+        for point in ("before:submit", "after:submit"):
+            crashpoints.arm(point, reached.append)
+            with write_point("submit"):
+                reached.append("write")
+            with pytest.raises(KeyError), write_point("submit"):
+                raise KeyError
+    finally:
+        crashpoints.arm("")
+    assert reached == ["before:submit", "write", "before:submit", "write", "after:submit"]
+
+
+def test_an_unknown_point_is_refused() -> None:
+    with pytest.raises(ValueError, match="before:submit"):
+        crashpoints.arm("before:lunch")
+
+
+def test_an_armed_process_ends_at_once() -> None:
+    program = (
+        "from swarmtask.controllers import crashpoints\n"
+        "crashpoints.arm('after:submit')\n"
+        "with crashpoints.write_point('submit'): print('written', flush=True)\n"
+        "print('alive', flush=True)\n"
+    )
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=environment, check=False)
+    assert (done.stdout, done.returncode) == ("written\n", crashpoints.EXIT_CODE)
+
+
+def test_every_point_has_two_moments() -> None:
+    assert len(POINTS) == len(set(POINTS)) == 2 * len(crashpoints.WRITES)
+
+
+# --- patches ---
+
+
+def test_a_status_patch_names_what_changed_and_what_went_away() -> None:
+    old = TaskStatus(phase=Phase.QUEUED, queue_position=3, message="waits")
+    new = TaskStatus(phase=Phase.STARTING, attempt=0, node_name="n1")
+    patch = difference(old, new)
+    assert patch == {"phase": "Starting", "nodeName": "n1", "queuePosition": None, "message": None}
+    assert difference(old, old) == {}
+
+
+def test_a_status_patch_reaches_into_mappings() -> None:
+    old = NodeStatus()
+    new = old.model_copy(update={"requested": old.requested.model_copy(update={"cpu": "2"})})
+    assert difference(old, new) == {"requested": {"cpu": "2", "memory": "0", "gpu": 0}}
+
+
+# --- node facts ---
+
+
+def engine_node(id_: str, hostname: str = "laptop", **changes: object) -> EngineNode:
+    values = {"id": id_, "hostname": hostname, "state": NodeState.READY, "cpu_milli": 4000, "memory_bytes": 8 * GIB} | changes
+    return EngineNode(**values)  # type: ignore[arg-type]
+
+
+def known(name: str, *engines: tuple[str, str]) -> SwarmNode:
+    node = SwarmNode()
+    node.metadata.name = name
+    node.status.engines = [NodeEngine(name=engine, id=id_) for engine, id_ in engines]
+    return node
+
+
+@pytest.mark.parametrize(
+    ("hostname", "name"),
+    [
+        ("Laptop", "laptop"),
+        ("Anna's Laptop.local", "anna-s-laptop.local"),
+        ("..", "node"),
+        ("", "node"),
+        ("ä_ö", "node"),
+        ("x" * 300, "x" * 240),
+    ],
+)
+def test_hostnames_become_object_names(hostname: str, name: str) -> None:
+    assert node_name(hostname) == name
+
+
+def test_one_machine_in_two_engines_is_one_node() -> None:
+    facts = match({"swarm": ([engine_node("s1")], True), "local": ([engine_node("l1")], True)}, {})
+    assert list(facts) == ["laptop"]
+    assert [item.engine for item in facts["laptop"].listed] == ["swarm", "local"]
+
+
+def test_two_machines_of_one_hostname_are_two_nodes() -> None:
+    facts = match({"swarm": ([engine_node("s1abcdefghij"), engine_node("s2abcdefghij")], True)}, {})
+    assert set(facts) == {"laptop", "laptop-s2abcdef"}
+    again = match(
+        {"swarm": ([engine_node("s2abcdefghij")], True)}, {"laptop-s2abcdef": known("laptop-s2abcdef", ("swarm", "s2abcdefghij"))}
+    )
+    assert set(again) == {"laptop-s2abcdef"}, "a node keeps its name when its twin leaves"
+
+
+def test_a_machine_that_joined_again_takes_its_name_back() -> None:
+    facts = match({"swarm": ([engine_node("new")], True)}, {"laptop": known("laptop", ("swarm", "old"))})
+    assert list(facts) == ["laptop"]
+
+
+def test_a_renamed_machine_keeps_its_node() -> None:
+    facts = match({"swarm": ([engine_node("s1", "other")], True)}, {"laptop": known("laptop", ("swarm", "s1"))})
+    assert list(facts) == ["laptop"]
+
+
+def test_labels_are_the_machines_facts_and_what_is_valid_of_the_engines() -> None:
+    labels = {"team": "a", "bad key!": "x", "long": "y" * 64, "swarmtask.io/arch": "lies"}
+    facts = match({"swarm": ([engine_node("s1", arch="x86_64", os="linux", labels=labels)], True)}, {})["laptop"]
+    assert engine_labels(facts) == {
+        "team": "a", "swarmtask.io/arch": "amd64", "swarmtask.io/os": "linux", "swarmtask.io/hostname": "laptop",
+        "swarmtask.io/engine": "swarm",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("node", "heard", "phase"),
+    [
+        (engine_node("a"), True, NodePhase.READY),
+        (engine_node("a"), False, NodePhase.NOT_READY),
+        (engine_node("a", available=False), True, NodePhase.DRAINING),
+        (engine_node("a", state=NodeState.DOWN), True, NodePhase.UNREACHABLE),
+        (engine_node("a", state=NodeState.UNKNOWN), True, NodePhase.NOT_READY),
+    ],
+)
+def test_phases(node: EngineNode, heard: bool, phase: NodePhase) -> None:
+    assert phase_of(match({"swarm": ([node], heard)}, {})["laptop"])[0] is phase
+
+
+def test_a_node_that_nobody_lists_is_gone() -> None:
+    assert phase_of(NodeFacts(()))[0] is NodePhase.GONE
+
+
+def test_allocatable_is_capacity_less_what_is_reserved_and_never_negative() -> None:
+    node = known("laptop")
+    node.spec.reserved.cpu, node.spec.reserved.memory = "1", "100Gi"
+    now = datetime(2026, 1, 1, tzinfo=UTC)
+    facts = match({"swarm": ([engine_node("s1")], True)}, {})["laptop"]
+    status = status_of(node, facts, Amounts(500, GIB), 1, now)
+    assert (status.allocatable.cpu, status.allocatable.memory) == ("3", "0")
+    assert (status.requested.cpu, status.requested.memory, status.tasks) == ("500m", "1Gi", 1)
+    node.status = status
+    later = datetime(2026, 1, 1, 1, tzinfo=UTC)
+    assert status_of(node, facts, Amounts(500, GIB), 1, later) == status, "nothing changed, nothing to write"
+    assert status_of(node, facts, Amounts(), 0, later).last_heartbeat_time == now, "sums are no news from an engine"
+
+
+# --- the ration of refusals ---
+
+
+def refusal(number: int) -> Refusal:
+    task = PendingTask(("default", f"t{number}"), f"u{number}", ("default", "default"), 0, float(number), TaskShape(Amounts()))
+    return Refusal(task, number + 1, "NoNodeFits", "0/0 nodes fit")
+
+
+def test_ten_thousand_refusals_are_told_at_a_bounded_rate() -> None:
+    budget = RefusalBudget(1.0)
+    everything = [refusal(number) for number in range(10_000)]
+    told = sum(len(budget.choose(everything, second * 0.25)) for second in range(40))
+    assert told <= REFUSALS_PER_S * 11
+
+
+def test_one_task_is_told_seldom_and_the_front_of_the_queue_more_often() -> None:
+    budget = RefusalBudget(1.0)
+    front, back = refusal(0), refusal(10 * POSITIONS_PER_STEP)
+    told = [item.position for tenth in range(100) for item in budget.choose([front, back], tenth / 10)]
+    assert told.count(front.position) == 10
+    assert told.count(back.position) == 1

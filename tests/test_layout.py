@@ -1,0 +1,93 @@
+"""The shape of the repository: what must never exist, what every tracked file may say, and that the wheel works elsewhere."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+# Spelled in pieces, so that this file does not find itself.
+_MACHINE_PATHS = re.compile(
+    "(?<![A-Za-z0-9_.])/(?:" + "|".join(["ro" + "ot/", "wo" + "rk/(?:main|wt|shared)", "ho" + "me/[a-z]"]) + ")"
+)
+_TEXT_SUFFIXES = {".py", ".md", ".toml", ".yaml", ".yml", ".json", ".sh", ".lock", ".cfg", ".txt", ""}
+
+
+def tracked() -> list[Path]:
+    """The files that git knows, or all but the built ones in a tree without git."""
+    listing = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=False)
+    if listing.returncode == 0:
+        return [ROOT / name for name in listing.stdout.split("\0") if name and (ROOT / name).is_file()]
+    skipped = {".venv", "build", "dist", ".git"}
+    return [path for path in ROOT.rglob("*") if path.is_file() and not skipped & set(path.relative_to(ROOT).parts)]
+
+
+@pytest.mark.parametrize("name", ["operator/__init__.py", "operator/conftest.py", "tests/operator/__init__.py"])
+def test_the_folder_operator_never_shadows_the_standard_library(name: str) -> None:
+    assert not (ROOT / name).exists()
+
+
+def test_no_tracked_file_names_a_path_of_one_machine() -> None:
+    found = []
+    for path in tracked():
+        if path.suffix not in _TEXT_SUFFIXES:
+            continue
+        for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(), start=1):
+            if _MACHINE_PATHS.search(line):
+                found.append(f"{path.relative_to(ROOT)}:{number}: {line.strip()[:100]}")
+    assert not found, "\n".join(found)
+
+
+def test_every_module_of_the_package_says_what_lives_in_it() -> None:
+    silent = [
+        str(path.relative_to(ROOT))
+        for path in (ROOT / "operator" / "swarmtask").rglob("*.py")
+        if not path.read_text(encoding="utf-8").lstrip().startswith(('"""', "#!"))
+    ]
+    assert not silent
+
+
+@pytest.mark.slow
+def test_the_wheel_works_in_an_empty_environment(tmp_path: Path) -> None:
+    """Built by hatchling from this tree; installed, with its dependencies, where nothing of this tree is on the path."""
+    subprocess.run(
+        [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path / "dist")],
+        cwd=ROOT, check=True, capture_output=True, timeout=120,
+    )  # fmt: skip
+    (wheel,) = (tmp_path / "dist").glob("*.whl")
+    names = zipfile.ZipFile(wheel).namelist()
+    assert "swarmtask/cli/main.py" in names and "swarmtask/py.typed" in names
+    assert "swarmtask/cli/demo/scripts/count_lines.py" in names
+    assert not [name for name in names if name.startswith(("operator", "tests"))]
+
+    environment = tmp_path / "venv"
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(environment)], check=True, timeout=120)
+    python = environment / "bin" / "python"
+    installed = subprocess.run(
+        [sys.executable, "-m", "pip", "--disable-pip-version-check", "--python", str(python), "install", "-q", "--no-deps",
+         str(wheel)],
+        capture_output=True, text=True, timeout=240, check=False, cwd=tmp_path,
+    )  # fmt: skip
+    assert installed.returncode == 0, installed.stderr
+    program = environment / "bin" / "swarmtask"
+    assert program.is_file()
+    # The dependencies come from the environment that runs the tests: what is proven is the wheel, without a package index.
+    (site,) = environment.glob("lib/python*/site-packages")
+    dependencies = {str(Path(entry)) for entry in sys.path if entry.endswith("-packages")}
+    (site / "dependencies.pth").write_text("\n".join(sorted(dependencies)) + "\n")
+    result = subprocess.run(
+        [str(program), "version"], capture_output=True, text=True, timeout=60, check=False, cwd=tmp_path, env={}
+    )
+    assert result.returncode == 0, result.stderr
+    assert re.fullmatch(r"swarmtask \d+\.\d+\.\d+\S*\n", result.stdout)
+    where = subprocess.run(
+        [str(python), "-c", "import swarmtask; print(swarmtask.__file__)"],
+        capture_output=True, text=True, timeout=60, cwd=tmp_path, env={}, check=True,
+    )  # fmt: skip
+    assert where.stdout.strip().startswith(str(site))
