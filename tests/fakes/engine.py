@@ -586,7 +586,9 @@ class FakeEngine:
 
     def _deliver_stop(self, run: _Run, now: float, grace_s: int) -> None:
         """SIGTERM arrives on the node."""
-        if run.state is WorkloadState.RUNNING and not run.stopping:
+        if run.state is WorkloadState.RUNNING and run.stopping:
+            return  # it has the signal; a node that is back does not get it again
+        if run.state is WorkloadState.RUNNING:
             run.stopping = True
             own_end = run.due if run.due is not None else float("inf")
             wait_s = self.timings.term_s if run.outcome.honours_term else float(grace_s)

@@ -57,7 +57,7 @@ class Happenings:
 
     def stall(self) -> None:
         world, number = self._world, self._world.operators
-        if world.operator is not None:
+        if world.operator is not None and "stall" not in world.restores:
             world.loop.pause(number)
             self._for_a_while("stall", self._rng.uniform(1, 30), lambda: world.loop.resume(number))
 
@@ -136,12 +136,17 @@ class Happenings:
 
     def remove_behind_its_back(self) -> None:
         """`docker service rm` by hand; on a node that the engine reaches, where it ends the program."""
-        engine = self._world.engine
-        found = [name for name, run in engine._runs.items() if engine._nodes[run.workload.node_id].connected]
+        engine, seen = self._world.engine, self._observed()
+        found = [name for name, run in engine._runs.items() if name in seen and engine._nodes[run.workload.node_id].connected]
         if found:
             name = self._rng.choice(found)
             self._world.note(f"somebody removes {name} behind the operator's back")
             engine.lose(name)
+
+    def _observed(self) -> set[str]:
+        """Attempts that the operator has seen. One that it has not seen yet it would rightly submit again."""
+        attempts = [one for obj in self._world.kube.all(SWARM_TASK) for one in (obj.get("status") or {}).get("attempts") or ()]
+        return {one["id"] for one in attempts if one.get("observed")}
 
     # --- people ---
 

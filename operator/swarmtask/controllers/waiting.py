@@ -91,8 +91,14 @@ class Timers:
 
     async def run(self) -> None:
         """Until cancelled."""
+        before = self._reading()
         while True:
             now = self._reading()
+            if now < before:
+                # Wall time was set back: moments that were computed from later times may now be far off. Whoever is called looks
+                # again at what is stored, and asks for another moment if it is too early.
+                now = float("inf")
+            before = self._reading()
             while self._heap and self._heap[0][0] <= now:
                 _, ticket, token = heapq.heappop(self._heap)
                 if token in self._current and self._current[token][0] == ticket:
