@@ -15,6 +15,7 @@ PER_CALL: Final[Mapping[str, float]] = {
     "watch.break": 0.01, "watch.expire": 0.01, "watch.late": 0.1, "watch.repeat": 0.05,
     "hint.drop": 0.3, "hint.late": 0.1, "hint.repeat": 0.1,
     "engine.slow": 0.1, "engine.late": 0.1, "engine.error": 0.05, "engine.lost": 0.05, "engine.wire": 0.03,
+    "engine.ghost": 0.03,
 }  # fmt: skip
 """Kind of fault -> how likely it strikes one call or one event, when it is common."""
 
@@ -26,6 +27,8 @@ PER_MINUTE: Final[Mapping[str, float]] = {
 """Kind of fault -> how often it happens in a minute, when it is common."""
 
 KINDS: Final = (*PER_CALL, *PER_MINUTE)
+OFF: Final = frozenset({"engine.ghost"})
+"""Kinds that happen only when they are asked for, because the operator is known not to withstand them (docs/simulation.md)."""
 LEVELS: Final = (0.0, 0.0, 0.3, 1.0, 2.0)
 
 
@@ -47,7 +50,8 @@ class Chances:
         for kind, rate in (PER_CALL | PER_MINUTE).items():
             group = kind.partition(".")[0]
             level = rng.choice(LEVELS) * weights.get(kind, weights.get(group, 1.0))
-            if not {kind, group} & set(without):
+            wanted = kind not in OFF or kind in weights
+            if wanted and not {kind, group} & set(without):
                 self.rates[kind] = level * rate
 
     def hit(self, kind: str) -> bool:

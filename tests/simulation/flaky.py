@@ -196,7 +196,7 @@ class FlakyEngine:
             await self._clock.sleep(self._chances.delay_s())
         if hit("engine.error"):
             raise EngineUnavailable(f"simulated: {method} failed")
-        if method in ("submit", "stop", "remove") and hit("engine.wire"):
+        if (method in ("stop", "remove") and hit("engine.wire")) or (method == "submit" and hit("engine.ghost")):
             return await self._on_the_wire(method, name, act)
         answer = await act()
         if hit("engine.late"):

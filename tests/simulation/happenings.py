@@ -154,6 +154,12 @@ class Happenings:
         tasks = self._world.kube.all(SWARM_TASK)
         if not tasks:
             return
+        dead = [obj for obj in tasks if (obj.get("status") or {}).get("phase") in ("Failed", "Cancelled", "Expired")]
+        if dead and self._rng.random() < 0.25:
+            obj = self._rng.choice(dead)
+            self._world.note(f"a person retries {obj['metadata']['name']}")
+            self._retry(obj)
+            return
         obj = self._rng.choice(tasks)
         act = self._rng.choice((
             self._edit, self._cancel, self._uncancel, self._suspend, self._resume, self._delete, self._retry, self._recreate,
