@@ -1,7 +1,7 @@
 """`python -m tests.simulation`: replay one seed, or run many.
 
-    python -m tests.simulation --seed 17 --workload steady [--trace] [--without node,clock]
-    python -m tests.simulation --seeds 10000 [--from 0] [--workload steady] [--jobs 2]
+python -m tests.simulation --seed 17 --workload steady [--trace] [--without node,clock]
+python -m tests.simulation --seeds 10000 [--from 0] [--workload steady] [--jobs 2]
 """
 
 from __future__ import annotations

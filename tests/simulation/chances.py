@@ -1,7 +1,7 @@
 """Which faults happen in a run, how often, and whether one strikes now.
 
-Used by the flaky API, the flaky engine and the plan of a run. Every seed draws its own mixture: half of the kinds of faults are off,
-the others are rare, common or heavy, because a run in which everything fails all the time never gets deep into anything.
+Used by the flaky API, the flaky engine and the plan of a run. Every seed draws its own mixture: some kinds of faults are off, the
+others are rare, common or heavy, because a run in which everything fails all the time never gets deep into anything.
 """
 
 from __future__ import annotations

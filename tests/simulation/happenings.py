@@ -1,7 +1,7 @@
 """What happens to a world while it is being shaken: to its operator, its API, its engine, its nodes, its clock, and by its people.
 
-Used by `story`, which asks for a list of moments and performs what is due. Each method of `Happenings` is one kind of happening; what
-is not for ever registers in `world.restores` how it ends. Draws everything from one random source.
+Used by `story`, which asks for a list of moments and performs what is due. Each method of `Happenings` is one kind; what is not for
+ever registers in `world.restores` how it ends. Draws everything from one random source.
 """
 
 from __future__ import annotations
@@ -275,6 +275,3 @@ class Happenings:
         if known is None:
             self._world.restores[name] = over
             self._later(delay_s, over)
-
-
-

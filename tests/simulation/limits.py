@@ -1,8 +1,8 @@
 """From when on a changed limit is in force for the checker.
 
-Used by `world`. The API knows no transaction over a node and a task: an operator that has not heard yet that a limit was lowered, or
-whose placements were chosen just before, breaks nothing by going on. So a raised limit is told to the checker at once, a lowered one
-when the operator knows it and every placement from before is stored or dropped. Never hides a limit for longer.
+Used by `world`. The API knows no transaction over a node and a task: an operator that has not heard yet that a limit was lowered,
+or whose placements were chosen just before, breaks nothing by going on. So a raised limit is told to the checker at once, a lowered
+one when the operator knows it and every placement from before is stored or dropped. Never hides a limit for longer.
 """
 
 from __future__ import annotations

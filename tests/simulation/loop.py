@@ -13,6 +13,7 @@ import heapq
 import random
 from collections import deque
 from collections.abc import Callable, Coroutine
+from contextlib import suppress
 from contextvars import Context, ContextVar, copy_context
 from typing import Any
 
@@ -41,10 +42,8 @@ def _unwind(coro: Any) -> None:
             coro.throw(Buried())
         except BaseException:
             return
-    try:
+    with suppress(RuntimeError):  # it awaits without end; its frames are garbage now
         coro.close()
-    except RuntimeError:
-        pass  # it awaits without end; its frames are garbage now
 
 
 class SimLoop(asyncio.BaseEventLoop):

@@ -47,9 +47,7 @@ class Result:
         return f"python -m tests.simulation --seed {self.seed} --workload {self.workload}"
 
 
-def simulate(
-    seed: int, workload: str, *, without: Collection[str] = (), trace: Callable[[str], None] | None = None
-) -> Result:
+def simulate(seed: int, workload: str, *, without: Collection[str] = (), trace: Callable[[str], None] | None = None) -> Result:
     """Run one seed.
 
     Args:
@@ -74,8 +72,15 @@ def simulate(
         if collecting:
             gc.enable()
     return Result(
-        seed, workload, tuple(world.failures), world.fingerprint, world.loop.steps, world.loop.time(), world.commits, world.operators
-    )  # fmt: skip
+        seed,
+        workload,
+        tuple(world.failures),
+        world.fingerprint,
+        steps=world.loop.steps,
+        virtual_s=world.loop.time(),
+        commits=world.commits,
+        operators=world.operators,
+    )
 
 
 async def _story(world: World) -> None:

@@ -1,7 +1,7 @@
-"""How a run must end once the faults are over: everything finished or waiting for an honest reason, nothing left over, all sums right.
+"""How a run must end: everything finished or waiting for an honest reason, nothing left over, all sums right.
 
-Used by `story`, which asks `wrongs` until the answer is empty or its patience is over. Compares what is stored, what truly is on the
-engine and what the operator remembers; changes nothing.
+Used by `story`, which asks `wrongs` until the answer is empty or its patience is over. Compares what is stored, what truly is on
+the engine and what the operator remembers; changes nothing.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def wrongs(world: World) -> list[str]:
 
 
 def _restless(world: World, tasks: list[SwarmTask], nodes: list[SwarmNode], queues: list[SwarmQueue]) -> Iterator[str]:
-    room = {name: free for name, free in _rooms(world, tasks, nodes)}
+    room = dict(_rooms(world, tasks, nodes))
     for task in tasks:
         if task.metadata.deletion_timestamp is not None:
             yield f"{task.metadata.name} is still being deleted"
@@ -93,9 +93,10 @@ def _rooms(world: World, tasks: list[SwarmTask], nodes: list[SwarmNode]) -> Iter
         full = node.spec.max_tasks is not None and there[0] >= node.spec.max_tasks
         if not node.spec.unschedulable and not full and any(engine.id in ready for engine in node.status.engines):
             offered = node.status.allocatable
-            yield node.metadata.name, Amounts(
-                units.cpu_milli(offered.cpu), units.memory_bytes(offered.memory), offered.gpu
-            ) - there[1]
+            yield (
+                node.metadata.name,
+                Amounts(units.cpu_milli(offered.cpu), units.memory_bytes(offered.memory), offered.gpu) - there[1],
+            )
 
 
 def _untrue(world: World, tasks: list[SwarmTask]) -> Iterator[str]:

@@ -70,8 +70,8 @@ class Draft:
         self._announcements.append(Announcement(type_, str(reason), clip(message, 1024)))
 
     def mend_times(self) -> None:
-        """A stored time that lies ahead was written before the clock was set back: it counts as now, so that what is waited for does
-        not come later by as much."""
+        """A stored time that lies ahead was written before the clock was set back: it counts as now, so that nobody waits longer by
+        as much."""
         status, live = self.status, self.live
         for name in ("queued_time", "start_time", "completion_time"):
             moment = getattr(status, name)
