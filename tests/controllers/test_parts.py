@@ -235,6 +235,13 @@ def known(name: str, *engines: tuple[str, str]) -> SwarmNode:
     return node
 
 
+def test_a_joining_node_gets_no_name_before_it_tells_its_own() -> None:
+    """Swarm lists a node some milliseconds before the node describes itself."""
+    assert match({"swarm": ([engine_node("s1", "")], True)}, {}) == {}
+    assert list(match({"swarm": ([engine_node("s1", "Anna's Laptop")], True)}, {})) == ["anna-s-laptop"]
+    assert list(match({"swarm": ([engine_node("s1", "")], True)}, {"laptop": known("laptop", ("swarm", "s1"))})) == ["laptop"]
+
+
 @pytest.mark.parametrize(
     ("hostname", "name"),
     [
@@ -246,13 +253,6 @@ def known(name: str, *engines: tuple[str, str]) -> SwarmNode:
         ("x" * 300, "x" * 240),
     ],
 )
-def test_a_joining_node_gets_no_name_before_it_tells_its_own() -> None:
-    """Swarm lists a node some milliseconds before the node describes itself."""
-    assert match({"swarm": ([engine_node("s1", "")], True)}, {}) == {}
-    assert list(match({"swarm": ([engine_node("s1", "Anna's Laptop")], True)}, {})) == ["anna-s-laptop"]
-    assert list(match({"swarm": ([engine_node("s1", "")], True)}, {"laptop": known("laptop", ("swarm", "s1"))})) == ["laptop"]
-
-
 def test_hostnames_become_object_names(hostname: str, name: str) -> None:
     assert node_name(hostname) == name
 

@@ -122,7 +122,8 @@ class NodeVerdict:
         filters: name -> passed, for every filter that applies to the task, in the order in which refusals are counted.
         refused_by: the first filter that refused; None where the task fits.
         scores: name -> what the score adds to the total.
-        score: the total, 0..1, almost nothing on a node that the task avoids; also given where the task does not fit, though nothing compares it there.
+        score: the total, 0..1, almost nothing on a node that the task avoids; also given where the task does not fit, though
+            nothing compares it there.
     """
 
     node: str
