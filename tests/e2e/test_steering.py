@@ -57,6 +57,7 @@ def test_nodes_and_queues_are_closed_and_opened_by_hand(product: Product, lab: L
     running = next(name for name in phases if phases[name] == "Running")
     product.kubectl("delete", "st", running, "--timeout=30s", timeout_s=40)
     wait_until("the next one", lambda: sorted(product.phases("queue=night").values()) == ["Queued", "Running"], 20)
+    recorder.all_deleted()
     product.kubectl("delete", "st", "--all", "--timeout=30s", timeout_s=40)
     assert_nothing_is_left(lab)
     recorder.assert_ok()
