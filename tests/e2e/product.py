@@ -121,7 +121,7 @@ class Product:
     # --- processes ---------------------------------------------------------------------------------------------------------
 
     def start(self) -> None:
-        self.data_dir.mkdir(parents=True, exist_ok=True)
+        self.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.start_apiserver()
         self.start_operator()
 
