@@ -1,6 +1,7 @@
 """Faults planted into the real code, one at a time: the simulator that does not find them proves nothing.
 
-Used by `test_bugs`. Each is a mistake that somebody could make in good faith; each is a context manager that patches the real code and puts it back. Never imported by anything but tests.
+Used by `test_bugs`. Each is a mistake that somebody could make in good faith; each is a context manager that patches the real code
+and puts it back. Never imported by anything but tests.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The API and the engine as an operator meets them: slow, failing, losing answers, and telling news late, twice or not at all.
 
-`FlakyKube` and `FlakyEngine` stand between the operator under test and the fakes, which stay perfect: what is stored and what runs is
-always known. Every fault is one that the real thing can show. In particular a read is never older than the moment it was asked
+`FlakyKube` and `FlakyEngine` stand between the operator under test and the fakes, which stay perfect: what is stored and what runs
+is always known. Every fault is one that the real thing can show. In particular a read is never older than the moment it was asked
 for (Kubernetes and the embedded server promise that), but its answer may come late; and a call that was given up may still arrive.
 """
 
