@@ -333,6 +333,7 @@ async def test_a_submit_that_arrives_after_its_sender_died_does_not_run_the_atte
         await world.start()
         await world.until(lambda: world.task("t").status.attempt == 2 and world.phase("t") == "Running")
         await world.pass_time(10)
+        assert sent.name in world.engine.names(), "its name is what makes the late submit do nothing"
         await world.engine.submit(sent)
         await world.until(lambda: sent.name not in world.engine.names(), 60)
         assert [run.name for run in world.engine.intervals()].count(sent.name) == 1
