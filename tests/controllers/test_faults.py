@@ -352,3 +352,16 @@ async def test_a_task_that_is_deleted_soon_after_a_restart_goes_when_no_late_sub
         await world.until(lambda: not world.engine.acting())
         await world.until(lambda: world.gone("t"), 60)
         assert world.engine.names() == set()
+
+
+async def test_a_reason_that_is_written_slowly_does_not_outlive_the_next_one() -> None:
+    async with running(World("n1")) as world:
+        world.add_queue("q", stopped=True)
+        world.add_task("large", cpu="64", queue="q")
+        await world.until(lambda: world.task("large").status.reason == "QueueStopped")
+        world.kube.latency_s = 3.0
+        world.kube.edit(SWARM_QUEUE, "q", "default", {"spec": {"stopped": False}})
+        await world.pass_time(1.5)
+        world.kube.edit(SWARM_QUEUE, "q", "default", {"spec": {"stopped": True}})
+        await world.until(lambda: world.task("large").status.reason == "NoNodeFits", 10)
+        await world.until(lambda: world.task("large").status.reason == "QueueStopped", 20)
