@@ -14,7 +14,7 @@ import orjson
 
 from swarmtask.apiserver.strategic import strategic_merge
 from swarmtask.apiserver.types import ResourceType
-from swarmtask.apiserver.wire import APPLY_PATCH
+from swarmtask.apiserver.wire import APPLY_PATCH, check_size, may_be_too_large
 from swarmtask.errors import BadRequest, Cause, Invalid, RequestEntityTooLarge, UnsupportedMediaType
 
 JSON_PATCH: Final = "application/json-patch+json"
@@ -86,6 +86,8 @@ def _decode(body: bytes) -> Any:
     except orjson.JSONDecodeError as error:
         raise BadRequest(f"error decoding patch: {error}") from None
     check_depth(value)
+    if may_be_too_large(body):
+        check_size(value)
     return value
 
 
