@@ -30,6 +30,7 @@ def new_app() -> typer.Typer:
 
 def run(app: typer.Typer) -> None:
     """Run the program; never returns."""
+    terminal.open_closed_streams()
     try:
         app(prog_name="swarmtask")
     except Exception as error:
