@@ -11,7 +11,7 @@ import pytest
 
 from swarmtask.apiserver.app import Application
 from swarmtask.apiserver.auth import Authenticator, digest
-from swarmtask.apiserver.wire import YAML_NODE_LIMIT
+from swarmtask.apiserver.bodies import YAML_NODE_LIMIT
 from swarmtask.clock import SystemClock
 from swarmtask.settings import ApiServerSettings
 from tests.apiserver.server import RunningServer, tls

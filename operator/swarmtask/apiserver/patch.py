@@ -12,9 +12,10 @@ import jsonpatch
 import jsonpointer
 import orjson
 
+from swarmtask.apiserver.bodies import check_size, may_be_too_large
 from swarmtask.apiserver.strategic import strategic_merge
 from swarmtask.apiserver.types import ResourceType
-from swarmtask.apiserver.wire import APPLY_PATCH, check_size, may_be_too_large
+from swarmtask.apiserver.wire import APPLY_PATCH
 from swarmtask.errors import BadRequest, Cause, Invalid, RequestEntityTooLarge, UnsupportedMediaType
 
 JSON_PATCH: Final = "application/json-patch+json"
