@@ -1,6 +1,6 @@
 """`python -m swarmtask` is the `swarmtask` command."""
 
-from swarmtask.cli.main import main
+from swarmtask.cli.start import start
 
 if __name__ == "__main__":
-    main()
+    start()
