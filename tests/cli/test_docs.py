@@ -101,9 +101,10 @@ def test_the_index_names_every_document_and_every_link_leads_somewhere() -> None
 
 def test_every_path_that_a_document_names_exists() -> None:
     pattern = re.compile(r"`((?:operator/swarmtask|tests|manifests|docs)/[\w./-]+)`")
+    never = {"operator/__init__.py", "operator/conftest.py", "tests/operator/__init__.py"}  # CONTRIBUTING says so
     for path in [*(ROOT / "docs").rglob("*.md"), *ROOT.glob("*.md")]:
         for named in pattern.findall(path.read_text()):
-            assert (ROOT / named).exists() or "NAME" in named, f"{path.relative_to(ROOT)} names {named}"
+            assert named in never or (ROOT / named).exists() or "NAME" in named, f"{path.relative_to(ROOT)} names {named}"
 
 
 def test_help_fits_a_narrow_terminal() -> None:
