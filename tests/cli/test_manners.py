@@ -9,6 +9,7 @@ import pty
 import select
 import signal
 import subprocess
+import sys
 from pathlib import Path
 
 import psutil
@@ -348,3 +349,24 @@ def test_up_refuses_a_place_where_no_ready_file_can_be_written(swarmtask: Swarmt
 
 def test_a_pair_without_a_value_names_its_own_option(swarmtask: Swarmtask) -> None:
     assert "--label" in swarmtask("run", "image", "--label", "x").stderr
+
+
+def test_an_interrupt_while_the_program_is_read_in_leaves_no_traceback(tmp_path: Path) -> None:
+    script = (
+        "import os, sys, importlib.abc\n"
+        "class Interrupt(importlib.abc.MetaPathFinder):\n"
+        "    def find_spec(self, name, path, target=None):\n"
+        "        if name == 'swarmtask.cli.apply': os.kill(os.getpid(), 2)\n"
+        "sys.meta_path.insert(0, Interrupt())\n"
+        "from swarmtask.cli.start import start\n"
+        "start()\n"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", script, "version"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        env=environment(tmp_path),
+    )
+    assert (result.returncode, result.stdout, result.stderr) == (-signal.SIGINT, "", "")
