@@ -43,7 +43,8 @@ def score(node: NodeInfo, load: Load, wants: TaskShape) -> float:
     if wants.request.gpus:
         pairs.append((node.allocatable.gpus, load.requested.gpus + wants.request.gpus))
     balance = min(max(0.0, 1 - after / offered) if offered else 0.0 for offered, after in pairs)
-    return (balance + 0.001 / (1 + load.tasks)) / 1.001
+    total = (balance + 0.001 / (1 + load.tasks)) / 1.001
+    return total * 1e-9 if node.name in wants.avoid else total
 
 
 @dataclass

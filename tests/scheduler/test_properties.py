@@ -57,6 +57,7 @@ shapes = st.builds(
     node_name=st.one_of(st.just(""), st.just(""), node_names),
     node_selector=st.one_of(st.just({}), st.just({}), labels).map(lambda wanted: tuple(sorted(wanted.items()))),
     capabilities=st.one_of(st.just(frozenset[str]()), st.frozensets(st.sampled_from(CAPABILITIES))),
+    avoid=st.one_of(st.just(frozenset[str]()), st.frozensets(node_names)),
 )
 
 

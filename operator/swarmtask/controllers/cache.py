@@ -16,6 +16,7 @@ from pydantic import ValidationError
 
 from swarmtask.controllers.reading import explain, read_task, version_of
 from swarmtask.kube import Object
+from swarmtask.lifecycle.reasons import RULES
 from swarmtask.resources import units
 from swarmtask.resources.kinds import SWARM_NODE, SWARM_QUEUE, SWARM_TASK, Kind
 from swarmtask.resources.node import SwarmNode
@@ -28,6 +29,7 @@ logger = logging.getLogger(__name__)
 QueueKey = tuple[str, str]
 DEFAULT_QUEUE = "default"
 TOMBSTONES = 10_000
+_BETTER_ELSEWHERE = frozenset(reason.value for reason, rule in RULES.items() if rule.prefers_another_node)
 
 
 @dataclass(frozen=True, slots=True)
@@ -335,6 +337,7 @@ def pending_task(task: SwarmTask) -> PendingTask | None:
             node_name=spec.placement.node_name,
             node_selector=tuple(sorted(spec.placement.node_selector.items())),
             capabilities=frozenset(spec.placement.capabilities),
+            avoid=frozenset(attempt.node for attempt in task.status.attempts if attempt.reason in _BETTER_ELSEWHERE),
         ),
     )
 

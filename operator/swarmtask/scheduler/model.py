@@ -64,6 +64,8 @@ class TaskShape:
         engine: empty means any.
         node_name: empty means any.
         node_selector: sorted pairs.
+        avoid: nodes where it starts only when it fits nowhere else, because an attempt failed there for a reason that lies with
+            the node.
     """
 
     request: Amounts
@@ -71,6 +73,7 @@ class TaskShape:
     node_name: str = ""
     node_selector: tuple[tuple[str, str], ...] = ()
     capabilities: frozenset[str] = frozenset()
+    avoid: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)

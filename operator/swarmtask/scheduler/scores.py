@@ -14,6 +14,8 @@ import numpy as np
 
 from swarmtask.scheduler.columns import CPU, GPUS, MEMORY, Floats, Room, TaskClass
 
+LAST_RESORT = np.array(1e-9)
+"""What is left of the total on a node that the task avoids: less than on any other, and in the same order among themselves."""
 ZERO, ONE = np.array(0.0), np.array(1.0)
 """Without dimensions, for the reason given at TaskClass.need."""
 
