@@ -135,6 +135,14 @@ def test_what_docker_says_is_passed_on_as_an_error_of_ours(docker: DockerDouble,
         dockerhost.inspect(f"unix://{tmp_path}/nobody.sock")
 
 
+def test_up_says_what_to_do_when_docker_refuses_a_swarm(swarmtask: Swarmtask, docker: DockerDouble, tmp_path: Path) -> None:
+    docker.info("inactive")
+    docker.answers["POST", "/swarm/init"] = (500, {"message": "network bridge not found"})
+    result = swarmtask("up", "--data-dir", str(tmp_path / "up"), "--listen", "127.0.0.1:0")
+    assert result.exit_code == 6
+    assert "network bridge not found" in result.stderr and "--engine local" in result.stderr
+
+
 def test_status_never_shows_a_join_token(docker: DockerDouble) -> None:
     docker.swarm("192.168.1.10:2377")
     state = dockerhost.inspect(docker.host)

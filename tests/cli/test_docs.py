@@ -5,8 +5,10 @@ from __future__ import annotations
 import re
 import tomllib
 from pathlib import Path
+from typing import Any
 
 import pytest
+import typer
 import yaml
 from typer.testing import CliRunner
 
@@ -63,3 +65,49 @@ def test_every_command_is_documented_and_explains_itself() -> None:
 def test_the_kustomization_names_every_crd() -> None:
     listed = set(yaml.safe_load((ROOT / "manifests" / "kustomization.yaml").read_text())["resources"])
     assert listed == {f"crds/{kind.crd_name}.yaml" for kind in OWN_KINDS}
+
+
+CONNECTION = {"--data-dir", "--kubeconfig", "--context", "--namespace", "-n"}
+
+
+def test_every_option_is_documented_and_every_documented_one_exists() -> None:
+    section = (ROOT / "docs" / "cli.md").read_text().partition("## Options\n")[2].partition("\n## ")[0]
+    documented = {
+        row[0]: set(re.findall(r"`(-[^`]+)`", row[1])) - CONNECTION
+        for row in re.findall(r"^\| `([a-z]+)` \| (.*)\|$", section, re.MULTILINE)
+    }
+    root = typer.main.get_command(app)
+    commands: dict[str, Any] = root.commands  # type: ignore[attr-defined]
+    actual: dict[str, set[str]] = {}
+    for name, command in commands.items():
+        shown = [item for item in command.params if item.param_type_name == "option" and not item.hidden and item.name != "help"]
+        actual[name] = {spelling for item in shown for spelling in [*item.opts, *item.secondary_opts]}
+    assert documented == {name: options - CONNECTION for name, options in actual.items()}
+    speaking = {"status", "run", "apply", "get", "logs", "cancel", "retry"}
+    assert {name for name, options in actual.items() if "--data-dir" not in options} == {"demo", "version"}
+    assert {name for name, options in actual.items() if {"--kubeconfig", "--context"} <= options} == speaking | {"operator"}
+    assert {name for name, options in actual.items() if {"--namespace", "-n"} <= options} == speaking - {"status"}
+
+
+def test_the_index_names_every_document_and_every_link_leads_somewhere() -> None:
+    docs = ROOT / "docs"
+    index = (docs / "README.md").read_text()
+    for path in docs.rglob("*.md"):
+        assert path.name == "README.md" or f"({path.relative_to(docs)})" in index, f"docs/README.md does not name {path.name}"
+    for path in [*docs.rglob("*.md"), *ROOT.glob("*.md")]:
+        for target in re.findall(r"\]\(([^)#]+)", path.read_text()):
+            assert "://" in target or (path.parent / target).exists(), f"{path.relative_to(ROOT)} links to {target}"
+
+
+def test_every_path_that_a_document_names_exists() -> None:
+    pattern = re.compile(r"`((?:operator/swarmtask|tests|manifests|docs)/[\w./-]+)`")
+    never = {"operator/__init__.py", "operator/conftest.py", "tests/operator/__init__.py"}  # CONTRIBUTING says so
+    for path in [*(ROOT / "docs").rglob("*.md"), *ROOT.glob("*.md")]:
+        for named in pattern.findall(path.read_text()):
+            assert named in never or (ROOT / named).exists() or "NAME" in named, f"{path.relative_to(ROOT)} names {named}"
+
+
+def test_help_fits_a_narrow_terminal() -> None:
+    result = CliRunner(env={"COLUMNS": "40", "TERM": "dumb"}).invoke(app, ["--help"])
+    assert result.exit_code == 0
+    assert max(map(len, result.stdout.splitlines())) <= 40

@@ -137,6 +137,8 @@ def test_status_shows_everything_on_one_screen(swarmtask: Swarmtask, kube: FakeK
     add_task(kube, "done", "Succeeded")
     waiting = {"type": "Scheduled", "status": "False", "reason": "NoNodeFits", "message": "0/1 nodes fit: 1 too little memory"}
     add_task(kube, "stuck", "Queued", conditions=[waiting])
+    add_task(kube, "parked", "Pending", conditions=[waiting | {"message": ""}])
+    kube.edit(SWARM_TASK, "parked", "default", {"spec": {"suspend": True}})
     result = swarmtask("status")
     assert result.exit_code == 0, result.stderr
     for text in (
@@ -151,6 +153,7 @@ def test_status_shows_everything_on_one_screen(swarmtask: Swarmtask, kube: FakeK
     ):
         assert text in result.stdout, text
     assert "stuck waits: 0/1 nodes fit: 1 too little memory" in result.stdout
+    assert "parked" not in result.stdout  # suspended: a wish, nothing that waits for room
     document = json.loads(swarmtask("status", "-o", "json").stdout)
     assert document["tasks"]["Succeeded"] == 1
     assert document["nodes"][0]["name"] == "desk"

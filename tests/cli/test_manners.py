@@ -9,6 +9,7 @@ import pty
 import select
 import signal
 import subprocess
+import sys
 from pathlib import Path
 
 import psutil
@@ -157,10 +158,10 @@ def test_a_reader_that_goes_away_is_no_error(tmp_path: Path) -> None:
 def test_a_defect_is_a_message_and_a_traceback_only_on_request(tmp_path: Path) -> None:
     program = [
         PROGRAM[0], "-c",
-        "from swarmtask.cli import main, info\n"
+        "from swarmtask.cli import main, program\n"
         "@main.app.command('broken')\n"
         "def broken() -> None:\n    raise ZeroDivisionError('oh\\x1b[31m')\n"
-        "import sys; sys.argv = ['swarmtask', 'broken']; main.main()",
+        "import sys; sys.argv = ['swarmtask', 'broken']; program.run(main.app)",
     ]  # fmt: skip
     plain = subprocess.run(program, capture_output=True, text=True, timeout=60, check=False, env=environment(tmp_path))
     assert plain.returncode == 1
@@ -348,3 +349,24 @@ def test_up_refuses_a_place_where_no_ready_file_can_be_written(swarmtask: Swarmt
 
 def test_a_pair_without_a_value_names_its_own_option(swarmtask: Swarmtask) -> None:
     assert "--label" in swarmtask("run", "image", "--label", "x").stderr
+
+
+def test_an_interrupt_while_the_program_is_read_in_leaves_no_traceback(tmp_path: Path) -> None:
+    script = (
+        "import os, sys, importlib.abc\n"
+        "class Interrupt(importlib.abc.MetaPathFinder):\n"
+        "    def find_spec(self, name, path, target=None):\n"
+        "        if name == 'swarmtask.cli.apply': os.kill(os.getpid(), 2)\n"
+        "sys.meta_path.insert(0, Interrupt())\n"
+        "from swarmtask.cli.start import start\n"
+        "start()\n"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", script, "version"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        env=environment(tmp_path),
+    )
+    assert (result.returncode, result.stdout, result.stderr) == (-signal.SIGINT, "", "")

@@ -63,6 +63,7 @@ async def test_from_nothing_to_a_finished_task_and_back_again(tmp_path: Path) ->
         assert up.command("logs", "hello").stdout == followed.stdout
 
 
+@pytest.mark.slow
 async def test_children_that_are_killed_come_back_on_the_same_port(tmp_path: Path) -> None:
     async with running_up(tmp_path) as up:
         before = up.facts
@@ -78,6 +79,7 @@ async def test_children_that_are_killed_come_back_on_the_same_port(tmp_path: Pat
         assert "operator ended by signal 9" in said and "apiserver is back" in said
 
 
+@pytest.mark.slow
 async def test_a_running_attempt_survives_and_is_found_again(tmp_path: Path) -> None:
     gate = tmp_path / "gate"
     async with running_up(tmp_path) as up:
@@ -100,6 +102,7 @@ async def test_a_running_attempt_survives_and_is_found_again(tmp_path: Path) -> 
         assert (finished["phase"], finished["attempt"]) == ("Succeeded", 1)
 
 
+@pytest.mark.slow
 async def test_a_second_up_on_the_same_directory_is_refused(tmp_path: Path) -> None:
     async with running_up(tmp_path) as up:
         second = up.command("up", "--engine", "local", "--listen", "127.0.0.1:0")
@@ -109,6 +112,7 @@ async def test_a_second_up_on_the_same_directory_is_refused(tmp_path: Path) -> N
         assert up.command("status").returncode == 0
 
 
+@pytest.mark.slow
 async def test_an_up_that_is_killed_takes_its_children_with_it(tmp_path: Path) -> None:
     async with running_up(tmp_path) as up:
         children = [psutil.Process(up.facts["pids"][name]) for name in ("apiserver", "operator")]
@@ -120,6 +124,7 @@ async def test_an_up_that_is_killed_takes_its_children_with_it(tmp_path: Path) -
         assert up.command("get", "nodes").returncode == 0
 
 
+@pytest.mark.slow
 async def test_a_taken_port_is_said_and_nothing_is_left_running(tmp_path: Path) -> None:
     async with running_up(tmp_path) as up:
         address = up.facts["url"].removeprefix("https://")
@@ -128,6 +133,7 @@ async def test_a_taken_port_is_said_and_nothing_is_left_running(tmp_path: Path) 
         assert "--listen" in other.stderr and "Traceback" not in other.stderr
 
 
+@pytest.mark.slow
 async def test_the_life_of_a_task_through_the_commands(tmp_path: Path) -> None:
     """Failure, retry by a person, cancel: what each command says and the exit code it ends with."""
     async with running_up(tmp_path) as up:

@@ -155,9 +155,15 @@ async def test_finished_workloads_are_kept_for_their_logs_up_to_a_number() -> No
         assert world.engine.names() == newest
 
 
-async def test_superseded_attempts_leave_nothing() -> None:
-    async with running(World("n1")) as world:
+async def test_the_output_of_failed_attempts_can_still_be_read_after_a_retry() -> None:
+    async with running(World("n1", keep_finished_workloads=2)) as world:
         world.engine.script("flaky", Outcome(exit_code=1), Outcome(exit_code=1), Outcome())
         world.add_task("flaky", backoff={"initialSeconds": 1})
         await world.until(lambda: world.phase("flaky") == "Succeeded")
-        await world.until(lambda: world.engine.names() == {attempt_id(world.task("flaky").metadata.uid, 3)})
+        uid = world.task("flaky").metadata.uid
+        await world.until(lambda: world.engine.names() == {attempt_id(uid, 2), attempt_id(uid, 3)})
+        await world.pass_time(30)
+        assert world.engine.names() == {attempt_id(uid, 2), attempt_id(uid, 3)}
+        world.kube.remove(SWARM_TASK, "flaky", "default")
+        await world.until(lambda: world.gone("flaky"))
+        assert not world.engine.names()

@@ -1,11 +1,11 @@
 """The `swarmtask` program: the list of all commands.
 
-Called by the console script and by `python -m swarmtask.cli.main`. Every command registers itself from its own module.
+Called by `start`. Every command registers itself from its own module.
 """
 
 from __future__ import annotations
 
-from swarmtask.cli import apply, demo, get, info, logs, program, run, serve, status, steer, up
+from swarmtask.cli import apply, demo, get, info, logs, run, serve, status, steer, up
 from swarmtask.cli.program import new_app
 
 TASKS, CONTROL_PLANE, OTHER = "Tasks", "Control plane", "Other"
@@ -23,12 +23,3 @@ logs.register(app, TASKS)
 steer.register(app, TASKS)
 demo.register(app, OTHER)
 info.register_version(app, OTHER)
-
-
-def main() -> None:
-    """Run the program; never returns."""
-    program.run(app)
-
-
-if __name__ == "__main__":
-    main()

@@ -1,6 +1,6 @@
 """`swarmtask apiserver` and `swarmtask operator` as a program of their own.
 
-Called by `python -m swarmtask`. The same commands as in `main`, without what the others import.
+Called by `start`. The same commands as in `main`, without what the others import.
 """
 
 from __future__ import annotations

@@ -152,7 +152,13 @@ async def prepare_engine(settings: Settings, choice: EngineChoice, advertise_add
         if advertise_addr:
             terminal.warn("--advertise-addr has no effect: this machine is in a swarm already.")
         return ChosenEngine("swarm", f"Docker Swarm ({state.version}, {state.nodes} node{'' if state.nodes == 1 else 's'})")
-    address = await asyncio.to_thread(dockerhost.make_swarm, host, advertise_addr)
+    try:
+        address = await asyncio.to_thread(dockerhost.make_swarm, host, advertise_addr)
+    except ConfigurationError as error:
+        raise ConfigurationError(
+            f"Docker answers, but no swarm can be made: {error.message}. Choose this machine's address with --advertise-addr, "
+            "or use --engine local"
+        ) from error
     reach = "only this machine can reach it" if address.startswith("127.") else f"laptops reach it at {address}"
     terminal.say(f"Docker was not in a swarm: made this machine a single-node swarm; {reach}.")
     terminal.say("(`docker swarm leave --force` undoes that; --advertise-addr chooses another address.)", style="dim")

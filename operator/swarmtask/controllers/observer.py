@@ -176,7 +176,7 @@ class Observer:
         return bool(obj["metadata"].get("uid") != seen.task_uid)
 
     def _prune_finished(self, listing: Listing) -> None:
-        """Keep the newest finished workloads for their logs; superseded attempts go at once."""
+        """Keep the newest finished workloads for their logs, earlier attempts' included; given up ones go at once."""
         kept: list[tuple[datetime, Observation]] = []
         for items in listing.by_task.values():
             for seen in items:
@@ -185,10 +185,12 @@ class Observer:
                     continue
                 if entry.live is not None and entry.live.number == seen.attempt:
                     continue  # its end is not stored yet
-                if seen.attempt < entry.task.status.attempt:
-                    self._lane.remove(seen.name)
-                elif seen.attempt == entry.task.status.attempt:
-                    kept.append((_ended(seen, entry.task.status.current), seen))
+                status = entry.task.status
+                record = next((item for item in status.attempts if item.number == seen.attempt), None)
+                if seen.attempt == status.attempt or (record is not None and record.exit_code is not None):
+                    kept.append((_ended(seen, record), seen))
+                elif seen.attempt < status.attempt:
+                    self._lane.remove(seen.name)  # lost, or so old that its record is gone: nobody can ask for its output
         kept.sort(key=lambda pair: (pair[0], pair[1].name), reverse=True)
         for _, seen in kept[self._settings.keep_finished_workloads :]:
             self._lane.remove(seen.name)

@@ -1,0 +1,26 @@
+"""The program's first step: read in what the command needs, and no more.
+
+Called by the console script and by `python -m swarmtask`. Imports nothing at its top but what is there already. Ctrl-C while the
+program is still being read in ends it quietly, not with a traceback. The two halves of the control plane stay for weeks: they load
+their own commands alone, and not the Docker SDK and the client libraries of the others (16 MB of memory in the API server).
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+
+SERVING = (["apiserver"], ["operator"])
+
+
+def start() -> None:
+    """Run the program; never returns."""
+    before = signal.signal(signal.SIGINT, signal.SIG_DFL)
+    if sys.argv[1:2] in SERVING:
+        from swarmtask.cli.serving import app  # noqa: PLC0415 - these imports are what takes the time
+    else:
+        from swarmtask.cli.main import app  # noqa: PLC0415
+    from swarmtask.cli.program import run  # noqa: PLC0415
+
+    signal.signal(signal.SIGINT, before)
+    run(app)
