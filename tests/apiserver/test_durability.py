@@ -10,6 +10,7 @@ from typing import Any
 
 import httpx
 import orjson
+import pytest
 
 from tests.apiserver.server import ServerProcess, api_server_process, http_client
 from tests.apiserver.waiting import until
@@ -95,6 +96,7 @@ async def one_round(process: ServerProcess, number: int, ledger: Ledger) -> None
         assert min(list(ledger.created.values())[known:]) > before, "a version was given twice"
 
 
+@pytest.mark.slow
 async def test_twenty_kills_lose_no_acknowledged_write(tmp_path: Path) -> None:
     ledger = Ledger()
     async with api_server_process(tmp_path) as process:
