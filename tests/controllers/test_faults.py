@@ -324,7 +324,7 @@ class SetBackClock(ManualClock):
 
 async def test_a_submit_that_arrives_after_its_sender_died_does_not_run_the_attempt_again() -> None:
     """The engine takes its time over a request of an operator that is dead by then; meanwhile the work was done and cleaned up."""
-    async with running(World("n1")) as world:
+    async with running(World("n1", keep_finished_workloads=0)) as world:
         world.engine.script("t", Outcome(exit_code=1, duration_s=2), Outcome(duration_s=40))
         world.add_task("t", backoff={"initialSeconds": 0})
         await world.until(lambda: world.phase("t") == "Running")
