@@ -266,6 +266,11 @@ def _too_many_of_a_queue(checker: Checker) -> None:
     _bind_three(checker)
 
 
+def _too_many_of_a_queue_on_a_node(checker: Checker) -> None:
+    checker.queue_seen({"metadata": {"name": "default", "namespace": "team"}, "spec": {"maxRunningPerNode": 2}}, at(0))
+    _bind_three(checker)
+
+
 def _version_shrinks(checker: Checker) -> None:
     checker.resource_version_seen("100", at(0))
     checker.resource_version_seen("99", at(1))
@@ -341,6 +346,7 @@ PLANTED: list[tuple[str, Callable[[Checker], None]]] = [
     ("I9", _too_much_on_a_node),
     ("I9", _too_many_on_a_node),
     ("I9", _too_many_of_a_queue),
+    ("I9", _too_many_of_a_queue_on_a_node),
     ("I10", _version_shrinks),
     ("I10", _object_version_shrinks),
     ("I10", _same_version_other_object),

@@ -171,6 +171,7 @@ def assert_sums(cache: Cache) -> None:
     requested: dict[str, Amounts] = {}
     tasks: Counter[str] = Counter()
     running: Counter[tuple[str, str]] = Counter()
+    queue_tasks: dict[str, Counter[tuple[str, str]]] = {"n1": Counter(), "n2": Counter()}
     for key, entry in cache.tasks.items():
         node = cache.assumed_node(key)
         if entry.holding is not None:
@@ -183,9 +184,11 @@ def assert_sums(cache: Cache) -> None:
         requested[node] = requested.get(node, Amounts()) + amounts
         tasks[node] += 1
         running[queue] += 1
+        queue_tasks[node][queue] += 1
     for name in ("n1", "n2"):
         assert cache.requested(name) == requested.get(name, Amounts())
         assert cache.tasks_on(name) == tasks[name]
+        assert cache.queue_tasks_on(name) == queue_tasks[name]
     for queue in (("default", "default"), ("default", "q")):
         assert cache.running(queue) == running[queue]
     waiting = {key for key, entry in cache.tasks.items() if entry.pending is not None and cache.assumed_node(key) is None}

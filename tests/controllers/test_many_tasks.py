@@ -51,6 +51,25 @@ async def test_a_queue_limit_holds() -> None:
         assert most == 2
 
 
+async def test_a_queue_bounds_what_each_node_runs_of_it_and_can_be_edited() -> None:
+    async with running(World("n1", "n2")) as world:
+        world.add_queue("thin", maxRunningPerNode=1)
+        for number in range(6):
+            world.engine.script(f"t{number}", Outcome(duration_s=None))
+            world.add_task(f"t{number}", queue="thin", cpu="100m")
+
+        def nodes_in_use() -> list[str]:
+            tasks = [world.task(f"t{number}").status for number in range(6)]
+            return sorted(status.node_name or "" for status in tasks if status.phase == "Running")
+
+        await world.until(lambda: nodes_in_use() == ["n1", "n2"])
+        waiting = [world.task(f"t{number}").status for number in range(6) if world.phase(f"t{number}") == "Queued"]
+        await world.until(lambda: "maxRunningPerNode 1" in str(world.describe()))
+        assert len(waiting) == 4
+        world.kube.edit(SWARM_QUEUE, "thin", "default", {"spec": {"maxRunningPerNode": 2}})
+        await world.until(lambda: nodes_in_use() == ["n1", "n1", "n2", "n2"])
+
+
 async def test_high_priority_overtakes_fifty() -> None:
     async with running(World("n1")) as world:
         for number in range(50):

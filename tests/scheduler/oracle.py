@@ -5,9 +5,9 @@ The scheduler's tests hold it against `run_cycle`.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from swarmtask.scheduler.model import Amounts, NodeInfo, PendingTask, QueueInfo, Snapshot, TaskShape
+from swarmtask.scheduler.model import Amounts, NodeInfo, PendingTask, QueueInfo, QueueKey, Snapshot, TaskShape
 
 
 @dataclass
@@ -16,9 +16,10 @@ class Load:
 
     requested: Amounts
     tasks: int
+    queue_tasks: dict[QueueKey, int] = field(default_factory=dict)
 
 
-def refusing_filter(node: NodeInfo, load: Load, wants: TaskShape) -> str | None:
+def refusing_filter(node: NodeInfo, load: Load, wants: TaskShape, queue: QueueInfo) -> str | None:
     """The first filter that refuses, in the documented order; None when the task fits."""
     offered, held, asked = node.allocatable, load.requested, wants.request
     rules = [
@@ -30,6 +31,10 @@ def refusing_filter(node: NodeInfo, load: Load, wants: TaskShape) -> str | None:
         ("capabilities", wants.capabilities <= node.capabilities),
         ("gpu", asked.gpus == 0 or held.gpus + asked.gpus <= offered.gpus),
         ("maxTasks", node.max_tasks is None or load.tasks + 1 <= node.max_tasks),
+        (
+            "maxRunningPerNode",
+            queue.max_running_per_node is None or load.queue_tasks.get(queue.key, 0) + 1 <= queue.max_running_per_node,
+        ),
         ("memory", asked.memory_bytes == 0 or held.memory_bytes + asked.memory_bytes <= offered.memory_bytes),
         ("cpu", asked.cpu_milli == 0 or held.cpu_milli + asked.cpu_milli <= offered.cpu_milli),
     ]
@@ -52,14 +57,14 @@ class Oracle:
 
     nodes: list[NodeInfo]
     loads: dict[str, Load]
-    queues: dict[tuple[str, str], QueueInfo]
-    running: dict[tuple[str, str], int]
+    queues: dict[QueueKey, QueueInfo]
+    running: dict[QueueKey, int]
 
     @classmethod
     def of(cls, snapshot: Snapshot) -> Oracle:
         return cls(
             nodes=sorted(snapshot.nodes, key=lambda node: node.name),
-            loads={node.name: Load(node.requested, node.tasks) for node in snapshot.nodes},
+            loads={node.name: Load(node.requested, node.tasks, dict(node.queue_tasks)) for node in snapshot.nodes},
             queues=dict(snapshot.queues),
             running={key: queue.running for key, queue in snapshot.queues.items()},
         )
@@ -78,26 +83,29 @@ class Oracle:
             return "QueueFull"
         return None
 
-    def refusals(self, wants: TaskShape) -> dict[str, int]:
+    def refused_by(self, node: NodeInfo, task: PendingTask) -> str | None:
+        queue = self.queues.get(task.queue) or QueueInfo(task.queue)
+        return refusing_filter(node, self.loads[node.name], task.shape, queue)
+
+    def refusals(self, task: PendingTask) -> dict[str, int]:
         """Counts per first refusing filter."""
         counts: dict[str, int] = {}
         for node in self.nodes:
-            name = refusing_filter(node, self.loads[node.name], wants)
+            name = self.refused_by(node, task)
             if name is not None:
                 counts[name] = counts.get(name, 0) + 1
         return counts
 
-    def scores(self, wants: TaskShape) -> dict[str, float]:
+    def scores(self, task: PendingTask) -> dict[str, float]:
         """Scores of the nodes where the task fits."""
         return {
-            node.name: score(node, self.loads[node.name], wants)
-            for node in self.nodes
-            if refusing_filter(node, self.loads[node.name], wants) is None
+            node.name: score(node, self.loads[node.name], task.shape) for node in self.nodes if self.refused_by(node, task) is None
         }
 
     def place(self, task: PendingTask, node: str) -> None:
         load = self.loads[node]
         load.requested += task.shape.request
         load.tasks += 1
+        load.queue_tasks[task.queue] = load.queue_tasks.get(task.queue, 0) + 1
         if task.queue in self.running:
             self.running[task.queue] += 1

@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from swarmtask.scheduler.cycle import explain_task, run_cycle
-from swarmtask.scheduler.model import Amounts, Binding, NodeInfo, PendingTask, QueueInfo, Snapshot, TaskShape
-from tests.scheduler.oracle import Oracle, refusing_filter
+from swarmtask.scheduler.model import Amounts, Binding, NodeInfo, PendingTask, QueueInfo, QueueKey, Snapshot, TaskShape
+from tests.scheduler.oracle import Oracle
 
 CAPABILITIES = ("browser", "coding")
 QUEUES = (("home", "default"), ("home", "night"), ("lab", "default"))
@@ -44,6 +44,7 @@ def nodes(draw: st.DrawFn, name: str) -> NodeInfo:
         allocatable=allocatable,
         requested=draw(st.one_of(st.just(Amounts()), st.just(Amounts()), st.just(allocatable), amounts)),
         tasks=draw(st.integers(0, 3)),
+        queue_tasks=draw(st.dictionaries(st.sampled_from(QUEUES), st.integers(1, 2), max_size=1)),
         max_tasks=draw(st.one_of(st.none(), st.none(), st.integers(0, 9))),
         labels=draw(labels),
         capabilities=frozenset(draw(st.sets(st.sampled_from(CAPABILITIES)))),
@@ -81,6 +82,7 @@ def snapshots(draw: st.DrawFn) -> Snapshot:
             key,
             stopped=draw(st.integers(0, 9)) == 0,
             max_running=draw(st.one_of(st.none(), st.integers(0, 6))),
+            max_running_per_node=draw(st.one_of(st.none(), st.none(), st.integers(0, 3))),
             running=draw(st.integers(0, 3)),
         )
         for key in QUEUES[: draw(st.integers(0, len(QUEUES)))]
@@ -103,14 +105,14 @@ def test_replayed_in_order_every_decision_is_the_oracles(snapshot: Snapshot) -> 
     oracle = Oracle.of(snapshot)
     order = Oracle.order(snapshot)
     engines = {node.name: node.engines for node in snapshot.nodes}
-    parked: dict[TaskShape, dict[str, int]] = {}
+    parked: dict[tuple[TaskShape, QueueKey | None], dict[str, int]] = {}
     assert [binding.task for binding in result.bindings] == [task for task in order if task.uid in bound]
     for task in order:
         binding = bound.get(task.uid)
         closed = oracle.closed(task)
         if binding is not None:
             assert closed is None
-            scores = oracle.scores(task.shape)
+            scores = oracle.scores(task)
             assert binding.node in scores
             assert binding.score == pytest.approx(scores[binding.node], abs=1e-9)
             assert binding.score >= max(scores.values()) - 1e-9
@@ -121,8 +123,10 @@ def test_replayed_in_order_every_decision_is_the_oracles(snapshot: Snapshot) -> 
         refusal = refused[task.uid]
         if refusal.reason == "NoNodeFits":
             # What refused a class stays true for the rest of the cycle; the counts are those of the moment it was parked.
-            assert not oracle.scores(task.shape)
-            counts = parked.setdefault(task.shape, oracle.refusals(task.shape))
+            assert not oracle.scores(task)
+            queue = snapshot.queues.get(task.queue)
+            shares = queue is not None and queue.max_running_per_node is not None
+            counts = parked.setdefault((task.shape, task.queue if shares else None), oracle.refusals(task))
             assert dict(refusal.counts) == counts
             assert sum(counts.values()) == len(snapshot.nodes)
             assert refusal.message.startswith(f"0/{len(snapshot.nodes)} " if snapshot.nodes else "no nodes have joined yet")
@@ -142,6 +146,10 @@ def test_nothing_is_over_committed(snapshot: Snapshot) -> None:
             asked = sum(getattr(task.shape.request, name) for task in here)
             assert not asked or getattr(node.requested, name) + asked <= getattr(node.allocatable, name)
         assert not here or node.max_tasks is None or node.tasks + len(here) <= node.max_tasks
+        for queue in snapshot.queues.values():
+            ours = sum(task.queue == queue.key for task in here)
+            most = queue.max_running_per_node
+            assert not ours or most is None or node.queue_tasks.get(queue.key, 0) + ours <= most
     for queue in snapshot.queues.values():
         started = sum(binding.task.queue == queue.key for binding in result.bindings)
         assert not started or not queue.stopped
@@ -202,5 +210,5 @@ def test_a_cycle_leaves_nothing_for_a_second_one(snapshot: Snapshot) -> None:
     for binding in result.bindings:
         oracle.place(binding.task, binding.node)
     for refusal in result.refusals:
-        fits = any(refusing_filter(node, oracle.loads[node.name], refusal.task.shape) is None for node in oracle.nodes)
+        fits = any(oracle.refused_by(node, refusal.task) is None for node in oracle.nodes)
         assert oracle.closed(refusal.task) is not None or not fits

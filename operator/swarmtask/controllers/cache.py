@@ -21,11 +21,10 @@ from swarmtask.resources.kinds import SWARM_NODE, SWARM_QUEUE, SWARM_TASK, Kind
 from swarmtask.resources.node import SwarmNode
 from swarmtask.resources.queue import SwarmQueue
 from swarmtask.resources.task import Attempt, Phase, SwarmTask
-from swarmtask.scheduler.model import Amounts, PendingTask, TaskKey, TaskShape
+from swarmtask.scheduler.model import Amounts, PendingTask, QueueKey, TaskKey, TaskShape
 
 logger = logging.getLogger(__name__)
 
-QueueKey = tuple[str, str]
 DEFAULT_QUEUE = "default"
 TOMBSTONES = 10_000
 
@@ -108,6 +107,7 @@ class Cache:
         self._requested: dict[str, Amounts] = {}
         self._tasks_on: Counter[str] = Counter()
         self._running: Counter[QueueKey] = Counter()
+        self._queue_tasks: dict[str, Counter[QueueKey]] = {}
         self._versions: dict[tuple[str, TaskKey], int] = {}
         self._tombstones: OrderedDict[tuple[str, TaskKey], int] = OrderedDict()
 
@@ -264,6 +264,15 @@ class Cache:
             self._requested[holding.node] = sums + holding.amounts if sign > 0 else sums - holding.amounts
             self._tasks_on[holding.node] += sign
             self._running[holding.queue] += sign
+            self._count_queue_task(holding, sign)
+
+    def _count_queue_task(self, holding: Holding, sign: int) -> None:
+        here = self._queue_tasks.setdefault(holding.node, Counter())
+        here[holding.queue] += sign
+        if not here[holding.queue]:
+            del here[holding.queue]
+        if not here:
+            del self._queue_tasks[holding.node]
 
     # --- assumed placements ---
 
@@ -307,6 +316,10 @@ class Cache:
 
     def tasks_on(self, node: str) -> int:
         return self._tasks_on[node]
+
+    def queue_tasks_on(self, node: str) -> dict[QueueKey, int]:
+        """How many live and assumed tasks of each queue are on a node, for queues that have some there."""
+        return dict(self._queue_tasks.get(node, ()))
 
     def running(self, queue: QueueKey) -> int:
         """Live and assumed tasks of a queue."""

@@ -81,6 +81,7 @@ class Scheduling:
                 key,
                 stopped=queue is not None and queue.spec.stopped,
                 max_running=None if queue is None else queue.spec.max_running,
+                max_running_per_node=None if queue is None else queue.spec.max_running_per_node,
                 running=self._cache.running(key),
             )
         nodes = [self._node_info(name, node) for name, node in self._cache.nodes.items()]
@@ -104,6 +105,7 @@ class Scheduling:
             requested=self._cache.requested(name),
             tasks=self._cache.tasks_on(name),
             max_tasks=node.spec.max_tasks,
+            queue_tasks=self._cache.queue_tasks_on(name),
             labels=node.metadata.labels,
             capabilities=frozenset(node.spec.capabilities),
         )

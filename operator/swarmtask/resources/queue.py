@@ -16,6 +16,9 @@ class QueueSpec(Model):
     max_running: Annotated[StrictInt, Field(ge=0, le=1_000_000)] | None = Field(
         default=None, description="Tasks bound at the same time. Not limited unless set."
     )
+    max_running_per_node: Annotated[StrictInt, Field(ge=0, le=10_000)] | None = Field(
+        default=None, description="Tasks of this queue bound to one node at the same time. Not limited unless set."
+    )
     stopped: StrictBool = Field(default=False, description="true: nothing of this queue starts; what runs goes on.")
 
 

@@ -12,15 +12,15 @@ from dataclasses import dataclass, replace
 from swarmtask.scheduler.columns import Columns, TaskClass
 from swarmtask.scheduler.explain import no_node_fits, verdicts
 from swarmtask.scheduler.filters import label_keys
-from swarmtask.scheduler.model import Binding, CycleResult, PendingTask, Refusal, Snapshot
-from swarmtask.scheduler.ordering import NO_NODE_FITS, Line, Order, QueueKey, Standstill
+from swarmtask.scheduler.model import Binding, CycleResult, PendingTask, QueueKey, Refusal, Snapshot
+from swarmtask.scheduler.ordering import NO_NODE_FITS, Line, Order, Standstill
 from swarmtask.scheduler.placement import TOTAL, Placement
 
 
 def run_cycle(snapshot: Snapshot) -> CycleResult:
     """Decide every pending task. The order of the snapshot's sequences does not matter.
 
-    No binding breaks a filter, an allocatable amount, `max_tasks` or a queue's `max_running`, also taken together with all earlier
+    No binding breaks a filter, an allocatable amount, `max_tasks` or a bound of a queue, also taken together with all earlier
     bindings of the cycle.
     """
     cycle = Cycle(snapshot)
@@ -54,7 +54,9 @@ class Cycle:
         # 1. Order: one class per shape, one line per queue, priority and class, a heap of heads.
         self.order = Order(snapshot.pending, snapshot.queues)
         # 2. Columns: nodes as arrays, nodes that look alike to every waiting task as one class.
-        self.columns = Columns.of(snapshot.nodes, label_keys([task_class.shape for task_class in self.order.classes]))
+        self.columns = Columns.of(
+            snapshot.nodes, label_keys([task_class.shape for task_class in self.order.classes]), self.order.shares
+        )
         self._placement = Placement(self.columns, len(self.order.tasks))
         self._unfit: dict[TaskClass, Standstill] = {}
         self._placed: list[Place] = []

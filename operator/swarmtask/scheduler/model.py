@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 
 TaskKey = tuple[str, str]
 """(namespace, name)."""
+QueueKey = tuple[str, str]
+"""(namespace, name)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +43,7 @@ class NodeInfo:
         engines: names of engines that reach it, preferred first.
         requested, tasks: what bound and assumed attempts hold, and how many they are.
         max_tasks: None means not limited.
+        queue_tasks: how many of `tasks` belong to each queue; queues without any may be left out.
     """
 
     name: str
@@ -51,6 +54,7 @@ class NodeInfo:
     requested: Amounts = Amounts()
     tasks: int = 0
     max_tasks: int | None = None
+    queue_tasks: Mapping[QueueKey, int] = field(default_factory=dict)
     labels: Mapping[str, str] = field(default_factory=dict)
     capabilities: frozenset[str] = frozenset()
 
@@ -84,7 +88,7 @@ class PendingTask:
 
     key: TaskKey
     uid: str
-    queue: tuple[str, str]
+    queue: QueueKey
     priority: int
     queued_at: float
     shape: TaskShape
@@ -92,11 +96,12 @@ class PendingTask:
 
 @dataclass(frozen=True, slots=True)
 class QueueInfo:
-    """A queue as one cycle sees it. `running` counts bound and assumed tasks."""
+    """A queue as one cycle sees it. `running` counts bound and assumed tasks. A bound that is None does not exist."""
 
-    key: tuple[str, str]
+    key: QueueKey
     stopped: bool = False
     max_running: int | None = None
+    max_running_per_node: int | None = None
     running: int = 0
 
 
@@ -107,7 +112,7 @@ class Snapshot:
     now: float
     nodes: Sequence[NodeInfo]
     pending: Sequence[PendingTask]
-    queues: Mapping[tuple[str, str], QueueInfo]
+    queues: Mapping[QueueKey, QueueInfo]
 
 
 @dataclass(frozen=True, slots=True)

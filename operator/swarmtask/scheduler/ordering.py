@@ -14,10 +14,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
-from swarmtask.scheduler.columns import TaskClass
-from swarmtask.scheduler.model import PendingTask, QueueInfo, TaskShape
-
-QueueKey = tuple[str, str]
+from swarmtask.scheduler.columns import NodeShare, TaskClass
+from swarmtask.scheduler.model import PendingTask, QueueInfo, QueueKey, TaskShape
 
 NO_NODE_FITS = "NoNodeFits"
 QUEUE_STOPPED = "QueueStopped"
@@ -41,14 +39,20 @@ class Standstill:
 
 @dataclass(slots=True, eq=False)
 class Gate:
-    """What a queue lets through. `left`: how many more of its tasks may start; None means not limited."""
+    """What a queue lets through.
+
+    Attributes:
+        left: how many more of its tasks may start; None means not limited.
+        share: what it may run on one node; None means not limited.
+        numbers: the classes of its tasks, by the identity of their shapes.
+        lines: by priority and number of the class.
+    """
 
     queue: QueueInfo
     left: int | None
-
-    @classmethod
-    def of(cls, queue: QueueInfo) -> Gate:
-        return cls(queue, None if queue.max_running is None else max(0, queue.max_running - queue.running))
+    share: NodeShare | None = None
+    numbers: dict[int, int] = field(default_factory=dict)
+    lines: dict[tuple[int, int], Line] = field(default_factory=dict)
 
     @property
     def closed(self) -> bool:
@@ -90,30 +94,37 @@ class Order:
     Attributes:
         tasks: in the order in which they would start; a task's index is its rank.
         lines: the line of each task, by rank.
-        classes: one per shape.
+        classes: one per shape, or per shape and queue where the queue has a share.
+        shares: of the queues that bound what one node runs of them, by row.
     """
 
     def __init__(self, pending: Iterable[PendingTask], queues: Mapping[QueueKey, QueueInfo]) -> None:
         self.tasks = sorted(pending, key=order_key)
         self.classes: list[TaskClass] = []
         self.lines: list[Line] = []
+        self.shares: list[NodeShare] = []
         classes = _Interner(self.classes)
         gates: dict[QueueKey, Gate] = {}
-        lines: dict[tuple[QueueKey, int, int], Line] = {}
         for rank, task in enumerate(self.tasks):
-            number = classes.number(task.shape)
-            key = (task.queue, task.priority, number)
-            line = lines.get(key)
+            gate = gates.get(task.queue)
+            if gate is None:
+                # A queue that the snapshot does not know has no limits: its object may be on its way.
+                gate = gates[task.queue] = self._gate(queues.get(task.queue) or QueueInfo(task.queue))
+            number = classes.number(task.shape, gate)
+            line = gate.lines.get((task.priority, number))
             if line is None:
-                gate = gates.get(task.queue)
-                if gate is None:
-                    # A queue that the snapshot does not know has no limits: its object may be on its way.
-                    gate = gates[task.queue] = Gate.of(queues.get(task.queue) or QueueInfo(task.queue))
-                line = lines[key] = Line(self.classes[number], gate)
+                line = gate.lines[task.priority, number] = Line(self.classes[number], gate)
             line.ranks.append(rank)
             self.lines.append(line)
-        self._heap = [(line.ranks[0], line) for line in lines.values()]
+        self._heap = [(line.ranks[0], line) for gate in gates.values() for line in gate.lines.values()]
         heapq.heapify(self._heap)
+
+    def _gate(self, queue: QueueInfo) -> Gate:
+        share = None
+        if queue.max_running_per_node is not None:
+            share = NodeShare(queue.key, queue.max_running_per_node, row=len(self.shares))
+            self.shares.append(share)
+        return Gate(queue, None if queue.max_running is None else max(0, queue.max_running - queue.running), share)
 
     def head(self) -> tuple[int, Line] | None:
         """The rank and the line of the task that comes next; None when no line is left."""
@@ -136,18 +147,18 @@ class Order:
 
 
 class _Interner:
-    """Equal shapes -> one class. Caches usually share shape objects, so identity is asked before equality."""
+    """Equal shapes -> one class, except where a queue's share tells them apart. Caches usually share shape objects, so identity is
+    asked before equality."""
 
     def __init__(self, classes: list[TaskClass]) -> None:
         self._classes = classes
-        self._by_identity: dict[int, int] = {}
-        self._by_value: dict[TaskShape, int] = {}
+        self._by_value: dict[tuple[TaskShape, NodeShare | None], int] = {}
 
-    def number(self, shape: TaskShape) -> int:
-        number = self._by_identity.get(id(shape))
+    def number(self, shape: TaskShape, gate: Gate) -> int:
+        number = gate.numbers.get(id(shape))
         if number is None:
-            number = self._by_value.setdefault(shape, len(self._classes))
+            number = self._by_value.setdefault((shape, gate.share), len(self._classes))
             if number == len(self._classes):
-                self._classes.append(TaskClass.of(shape))
-            self._by_identity[id(shape)] = number
+                self._classes.append(TaskClass.of(shape, gate.share))
+            gate.numbers[id(shape)] = number
         return number

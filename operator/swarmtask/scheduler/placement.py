@@ -89,9 +89,9 @@ class Placement:
     def _evaluate(self, task_class: TaskClass) -> _Evaluation:
         allowed = self._columns.all_nodes()
         for static_filter in STATIC_FILTERS:
-            if static_filter.enabled(task_class.shape):
+            if static_filter.enabled(task_class):
                 allowed &= static_filter.mask(self._columns, task_class)
-        room_filters = tuple(room_filter for room_filter in ROOM_FILTERS if room_filter.enabled(task_class.shape))
+        room_filters = tuple(room_filter for room_filter in ROOM_FILTERS if room_filter.enabled(task_class))
         values = _values(task_class, self._columns.room, allowed, room_filters)
         evaluation = _Evaluation(room_filters, None if allowed.all() else allowed, values, self._placed)
         if len(self._evaluations) >= self._keep:
