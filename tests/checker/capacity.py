@@ -50,7 +50,7 @@ class CapacityRules:
             self.task_gone(uid, at)
             return
         fresh = held is None or held[0].number != live.number
-        # The queue that admitted it keeps counting it, even when the spec names another one meanwhile.
+        # The queue that it was started from keeps counting it, even when the spec names another one meanwhile.
         self._live[uid] = (live, queue if fresh or held is None else held[1])
         self._idle_since.pop(live.node, None)
         if fresh:

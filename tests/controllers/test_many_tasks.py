@@ -51,6 +51,19 @@ async def test_a_queue_limit_holds() -> None:
         assert most == 2
 
 
+async def test_what_runs_counts_in_the_queue_that_it_was_started_from() -> None:
+    async with running(World("n1")) as world:
+        world.add_queue("narrow", maxRunning=1)
+        world.engine.script("first", Outcome(duration_s=None))
+        world.add_task("first", queue="narrow")
+        await world.until(lambda: world.phase("first") == "Running")
+        world.kube.edit(SWARM_TASK, "first", "default", {"spec": {"queue": "default"}})
+        world.add_task("second", queue="narrow")
+        await world.until(lambda: world.task("second").status.reason == "QueueFull")
+        await world.pass_time(5)
+        assert world.phase("second") == "Queued"
+
+
 async def test_a_queue_bounds_what_each_node_runs_of_it_and_can_be_edited() -> None:
     async with running(World("n1", "n2")) as world:
         world.add_queue("thin", maxRunningPerNode=1)

@@ -359,4 +359,4 @@ def holding_of(task: SwarmTask) -> Holding | None:
         return None
     held = current.requested
     amounts = Amounts(units.cpu_milli(held.cpu), units.memory_bytes(held.memory), held.gpu)
-    return Holding(current.node, (task.key[0], task.spec.queue), amounts)
+    return Holding(current.node, (task.key[0], held.queue or task.spec.queue), amounts)

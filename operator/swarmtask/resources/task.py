@@ -241,6 +241,7 @@ class Requested(Model):
     cpu: Quantity = "0"
     memory: Quantity = "0"
     gpu: int = 0
+    queue: OptionalName = Field(default="", description="Queue that it was started from.")
 
 
 class Attempt(Model):
