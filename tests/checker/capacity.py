@@ -92,6 +92,14 @@ class CapacityRules:
         for running, most, name in bounds:
             if most is not None and running > most:
                 self._log.add("I9", f"queue {key[0]}/{key[1]}", at, f"{task.key[1]} is number {running} of at most {most} ({name})")
+        for limit, slots in live.requested.limits.items():
+            held = sum(attempt.requested.limits.get(limit, 0) for attempt, its_queue in self._live.values() if its_queue == key)
+            most = queue.spec.limits.get(limit)
+            if most is not None and held > most:
+                self._log.add(
+                    "I9", f"queue {key[0]}/{key[1]}", at,
+                    f"{task.key[1]} takes {slots} slots, which brings limit {limit} to {held} of {most}",
+                )  # fmt: skip
 
 
 def _amounts(cpu: str, memory: str, gpu: int) -> tuple[int, int, int]:

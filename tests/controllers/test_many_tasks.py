@@ -142,3 +142,46 @@ async def test_the_queue_status_follows_at_most_once_a_second() -> None:
         writes = [call for call in world.kube.calls if call.kind == "SwarmQueue" and call.verb == "patch"]
         assert len(writes) <= seconds + 2
         await world.until(lambda: not (world.kube.peek(SWARM_QUEUE, "default") or {})["status"].get("running"))
+
+
+async def test_a_limit_of_two_is_never_exceeded_by_thirty_tasks_and_is_shown() -> None:
+    async with running(World("n1", "n2")) as world:
+        world.add_queue("models", limits={"model/x": 2})
+        most_shown = 0
+        for number in range(30):
+            world.engine.script(f"t{number}", Outcome(duration_s=1 + number % 3))
+            world.add_task(f"t{number}", queue="models", cpu="100m", limits={"model/x": 1})
+        world.add_task("free", queue="models", cpu="100m")
+
+        def held() -> int:
+            return (
+                (world.kube.peek(SWARM_QUEUE, "models", "default") or {}).get("status", {}).get("limitsHeld", {}).get("model/x", -1)
+            )
+
+        def watch_load() -> bool:
+            nonlocal most_shown
+            assert len(world.engine.acting()) <= 3, "two with the limit, one without"
+            most_shown = max(most_shown, held())
+            return set(world.phases().values()) == {"Succeeded"}
+
+        await world.until(lambda: any(world.task(f"t{number}").status.reason == "LimitReached" for number in range(30)))
+        waiting = next(world.task(f"t{number}").status for number in range(30) if world.task(f"t{number}").status.reason)
+        assert "limit model/x of queue default/models is reached (2 of 2 held, needs 1; held by t" in (waiting.message or "")
+        await world.until(watch_load, 300)
+        assert most_shown == 2
+        await world.until(lambda: held() == 0)
+
+
+async def test_a_limit_is_held_as_it_was_taken_and_a_raised_one_acts_at_once() -> None:
+    async with running(World("n1")) as world:
+        world.add_queue("models", limits={"model/x": 1})
+        for name in ("first", "second"):
+            world.engine.script(name, Outcome(duration_s=None))
+            world.add_task(name, queue="models", cpu="100m", limits={"model/x": 1})
+        await world.until(lambda: "LimitReached" in {world.task(name).status.reason for name in ("first", "second")})
+        holder = next(name for name in ("first", "second") if world.phase(name) in ("Starting", "Running"))
+        world.kube.edit(SWARM_TASK, holder, "default", {"spec": {"limits": None}})
+        await world.pass_time(5)
+        assert sorted(world.phases().values()) == ["Queued", "Running"], "what is held was recorded when it was bound"
+        world.kube.edit(SWARM_QUEUE, "models", "default", {"spec": {"limits": {"model/x": 2}}})
+        await world.until(lambda: set(world.phases().values()) == {"Running"})

@@ -114,6 +114,11 @@ _CASES: list[tuple[str, Callable[[Object], None], tuple[str, ...], bool]] = [
     ("queue-deadline-absurd", _set("spec.queueDeadlineSeconds", 10**15), ("spec.queueDeadlineSeconds",), True),
     ("grace-negative", _set("spec.terminationGracePeriodSeconds", -1), ("spec.terminationGracePeriodSeconds",), True),
     ("ttl-negative", _set("spec.ttlSecondsAfterFinished", -1), ("spec.ttlSecondsAfterFinished",), True),
+    ("limit-zero", _set("spec.limits", {"model/x": 0}), ("spec.limits",), True),
+    ("limit-text", _set("spec.limits", {"model/x": "1"}), ("spec.limits",), True),
+    ("limit-name-spaces", _set("spec.limits", {"model x": 1}), ("spec.limits",), True),
+    ("limit-name-empty", _set("spec.limits", {"": 1}), ("spec.limits",), True),
+    ("limit-too-many", _set("spec.limits", {f"l{number}": 1 for number in range(17)}), ("spec.limits",), True),
     # words that are not on the list
     ("engine-unknown", _set("spec.engine", "mesos"), ("spec.engine",), True),
     ("priority-class-unknown", _set("spec.priorityClass", "urgent"), ("spec.priorityClass",), True),

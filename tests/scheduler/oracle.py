@@ -59,6 +59,7 @@ class Oracle:
     loads: dict[str, Load]
     queues: dict[QueueKey, QueueInfo]
     running: dict[QueueKey, int]
+    slots: dict[tuple[QueueKey, str], int]
 
     @classmethod
     def of(cls, snapshot: Snapshot) -> Oracle:
@@ -66,6 +67,11 @@ class Oracle:
             nodes=sorted(snapshot.nodes, key=lambda node: node.name),
             loads={node.name: Load(node.requested, node.tasks, dict(node.queue_tasks)) for node in snapshot.nodes},
             queues=dict(snapshot.queues),
+            slots={
+                (key, name): sum(limit.holders.values())
+                for key, queue in snapshot.queues.items()
+                for name, limit in queue.limits.items()
+            },
             running={key: queue.running for key, queue in snapshot.queues.items()},
         )
 
@@ -81,6 +87,9 @@ class Oracle:
             return "QueueStopped"
         if queue.max_running is not None and self.running[task.queue] >= queue.max_running:
             return "QueueFull"
+        for name, slots in task.shape.limits:
+            if name in queue.limits and self.slots[task.queue, name] + slots > queue.limits[name].most:
+                return "LimitReached"
         return None
 
     def refused_by(self, node: NodeInfo, task: PendingTask) -> str | None:
@@ -109,3 +118,6 @@ class Oracle:
         load.queue_tasks[task.queue] = load.queue_tasks.get(task.queue, 0) + 1
         if task.queue in self.running:
             self.running[task.queue] += 1
+        for name, slots in task.shape.limits:
+            if (task.queue, name) in self.slots:
+                self.slots[task.queue, name] += slots

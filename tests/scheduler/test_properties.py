@@ -9,10 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from swarmtask.scheduler.cycle import explain_task, run_cycle
-from swarmtask.scheduler.model import Amounts, Binding, NodeInfo, PendingTask, QueueInfo, QueueKey, Snapshot, TaskShape
+from swarmtask.scheduler.model import Amounts, Binding, LimitInfo, NodeInfo, PendingTask, QueueInfo, QueueKey, Snapshot, TaskShape
 from tests.scheduler.oracle import Oracle
 
 CAPABILITIES = ("browser", "coding")
+LIMITS = ("model/x", "provider/y")
 QUEUES = (("home", "default"), ("home", "night"), ("lab", "default"))
 
 # Few distinct values, so that ties, exact fits and full nodes are common; mostly ones of which several fit, so that much is placed.
@@ -58,7 +59,11 @@ shapes = st.builds(
     node_name=st.one_of(st.just(""), st.just(""), node_names),
     node_selector=st.one_of(st.just({}), st.just({}), labels).map(lambda wanted: tuple(sorted(wanted.items()))),
     capabilities=st.one_of(st.just(frozenset[str]()), st.frozensets(st.sampled_from(CAPABILITIES))),
+    limits=st.dictionaries(st.sampled_from(LIMITS), st.integers(1, 3), max_size=2).map(lambda taken: tuple(sorted(taken.items()))),
 )
+
+
+limits = st.builds(LimitInfo, st.integers(0, 8), st.dictionaries(st.sampled_from(["x", "y"]), st.integers(1, 2)))
 
 
 @st.composite
@@ -84,6 +89,7 @@ def snapshots(draw: st.DrawFn) -> Snapshot:
             max_running=draw(st.one_of(st.none(), st.integers(0, 6))),
             max_running_per_node=draw(st.one_of(st.none(), st.none(), st.integers(0, 3))),
             running=draw(st.integers(0, 3)),
+            limits=draw(st.dictionaries(st.sampled_from(LIMITS), limits)),
         )
         for key in QUEUES[: draw(st.integers(0, len(QUEUES)))]
     ]
@@ -154,6 +160,9 @@ def test_nothing_is_over_committed(snapshot: Snapshot) -> None:
         started = sum(binding.task.queue == queue.key for binding in result.bindings)
         assert not started or not queue.stopped
         assert not started or queue.max_running is None or queue.running + started <= queue.max_running
+        for name, limit in queue.limits.items():
+            taken = [dict(binding.task.shape.limits).get(name, 0) for binding in result.bindings if binding.task.queue == queue.key]
+            assert not sum(taken) or sum(limit.holders.values()) + sum(taken) <= limit.most
 
 
 @given(snapshots())

@@ -31,11 +31,12 @@ TOMBSTONES = 10_000
 
 @dataclass(frozen=True, slots=True)
 class Holding:
-    """What one task holds: its place on a node and in its queue."""
+    """What one task holds: its place on a node and in its queue, and slots of the queue's limits (sorted pairs)."""
 
     node: str
     queue: QueueKey
     amounts: Amounts
+    limits: tuple[tuple[str, int], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +109,7 @@ class Cache:
         self._tasks_on: Counter[str] = Counter()
         self._running: Counter[QueueKey] = Counter()
         self._queue_tasks: dict[str, Counter[QueueKey]] = {}
+        self._limit_holders: dict[tuple[QueueKey, str], dict[str, int]] = {}
         self._versions: dict[tuple[str, TaskKey], int] = {}
         self._tombstones: OrderedDict[tuple[str, TaskKey], int] = OrderedDict()
 
@@ -265,6 +267,15 @@ class Cache:
             self._tasks_on[holding.node] += sign
             self._running[holding.queue] += sign
             self._count_queue_task(holding, sign)
+        if before is not None:
+            for name, _ in before.limits:
+                holders = self._limit_holders[before.queue, name]
+                del holders[key[1]]
+                if not holders:
+                    del self._limit_holders[before.queue, name]
+        if after is not None:
+            for name, slots in after.limits:
+                self._limit_holders.setdefault((after.queue, name), {})[key[1]] = slots
 
     def _count_queue_task(self, holding: Holding, sign: int) -> None:
         here = self._queue_tasks.setdefault(holding.node, Counter())
@@ -282,7 +293,7 @@ class Cache:
         if entry is None or entry.pending != pending or pending.key in self._assumed:
             return False
         before = self._holding(pending.key)
-        self._assumed[pending.key] = _Assumption(pending, Holding(node, pending.queue, pending.shape.request))
+        self._assumed[pending.key] = _Assumption(pending, Holding(node, pending.queue, pending.shape.request, pending.shape.limits))
         self._account(pending.key, before)
         return True
 
@@ -325,6 +336,10 @@ class Cache:
         """Live and assumed tasks of a queue."""
         return self._running[queue]
 
+    def limit_holders(self, queue: QueueKey, name: str) -> dict[str, int]:
+        """The name of each task of the queue that is live or assumed and holds slots of this limit -> how many."""
+        return dict(self._limit_holders.get((queue, name), ()))
+
     def queue_exists(self, queue: QueueKey) -> bool:
         """The queue `default` counts as there: the operator creates it in every namespace that has tasks."""
         return queue[1] == DEFAULT_QUEUE or queue in self.queues
@@ -348,6 +363,7 @@ def pending_task(task: SwarmTask) -> PendingTask | None:
             node_name=spec.placement.node_name,
             node_selector=tuple(sorted(spec.placement.node_selector.items())),
             capabilities=frozenset(spec.placement.capabilities),
+            limits=tuple(sorted(spec.limits.items())),
         ),
     )
 
@@ -359,4 +375,4 @@ def holding_of(task: SwarmTask) -> Holding | None:
         return None
     held = current.requested
     amounts = Amounts(units.cpu_milli(held.cpu), units.memory_bytes(held.memory), held.gpu)
-    return Holding(current.node, (task.key[0], held.queue or task.spec.queue), amounts)
+    return Holding(current.node, (task.key[0], held.queue or task.spec.queue), amounts, tuple(sorted(held.limits.items())))

@@ -67,6 +67,7 @@ class Queues:
                 "running": sum(phases[(key, phase)] for phase in BOUND_PHASES),
                 "dead_letters": phases[(key, Phase.FAILED)],
                 "oldest_queued_time": None if oldest is None else datetime.fromtimestamp(int(oldest), UTC),
+                "limits_held": {name: sum(self._cache.limit_holders(key, name).values()) for name in queue.spec.limits},
                 "observed_generation": queue.metadata.generation or None,
                 "conditions": set_condition(
                     queue.status.conditions,

@@ -19,7 +19,7 @@ from swarmtask.lifecycle.messages import Bound, Unplaced
 from swarmtask.resources import units
 from swarmtask.resources.node import NodeEngine, NodePhase, SwarmNode
 from swarmtask.scheduler.cycle import run_cycle
-from swarmtask.scheduler.model import Amounts, Binding, NodeInfo, QueueInfo, Refusal, Snapshot, TaskKey
+from swarmtask.scheduler.model import Amounts, Binding, LimitInfo, NodeInfo, QueueInfo, QueueKey, Refusal, Snapshot, TaskKey
 
 logger = logging.getLogger(__name__)
 
@@ -74,18 +74,23 @@ class Scheduling:
 
     def _snapshot(self) -> Snapshot:
         pending = list(self._cache.waiting())
-        queues = {}
-        for key in {task.queue for task in pending}:
-            queue = self._cache.queues.get(key)
-            queues[key] = QueueInfo(
-                key,
-                stopped=queue is not None and queue.spec.stopped,
-                max_running=None if queue is None else queue.spec.max_running,
-                max_running_per_node=None if queue is None else queue.spec.max_running_per_node,
-                running=self._cache.running(key),
-            )
+        queues = {key: self._queue_info(key) for key in {task.queue for task in pending}}
         nodes = [self._node_info(name, node) for name, node in self._cache.nodes.items()]
         return Snapshot(self._clock.now().timestamp(), nodes, pending, queues)
+
+    def _queue_info(self, key: QueueKey) -> QueueInfo:
+        running, queue = self._cache.running(key), self._cache.queues.get(key)
+        if queue is None:
+            return QueueInfo(key, running=running)
+        spec = queue.spec
+        return QueueInfo(
+            key,
+            stopped=spec.stopped,
+            max_running=spec.max_running,
+            max_running_per_node=spec.max_running_per_node,
+            running=running,
+            limits={name: LimitInfo(most, self._cache.limit_holders(key, name)) for name, most in spec.limits.items()},
+        )
 
     def _node_info(self, name: str, node: SwarmNode) -> NodeInfo:
         capacity, reserved = node.status.capacity, node.spec.reserved

@@ -121,7 +121,7 @@ class Draft:
 
     def _requested(self) -> Requested:
         spec, requests = self.task.spec, self.task.spec.container.resources.requests
-        return Requested(cpu=requests.cpu, memory=requests.memory, gpu=requests.gpu, queue=spec.queue)
+        return Requested(cpu=requests.cpu, memory=requests.memory, gpu=requests.gpu, queue=spec.queue, limits=spec.limits)
 
     def back_off(self, reason: str, message: str, earlier: int) -> None:
         """Wait before the next attempt. `earlier`: failures of the same budget before this one."""

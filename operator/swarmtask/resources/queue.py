@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, StrictBool, StrictInt
 
+from swarmtask.resources.fields import LimitNames, Slots
 from swarmtask.resources.meta import API_VERSION, Condition, Model, ObjectMeta, Time
 
 
@@ -19,6 +20,10 @@ class QueueSpec(Model):
     max_running_per_node: Annotated[StrictInt, Field(ge=0, le=10_000)] | None = Field(
         default=None, description="Tasks of this queue bound to one node at the same time. Not limited unless set."
     )
+    limits: Annotated[dict[str, Slots], Field(max_length=256), LimitNames] = Field(
+        default_factory=dict,
+        description="Cluster-wide limits, for example model/x: 5. The live attempts of this queue never hold more slots together.",
+    )
     stopped: StrictBool = Field(default=False, description="true: nothing of this queue starts; what runs goes on.")
 
 
@@ -27,6 +32,7 @@ class QueueStatus(Model):
     running: Annotated[StrictInt, Field(ge=0)] = Field(default=0, description="Tasks bound to a node.")
     dead_letters: Annotated[StrictInt, Field(ge=0)] = Field(default=0, description="Failed tasks that wait for a person.")
     oldest_queued_time: Time | None = Field(default=None, description="Since when the oldest one waits.")
+    limits_held: dict[str, Slots] = Field(default_factory=dict, description="Slots held of each of spec.limits.")
     observed_generation: int | None = None
     conditions: list[Condition] = Field(
         default_factory=list,

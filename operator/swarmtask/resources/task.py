@@ -16,10 +16,12 @@ from swarmtask.resources.fields import (
     IMAGE_PATTERN,
     Capability,
     LabelValue,
+    LimitNames,
     Name,
     OptionalName,
     Quantity,
     Seconds,
+    Slots,
     Text,
 )
 from swarmtask.resources.meta import API_VERSION, Condition, Model, ObjectMeta, Time
@@ -188,6 +190,11 @@ class TaskSpec(Model):
     )
     container: Container = Field(description="What runs.")
     placement: Placement = Field(default_factory=Placement, description="Which nodes may run it.")
+    limits: Annotated[dict[str, Annotated[StrictInt, Field(ge=1, le=1_000_000)]], Field(max_length=16), LimitNames] = Field(
+        default_factory=dict,
+        description="Slots of cluster-wide limits that an attempt holds while it is live, for example model/x: 1. A name that the "
+        "queue's spec.limits does not have is not limited.",
+    )
     backoff_limit: Annotated[StrictInt, Field(ge=0, le=1000)] = Field(
         default=3, description="Retries after the first attempt. Losses that are not the task's fault do not count."
     )
@@ -242,6 +249,7 @@ class Requested(Model):
     memory: Quantity = "0"
     gpu: int = 0
     queue: OptionalName = Field(default="", description="Queue that it was started from.")
+    limits: dict[str, Slots] = Field(default_factory=dict, description="Slots of the queue's limits.")
 
 
 class Attempt(Model):

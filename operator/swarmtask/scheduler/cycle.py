@@ -71,6 +71,9 @@ class Cycle:
         if line.gate.closed:
             return Park(line, line.gate.standstill())
         task_class = line.task_class
+        spent = line.gate.spent(task_class.shape)
+        if spent is not None:
+            return Park(line, spent)
         unfit = self._unfit.get(task_class)
         if unfit is not None:
             return Park(line, unfit)

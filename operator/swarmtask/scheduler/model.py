@@ -61,13 +61,14 @@ class NodeInfo:
 
 @dataclass(frozen=True, slots=True)
 class TaskShape:
-    """Everything about a task that decides where it fits. Tasks of one shape are interchangeable for placement: a cycle evaluates
-    filters and scores once per shape, not once per task.
+    """Everything about a task that decides where it fits and what it takes. Tasks of one shape are interchangeable for placement:
+    a cycle evaluates filters and scores once per shape, not once per task.
 
     Attributes:
         engine: empty means any.
         node_name: empty means any.
         node_selector: sorted pairs.
+        limits: sorted pairs of a limit's name and the slots of it that the task takes.
     """
 
     request: Amounts
@@ -75,6 +76,7 @@ class TaskShape:
     node_name: str = ""
     node_selector: tuple[tuple[str, str], ...] = ()
     capabilities: frozenset[str] = frozenset()
+    limits: tuple[tuple[str, int], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,14 +97,32 @@ class PendingTask:
 
 
 @dataclass(frozen=True, slots=True)
+class LimitInfo:
+    """One cluster-wide limit of a queue.
+
+    Attributes:
+        most: slots that tasks of the queue may hold together.
+        holders: name of each bound or assumed task of the queue that holds some -> how many.
+    """
+
+    most: int
+    holders: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
 class QueueInfo:
-    """A queue as one cycle sees it. `running` counts bound and assumed tasks. A bound that is None does not exist."""
+    """A queue as one cycle sees it. `running` counts bound and assumed tasks. A bound that is None does not exist.
+
+    Attributes:
+        limits: by name; a name that is not here is not limited.
+    """
 
     key: QueueKey
     stopped: bool = False
     max_running: int | None = None
     max_running_per_node: int | None = None
     running: int = 0
+    limits: Mapping[str, LimitInfo] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +151,7 @@ class Refusal:
 
     Attributes:
         position: 1-based place in its queue, in the order in which tasks would start.
-        reason: CamelCase for the condition: NoNodeFits, QueueStopped, QueueFull.
+        reason: CamelCase for the condition: NoNodeFits, QueueStopped, QueueFull, LimitReached.
         message: counts per filter for a person: "0/5 nodes fit: 2 too little memory (needs 16Gi, largest free 7.4Gi), 2 lack
             capability gpu, 1 cordoned".
         counts: filter name -> nodes that it refused (each node is counted at the first filter that refuses it).

@@ -15,12 +15,16 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 
 from swarmtask.scheduler.columns import NodeShare, TaskClass
-from swarmtask.scheduler.model import PendingTask, QueueInfo, QueueKey, TaskShape
+from swarmtask.scheduler.model import LimitInfo, PendingTask, QueueInfo, QueueKey, TaskShape
 
 NO_NODE_FITS = "NoNodeFits"
 QUEUE_STOPPED = "QueueStopped"
 QUEUE_FULL = "QueueFull"
+LIMIT_REACHED = "LimitReached"
 """Reasons of a Refusal."""
+
+HOLDERS_NAMED = 3
+"""So many of the tasks that hold a limit are named in a message."""
 
 
 def order_key(task: PendingTask) -> tuple[int, float, str]:
@@ -37,6 +41,33 @@ class Standstill:
     counts: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
 
 
+class Slots:
+    """The slots of one limit of a queue, as tasks take them."""
+
+    def __init__(self, limit: LimitInfo) -> None:
+        self._most = limit.most
+        self._holders = dict(limit.holders)
+        self._held = sum(self._holders.values())
+
+    def has(self, slots: int) -> bool:
+        return self._held + slots <= self._most
+
+    def take(self, task: str, slots: int) -> None:
+        self._held += slots
+        self._holders[task] = self._holders.get(task, 0) + slots
+
+    def explain(self, slots: int) -> str:
+        """Why a task that takes so many does not start."""
+        words = f"{self._held} of {self._most} held, needs {slots}"
+        if slots > self._most:
+            words += f"; never starts: the limit is {self._most}"
+        if self._holders:
+            names = sorted(self._holders)
+            rest = len(names) - HOLDERS_NAMED
+            words += f"; held by {', '.join(names[:HOLDERS_NAMED])}" + (f" and {rest} more" if rest > 0 else "")
+        return words
+
+
 @dataclass(slots=True, eq=False)
 class Gate:
     """What a queue lets through.
@@ -44,6 +75,7 @@ class Gate:
     Attributes:
         left: how many more of its tasks may start; None means not limited.
         share: what it may run on one node; None means not limited.
+        slots: of its limits, by name.
         numbers: the classes of its tasks, by the identity of their shapes.
         lines: by priority and number of the class.
     """
@@ -51,6 +83,7 @@ class Gate:
     queue: QueueInfo
     left: int | None
     share: NodeShare | None = None
+    slots: dict[str, Slots] = field(default_factory=dict)
     numbers: dict[int, int] = field(default_factory=dict)
     lines: dict[tuple[int, int], Line] = field(default_factory=dict)
 
@@ -58,9 +91,22 @@ class Gate:
     def closed(self) -> bool:
         return self.queue.stopped or self.left == 0
 
-    def enter(self) -> None:
+    def enter(self, task: PendingTask) -> None:
         if self.left is not None:
             self.left -= 1
+        for name, slots in task.shape.limits:
+            if name in self.slots:
+                self.slots[name].take(task.key[1], slots)
+
+    def spent(self, shape: TaskShape) -> Standstill | None:
+        """Why no task of the shape starts now although the queue is open: a limit has too few slots left. Slots only get fewer
+        during a cycle."""
+        for name, slots in shape.limits:
+            limit = self.slots.get(name)
+            if limit is not None and not limit.has(slots):
+                words = f"limit {name} of queue {'/'.join(self.queue.key)} is reached ({limit.explain(slots)})"
+                return Standstill(LIMIT_REACHED, words)
+        return None
 
     def standstill(self) -> Standstill:
         """Why it is closed."""
@@ -124,7 +170,8 @@ class Order:
         if queue.max_running_per_node is not None:
             share = NodeShare(queue.key, queue.max_running_per_node, row=len(self.shares))
             self.shares.append(share)
-        return Gate(queue, None if queue.max_running is None else max(0, queue.max_running - queue.running), share)
+        left = None if queue.max_running is None else max(0, queue.max_running - queue.running)
+        return Gate(queue, left, share, {name: Slots(limit) for name, limit in queue.limits.items()})
 
     def head(self) -> tuple[int, Line] | None:
         """The rank and the line of the task that comes next; None when no line is left."""
@@ -132,8 +179,8 @@ class Order:
 
     def advance(self) -> None:
         """The head starts: the next of its line takes its place."""
-        _, line = self._heap[0]
-        line.gate.enter()
+        rank, line = self._heap[0]
+        line.gate.enter(self.tasks[rank])
         line.next += 1
         if line.next < len(line.ranks):
             heapq.heapreplace(self._heap, (line.ranks[line.next], line))
