@@ -185,3 +185,17 @@ async def test_a_limit_is_held_as_it_was_taken_and_a_raised_one_acts_at_once() -
         assert sorted(world.phases().values()) == ["Queued", "Running"], "what is held was recorded when it was bound"
         world.kube.edit(SWARM_QUEUE, "models", "default", {"spec": {"limits": {"model/x": 2}}})
         await world.until(lambda: set(world.phases().values()) == {"Running"})
+
+
+async def test_strategies_of_queue_and_task_reach_the_scheduler() -> None:
+    async with running(World("n1", "n2", "n3")) as world:
+        world.add_queue("packed", strategy="pack")
+        for number in range(3):
+            world.engine.script(f"packed{number}", Outcome(duration_s=None))
+            world.add_task(f"packed{number}", queue="packed", cpu="100m")
+        await world.until(lambda: set(world.phases().values()) == {"Running"})
+        assert {world.task(f"packed{number}").status.node_name for number in range(3)} == {"n1"}
+        for number in range(6):
+            world.add_task(f"round{number}", queue="packed", cpu="100m", placement={"strategy": "round-robin"})
+            await world.until(lambda name=f"round{number}": world.phase(name) == "Succeeded")
+        assert [world.task(f"round{number}").status.node_name for number in range(6)] == ["n2", "n3", "n1", "n2", "n3", "n1"]

@@ -121,6 +121,7 @@ _CASES: list[tuple[str, Callable[[Object], None], tuple[str, ...], bool]] = [
     ("limit-too-many", _set("spec.limits", {f"l{number}": 1 for number in range(17)}), ("spec.limits",), True),
     # words that are not on the list
     ("engine-unknown", _set("spec.engine", "mesos"), ("spec.engine",), True),
+    ("strategy-unknown", _set("spec.placement.strategy", "random"), ("spec.placement.strategy",), True),
     ("priority-class-unknown", _set("spec.priorityClass", "urgent"), ("spec.priorityClass",), True),
     ("backoff-type-unknown", _set("spec.backoff", {"type": "random"}), ("spec.backoff.type",), True),
     ("both-priorities", lambda o: o["spec"].update(priority=1, priorityClass="high"), ("spec",), True),

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from swarmtask.resources.fields import Strategy
 from swarmtask.scheduler.model import Amounts, NodeInfo, PendingTask, QueueInfo, QueueKey, Snapshot, TaskShape
 
 
@@ -17,6 +18,7 @@ class Load:
     requested: Amounts
     tasks: int
     queue_tasks: dict[QueueKey, int] = field(default_factory=dict)
+    turn: int = 0
 
 
 def refusing_filter(node: NodeInfo, load: Load, wants: TaskShape, queue: QueueInfo) -> str | None:
@@ -41,14 +43,26 @@ def refusing_filter(node: NodeInfo, load: Load, wants: TaskShape, queue: QueueIn
     return next((name for name, passes in rules if not passes), None)
 
 
-def score(node: NodeInfo, load: Load, wants: TaskShape) -> float:
-    """What is left of the scarcest resource afterwards; a thousandth of the weight for few tasks."""
+def score(node: NodeInfo, load: Load, wants: TaskShape, strategy: Strategy) -> float:
+    """The total of a strategy."""
     pairs = [(node.allocatable.cpu_milli, load.requested.cpu_milli + wants.request.cpu_milli)]
     pairs.append((node.allocatable.memory_bytes, load.requested.memory_bytes + wants.request.memory_bytes))
     if wants.request.gpus:
         pairs.append((node.allocatable.gpus, load.requested.gpus + wants.request.gpus))
     balance = min(max(0.0, 1 - after / offered) if offered else 0.0 for offered, after in pairs)
-    return (balance + 0.001 / (1 + load.tasks)) / 1.001
+    few, many = 1 / (1 + load.tasks), load.tasks / (1 + load.tasks)
+    match strategy:
+        case "balanced":
+            return (balance + 0.001 * few) / 1.001
+        case "pack":
+            return (1 - balance + 0.001 * many) / 1.001
+        case "spread":
+            return (few + 0.000001 * balance) / 1.000001
+        case "least-busy":
+            offered, after = pairs[0]
+            return ((max(0.0, 1 - after / offered) if offered else 0.0) + 0.001 * few) / 1.001
+        case "round-robin":
+            return 1 / (1 + load.turn)
 
 
 @dataclass
@@ -63,9 +77,13 @@ class Oracle:
 
     @classmethod
     def of(cls, snapshot: Snapshot) -> Oracle:
+        turns = sorted({0, *(node.turn for node in snapshot.nodes)})
         return cls(
             nodes=sorted(snapshot.nodes, key=lambda node: node.name),
-            loads={node.name: Load(node.requested, node.tasks, dict(node.queue_tasks)) for node in snapshot.nodes},
+            loads={
+                node.name: Load(node.requested, node.tasks, dict(node.queue_tasks), turns.index(node.turn))
+                for node in snapshot.nodes
+            },
             queues=dict(snapshot.queues),
             slots={
                 (key, name): sum(limit.holders.values())
@@ -107,14 +125,19 @@ class Oracle:
 
     def scores(self, task: PendingTask) -> dict[str, float]:
         """Scores of the nodes where the task fits."""
+        queue = self.queues.get(task.queue) or QueueInfo(task.queue)
+        strategy = task.shape.strategy or queue.strategy
         return {
-            node.name: score(node, self.loads[node.name], task.shape) for node in self.nodes if self.refused_by(node, task) is None
+            node.name: score(node, self.loads[node.name], task.shape, strategy)
+            for node in self.nodes
+            if self.refused_by(node, task) is None
         }
 
     def place(self, task: PendingTask, node: str) -> None:
         load = self.loads[node]
         load.requested += task.shape.request
         load.tasks += 1
+        load.turn = 1 + max(load.turn for load in self.loads.values())
         load.queue_tasks[task.queue] = load.queue_tasks.get(task.queue, 0) + 1
         if task.queue in self.running:
             self.running[task.queue] += 1

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from swarmtask.resources.fields import Strategy
 from swarmtask.scheduler.cycle import explain_task, run_cycle
 from swarmtask.scheduler.model import Amounts, Binding, LimitInfo, NodeInfo, PendingTask, QueueInfo, QueueKey, Snapshot, TaskShape
 from tests.scheduler.oracle import Oracle
@@ -34,6 +35,9 @@ node_names = st.sampled_from(["a", "b", "c", "d", "e"])
 labels = st.dictionaries(st.sampled_from(["zone", "arch"]), st.sampled_from(["", "x", "y"]))
 
 
+strategies: st.SearchStrategy[Strategy] = st.sampled_from(["balanced", "pack", "spread", "least-busy", "round-robin"])
+
+
 @st.composite
 def nodes(draw: st.DrawFn, name: str) -> NodeInfo:
     allocatable = draw(amounts)
@@ -45,6 +49,7 @@ def nodes(draw: st.DrawFn, name: str) -> NodeInfo:
         allocatable=allocatable,
         requested=draw(st.one_of(st.just(Amounts()), st.just(Amounts()), st.just(allocatable), amounts)),
         tasks=draw(st.integers(0, 3)),
+        turn=draw(st.integers(0, 4)),
         queue_tasks=draw(st.dictionaries(st.sampled_from(QUEUES), st.integers(1, 2), max_size=1)),
         max_tasks=draw(st.one_of(st.none(), st.none(), st.integers(0, 9))),
         labels=draw(labels),
@@ -59,6 +64,7 @@ shapes = st.builds(
     node_name=st.one_of(st.just(""), st.just(""), node_names),
     node_selector=st.one_of(st.just({}), st.just({}), labels).map(lambda wanted: tuple(sorted(wanted.items()))),
     capabilities=st.one_of(st.just(frozenset[str]()), st.frozensets(st.sampled_from(CAPABILITIES))),
+    strategy=st.one_of(st.just(""), st.just(""), strategies),
     limits=st.dictionaries(st.sampled_from(LIMITS), st.integers(1, 3), max_size=2).map(lambda taken: tuple(sorted(taken.items()))),
 )
 
@@ -89,6 +95,7 @@ def snapshots(draw: st.DrawFn) -> Snapshot:
             max_running=draw(st.one_of(st.none(), st.integers(0, 6))),
             max_running_per_node=draw(st.one_of(st.none(), st.none(), st.integers(0, 3))),
             running=draw(st.integers(0, 3)),
+            strategy=draw(strategies),
             limits=draw(st.dictionaries(st.sampled_from(LIMITS), limits)),
         )
         for key in QUEUES[: draw(st.integers(0, len(QUEUES)))]

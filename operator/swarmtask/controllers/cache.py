@@ -109,6 +109,8 @@ class Cache:
         self._tasks_on: Counter[str] = Counter()
         self._running: Counter[QueueKey] = Counter()
         self._queue_tasks: dict[str, Counter[QueueKey]] = {}
+        self._turns: dict[str, int] = {}
+        self._turn = 0
         self._limit_holders: dict[tuple[QueueKey, str], dict[str, int]] = {}
         self._versions: dict[tuple[str, TaskKey], int] = {}
         self._tombstones: OrderedDict[tuple[str, TaskKey], int] = OrderedDict()
@@ -153,6 +155,7 @@ class Cache:
             self._put_task(key, None)
         elif kind is SWARM_NODE:
             self.nodes.pop(key[1], None)
+            self._turns.pop(key[1], None)
         elif kind is SWARM_QUEUE:
             self.queues.pop(key, None)
         self._tell(Change(kind, key, gone=True, placement=True, uid=uid))
@@ -295,6 +298,8 @@ class Cache:
         before = self._holding(pending.key)
         self._assumed[pending.key] = _Assumption(pending, Holding(node, pending.queue, pending.shape.request, pending.shape.limits))
         self._account(pending.key, before)
+        self._turn += 1
+        self._turns[node] = self._turn
         return True
 
     def assumed_node(self, key: TaskKey) -> str | None:
@@ -327,6 +332,10 @@ class Cache:
 
     def tasks_on(self, node: str) -> int:
         return self._tasks_on[node]
+
+    def turn(self, node: str) -> int:
+        """When a task was last placed on the node, compared to others: later is larger, 0 is never since this process began."""
+        return self._turns.get(node, 0)
 
     def queue_tasks_on(self, node: str) -> dict[QueueKey, int]:
         """How many live and assumed tasks of each queue are on a node, for queues that have some there."""
@@ -364,6 +373,7 @@ def pending_task(task: SwarmTask) -> PendingTask | None:
             node_selector=tuple(sorted(spec.placement.node_selector.items())),
             capabilities=frozenset(spec.placement.capabilities),
             limits=tuple(sorted(spec.limits.items())),
+            strategy=spec.placement.strategy,
         ),
     )
 

@@ -89,6 +89,7 @@ class Scheduling:
             max_running=spec.max_running,
             max_running_per_node=spec.max_running_per_node,
             running=running,
+            strategy=spec.strategy,
             limits={name: LimitInfo(most, self._cache.limit_holders(key, name)) for name, most in spec.limits.items()},
         )
 
@@ -111,6 +112,7 @@ class Scheduling:
             tasks=self._cache.tasks_on(name),
             max_tasks=node.spec.max_tasks,
             queue_tasks=self._cache.queue_tasks_on(name),
+            turn=self._cache.turn(name),
             labels=node.metadata.labels,
             capabilities=frozenset(node.spec.capabilities),
         )

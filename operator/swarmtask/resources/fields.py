@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, StrictInt, WithJsonSchema
 
@@ -69,3 +69,7 @@ LimitNames = AfterValidator(_limit_names)
 """For mappings from names of limits. (A structural schema has no words for keys; the API server asks the models, too.)"""
 Slots = Annotated[StrictInt, Field(ge=0, le=1_000_000)]
 """Slots of a limit."""
+
+Strategy = Literal["balanced", "pack", "spread", "least-busy", "round-robin"]
+"""Which of the nodes that fit is chosen: docs/scheduler.md."""
+OptionalStrategy = Literal[Strategy, ""]

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, StrictBool, StrictInt
 
-from swarmtask.resources.fields import LimitNames, Slots
+from swarmtask.resources.fields import LimitNames, Slots, Strategy
 from swarmtask.resources.meta import API_VERSION, Condition, Model, ObjectMeta, Time
 
 
@@ -23,6 +23,12 @@ class QueueSpec(Model):
     limits: Annotated[dict[str, Slots], Field(max_length=256), LimitNames] = Field(
         default_factory=dict,
         description="Cluster-wide limits, for example model/x: 5. The live attempts of this queue never hold more slots together.",
+    )
+    strategy: Strategy = Field(
+        default="balanced",
+        description="Which of the nodes that fit, for tasks that do not say: balanced takes the one with most left "
+        "of its scarcest resource, pack the fullest, spread the one with the fewest tasks, least-busy the one with most CPU left, "
+        "round-robin the one that has waited longest for a task.",
     )
     stopped: StrictBool = Field(default=False, description="true: nothing of this queue starts; what runs goes on.")
 

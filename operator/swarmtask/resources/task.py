@@ -19,6 +19,7 @@ from swarmtask.resources.fields import (
     LimitNames,
     Name,
     OptionalName,
+    OptionalStrategy,
     Quantity,
     Seconds,
     Slots,
@@ -161,6 +162,10 @@ class Placement(Model):
         default_factory=dict, description="Labels that the SwarmNode must carry."
     )
     node_name: OptionalName = Field(default="", description="Only this SwarmNode.")
+    strategy: OptionalStrategy = Field(
+        default="",
+        description="Which of the nodes that fit: balanced, pack, spread, least-busy or round-robin. Empty: as the queue says.",
+    )
 
 
 class Backoff(Model):

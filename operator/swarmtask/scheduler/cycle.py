@@ -14,7 +14,8 @@ from swarmtask.scheduler.explain import no_node_fits, verdicts
 from swarmtask.scheduler.filters import label_keys
 from swarmtask.scheduler.model import Binding, CycleResult, PendingTask, QueueKey, Refusal, Snapshot
 from swarmtask.scheduler.ordering import NO_NODE_FITS, Line, Order, Standstill
-from swarmtask.scheduler.placement import TOTAL, Placement
+from swarmtask.scheduler.placement import Placement
+from swarmtask.scheduler.scores import TOTALS
 
 
 def run_cycle(snapshot: Snapshot) -> CycleResult:
@@ -54,8 +55,12 @@ class Cycle:
         # 1. Order: one class per shape, one line per queue, priority and class, a heap of heads.
         self.order = Order(snapshot.pending, snapshot.queues)
         # 2. Columns: nodes as arrays, nodes that look alike to every waiting task as one class.
+        classes = self.order.classes
         self.columns = Columns.of(
-            snapshot.nodes, label_keys([task_class.shape for task_class in self.order.classes]), self.order.shares
+            snapshot.nodes,
+            label_keys([task_class.shape for task_class in classes]),
+            self.order.shares,
+            turns=any(task_class.strategy == "round-robin" for task_class in classes),
         )
         self._placement = Placement(self.columns, len(self.order.tasks))
         self._unfit: dict[TaskClass, Standstill] = {}
@@ -175,9 +180,10 @@ def explain_task(snapshot: Snapshot, task: PendingTask) -> Explanation:
 
 
 def _node_verdicts(columns: Columns, task_class: TaskClass) -> tuple[NodeVerdict, ...]:
+    total = TOTALS[task_class.strategy]
     masks = {filter_.name: mask.tolist() for filter_, mask in verdicts(columns, task_class)}
-    parts = {name: part.tolist() for name, part in TOTAL.parts(columns.room, task_class)}
-    totals = TOTAL.values(columns.room, task_class).tolist()
+    parts = {name: part.tolist() for name, part in total.parts(columns.room, task_class)}
+    totals = total.values(columns.room, task_class).tolist()
     found = []
     for number, name in enumerate(columns.names):
         filters = {filter_name: mask[number] for filter_name, mask in masks.items()}

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from swarmtask.resources.fields import OptionalStrategy, Strategy
+
 TaskKey = tuple[str, str]
 """(namespace, name)."""
 QueueKey = tuple[str, str]
@@ -43,6 +45,7 @@ class NodeInfo:
         engines: names of engines that reach it, preferred first.
         requested, tasks: what bound and assumed attempts hold, and how many they are.
         max_tasks: None means not limited.
+        turn: when the node was last given a task, compared to other nodes: later is larger, 0 is never.
         queue_tasks: how many of `tasks` belong to each queue; queues without any may be left out.
     """
 
@@ -55,6 +58,7 @@ class NodeInfo:
     tasks: int = 0
     max_tasks: int | None = None
     queue_tasks: Mapping[QueueKey, int] = field(default_factory=dict)
+    turn: int = 0
     labels: Mapping[str, str] = field(default_factory=dict)
     capabilities: frozenset[str] = frozenset()
 
@@ -69,6 +73,7 @@ class TaskShape:
         node_name: empty means any.
         node_selector: sorted pairs.
         limits: sorted pairs of a limit's name and the slots of it that the task takes.
+        strategy: empty means the queue's.
     """
 
     request: Amounts
@@ -77,6 +82,7 @@ class TaskShape:
     node_selector: tuple[tuple[str, str], ...] = ()
     capabilities: frozenset[str] = frozenset()
     limits: tuple[tuple[str, int], ...] = ()
+    strategy: OptionalStrategy = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +129,7 @@ class QueueInfo:
     max_running_per_node: int | None = None
     running: int = 0
     limits: Mapping[str, LimitInfo] = field(default_factory=dict)
+    strategy: Strategy = "balanced"
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
+from swarmtask.resources.fields import Strategy
 from swarmtask.scheduler.columns import NodeShare, TaskClass
 from swarmtask.scheduler.model import LimitInfo, PendingTask, QueueInfo, QueueKey, TaskShape
 
@@ -140,7 +141,7 @@ class Order:
     Attributes:
         tasks: in the order in which they would start; a task's index is its rank.
         lines: the line of each task, by rank.
-        classes: one per shape, or per shape and queue where the queue has a share.
+        classes: one per shape and strategy, and per queue where the queue has a share.
         shares: of the queues that bound what one node runs of them, by row.
     """
 
@@ -194,18 +195,21 @@ class Order:
 
 
 class _Interner:
-    """Equal shapes -> one class, except where a queue's share tells them apart. Caches usually share shape objects, so identity is
-    asked before equality."""
+    """Equal shapes -> one class, except where their queues' strategies or shares tell them apart.
+
+    Caches usually share shape objects, so identity is asked before equality.
+    """
 
     def __init__(self, classes: list[TaskClass]) -> None:
         self._classes = classes
-        self._by_value: dict[tuple[TaskShape, NodeShare | None], int] = {}
+        self._by_value: dict[tuple[TaskShape, Strategy, NodeShare | None], int] = {}
 
     def number(self, shape: TaskShape, gate: Gate) -> int:
         number = gate.numbers.get(id(shape))
         if number is None:
-            number = self._by_value.setdefault((shape, gate.share), len(self._classes))
+            strategy = shape.strategy or gate.queue.strategy
+            number = self._by_value.setdefault((shape, strategy, gate.share), len(self._classes))
             if number == len(self._classes):
-                self._classes.append(TaskClass.of(shape, gate.share))
+                self._classes.append(TaskClass.of(shape, strategy, gate.share))
             gate.numbers[id(shape)] = number
         return number

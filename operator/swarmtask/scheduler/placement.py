@@ -13,9 +13,8 @@ import numpy as np
 
 from swarmtask.scheduler.columns import Columns, Floats, Ints, Mask, Room, TaskClass
 from swarmtask.scheduler.filters import ROOM_FILTERS, STATIC_FILTERS, RoomFilter
-from swarmtask.scheduler.scores import Total
+from swarmtask.scheduler.scores import TOTALS
 
-TOTAL = Total()
 INFEASIBLE = np.array(-1.0)
 """Below every score. An array without dimensions: numpy takes it faster than a number."""
 KEPT_BYTES = 256 * 2**20
@@ -102,7 +101,7 @@ class Placement:
 
 def _values(task_class: TaskClass, room: Room, allowed: Mask | None, room_filters: tuple[RoomFilter, ...]) -> Floats:
     """float64[n]: total score, or INFEASIBLE, for the n nodes of `room`."""
-    values = TOTAL.values(room, task_class)
+    values = TOTALS[task_class.strategy].values(room, task_class)
     feasible = allowed
     for room_filter in room_filters:
         mask = room_filter.mask(room, task_class)
