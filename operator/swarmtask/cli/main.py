@@ -9,7 +9,7 @@ import sys
 
 import typer
 
-from swarmtask.cli import apply, demo, get, info, logs, run, serve, status, steer, terminal, up
+from swarmtask.cli import apply, demo, explain, get, info, logs, run, serve, status, steer, terminal, up
 from swarmtask.cli.command import debugging
 from swarmtask.cli.exits import ExitCode
 
@@ -33,6 +33,7 @@ serve.register(app, CONTROL_PLANE)
 run.register(app, TASKS)
 apply.register(app, TASKS)
 get.register(app, TASKS)
+explain.register(app, TASKS)
 logs.register(app, TASKS)
 steer.register(app, TASKS)
 demo.register(app, OTHER)

@@ -354,18 +354,24 @@ class Cache:
         return queue[1] == DEFAULT_QUEUE or queue in self.queues
 
 
-def pending_task(task: SwarmTask) -> PendingTask | None:
-    """How a waiting task stands before the scheduler; None when it does not wait."""
+def pending_task(task: SwarmTask, queued_at: float | None = None) -> PendingTask | None:
+    """How a waiting task stands before the scheduler; None when it does not wait.
+
+    Args:
+        queued_at: instead of when it came to the queue, in seconds since the epoch.
+    """
     if task.status.phase is not Phase.QUEUED or task.metadata.deletion_timestamp is not None:
         return None
     spec, requests = task.spec, task.spec.container.resources.requests
     since = task.status.queued_time or task.metadata.creation_timestamp
+    if queued_at is None:
+        queued_at = since.timestamp() if since is not None else 0.0
     return PendingTask(
         key=task.key,
         uid=task.metadata.uid,
         queue=(task.key[0], spec.queue),
         priority=spec.effective_priority,
-        queued_at=since.timestamp() if since is not None else 0.0,
+        queued_at=queued_at,
         shape=TaskShape(
             request=Amounts(units.cpu_milli(requests.cpu), units.memory_bytes(requests.memory), requests.gpu),
             engine="" if spec.engine == "auto" else spec.engine,
