@@ -172,6 +172,7 @@ def test_sums_stay_sums_whatever_happens() -> None:
 
 def assert_sums(cache: Cache) -> None:
     requested: dict[str, Amounts] = {}
+    by_queue: dict[tuple[str, str], Amounts] = {}
     tasks: Counter[str] = Counter()
     running: Counter[tuple[str, str]] = Counter()
     slots: dict[tuple[str, str], dict[str, int]] = {}
@@ -189,6 +190,7 @@ def assert_sums(cache: Cache) -> None:
         requested[node] = requested.get(node, Amounts()) + amounts
         tasks[node] += 1
         running[queue] += 1
+        by_queue[queue] = by_queue.get(queue, Amounts()) + amounts
         if limits:
             slots.setdefault(queue, {})[key[1]] = dict(limits)["model/x"]
         queue_tasks[node][queue] += 1
@@ -198,6 +200,7 @@ def assert_sums(cache: Cache) -> None:
         assert cache.queue_tasks_on(name) == queue_tasks[name]
     for queue in (("default", "default"), ("default", "q")):
         assert cache.running(queue) == running[queue]
+        assert cache.queue_requested(queue) == by_queue.get(queue, Amounts())
         assert cache.limit_holders(queue, "model/x") == slots.get(queue, {})
     waiting = {key for key, entry in cache.tasks.items() if entry.pending is not None and cache.assumed_node(key) is None}
     assert {item.key for item in cache.waiting()} == waiting

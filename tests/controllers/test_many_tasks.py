@@ -199,3 +199,33 @@ async def test_strategies_of_queue_and_task_reach_the_scheduler() -> None:
             world.add_task(f"round{number}", queue="packed", cpu="100m", placement={"strategy": "round-robin"})
             await world.until(lambda name=f"round{number}": world.phase(name) == "Succeeded")
         assert [world.task(f"round{number}").status.node_name for number in range(6)] == ["n2", "n3", "n1", "n2", "n3", "n1"]
+
+
+async def test_two_queues_of_a_cohort_share_three_to_one_and_take_back_what_was_lent() -> None:
+    async with running(World("n1", "n2")) as world:
+        world.add_queue("major", cohort="all", weight=3)
+        world.add_queue("minor", cohort="all")
+        for number in range(40):
+            world.engine.script(f"minor{number}", Outcome(duration_s=4 + number % 5))
+            world.add_task(f"minor{number}", queue="minor", memory="64Mi")
+
+        def counts() -> tuple[int, int]:
+            live = [world.task(name) for name, phase in world.phases().items() if phase in ("Starting", "Running")]
+            queues = [task.spec.queue for task in live]
+            return queues.count("major"), queues.count("minor")
+
+        await world.until(lambda: counts() == (0, 8))
+        for number in range(40):
+            world.engine.script(f"major{number}", Outcome(duration_s=4 + number % 5))
+            world.add_task(f"major{number}", queue="major", memory="64Mi")
+        await world.until(lambda: counts() == (6, 2))
+        seen: Counter[str] = Counter()
+
+        def watch_shares() -> bool:
+            major, minor = counts()
+            seen.update({"major": major, "minor": minor})
+            return list(world.phases().values()).count("Queued") < 30
+
+        await world.until(watch_shares, 300)
+        assert 0.70 <= seen["major"] / seen.total() <= 0.80
+        await world.until(lambda: set(world.phases().values()) == {"Succeeded"}, 300)

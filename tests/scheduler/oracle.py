@@ -74,6 +74,7 @@ class Oracle:
     queues: dict[QueueKey, QueueInfo]
     running: dict[QueueKey, int]
     slots: dict[tuple[QueueKey, str], int]
+    held: dict[QueueKey, Amounts]
 
     @classmethod
     def of(cls, snapshot: Snapshot) -> Oracle:
@@ -90,12 +91,34 @@ class Oracle:
                 for key, queue in snapshot.queues.items()
                 for name, limit in queue.limits.items()
             },
+            held={key: queue.requested for key, queue in snapshot.queues.items()},
             running={key: queue.running for key, queue in snapshot.queues.items()},
         )
 
     @staticmethod
     def order(snapshot: Snapshot) -> list[PendingTask]:
         return sorted(snapshot.pending, key=lambda task: (-task.priority, task.queued_at, task.uid))
+
+    def share(self, key: QueueKey) -> float:
+        """The dominant share of a queue, for its weight."""
+        shares = [0.0]
+        for name in ("cpu_milli", "memory_bytes", "gpus"):
+            whole = sum(getattr(node.allocatable, name) for node in self.nodes)
+            if whole:
+                shares.append(getattr(self.held[key], name) / whole)
+        return max(shares) / self.queues[key].weight
+
+    def next(self, waiting: list[PendingTask]) -> PendingTask:
+        """Who comes next of those that are left, given in their order."""
+        first = waiting[0]
+
+        def cohort(task: PendingTask) -> str:
+            return self.queues[task.queue].cohort if task.queue in self.queues else ""
+
+        if not cohort(first):
+            return first
+        rivals = [task for task in waiting if task.priority == first.priority and cohort(task) == cohort(first)]
+        return min(rivals, key=lambda task: self.share(task.queue))
 
     def closed(self, task: PendingTask) -> str | None:
         queue = self.queues.get(task.queue)
@@ -141,6 +164,7 @@ class Oracle:
         load.queue_tasks[task.queue] = load.queue_tasks.get(task.queue, 0) + 1
         if task.queue in self.running:
             self.running[task.queue] += 1
+            self.held[task.queue] += task.shape.request
         for name, slots in task.shape.limits:
             if (task.queue, name) in self.slots:
                 self.slots[task.queue, name] += slots

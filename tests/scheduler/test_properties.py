@@ -96,6 +96,9 @@ def snapshots(draw: st.DrawFn) -> Snapshot:
             max_running_per_node=draw(st.one_of(st.none(), st.none(), st.integers(0, 3))),
             running=draw(st.integers(0, 3)),
             strategy=draw(strategies),
+            cohort=draw(st.sampled_from(["", "", "all", "other"])),
+            weight=draw(st.sampled_from([1, 1, 2, 10])),
+            requested=draw(st.one_of(st.just(Amounts()), wishes)),
             limits=draw(st.dictionaries(st.sampled_from(LIMITS), limits)),
         )
         for key in QUEUES[: draw(st.integers(0, len(QUEUES)))]
@@ -118,9 +121,10 @@ def test_replayed_in_order_every_decision_is_the_oracles(snapshot: Snapshot) -> 
     oracle = Oracle.of(snapshot)
     order = Oracle.order(snapshot)
     engines = {node.name: node.engines for node in snapshot.nodes}
-    parked: dict[tuple[TaskShape, QueueKey | None], dict[str, int]] = {}
-    assert [binding.task for binding in result.bindings] == [task for task in order if task.uid in bound]
-    for task in order:
+    parked: dict[tuple[TaskShape, str, QueueKey | None], dict[str, int]] = {}
+    waiting, started = list(order), []
+    while waiting:
+        task = oracle.next(waiting)
         binding = bound.get(task.uid)
         closed = oracle.closed(task)
         if binding is not None:
@@ -132,20 +136,30 @@ def test_replayed_in_order_every_decision_is_the_oracles(snapshot: Snapshot) -> 
             assert 0.0 <= binding.score <= 1.0
             assert binding.engine == (task.shape.engine or engines[binding.node][0])
             oracle.place(task, binding.node)
+            started.append(binding)
+            waiting.remove(task)
             continue
-        refusal = refused[task.uid]
-        if refusal.reason == "NoNodeFits":
-            # What refused a class stays true for the rest of the cycle; the counts are those of the moment it was parked.
-            assert not oracle.scores(task)
-            queue = snapshot.queues.get(task.queue)
-            shares = queue is not None and queue.max_running_per_node is not None
-            counts = parked.setdefault((task.shape, task.queue if shares else None), oracle.refusals(task))
-            assert dict(refusal.counts) == counts
-            assert sum(counts.values()) == len(snapshot.nodes)
-            assert refusal.message.startswith(f"0/{len(snapshot.nodes)} " if snapshot.nodes else "no nodes have joined yet")
-        else:
-            assert refusal.reason == closed
-            assert not refusal.counts
+        # What stands still now stands still for the rest of the cycle, and with it all that is like it.
+        alike = [
+            other for other in waiting if (other.queue, other.priority, other.shape) == (task.queue, task.priority, task.shape)
+        ]
+        waiting = [other for other in waiting if other not in alike]
+        for other in alike:
+            refusal = refused[other.uid]
+            if refusal.reason == "NoNodeFits":
+                # The counts are those of the moment when the class was parked.
+                assert closed is None
+                assert not oracle.scores(other)
+                queue = snapshot.queues.get(other.queue) or QueueInfo(other.queue)
+                share = other.queue if queue.max_running_per_node is not None else None
+                counts = parked.setdefault((other.shape, other.shape.strategy or queue.strategy, share), oracle.refusals(other))
+                assert dict(refusal.counts) == counts
+                assert sum(counts.values()) == len(snapshot.nodes)
+                assert refusal.message.startswith(f"0/{len(snapshot.nodes)} " if snapshot.nodes else "no nodes have joined yet")
+            else:
+                assert refusal.reason == closed
+                assert not refusal.counts
+    assert started == list(result.bindings)
 
 
 @given(snapshots())

@@ -108,6 +108,7 @@ class Cache:
         self._requested: dict[str, Amounts] = {}
         self._tasks_on: Counter[str] = Counter()
         self._running: Counter[QueueKey] = Counter()
+        self._queue_requested: dict[QueueKey, Amounts] = {}
         self._queue_tasks: dict[str, Counter[QueueKey]] = {}
         self._turns: dict[str, int] = {}
         self._turn = 0
@@ -269,6 +270,8 @@ class Cache:
             self._requested[holding.node] = sums + holding.amounts if sign > 0 else sums - holding.amounts
             self._tasks_on[holding.node] += sign
             self._running[holding.queue] += sign
+            held = self._queue_requested.get(holding.queue, Amounts())
+            self._queue_requested[holding.queue] = held + holding.amounts if sign > 0 else held - holding.amounts
             self._count_queue_task(holding, sign)
         if before is not None:
             for name, _ in before.limits:
@@ -336,6 +339,10 @@ class Cache:
     def turn(self, node: str) -> int:
         """When a task was last placed on the node, compared to others: later is larger, 0 is never since this process began."""
         return self._turns.get(node, 0)
+
+    def queue_requested(self, queue: QueueKey) -> Amounts:
+        """What live and assumed tasks of a queue hold."""
+        return self._queue_requested.get(queue, Amounts())
 
     def queue_tasks_on(self, node: str) -> dict[QueueKey, int]:
         """How many live and assumed tasks of each queue are on a node, for queues that have some there."""

@@ -37,6 +37,9 @@ def queue_info(cache: Cache, key: QueueKey) -> QueueInfo:
         max_running_per_node=spec.max_running_per_node,
         running=running,
         strategy=spec.strategy,
+        cohort=spec.cohort,
+        weight=spec.weight,
+        requested=cache.queue_requested(key),
         limits={name: LimitInfo(most, cache.limit_holders(key, name)) for name, most in spec.limits.items()},
     )
 

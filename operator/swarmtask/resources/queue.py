@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, StrictBool, StrictInt
 
-from swarmtask.resources.fields import LimitNames, Slots, Strategy
+from swarmtask.resources.fields import LimitNames, OptionalName, Slots, Strategy
 from swarmtask.resources.meta import API_VERSION, Condition, Model, ObjectMeta, Time
 
 
@@ -23,6 +23,15 @@ class QueueSpec(Model):
     limits: Annotated[dict[str, Slots], Field(max_length=256), LimitNames] = Field(
         default_factory=dict,
         description="Cluster-wide limits, for example model/x: 5. The live attempts of this queue never hold more slots together.",
+    )
+    cohort: OptionalName = Field(
+        default="",
+        description="Queues that name the same cohort, in any namespace, share the cluster by weight among equal priorities. "
+        "Empty: tasks start in the order of their age.",
+    )
+    weight: Annotated[StrictInt, Field(ge=1, le=1_000_000)] = Field(
+        default=1,
+        description="What this queue is due within its cohort, compared to the others. Without a cohort it has no effect.",
     )
     strategy: Strategy = Field(
         default="balanced",

@@ -9,10 +9,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
+from swarmtask.scheduler.cohorts import offered
 from swarmtask.scheduler.columns import Columns, TaskClass
 from swarmtask.scheduler.explain import no_node_fits, verdicts
 from swarmtask.scheduler.filters import label_keys
-from swarmtask.scheduler.model import Binding, CycleResult, PendingTask, QueueKey, Refusal, Snapshot
+from swarmtask.scheduler.model import Amounts, Binding, CycleResult, PendingTask, QueueKey, Refusal, Snapshot
 from swarmtask.scheduler.ordering import NO_NODE_FITS, Line, Order, Standstill
 from swarmtask.scheduler.placement import Placement
 from swarmtask.scheduler.scores import TOTALS
@@ -53,7 +54,8 @@ class Cycle:
 
     def __init__(self, snapshot: Snapshot) -> None:
         # 1. Order: one class per shape, one line per queue, priority and class, a heap of heads.
-        self.order = Order(snapshot.pending, snapshot.queues)
+        shared = any(queue.cohort for queue in snapshot.queues.values())
+        self.order = Order(snapshot.pending, snapshot.queues, offered(snapshot.nodes) if shared else Amounts())
         # 2. Columns: nodes as arrays, nodes that look alike to every waiting task as one class.
         classes = self.order.classes
         self.columns = Columns.of(

@@ -121,6 +121,8 @@ class QueueInfo:
 
     Attributes:
         limits: by name; a name that is not here is not limited.
+        cohort: empty means none. Queues of one cohort share by weight; `weight` is at least 1.
+        requested: what its bound and assumed tasks hold.
     """
 
     key: QueueKey
@@ -130,6 +132,9 @@ class QueueInfo:
     running: int = 0
     limits: Mapping[str, LimitInfo] = field(default_factory=dict)
     strategy: Strategy = "balanced"
+    cohort: str = ""
+    weight: int = 1
+    requested: Amounts = Amounts()
 
 
 @dataclass(frozen=True, slots=True)

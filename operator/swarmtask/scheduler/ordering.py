@@ -1,10 +1,11 @@
-"""Who comes next: priority, then age, then uid, within the limits of queues.
+"""Who comes next: priority, then fair share, then age, then uid, within the limits of queues.
 
 Called by `cycle`. Tasks of one (queue, priority, shape) wait in one line, first in, first out; a heap holds the head of each line.
 A line leaves the heap when it is empty, when its class of tasks fits nowhere, or when its queue starts nothing more; so the cost of
 a cycle does not depend on how many tasks wait behind a head that cannot start. Never looks at nodes.
 
-Order is strict across all queues, and nothing is held back: a task that does not fit lets smaller ones behind it start.
+The oldest task of the highest priority comes next. If its queue is in a cohort, it is the cohort's turn, and `cohorts` says which
+of its queues gives a task. Nothing is held back: a task that does not fit lets smaller ones behind it start.
 """
 
 from __future__ import annotations
@@ -15,8 +16,9 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 
 from swarmtask.resources.fields import Strategy
+from swarmtask.scheduler.cohorts import Claim, Cohort
 from swarmtask.scheduler.columns import NodeShare, TaskClass
-from swarmtask.scheduler.model import LimitInfo, PendingTask, QueueInfo, QueueKey, TaskShape
+from swarmtask.scheduler.model import Amounts, LimitInfo, PendingTask, QueueInfo, QueueKey, TaskShape
 
 NO_NODE_FITS = "NoNodeFits"
 QUEUE_STOPPED = "QueueStopped"
@@ -77,6 +79,7 @@ class Gate:
         left: how many more of its tasks may start; None means not limited.
         share: what it may run on one node; None means not limited.
         slots: of its limits, by name.
+        cohort, claim: who it shares with, and what it holds; both are None for a queue that is in no cohort.
         numbers: the classes of its tasks, by the identity of their shapes.
         lines: by priority and number of the class.
     """
@@ -85,6 +88,8 @@ class Gate:
     left: int | None
     share: NodeShare | None = None
     slots: dict[str, Slots] = field(default_factory=dict)
+    cohort: Cohort | None = None
+    claim: Claim | None = None
     numbers: dict[int, int] = field(default_factory=dict)
     lines: dict[tuple[int, int], Line] = field(default_factory=dict)
 
@@ -98,6 +103,8 @@ class Gate:
         for name, slots in task.shape.limits:
             if name in self.slots:
                 self.slots[name].take(task.key[1], slots)
+        if self.claim is not None:
+            self.claim.take(task.shape.request)
 
     def spent(self, shape: TaskShape) -> Standstill | None:
         """Why no task of the shape starts now although the queue is open: a limit has too few slots left. Slots only get fewer
@@ -134,6 +141,11 @@ class Line:
     next: int = 0
     standstill: Standstill | None = None
 
+    @property
+    def head(self) -> int | None:
+        """The rank of its first task; None when the line is empty or has left the heap."""
+        return None if self.standstill is not None or self.next >= len(self.ranks) else self.ranks[self.next]
+
 
 class Order:
     """The waiting tasks of one cycle.
@@ -143,13 +155,24 @@ class Order:
         lines: the line of each task, by rank.
         classes: one per shape and strategy, and per queue where the queue has a share.
         shares: of the queues that bound what one node runs of them, by row.
+
+    Args:
+        offered: what all nodes offer together; only queues in cohorts ask.
     """
 
-    def __init__(self, pending: Iterable[PendingTask], queues: Mapping[QueueKey, QueueInfo]) -> None:
+    def __init__(
+        self,
+        pending: Iterable[PendingTask],
+        queues: Mapping[QueueKey, QueueInfo],
+        offered: Amounts = Amounts(),  # noqa: B008 - frozen
+    ) -> None:
         self.tasks = sorted(pending, key=order_key)
         self.classes: list[TaskClass] = []
         self.lines: list[Line] = []
         self.shares: list[NodeShare] = []
+        self._offered = offered
+        self._cohorts: dict[str, Cohort] = {}
+        self._head: tuple[int, Line] | None = None
         classes = _Interner(self.classes)
         gates: dict[QueueKey, Gate] = {}
         for rank, task in enumerate(self.tasks):
@@ -165,6 +188,11 @@ class Order:
             self.lines.append(line)
         self._heap = [(line.ranks[0], line) for gate in gates.values() for line in gate.lines.values()]
         heapq.heapify(self._heap)
+        for gate in gates.values():
+            if gate.cohort is not None and gate.claim is not None:
+                for priority in {priority for priority, _ in gate.lines}:
+                    lines = [line for (level, _), line in gate.lines.items() if level == priority]
+                    gate.cohort.join(priority, gate.claim, lines)
 
     def _gate(self, queue: QueueInfo) -> Gate:
         share = None
@@ -172,26 +200,54 @@ class Order:
             share = NodeShare(queue.key, queue.max_running_per_node, row=len(self.shares))
             self.shares.append(share)
         left = None if queue.max_running is None else max(0, queue.max_running - queue.running)
-        return Gate(queue, left, share, {name: Slots(limit) for name, limit in queue.limits.items()})
+        gate = Gate(queue, left, share, {name: Slots(limit) for name, limit in queue.limits.items()})
+        if queue.cohort:
+            gate.cohort = self._cohorts.setdefault(queue.cohort, Cohort())
+            gate.claim = Claim(queue, self._offered)
+        return gate
 
     def head(self) -> tuple[int, Line] | None:
         """The rank and the line of the task that comes next; None when no line is left."""
-        return self._heap[0] if self._heap else None
+        self._head = self._oldest()
+        if self._head is not None:
+            rank, line = self._head
+            if line.gate.cohort is not None:
+                self._head = line.gate.cohort.next(self.tasks[rank].priority)
+        return self._head
+
+    def _oldest(self) -> tuple[int, Line] | None:
+        while self._heap:
+            rank, line = self._heap[0]
+            # Lines of cohorts move while they are not the first of the heap.
+            if line.gate.cohort is None or line.head == rank:
+                return rank, line
+            self._renew(line)
+        return None
+
+    def _renew(self, line: Line) -> None:
+        """The first of the heap is this line, and it has moved or left."""
+        head = line.head
+        if head is None:
+            heapq.heappop(self._heap)
+        else:
+            heapq.heapreplace(self._heap, (head, line))
 
     def advance(self) -> None:
-        """The head starts: the next of its line takes its place."""
-        rank, line = self._heap[0]
+        """What `head` has just returned starts: the next of its line takes its place."""
+        assert self._head is not None  # noqa: S101 - somebody starts
+        rank, line = self._head
         line.gate.enter(self.tasks[rank])
         line.next += 1
-        if line.next < len(line.ranks):
-            heapq.heapreplace(self._heap, (line.ranks[line.next], line))
-        else:
-            heapq.heappop(self._heap)
+        if line is self._heap[0][1]:
+            self._renew(line)
 
     def drop(self, standstill: Standstill) -> None:
-        """The head's line leaves for the rest of the cycle."""
-        _, line = heapq.heappop(self._heap)
+        """The line of what `head` has just returned leaves for the rest of the cycle."""
+        assert self._head is not None  # noqa: S101 - somebody stands still
+        _, line = self._head
         line.standstill = standstill
+        if line is self._heap[0][1]:
+            self._renew(line)
 
 
 class _Interner:
