@@ -7,6 +7,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 NODES ?= 3
+SEEDS ?= 1000
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/\1|\2/' | column -t -s '|'
@@ -35,7 +36,7 @@ lint: $(STAMP)
 	$(BIN)/python -m swarmtask.resources.crds --check manifests/crds
 
 check: lint ## Lint, types, import rules and the fast tests (under 2 minutes)
-	$(BIN)/pytest -q -m "not docker and not lab and not slow"
+	$(BIN)/pytest -q -m "not docker and not lab and not kubectl and not slow"
 
 test: lint ## Everything: lint, types, and every test, on a laboratory of three real Docker nodes
 	$(BIN)/python -m tests.lab.setup
@@ -58,4 +59,7 @@ bench: $(STAMP) ## The benchmarks: tables here, figures as JSON in build/bench
 	  PYTHONPATH=operator:. $(BIN)/python -m tests.benchmarks.$$name --json build/bench/$$name.json; \
 	done
 
-.PHONY: help setup fmt crds lint check test lab lab-down demo bench
+sim: $(STAMP) ## Run the simulator on SEEDS (1000) seeds in two processes; FROM and WORKLOAD choose which
+	@PYTHONPATH=operator:. $(BIN)/python -m tests.simulation --seeds $(SEEDS) --from $(or $(FROM),0) --workload "$(WORKLOAD)"
+
+.PHONY: help sim setup fmt crds lint check test lab lab-down demo bench

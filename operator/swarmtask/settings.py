@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError
 
 from swarmtask.errors import Cause, ConfigurationError
 
@@ -92,7 +92,7 @@ class LocalSettings(Group):
 class Settings(BaseSettings):
     """Everything that can be set."""
 
-    model_config = SettingsConfigDict(env_prefix="SWARMTASK_", env_nested_delimiter="__", extra="ignore")
+    model_config = SettingsConfigDict(env_prefix="SWARMTASK_", env_nested_delimiter="__", env_ignore_empty=True, extra="ignore")
 
     data_dir: Path = Field(
         default_factory=lambda: Path.home() / ".local" / "share" / "swarmtask", description="Database, certificates, tokens, logs."
@@ -116,8 +116,8 @@ def load_settings(config: Path | None = None, **overrides: Any) -> Settings:
     values: dict[str, Any] = {}
     if config is not None:
         try:
-            values = yaml.safe_load(config.read_text()) or {}
-        except (OSError, yaml.YAMLError) as error:
+            values = yaml.safe_load(config.read_text(encoding="utf-8")) or {}
+        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
             raise ConfigurationError(f"cannot read the settings file {config}: {error}") from error
         if not isinstance(values, dict):
             raise ConfigurationError(
@@ -142,6 +142,10 @@ def load_settings(config: Path | None = None, **overrides: Any) -> Settings:
 
     try:
         return Loaded(**given)
+    except SettingsError as error:
+        raise ConfigurationError(
+            f"an environment variable is wrong: {error}; one setting each, for example SWARMTASK_OPERATOR__SUBMIT_WAVE=50"
+        ) from error
     except ValidationError as error:
         causes = [
             Cause(".".join(str(part) for part in item["loc"]), "FieldValueInvalid", item["msg"])

@@ -10,10 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from swarmtask.apiserver.builtins import builtin_types
-from swarmtask.apiserver.tables import age, compile_path, human_duration, table
+from swarmtask.apiserver.tables import age, compile_path, table
 from swarmtask.apiserver.types import ResourceType
 from swarmtask.clock import format_time
 from swarmtask.resources.kinds import Column
+from swarmtask.resources.units import human_duration
 
 NOW = datetime(2026, 1, 10, tzinfo=UTC)
 TYPES = {(rt.api_version, rt.kind): rt for rt in builtin_types()}

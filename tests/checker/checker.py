@@ -116,6 +116,10 @@ class Checker:
         """Known tasks that are neither deleted nor at a terminal phase, as "namespace/name phase"."""
         return self._tasks.unfinished()
 
+    def recorded(self) -> list[Violation]:
+        """What was found as facts came in; cheap enough to ask after every one. `violations` adds what has to be computed."""
+        return self._log.found
+
     def violations(self) -> list[Violation]:
         """Everything that was found, oldest first; computed ones (overlaps, gaps in watches) included."""
         found = [*self._log.found, *self._workloads.overlaps(), *self._watches.gaps()]

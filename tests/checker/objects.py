@@ -166,6 +166,8 @@ class TaskRules:
                 continue
             fields = _FIXED_FIELDS if earlier.live else _FINAL_FIELDS
             changed = [name for name in fields if getattr(earlier, name) != getattr(attempt, name)]
+            if earlier.live and "bound_at" in changed and _set_back(earlier, attempt):
+                changed.remove("bound_at")
             if changed:
                 ended = "" if earlier.live else f" though it had ended ({earlier.state.value})"
                 self._log.add("I5", known.subject, at, f"attempt {attempt.number} changed {', '.join(changed)}{ended}")
@@ -189,6 +191,11 @@ class TaskRules:
                 "I8", known.subject, at,
                 f"Failed by {ended[-1].reason} after {after.infrastructure_losses} losses, limit {self._limit}",
             )  # fmt: skip
+
+
+def _set_back(earlier: Attempt, later: Attempt) -> bool:
+    """The clock was set back, and a time that lay ahead was taken as now."""
+    return earlier.bound_at is not None and later.bound_at is not None and later.bound_at < earlier.bound_at
 
 
 def _row(attempt: Attempt) -> Reason | None:

@@ -40,6 +40,11 @@ def manifest(name: str, extra: str = "", image: str = "acme/lint") -> str:
     )
 
 
+BOMB = "a0: &a0 [x, x, x, x, x, x, x, x, x]\n" + "".join(
+    f"a{level}: &a{level} [{', '.join([f'*a{level - 1}'] * 9)}]\n" for level in range(1, 12)
+)
+
+
 async def test_created_then_unchanged_then_configured(swarmtask: Apply) -> None:
     first = await swarmtask("apply", "-f", "-", input=manifest("lint"))
     assert (first.exit_code, first.stdout) == (0, "swarmtask.swarmtask.io/lint created\n"), first.stderr
@@ -71,8 +76,8 @@ async def test_one_bad_object_does_not_stop_the_others(swarmtask: Apply, tmp_pat
 @pytest.mark.parametrize(
     ("text", "code", "words"),
     [
-        ("", 6, "holds no object"),
-        ("--- \n---\n", 6, "holds no object"),
+        ("", 6, "no object in stdin"),
+        ("--- \n---\n", 6, "no object in stdin"),
         ("a: [", 6, "not valid YAML"),
         ("just a string", 6, "apiVersion, kind and metadata"),
         ("[1, 2]", 6, "apiVersion, kind and metadata"),
@@ -84,6 +89,16 @@ async def test_one_bad_object_does_not_stop_the_others(swarmtask: Apply, tmp_pat
         (manifest("Lint_"), 6, "Lint_"),
         ("!!python/object/apply:os.system ['true']", 6, "not valid YAML"),
         ("a: " + "[" * 100_000, 6, "nested more than 100 levels"),
+        ("a: &a [*a]", 6, "contains itself"),
+        (BOMB, 6, "aliases stand for more than"),
+        (manifest("lint", ", backoffLimit: .nan"), 6, "spec.backoffLimit is nan"),
+        (manifest("lint", ", backoffLimit: 99999999999999999999"), 6, "spec.backoffLimit is 9999"),
+        (manifest("lint", image="!!binary aGk="), 6, "spec.container.image is bytes"),
+        (manifest("lint", ", queue: !!set {a, b}"), 6, "spec.queue is set"),
+        (manifest("lint", ", queue: a, queue: b"), 6, "the key 'queue' is given twice"),
+        (manifest("lint", ", ? [a] : b"), 6, "not valid YAML"),
+        (manifest("a/b"), 6, "holds a slash"),
+        ("apiVersion: v1\nkind: List\nitems: 3", 6, "items of a List"),
     ],
 )  # fmt: skip
 async def test_what_cannot_be_applied_is_refused_with_its_reason(swarmtask: Apply, text: str, code: int, words: str) -> None:
@@ -92,6 +107,24 @@ async def test_what_cannot_be_applied_is_refused_with_its_reason(swarmtask: Appl
     assert words in result.stderr
     assert result.stdout == ""
     assert "Traceback" not in result.stderr
+
+
+async def test_dates_and_numbers_are_read_as_kubectl_reads_them(swarmtask: Apply) -> None:
+    text = "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: 2026-01-02}\ndata: {8080: a, true: b, when: 2026-01-02}\n"
+    assert (await swarmtask("apply", "-f", "-", input=text)).stdout == "configmap/2026-01-02 created\n"
+    merged = manifest("merged", ", backoff: {<<: *shared, type: linear}").replace(
+        "metadata: {", "metadata: {annotations: {a: &shared {initialSeconds: 1}}, "
+    )
+    refused = await swarmtask("apply", "-f", "-", input=merged)
+    assert "given twice" not in refused.stderr  # a merge key is no duplicate
+
+
+async def test_what_is_no_text_is_refused_by_its_own_name(swarmtask: Apply, tmp_path: Path) -> None:
+    (tmp_path / "m").mkdir()
+    (tmp_path / "m" / "bad.yaml").write_bytes(b"a: \xff\xfe")
+    result = await swarmtask("apply", "-f", str(tmp_path / "m"))
+    assert result.exit_code == 6
+    assert "not UTF-8" in result.stderr
 
 
 async def test_files_that_are_not_there_are_exit_code_3(swarmtask: Apply, tmp_path: Path) -> None:

@@ -14,14 +14,15 @@ from pathlib import Path
 import psutil
 import pytest
 import typer
+from rich.text import Text
 from typer.testing import CliRunner
 
 import swarmtask as package
-from swarmtask.cli import dockerhost
+from swarmtask.cli import datadir, dockerhost, tables
 from swarmtask.cli.command import guard
 from swarmtask.cli.dockerhost import DockerState
 from swarmtask.cli.exits import ExitCode, combined, exit_code_of
-from swarmtask.cli.options import parse_env, parse_listen
+from swarmtask.cli.options import parse_listen, parse_pairs
 from swarmtask.errors import (
     AlreadyExists,
     ConfigurationError,
@@ -41,6 +42,7 @@ from swarmtask.errors import (
     Unauthorized,
     WorkloadNotFound,
 )
+from swarmtask.settings import load_settings
 from tests.cli.conftest import Swarmtask
 from tests.cli.program import PROGRAM, environment
 from tests.fakes.kube import FakeKube
@@ -208,7 +210,7 @@ def test_addresses_that_are_none_are_refused(text: str) -> None:
 def test_addresses_and_environment_are_read() -> None:
     assert parse_listen("127.0.0.1:0") == ("127.0.0.1", 0)
     assert parse_listen("[::1]:7443") == ("::1", 7443)
-    assert parse_env(["A=1", "B=", "A=x=y"]) == [{"name": "A", "value": "x=y"}, {"name": "B", "value": ""}]
+    assert parse_pairs(["A=1", "B=", "A=x=y"], "--env") == {"A": "x=y", "B": ""}
 
 
 @pytest.mark.parametrize(
@@ -272,3 +274,77 @@ async def test_an_interrupted_demo_cleans_up(tmp_path: Path, number: signal.Sign
     _, alive = await asyncio.to_thread(psutil.wait_procs, family, 20)
     assert not alive
     assert os.listdir(tmp_path) == []  # noqa: PTH208 - neither blocks for long nor needs Path objects
+
+
+def run_in_shell(script: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        ["bash", "-c", script, "bash", *PROGRAM], capture_output=True, text=True, timeout=60, check=False,
+        env=environment(folder, SWARMTASK_DATA_DIR=str(folder / "data")),
+    )  # fmt: skip
+
+
+def test_a_closed_stdout_is_no_defect(tmp_path: Path) -> None:
+    for redirection in (">&-", "<&- >&-", "2>&-", "<&- >&- 2>&-"):
+        result = run_in_shell(f'"$@" version {redirection}', tmp_path)
+        assert (result.returncode, result.stderr) == (0, ""), redirection
+        missing = run_in_shell(f'"$@" get {redirection}', tmp_path)
+        assert missing.returncode == 3, redirection
+        assert "internal error" not in missing.stderr
+
+
+def test_a_reader_that_goes_away_ends_a_table_with_141(monkeypatch: pytest.MonkeyPatch) -> None:
+    read, write = os.pipe()
+    os.close(read)
+    with os.fdopen(write, "w") as stream:
+        monkeypatch.setattr("sys.stdout", stream)
+        with pytest.raises(typer.Exit) as end:
+            guard(lambda: tables.print_lines([Text("a row")]))()
+        monkeypatch.undo()
+    assert end.value.exit_code == ExitCode.BROKEN_PIPE
+
+
+@pytest.mark.parametrize(
+    ("variable", "words"),
+    [(("SWARMTASK_OPERATOR", "garbage"), "environment variable"), (("SWARMTASK_CONFIG", "{folder}/binary"), "cannot read")],
+)
+def test_settings_that_cannot_be_read_are_no_defect(
+    swarmtask: Swarmtask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variable: tuple[str, str], words: str
+) -> None:
+    (tmp_path / "binary").write_bytes(b"\xff\xfe\x00")
+    monkeypatch.setenv(variable[0], variable[1].format(folder=tmp_path))
+    result = swarmtask("status")
+    assert (result.exit_code, result.stdout) == (6, "")
+    assert words in result.stderr
+
+
+def test_an_empty_variable_means_not_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SWARMTASK_DATA_DIR", "")
+    assert load_settings().data_dir.name == "swarmtask"
+
+
+def test_a_directory_with_other_things_is_never_made_private(tmp_path: Path) -> None:
+    """`--data-dir /tmp` must not lock everybody else out of it."""
+    tmp_path.chmod(0o755)
+    (tmp_path / "thesis.txt").touch()
+    with pytest.raises(ConfigurationError, match="other things"):
+        datadir.prepare(tmp_path)
+    assert tmp_path.stat().st_mode & 0o777 == 0o755
+    empty = tmp_path / "empty"
+    empty.mkdir(mode=0o755)
+    assert datadir.prepare(empty).stat().st_mode & 0o777 == 0o700
+    (empty / "kubeconfig").touch()
+    empty.chmod(0o755)
+    assert datadir.prepare(empty).stat().st_mode & 0o777 == 0o700
+
+
+def test_up_refuses_a_place_where_no_ready_file_can_be_written(swarmtask: Swarmtask, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    result = swarmtask(
+        "up", "--engine", "local", "--data-dir", str(tmp_path / "up"), "--ready-file", str(tmp_path / "file" / "ready")
+    )
+    assert result.exit_code == 6
+    assert "--ready-file" in result.stderr
+
+
+def test_a_pair_without_a_value_names_its_own_option(swarmtask: Swarmtask) -> None:
+    assert "--label" in swarmtask("run", "image", "--label", "x").stderr

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import base64
+from datetime import datetime, timedelta
 
+import pytest
+
+from swarmtask.clock import ManualClock
 from swarmtask.errors import Conflict, EngineUnavailable, ServiceUnavailable
-from swarmtask.resources.kinds import EVENT, SECRET, SWARM_NODE, SWARM_TASK
+from swarmtask.resources.kinds import EVENT, SECRET, SWARM_NODE, SWARM_QUEUE, SWARM_TASK, Kind
 from tests.controllers.world import World, running
 from tests.fakes.engine import FakeEngine, Outcome
 
@@ -273,3 +277,46 @@ async def test_a_refused_write_holds_up_one_task_only() -> None:
             world.add_task(f"t{number}")
         await world.until(lambda: all(world.phase(f"t{number}") == "Succeeded" for number in range(5)), 60)
         await world.until(lambda: world.phase("stuck") == "Succeeded", 600)
+
+
+# --- loops that fail, clocks that are set back ---
+
+
+@pytest.mark.parametrize("kind", [SWARM_NODE, SWARM_QUEUE], ids=["node", "queue"])
+async def test_what_a_failed_loop_had_to_write_is_written_when_it_runs_again(kind: Kind) -> None:
+    async with running(World("n1")) as world:
+        world.engine.script("short", Outcome(duration_s=10))
+        world.add_task("short")
+        await world.until(lambda: world.phase("short") == "Running")
+        await world.pass_time(5)
+        world.kube.fail("patch", kind=kind, subresource="status")
+        await world.until(lambda: world.phase("short") == "Succeeded")
+        await world.pass_time(20)
+        assert world.node("n1")["status"]["tasks"] == 0
+        assert (world.kube.peek(SWARM_QUEUE, "default", "default") or {})["status"]["running"] == 0
+
+
+async def test_a_clock_that_is_set_back_does_not_make_anybody_wait_by_as_much() -> None:
+    world = World("n1")
+    wall = world.clock = world.kube.clock = SetBackClock()
+    world.engine = FakeEngine(wall, nodes=("n1",))
+    world.engines = (world.engine,)
+    async with running(world):
+        world.engine.script("retried", Outcome(exit_code=1), Outcome())
+        world.engine.script("endless", Outcome(duration_s=None))
+        world.add_task("retried", backoff={"initialSeconds": 5, "maxSeconds": 30})
+        world.add_task("endless", activeDeadlineSeconds=20, backoffLimit=0)
+        await world.until(lambda: world.phase("retried") == "Backoff" and world.phase("endless") == "Running")
+        wall.behind_s = 3600
+        await world.until(lambda: world.phase("retried") == "Succeeded", 90)
+        await world.until(lambda: world.phase("endless") == "Failed", 90)
+        assert world.task("endless").status.reason == "ActiveDeadline"
+
+
+class SetBackClock(ManualClock):
+    """Its wall time can be set back; its monotonic time cannot."""
+
+    behind_s = 0.0
+
+    def now(self) -> datetime:
+        return super().now() - timedelta(seconds=self.behind_s)

@@ -8,12 +8,13 @@ import random
 import subprocess
 import sys
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
 from swarmtask.clock import ManualClock
 from swarmtask.controllers import crashpoints
+from swarmtask.controllers.announcements import Announcer
 from swarmtask.controllers.crashpoints import POINTS, write_point
 from swarmtask.controllers.keyed_queue import KeyedQueue
 from swarmtask.controllers.node_facts import NodeFacts, engine_labels, match, node_name, phase_of, status_of
@@ -22,9 +23,13 @@ from swarmtask.controllers.scheduling import POSITIONS_PER_STEP, REFUSALS_PER_S,
 from swarmtask.controllers.waiting import Bell, Timers, supervise
 from swarmtask.engines.base import EngineNode, NodeState
 from swarmtask.errors import ServiceUnavailable
+from swarmtask.lifecycle.messages import Announcement
+from swarmtask.resources.kinds import EVENT, SWARM_TASK
+from swarmtask.resources.meta import ObjectMeta
 from swarmtask.resources.node import NodeEngine, NodePhase, NodeStatus, SwarmNode
 from swarmtask.resources.task import Phase, TaskStatus
 from swarmtask.scheduler.model import Amounts, PendingTask, Refusal, TaskShape
+from tests.fakes.kube import FakeKube
 
 GIB = 2**30
 
@@ -230,6 +235,13 @@ def known(name: str, *engines: tuple[str, str]) -> SwarmNode:
     return node
 
 
+def test_a_joining_node_gets_no_name_before_it_tells_its_own() -> None:
+    """Swarm lists a node some milliseconds before the node describes itself."""
+    assert match({"swarm": ([engine_node("s1", "")], True)}, {}) == {}
+    assert list(match({"swarm": ([engine_node("s1", "Anna's Laptop")], True)}, {})) == ["anna-s-laptop"]
+    assert list(match({"swarm": ([engine_node("s1", "")], True)}, {"laptop": known("laptop", ("swarm", "s1"))})) == ["laptop"]
+
+
 @pytest.mark.parametrize(
     ("hostname", "name"),
     [
@@ -332,3 +344,26 @@ def test_one_task_is_told_seldom_and_the_front_of_the_queue_more_often() -> None
     told = [item.position for tenth in range(100) for item in budget.choose([front, back], tenth / 10)]
     assert told.count(front.position) == 10
     assert told.count(back.position) == 1
+
+
+# --- events ---
+
+
+async def test_events_of_one_moment_keep_their_order() -> None:
+    """kubectl sorts by lastTimestamp."""
+    clock, api = ManualClock(), FakeKube()
+    announcer = Announcer(api, clock)
+    loop = asyncio.create_task(announcer.run())
+    said = ["AttemptFailed", "BackOff", "DeadLetter", "AttemptFailed"]
+    for reason in said[:3]:
+        announcer.tell(SWARM_TASK, ObjectMeta(name="lint", namespace="default", uid="u-1"), Announcement("Normal", reason, "words"))
+    clock.advance(1)
+    announcer.tell(SWARM_TASK, ObjectMeta(name="lint", namespace="default", uid="u-1"), Announcement("Normal", said[3], "words"))
+    await settle()
+    loop.cancel()
+    events = sorted((await api.list(EVENT)).items, key=lambda event: event["lastTimestamp"])
+    assert [event["reason"] for event in events] == ["BackOff", "DeadLetter", "AttemptFailed"]
+    assert events[-1]["count"] == 2
+    moments = [datetime.fromisoformat(event["firstTimestamp"]) for event in events]
+    assert len(set(moments)) == 3
+    assert max(moments) - min(moments) < timedelta(milliseconds=1)

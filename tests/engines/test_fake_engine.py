@@ -208,3 +208,18 @@ async def test_orphans_and_losses(rig: FakeRig) -> None:
     assert rig.fake.called("submit") == []
     rig.fake.lose(work.name)
     assert await states(rig) == {}
+
+
+async def test_a_node_that_sleeps_while_a_program_is_being_stopped_goes_on_stopping_it(rig: FakeRig) -> None:
+    work = rig.workload(Program("", Outcome(duration_s=None, honours_term=False)))
+    await rig.engine.submit(work)
+    rig.clock.advance(2)
+    await rig.engine.stop(work.name, 3)
+    rig.clock.advance(1)
+    rig.fake.freeze("n1")
+    rig.clock.advance(5)
+    rig.fake.reconnect("n1")
+    assert work.name in rig.fake.acting(), "it had three seconds and has slept through most of them"
+    rig.clock.advance(3)
+    assert rig.fake.acting() == {}
+    assert [run.exit_code for run in rig.fake.intervals()] == [137]

@@ -24,7 +24,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any
@@ -100,13 +100,14 @@ class Call:
 
 @dataclass(frozen=True)
 class Interval:
-    """When one workload's program truly ran; `ended` is None while it does."""
+    """When one workload's program truly ran; `ended` is None while it does, and `exit_code` is what it ended with."""
 
     name: str
     task_uid: str
     node_id: str
     started: datetime
     ended: datetime | None
+    exit_code: int | None = None
 
 
 @dataclass
@@ -175,6 +176,8 @@ class FakeEngine:
         self.started = False
         self.unavailable = False
         """True: every call raises EngineUnavailable, as with a dead daemon; what runs goes on."""
+        self.on_run: list[Callable[[Interval], None]] = []
+        """Told of every program that has started or ended, in the order in which it truly happened; for checkers."""
         self._name = name
         self._nodes: dict[str, _Node] = {}
         self._runs: dict[str, _Run] = {}
@@ -574,6 +577,7 @@ class FakeEngine:
         elif run.state is WorkloadState.PREPARING:
             run.state, run.started_at, run.next_exit = WorkloadState.RUNNING, at, run.outcome.exit_code
             run.due = None if run.outcome.duration_s is None else at + run.outcome.duration_s
+            self._tell(run)
         else:
             oom = run.outcome.oom and not run.stopping
             reason = Reason.OOM_KILLED if oom else Reason.NODE_LOST if run.lost and run.stopping else None
@@ -582,7 +586,9 @@ class FakeEngine:
 
     def _deliver_stop(self, run: _Run, now: float, grace_s: int) -> None:
         """SIGTERM arrives on the node."""
-        if run.state is WorkloadState.RUNNING and not run.stopping:
+        if run.state is WorkloadState.RUNNING and run.stopping:
+            return  # it has the signal; a node that is back does not get it again
+        if run.state is WorkloadState.RUNNING:
             run.stopping = True
             own_end = run.due if run.due is not None else float("inf")
             wait_s = self.timings.term_s if run.outcome.honours_term else float(grace_s)
@@ -599,12 +605,19 @@ class FakeEngine:
         run.state, run.ended_at, run.due = WorkloadState.EXITED, at, None
         run.exit_code, run.reason, run.message = exit_code, reason, message
         self._ended.append(self._interval(run))
+        self._tell(run)
+
+    def _tell(self, run: _Run) -> None:
+        interval = self._interval(run) if self.on_run else None
+        for told in self.on_run:
+            assert interval is not None
+            told(interval)
 
     def _interval(self, run: _Run) -> Interval:
         started = self._when(run.started_at)
         assert started is not None
         work = run.workload
-        return Interval(work.name, work.task_uid, work.node_id, started, self._when(run.ended_at))
+        return Interval(work.name, work.task_uid, work.node_id, started, self._when(run.ended_at), run.exit_code)
 
     # --- inside: what the engine shows ------------------------------------------------------------------------------------
 

@@ -106,6 +106,7 @@ class FakeKube:
         down: True makes every call fail with ServiceUnavailable, as a stopped server does.
         on_commit: told of every change at once, with whether the object is gone; for checkers.
         latency_s: every call takes this long on the clock.
+        deliver: hands an event to the queue of a watch; a simulator delays, repeats and breaks there.
     """
 
     def __init__(self, clock: Clock | None = None, *, history: int = 100_000, seed: int = 0) -> None:
@@ -114,6 +115,7 @@ class FakeKube:
         self.down = False
         self.latency_s = 0.0
         self.on_commit: list[Callable[[Kind, Object, bool], None]] = []
+        self.deliver: Callable[[asyncio.Queue[WatchEvent | Exception], WatchEvent], None] = asyncio.Queue.put_nowait
         self._objects: dict[Key, Object] = {}
         self._kinds: dict[Key, Kind] = {}
         self._history: deque[_Change] = deque(maxlen=history)
@@ -462,7 +464,7 @@ class FakeKube:
         for watcher in self._watchers:
             event = _event(watcher, change)
             if event is not None:
-                watcher.queue.put_nowait(event)
+                self.deliver(watcher.queue, event)
 
     def _begin(self, watcher: _Watcher, resource_version: str) -> None:
         if resource_version in ("", "0"):

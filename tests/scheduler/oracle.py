@@ -44,13 +44,18 @@ def refusing_filter(node: NodeInfo, load: Load, wants: TaskShape, queue: QueueIn
 
 
 def score(node: NodeInfo, load: Load, wants: TaskShape, strategy: Strategy) -> float:
-    """The total of a strategy."""
+    """The total of a strategy; next to nothing on a node to avoid."""
+    total = _total(node, load, wants, strategy)
+    return total * 1e-9 if node.name in wants.avoid else total
+
+
+def _total(node: NodeInfo, load: Load, wants: TaskShape, strategy: Strategy) -> float:
     pairs = [(node.allocatable.cpu_milli, load.requested.cpu_milli + wants.request.cpu_milli)]
     pairs.append((node.allocatable.memory_bytes, load.requested.memory_bytes + wants.request.memory_bytes))
     if wants.request.gpus:
         pairs.append((node.allocatable.gpus, load.requested.gpus + wants.request.gpus))
     balance = min(max(0.0, 1 - after / offered) if offered else 0.0 for offered, after in pairs)
-    few, many = 1 / (1 + load.tasks), load.tasks / (1 + load.tasks)
+    few, many = 1 / (1 + load.tasks), (1 + load.tasks) / (2 + load.tasks)
     match strategy:
         case "balanced":
             return (balance + 0.001 * few) / 1.001

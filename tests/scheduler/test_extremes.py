@@ -123,3 +123,11 @@ def test_gpus_count_only_for_those_who_ask() -> None:
     nodes = [node("half", cpu=8000, gpus=2, requested=Amounts(0, 0, 1)), node("idle", cpu=4000, gpus=2)]
     (binding,) = run_cycle(snapshot(nodes, [task(wants=shape(cpu=1000, gpus=1))])).bindings
     assert binding.node == "idle"
+
+
+def test_a_node_where_an_attempt_failed_is_the_last_resort() -> None:
+    nodes = [node("big", cpu=64_000), node("busy", cpu=1000, requested=Amounts(cpu_milli=500), tasks=3)]
+    small = shape(cpu=500, avoid=frozenset({"big", "one that is no more"}))
+    first, second = run_cycle(snapshot(nodes, [task("a", small, at=1), task("b", small, at=2)])).bindings
+    assert (first.node, second.node) == ("busy", "big"), "it is taken when no other fits, and not before"
+    assert 0 < second.score < first.score

@@ -66,6 +66,7 @@ shapes = st.builds(
     capabilities=st.one_of(st.just(frozenset[str]()), st.frozensets(st.sampled_from(CAPABILITIES))),
     strategy=st.one_of(st.just(""), st.just(""), strategies),
     limits=st.dictionaries(st.sampled_from(LIMITS), st.integers(1, 3), max_size=2).map(lambda taken: tuple(sorted(taken.items()))),
+    avoid=st.one_of(st.just(frozenset[str]()), st.frozensets(node_names)),
 )
 
 

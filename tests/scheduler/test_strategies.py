@@ -82,6 +82,15 @@ def test_equal_tasks_of_queues_with_different_strategies() -> None:
     ]
 
 
+@pytest.mark.parametrize("strategy", NAMES)
+def test_a_node_to_avoid_is_the_last_resort_of_every_strategy(strategy: Strategy) -> None:
+    nodes = [node("a", requested=Amounts(2000, 4 * GIB), tasks=50), node("b", turn=10**9), node("c", tasks=10**6, turn=1)]
+    for avoided in nodes:
+        (name,) = chosen(strategy, nodes, shape(avoid=frozenset({avoided.name})))
+        assert name != avoided.name
+    assert chosen(strategy, nodes[:1], shape(avoid=frozenset({"a"}))) == ["a"]
+
+
 AMOUNTS = st.sampled_from([0, 1, 500, 4000, 2**40, 2**62])
 ANY_NODE = st.builds(
     lambda cpu, memory, gpus, held, tasks, turn: node(

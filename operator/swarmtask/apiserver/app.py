@@ -10,6 +10,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, MutableMapping, Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote, unquote
 
 import structlog
 
@@ -28,9 +29,9 @@ from swarmtask.apiserver.routing import group_version, resolve
 from swarmtask.apiserver.store import Store
 from swarmtask.apiserver.types import TypeRegistry
 from swarmtask.apiserver.watch import WatchHub
-from swarmtask.apiserver.wire import Request, Response, error_response, parse_query
+from swarmtask.apiserver.wire import Request, Response, error_response, parse_query, read_yaml
 from swarmtask.clock import Clock
-from swarmtask.errors import BadRequest, InternalError, RequestEntityTooLarge, SwarmTaskError, Unauthorized
+from swarmtask.errors import BadRequest, InternalError, RequestEntityTooLarge, SwarmTaskError, Timeout, Unauthorized
 from swarmtask.settings import ApiServerSettings
 
 log = structlog.get_logger(__name__)
@@ -41,6 +42,8 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 
 HEALTH_PATHS = frozenset({"/healthz", "/readyz", "/livez"})
+BODY_TIMEOUT_S = 60.0
+"""A body must be complete by then; the limit of requests in Kubernetes' own server."""
 SEND_TIMEOUT_S = 60.0
 """A client that takes nothing for this long is cut off."""
 DRAIN_LIMIT_BYTES = 64 * 2**20
@@ -61,6 +64,7 @@ class Application:
         self._definitions = DefinitionTypes(store, self.registry)
         self._authenticator = authenticator
         self._max_body_bytes = settings.max_body_bytes
+        self.body_timeout_s = BODY_TIMEOUT_S
         self._collecting: asyncio.Task[None] | None = None
         self.ready = False
 
@@ -129,6 +133,8 @@ class Application:
                 # What was refused was decided on writes that may not be on disk yet; a read after the refusal must agree with it.
                 await self.store.settled()
             response = error_response(error)
+            if isinstance(error, Timeout):
+                response.headers.append(("connection", "close"))  # the rest of the body may still come
         except (Exception, RecursionError) as error:
             log.exception("request failed", method=scope["method"], path=scope["path"])
             response = error_response(InternalError(f"the server failed ({type(error).__name__}): see its log"))
@@ -136,6 +142,7 @@ class Application:
 
     async def _answer(self, scope: Scope, receive: Receive) -> Response:
         path: str = scope["path"]
+        segments = path_segments(scope)
         if path in HEALTH_PATHS or path.startswith(("/healthz/", "/readyz/", "/livez/")):
             return Response(200 if self.ready else 503, b"ok" if self.ready else b"not ready", "text/plain; charset=utf-8")
         headers: dict[str, str] = {}
@@ -148,11 +155,11 @@ class Application:
             raise Unauthorized("Unauthorized: send the bearer token of the kubeconfig")
         request = Request(scope["method"], path, parse_query(scope.get("query_string", b"")), headers)
         if request.method not in ("GET", "HEAD"):
-            request.body = await self._read_body(headers, receive)
-        return await self._route(request, user)
+            request.body = await self._read_body(receive)
+            await read_yaml(request)
+        return await self._route(request, segments, user)
 
-    async def _route(self, request: Request, user: User) -> Response:
-        segments = request.path.strip("/").split("/")
+    async def _route(self, request: Request, segments: list[str], user: User) -> Response:
         described = self.discovery.handle(request, segments)
         if described is not None:
             return described
@@ -160,11 +167,21 @@ class Application:
         if found is None:
             raise faults.no_such_path()
         target = resolve(self.registry, *found)
+        if request.method == "DELETE" and request.path.endswith("/"):
+            # A client whose variable for the name was empty must not delete the whole collection, or the parent.
+            raise BadRequest("the path of a DELETE must not end with a slash: is the name missing?")
         if not target.rt.stored:
             return review(request, target, user, self._authenticator)
         return await self._objects.handle(request, target)
 
-    async def _read_body(self, headers: dict[str, str], receive: Receive) -> bytes:
+    async def _read_body(self, receive: Receive) -> bytes:
+        try:
+            async with asyncio.timeout(self.body_timeout_s):
+                return await self._receive_body(receive)
+        except TimeoutError as error:
+            raise Timeout(f"the body was not complete after {self.body_timeout_s:g} s: send it again") from error
+
+    async def _receive_body(self, receive: Receive) -> bytes:
         chunks: list[bytes] = []
         size = 0
         while True:
@@ -182,6 +199,19 @@ class Application:
         if size > self._max_body_bytes:
             raise RequestEntityTooLarge(f"Request entity too large: limit is {self._max_body_bytes}")
         return b"".join(chunks)
+
+
+def path_segments(scope: Scope) -> list[str]:
+    """The path's parts, each decoded by itself: an escaped slash is part of a name and separates nothing.
+
+    Raises:
+        NotFound: such a name; nothing can have it.
+    """
+    raw: bytes = scope.get("raw_path") or quote(scope["path"]).encode()
+    segments = [unquote(part) for part in raw.decode("latin-1").partition("?")[0].strip("/").split("/")]
+    if any("/" in segment for segment in segments):
+        raise faults.no_such_path()
+    return segments
 
 
 async def _send(response: Response, receive: Receive, send: Send) -> None:

@@ -67,7 +67,7 @@ def builtin_types() -> list[ResourceType]:
               columns=(Column("Secrets", "@secrets", "integer", description="Number of secrets."), AGE)),
         _type("v1", "Event", "events", namespaced=True, short_names=("ev",), field_selectors=_EVENT_SELECTORS,
               columns=event_columns),
-        _type("events.k8s.io/v1", "Event", "events", namespaced=True, short_names=("ev",),
+        _type("events.k8s.io/v1", "Event", "events", namespaced=True,
               field_selectors=_EVENTS_EVENT_SELECTORS, columns=event_columns),
         _type("coordination.k8s.io/v1", "Lease", "leases", namespaced=True,
               columns=(Column("Holder", ".spec.holderIdentity", description="Who holds the lease."), AGE)),

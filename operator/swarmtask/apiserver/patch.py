@@ -14,12 +14,12 @@ import orjson
 
 from swarmtask.apiserver.strategic import strategic_merge
 from swarmtask.apiserver.types import ResourceType
+from swarmtask.apiserver.wire import APPLY_PATCH
 from swarmtask.errors import BadRequest, Cause, Invalid, RequestEntityTooLarge, UnsupportedMediaType
 
 JSON_PATCH: Final = "application/json-patch+json"
 MERGE_PATCH: Final = "application/merge-patch+json"
 STRATEGIC_MERGE_PATCH: Final = "application/strategic-merge-patch+json"
-APPLY_PATCH: Final = "application/apply-patch+yaml"
 
 MAX_OPERATIONS: Final = 10_000
 MAX_COPIED_BYTES: Final = 3 * 1024 * 1024

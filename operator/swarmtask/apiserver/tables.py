@@ -19,6 +19,7 @@ from jsonpath_ng.ext.parser import parse as parse_json_path
 from swarmtask.apiserver.types import ResourceType
 from swarmtask.clock import parse_time
 from swarmtask.resources.kinds import Column
+from swarmtask.resources.units import human_duration
 
 Include = Literal["Metadata", "Object", "None"]
 Cell = Callable[[Mapping[str, Any], datetime], Any]
@@ -81,39 +82,6 @@ def column_definitions(rt: ResourceType) -> list[dict[str, Any]]:
 def _starts_with_name(rt: ResourceType) -> bool:
     """Events are the exception: their name tells nothing, so it is a wide column of their own."""
     return rt.custom or all(column.name != "Name" for column in rt.columns)
-
-
-def human_duration(seconds: float) -> str:
-    """`45s`, `3m12s`, `5m`, `3h12m`, `12h`, `2d5h`, `9d`, `2y30d`, `11y`: the two largest units while they still matter.
-
-    Up to two seconds into the future count as now (clocks differ); beyond that the age is `<invalid>`.
-    """
-    total = int(seconds)
-    if seconds < -2:
-        return "<invalid>"
-    if total <= 0:
-        return "0s"
-    if total < 120:
-        return f"{total}s"
-    minutes, rest = divmod(total, 60)
-    if minutes < 10:
-        return f"{minutes}m{rest}s" if rest else f"{minutes}m"
-    if minutes < 180:
-        return f"{minutes}m"
-    hours, rest = divmod(minutes, 60)
-    if hours < 8:
-        return f"{hours}h{rest}m" if rest else f"{hours}h"
-    if hours < 48:
-        return f"{hours}h"
-    days, rest = divmod(hours, 24)
-    if days < 8:
-        return f"{days}d{rest}h" if rest else f"{days}d"
-    if days < 730:
-        return f"{days}d"
-    years, rest = divmod(days, 365)
-    if years < 8:
-        return f"{years}y{rest}d" if rest else f"{years}y"
-    return f"{years}y"
 
 
 def age(text: Any, now: datetime) -> str:

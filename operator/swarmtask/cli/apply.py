@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
-import yaml
 
 from swarmtask import wiring
 from swarmtask.cli import terminal
 from swarmtask.cli.command import command
+from swarmtask.cli.documents import Document, read_documents
 from swarmtask.cli.exits import ExitCode, combined, exit_code_of
 from swarmtask.cli.kindnames import kind_of_document
 from swarmtask.cli.options import ClientDataDir, Context, Kubeconfig, Namespace
@@ -23,21 +21,11 @@ from swarmtask.errors import BadRequest, Conflict, NotFound, SwarmTaskError
 from swarmtask.kube import Object
 from swarmtask.resources.kinds import Kind
 
-MAX_DEPTH = 100
 _SUFFIXES = (".yaml", ".yml", ".json")
-_Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 def register(app: typer.Typer, panel: str) -> None:
     command(app, "apply", panel)(apply)
-
-
-@dataclass(frozen=True, slots=True)
-class Document:
-    """One object, and where it was read: `tasks.yaml, document 2`."""
-
-    source: str
-    value: Any
 
 
 async def apply(
@@ -60,7 +48,8 @@ async def apply(
     """
     documents, codes = _read_all(filename)
     if not documents and not codes:
-        raise BadRequest(f"nothing to apply: {', '.join(filename)} holds no object")
+        names = ", ".join("stdin" if name == "-" else name for name in filename)
+        raise BadRequest(f"nothing to apply: no object in {names}")
     if documents:
         async with connect(Target(data_dir, kubeconfig, context, namespace)) as session:
             for document in documents:
@@ -76,12 +65,16 @@ def _read_all(names: list[str]) -> tuple[list[Document], list[ExitCode]]:
     for name in names:
         try:
             for path in _files(name):
-                documents += _documents(path, sys.stdin.read() if path == "-" else Path(path).read_text(encoding="utf-8"))
+                text = sys.stdin.read() if path == "-" else Path(path).read_text(encoding="utf-8")
+                documents += read_documents("stdin" if path == "-" else path, text)
         except SwarmTaskError as error:
             terminal.complain(error)
             codes.append(exit_code_of(error))
-        except (OSError, UnicodeDecodeError) as error:
-            terminal.complain(f"cannot read {name}: {error}")
+        except UnicodeDecodeError as error:
+            terminal.complain(f"cannot read {name}: it is not UTF-8 text ({error.reason} at byte {error.start})")
+            codes.append(ExitCode.REFUSED)
+        except OSError as error:
+            terminal.complain(f"cannot read {error.filename or name}: {error.strerror}")
             codes.append(ExitCode.REFUSED)
     return documents, codes
 
@@ -98,42 +91,6 @@ def _files(name: str) -> list[str]:
     if not path.exists():
         raise NotFound(f"there is no file {name}")
     return [name]
-
-
-def _documents(source: str, text: str) -> list[Document]:
-    label = "stdin" if source == "-" else source
-    try:
-        _check_depth(label, text)
-        values = list(yaml.load_all(text, Loader=_Loader))
-    except (yaml.YAMLError, ValueError) as error:
-        raise BadRequest(f"{label} is not valid YAML: {error}") from error
-    many = len(values) > 1
-    return [
-        Document(f"{label}, document {number}" if many else label, item)
-        for number, value in enumerate(values, start=1)
-        for item in _flatten(value)
-    ]
-
-
-def _check_depth(label: str, text: str) -> None:
-    """Refuse what is nested so deeply that building it would overflow the C loader's stack."""
-    depth = 0
-    for event in yaml.parse(text, Loader=_Loader):
-        if isinstance(event, yaml.CollectionStartEvent):
-            depth += 1
-            if depth > MAX_DEPTH:
-                raise BadRequest(f"{label} is nested more than {MAX_DEPTH} levels deep: that is no Kubernetes object")
-        elif isinstance(event, yaml.CollectionEndEvent):
-            depth -= 1
-
-
-def _flatten(value: Any) -> Iterator[Any]:
-    """The objects of a document: none for an empty one, all items of a List."""
-    if isinstance(value, dict) and value.get("apiVersion") == "v1" and value.get("kind") == "List":
-        for item in value.get("items") or []:
-            yield from _flatten(item)
-    elif value is not None:
-        yield value
 
 
 async def _apply_one(session: Session, document: Document, namespace: str | None, *, force: bool, dry_run: bool) -> ExitCode:
@@ -164,6 +121,11 @@ def _check(document: Document, default_namespace: str, asked: str | None) -> tup
     if not kind.namespaced:
         return kind, value, None
     own = value["metadata"].get("namespace")
+    if own is not None and not isinstance(own, str):
+        raise BadRequest(f"{source}: metadata.namespace must be text")
+    for part in (name, own or default_namespace):
+        if "/" in part:  # a name is one part of a URL; the server would answer that it knows no such resource
+            raise BadRequest(f"{source}: {part!r} is not a name: it holds a slash")
     if own and asked and own != asked:
         raise BadRequest(f"{source}: the object is of namespace {own}, but -n {asked} was given: drop one of them")
     return kind, value, str(own or default_namespace)

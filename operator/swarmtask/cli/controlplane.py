@@ -20,7 +20,7 @@ import orjson
 from swarmtask.cli import datadir
 from swarmtask.cli.supervise import Child
 from swarmtask.clock import Clock
-from swarmtask.errors import ServiceUnavailable, SwarmTaskError
+from swarmtask.errors import ConfigurationError, ServiceUnavailable, SwarmTaskError
 from swarmtask.settings import Settings
 
 STOP_GRACE_S = 8.0
@@ -74,7 +74,7 @@ class ControlPlane:
             SwarmTaskError: one of them does not start.
         """
         if self.ready_file is not None:
-            self.ready_file.unlink(missing_ok=True)
+            _require_writable(self.ready_file)
         keeper = asyncio.create_task(self._keep())
         try:
             ready = asyncio.create_task(self._is_ready.wait())
@@ -160,3 +160,18 @@ class ControlPlane:
             "pids": {"up": os.getpid(), "apiserver": self._apiserver.pid, "operator": self._operator.pid},
         }
         datadir.write_atomically(self.ready_file, orjson.dumps(facts, option=orjson.OPT_INDENT_2) + b"\n")
+
+
+def _require_writable(ready_file: Path) -> None:
+    """Remove a stale ready file, and refuse a place where none can be written: whoever waits for it would wait for ever.
+
+    Raises:
+        ConfigurationError: it cannot be written.
+    """
+    try:
+        ready_file.unlink(missing_ok=True)
+        datadir.probe_writable(ready_file)
+    except OSError as error:
+        raise ConfigurationError(
+            f"cannot write the ready file {ready_file}: {error.strerror}; name another with --ready-file"
+        ) from error

@@ -14,6 +14,9 @@ from pathlib import Path
 
 from swarmtask.errors import AlreadyExists, ConfigurationError
 
+_OURS = frozenset({"kubeconfig", "swarmtask.db", "up.pid", "apiserver.pid", "operator.pid", "pki", "logs", "local"})
+"""What marks a directory as one of ours: only such a one, or an empty one, is made private."""
+
 
 def kubeconfig_path(data_dir: Path) -> Path:
     """Where the API server writes the administrator's kubeconfig."""
@@ -29,7 +32,15 @@ def prepare(data_dir: Path) -> Path:
     path = data_dir.expanduser().absolute()
     try:
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if path.stat().st_uid == os.getuid():
+        mine = path.stat().st_uid == os.getuid()
+        shared = bool(path.stat().st_mode & 0o077)
+        content = {entry.name for entry in path.iterdir()}
+        if shared and content and not content & _OURS:
+            raise ConfigurationError(
+                f"{path} holds other things and is open to other users, so it is no data directory: name an empty or a new one "
+                "with --data-dir"
+            )
+        if mine and shared:
             path.chmod(0o700)
     except OSError as error:
         raise ConfigurationError(
@@ -73,10 +84,22 @@ def hold(data_dir: Path, component: str, *, patience_s: float = 0.0) -> Iterator
         yield
 
 
+def probe_writable(path: Path) -> None:
+    """Raises OSError when `write_atomically` could not write here. `path` itself does not appear, not even for a moment."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = _partial(path)
+    os.close(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600))
+    partial.unlink()
+
+
+def _partial(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{os.getpid()}")
+
+
 def write_atomically(path: Path, data: bytes, mode: int = 0o600) -> None:
     """A reader sees the old file, the new file or none, never half of one."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    partial = _partial(path)
     descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
     try:
         with os.fdopen(descriptor, "wb") as file:

@@ -7,6 +7,7 @@ All calls block, for at most `TIMEOUT_S` each: call them from a thread. Foreign 
 from __future__ import annotations
 
 import contextlib
+import os
 import socket
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -47,13 +48,13 @@ def _docker(docker_host: str | None, timeout_s: int = TIMEOUT_S) -> Iterator[doc
     try:
         client = docker.DockerClient(base_url=docker_host, timeout=timeout_s) if docker_host else docker.from_env(timeout=timeout_s)
     except (DockerException, requests.RequestException, ValueError) as error:
-        raise EngineUnavailable(f"Docker does not answer: {_first_line(error)}") from error
+        raise EngineUnavailable(f"Docker does not answer{_at(docker_host)}: {_reason(error)}") from error
     try:
         yield client
     except APIError as error:
         raise ConfigurationError(f"Docker refused: {error.explanation or _first_line(error)}") from error
     except (DockerException, requests.RequestException) as error:
-        raise EngineUnavailable(f"Docker does not answer: {_first_line(error)}") from error
+        raise EngineUnavailable(f"Docker does not answer{_at(docker_host)}: {_reason(error)}") from error
     finally:
         client.close()
 
@@ -154,5 +155,24 @@ def _manager_address(client: docker.DockerClient, node_id: str) -> str:
     return str(status.get("Addr", ""))
 
 
-def _first_line(error: Exception) -> str:
+def _first_line(error: BaseException) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def _reason(error: BaseException) -> str:
+    """What the system said, where one of the wrapped errors is the system's own; else the first line of the outermost."""
+    inner: BaseException | None = error
+    seen: list[object] = []
+    while inner is not None and inner not in seen:
+        seen.append(inner)
+        for part in (inner, *inner.args, *(nested for arg in inner.args if isinstance(arg, BaseException) for nested in arg.args)):
+            if isinstance(part, OSError) and part.strerror and not isinstance(part, requests.RequestException):
+                return part.strerror
+        inner = inner.__cause__ or inner.__context__
+    return _first_line(error)
+
+
+def _at(docker_host: str | None) -> str:
+    """` at tcp://...`, where an endpoint was chosen."""
+    endpoint = docker_host or os.environ.get("DOCKER_HOST")
+    return f" at {endpoint}" if endpoint else ""

@@ -42,6 +42,7 @@ info.register_version(app, OTHER)
 
 def main() -> None:
     """Run the program; never returns."""
+    terminal.open_closed_streams()
     try:
         app(prog_name="swarmtask")
     except Exception as error:

@@ -106,8 +106,8 @@ def parse_listen(text: str) -> tuple[str, int]:
     return host, int(port)
 
 
-def parse_env(items: list[str]) -> list[dict[str, str]]:
-    """`K=V` items -> Kubernetes EnvVar entries; a name that is given twice keeps its last value.
+def parse_pairs(items: list[str], option: str) -> dict[str, str]:
+    """`K=V` items of `option`; a name that is given twice keeps its last value.
 
     Raises:
         typer.BadParameter: an item has no `=` or no name.
@@ -116,6 +116,6 @@ def parse_env(items: list[str]) -> list[dict[str, str]]:
     for item in items:
         name, separator, value = item.partition("=")
         if not separator or not name:
-            raise typer.BadParameter(f"{item!r} is not NAME=VALUE", param_hint="--env")
+            raise typer.BadParameter(f"{item!r} is not NAME=VALUE", param_hint=option)
         values[name] = value
-    return [{"name": name, "value": value} for name, value in values.items()]
+    return values

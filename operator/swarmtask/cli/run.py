@@ -14,7 +14,7 @@ from swarmtask.cli.changes import changes
 from swarmtask.cli.command import command
 from swarmtask.cli.exits import ExitCode
 from swarmtask.cli.logs import EngineLogs, follow_task
-from swarmtask.cli.options import ClientDataDir, Context, EngineChoice, Kubeconfig, Namespace, Output, parse_env
+from swarmtask.cli.options import ClientDataDir, Context, EngineChoice, Kubeconfig, Namespace, Output, parse_pairs
 from swarmtask.cli.session import Session, Target, connect
 from swarmtask.errors import NotFound
 from swarmtask.kube import Object
@@ -77,7 +77,7 @@ async def run(
     if arguments:
         container["command"] = arguments
     if env:
-        container["env"] = parse_env(env)
+        container["env"] = [{"name": key, "value": value} for key, value in parse_pairs(env, "--env").items()]
     if requests:
         container["resources"] = {"requests": requests}
     spec: dict[str, Any] = {"container": container, **_priority(priority)}
@@ -86,7 +86,7 @@ async def run(
             spec[key] = value
     if node:
         spec["placement"] = {"nodeName": node}
-    labels = {item["name"]: item["value"] for item in parse_env(label or [])}
+    labels = parse_pairs(label or [], "--label")
     metadata = {"name": name or generated_name(image), **({"labels": labels} if labels else {})}
     task = {"apiVersion": API_VERSION, "kind": "SwarmTask", "metadata": metadata, "spec": spec}
     async with connect(Target(data_dir, kubeconfig, context, namespace)) as session:

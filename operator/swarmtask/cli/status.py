@@ -141,9 +141,13 @@ def _waits(task: Object) -> str:
     """Why a queued task does not start, in the operator's words; empty when it does not wait."""
     if tables.value_at(task, ".status.phase") not in (Phase.QUEUED, Phase.PENDING):
         return ""
+    if tables.value_at(task, ".spec.suspend"):
+        return ""  # a wish, not a wait: the count of Pending tells it
     for condition in tables.value_at(task, ".status.conditions") or []:
         if isinstance(condition, dict) and condition.get("type") == "Scheduled" and condition.get("status") == "False":
-            return terminal.clean_line(str(condition.get("message") or condition.get("reason") or ""))
+            return terminal.clean_line(
+                str(condition.get("message") or tables.value_at(task, ".status.message") or condition.get("reason") or "")
+            )
     return ""
 
 

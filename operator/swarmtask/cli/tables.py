@@ -18,6 +18,7 @@ from swarmtask.cli.options import Output
 from swarmtask.clock import parse_time
 from swarmtask.kube import Object
 from swarmtask.resources.kinds import Column, Kind
+from swarmtask.resources.units import human_duration
 
 GAP = "   "
 
@@ -33,22 +34,8 @@ def value_at(obj: Object, json_path: str) -> Any:
 
 
 def age(since: datetime, now: datetime) -> str:
-    """How long ago, in at most two units: 45s, 2m5s, 3h12m, 4d2h, 30d."""
-    total = max(0, int((now - since).total_seconds()))
-    if total < 120:
-        return f"{total}s"
-    minutes, seconds = divmod(total, 60)
-    if minutes < 10:
-        return f"{minutes}m{seconds}s" if seconds else f"{minutes}m"
-    if minutes < 180:
-        return f"{minutes}m"
-    hours, minutes = divmod(minutes, 60)
-    if hours < 8:
-        return f"{hours}h{minutes}m" if minutes else f"{hours}h"
-    if hours < 48:
-        return f"{hours}h"
-    days, hours = divmod(hours, 24)
-    return f"{days}d{hours}h" if days < 8 and hours else f"{days}d"
+    """How long ago. What a server with another clock dates into the future happened just now."""
+    return human_duration(max(0.0, (now - since).total_seconds()))
 
 
 def cell(column: Column, obj: Object, now: datetime) -> str:

@@ -6,6 +6,7 @@ from a server are removed before they are shown (SECURITY, row 13).
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 
@@ -60,9 +61,26 @@ def escape_unsafe(text: str) -> str:
     return _UNSAFE.sub(lambda match: f"\\u{ord(match.group()):04x}", text)
 
 
+class _Console(Console):
+    """Leaves a reader that went away to the command wrapper, which knows the exit code; rich would exit with 1."""
+
+    def on_broken_pipe(self) -> None:
+        raise  # noqa: PLE0704 - rich calls this from its handler of BrokenPipeError
+
+
+def open_closed_streams() -> None:
+    """Put /dev/null where stdin, stdout or stderr was closed (`>&-`), before a socket or a file takes its number."""
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
+        continue
+    os.close(descriptor)
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115, PTH123 - open until the end
+
+
 def stdout() -> Console:
     """Where data goes. Made anew each time: tests and pipes replace the stream."""
-    return Console(file=sys.stdout, highlight=False, markup=False, emoji=False, soft_wrap=True)
+    return _Console(file=sys.stdout, highlight=False, markup=False, emoji=False, soft_wrap=True)
 
 
 def stderr() -> Console:

@@ -11,8 +11,9 @@ import asyncio
 import hashlib
 import logging
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 
-from swarmtask.clock import Clock, format_time
+from swarmtask.clock import Clock, format_micro_time
 from swarmtask.controllers.crashpoints import write_point
 from swarmtask.errors import AlreadyExists, Forbidden, NotFound, SwarmTaskError
 from swarmtask.kube import Object, ObjectApi
@@ -40,6 +41,7 @@ class Announcer:
     def __init__(self, api: ObjectApi, clock: Clock) -> None:
         self._api, self._clock = api, clock
         self._dropped = 0
+        self._last = datetime.min.replace(tzinfo=UTC)
         self._queue: asyncio.Queue[_Told] = asyncio.Queue(BACKLOG)
 
     def tell(self, kind: Kind, metadata: ObjectMeta, announcement: Announcement) -> None:
@@ -51,13 +53,21 @@ class Announcer:
         if metadata.namespace:
             reference["namespace"] = metadata.namespace
         try:
-            self._queue.put_nowait(_Told(reference, announcement, format_time(self._clock.now())))
+            self._queue.put_nowait(_Told(reference, announcement, self._moment()))
         except asyncio.QueueFull:
             if not self._dropped:
                 logger.warning(
                     "more Events than can be posted: those that find no room are dropped, beginning with %s", metadata.name
                 )
             self._dropped += 1
+
+    def _moment(self) -> str:
+        """Now, to the microsecond, and never twice the same: kubectl sorts Events by time, and several happen in one second."""
+        now = self._clock.now()
+        if timedelta() <= self._last - now < timedelta(milliseconds=1):
+            now = self._last + timedelta(microseconds=1)
+        self._last = now
+        return format_micro_time(now)
 
     async def run(self) -> None:
         """Until cancelled."""

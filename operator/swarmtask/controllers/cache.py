@@ -16,6 +16,7 @@ from pydantic import ValidationError
 
 from swarmtask.controllers.reading import explain, read_task, version_of
 from swarmtask.kube import Object
+from swarmtask.lifecycle.reasons import RULES
 from swarmtask.resources import units
 from swarmtask.resources.kinds import SWARM_NODE, SWARM_QUEUE, SWARM_TASK, Kind
 from swarmtask.resources.node import SwarmNode
@@ -27,6 +28,7 @@ logger = logging.getLogger(__name__)
 
 DEFAULT_QUEUE = "default"
 TOMBSTONES = 10_000
+_BETTER_ELSEWHERE = frozenset(reason.value for reason, rule in RULES.items() if rule.prefers_another_node)
 
 
 @dataclass(frozen=True, slots=True)
@@ -387,6 +389,7 @@ def pending_task(task: SwarmTask, queued_at: float | None = None) -> PendingTask
             capabilities=frozenset(spec.placement.capabilities),
             limits=tuple(sorted(spec.limits.items())),
             strategy=spec.placement.strategy,
+            avoid=frozenset(attempt.node for attempt in task.status.attempts if attempt.reason in _BETTER_ELSEWHERE),
         ),
     )
 

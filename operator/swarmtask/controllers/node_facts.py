@@ -65,7 +65,8 @@ def match(lists: Mapping[str, tuple[Sequence[EngineNode], bool]], known: Mapping
         known: existing SwarmNodes by name; a node keeps the name under which its engine ID is known.
 
     Returns:
-        SwarmNode name -> its facts. Two nodes of one engine never share a name: the later one gets a suffix from its ID.
+        SwarmNode name -> its facts. Two nodes of one engine never share a name: the later one gets a suffix from its ID. A node
+        that is joining and has not told its hostname yet is left out: a name, once given, stays.
     """
     owners = {(engine.name, engine.id): name for name, node in known.items() for engine in node.status.engines}
     found: dict[str, list[Listed]] = {}
@@ -76,7 +77,7 @@ def match(lists: Mapping[str, tuple[Sequence[EngineNode], bool]], known: Mapping
             name = owners.get((engine, node.id))
             if name is not None and all(other.engine != engine for other in found.get(name, ())):
                 found.setdefault(name, []).append(item)
-            else:
+            elif node.hostname:
                 newcomers.append(item)
     for item in newcomers:
         name = node_name(item.node.hostname)

@@ -33,7 +33,7 @@ class Queues:
 
     async def run(self) -> None:
         """Until cancelled. `bell` must be rung once to begin."""
-        again = False
+        again = True  # also when this loop has failed: the ring that it was woken by is used up
         while True:
             await self.bell.wait(self._settings.status_refresh_s if again else None)
             again = await self.refresh()

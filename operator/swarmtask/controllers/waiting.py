@@ -68,6 +68,8 @@ class Timers:
         self._heap: list[tuple[float, int, Hashable]] = []
         self._current: dict[Hashable, tuple[int, float, Callable[[], None]]] = {}
         self._tickets = itertools.count()
+        self._latest = float("-inf")
+        """The latest reading that a moment may have been computed from."""
 
     def __len__(self) -> int:
         return len(self._current)
@@ -80,7 +82,9 @@ class Timers:
         ticket = next(self._tickets)
         self._current[token] = (ticket, moment, callback)
         heapq.heappush(self._heap, (moment, ticket, token))
-        if self._heap[0][1] == ticket:
+        reading = self._reading()
+        self._latest = max(self._latest, reading)
+        if self._heap[0][1] == ticket or self._heap[0][0] <= reading:  # overdue: wall time was set forward while this slept
             self._bell.ring()
 
     def after(self, token: Hashable, delay_s: float, callback: Callable[[], None]) -> None:
@@ -93,6 +97,11 @@ class Timers:
         """Until cancelled."""
         while True:
             now = self._reading()
+            latest, self._latest = self._latest, now
+            if now < latest:
+                # Wall time was set back: moments that were computed from later times may now be far off. Whoever is called looks
+                # again at what is stored, and asks for another moment if it is too early.
+                now = float("inf")
             while self._heap and self._heap[0][0] <= now:
                 _, ticket, token = heapq.heappop(self._heap)
                 if token in self._current and self._current[token][0] == ticket:

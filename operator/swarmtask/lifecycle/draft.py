@@ -69,6 +69,20 @@ class Draft:
     def announce(self, reason: str, message: str, type_: Literal["Normal", "Warning"] = "Normal") -> None:
         self._announcements.append(Announcement(type_, str(reason), clip(message, 1024)))
 
+    def mend_times(self) -> None:
+        """A stored time that lies ahead was written before the clock was set back: it counts as now, so that nobody waits longer by
+        as much."""
+        status, live = self.status, self.live
+        for name in ("queued_time", "start_time", "completion_time"):
+            moment = getattr(status, name)
+            if moment is not None and moment > self.at:
+                setattr(status, name, self.at)
+        if live is not None:
+            moments = {name: getattr(live, name) for name in ("bound_at", "started_at", "stop_requested_at")}
+            ahead = {name: self.at for name, moment in moments.items() if moment is not None and moment > self.at}
+            if ahead:
+                self.update(live, **ahead)
+
     # --- moves of the task -----------------------------------------------------------------------------------------------
 
     def hold(self, reason: str, message: str) -> None:

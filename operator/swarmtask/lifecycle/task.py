@@ -91,6 +91,7 @@ def _refuse(draft: Draft, event: InvalidObject) -> None:
 
 def _settle(draft: Draft, queue_exists: bool | None) -> None:
     """Apply the rules that need no event until none applies. `queue_exists` None: as it was known before."""
+    draft.mend_times()
     _take_retry(draft)
     for _ in range(_MAX_SETTLE_STEPS):
         before = (draft.status.phase, draft.status.reason, draft.live)

@@ -67,7 +67,8 @@ class Kind:
 
 
 SWARM_TASK = Kind(
-    GROUP, VERSION, "SwarmTask", "swarmtasks", namespaced=True, singular="swarmtask", short_names=("st",), categories=("swarm",),
+    GROUP, VERSION, "SwarmTask", "swarmtasks", namespaced=True, singular="swarmtask", short_names=("st",),
+    categories=("swarm", "all"),
     model=SwarmTask,
     columns=(
         Column("Phase", ".status.phase", description="Where the task is."),

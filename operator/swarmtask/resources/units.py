@@ -1,4 +1,4 @@
-"""Quantities and names as Kubernetes writes them.
+"""Quantities, names and ages as Kubernetes writes them.
 
 Lives here: parsing and formatting of resource quantities and the grammars of names. Called by the models and by whoever compares
 resources. CPU is counted in thousandths of a core (`cpu_milli`), memory in bytes, GPUs in whole devices.
@@ -88,3 +88,36 @@ def humanize_memory(count: int) -> str:
         if count >= unit:
             return f"{count / unit:.1f}".removesuffix(".0") + suffix
     return str(count)
+
+
+def human_duration(seconds: float) -> str:
+    """`45s`, `3m12s`, `5m`, `3h12m`, `12h`, `2d5h`, `9d`, `2y30d`, `11y`: the two largest units while they still matter.
+
+    Up to two seconds into the future count as now (clocks differ); beyond that the age is `<invalid>`.
+    """
+    total = int(seconds)
+    if seconds < -2:
+        return "<invalid>"
+    if total <= 0:
+        return "0s"
+    if total < 120:
+        return f"{total}s"
+    minutes, rest = divmod(total, 60)
+    if minutes < 10:
+        return f"{minutes}m{rest}s" if rest else f"{minutes}m"
+    if minutes < 180:
+        return f"{minutes}m"
+    hours, rest = divmod(minutes, 60)
+    if hours < 8:
+        return f"{hours}h{rest}m" if rest else f"{hours}h"
+    if hours < 48:
+        return f"{hours}h"
+    days, rest = divmod(hours, 24)
+    if days < 8:
+        return f"{days}d{rest}h" if rest else f"{days}d"
+    if days < 730:
+        return f"{days}d"
+    years, rest = divmod(days, 365)
+    if years < 8:
+        return f"{years}y{rest}d" if rest else f"{years}y"
+    return f"{years}y"

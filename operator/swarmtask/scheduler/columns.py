@@ -199,6 +199,15 @@ class Columns:
         """Engines that reach a node, preferred first."""
         return self.node_classes[int(self.class_of[node])].engines
 
+    def last_resort(self, shape: TaskShape) -> Mask | None:
+        """The nodes that a task of this shape takes only when no other fits; None where there is no such node."""
+        avoided = [self.index[name] for name in shape.avoid if name in self.index]
+        if not avoided:
+            return None
+        mask = np.zeros(len(self), dtype=np.bool_)
+        mask[avoided] = True
+        return mask
+
     def place(self, node: int, task_class: TaskClass) -> None:
         """Take one task's room from a node. The caller has made sure that it fits."""
         self.room.free[:, node] -= task_class.amounts

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
+import numpy as np
+
 from swarmtask.scheduler.cohorts import offered
 from swarmtask.scheduler.columns import Columns, TaskClass
 from swarmtask.scheduler.explain import no_node_fits, verdicts
@@ -16,7 +18,7 @@ from swarmtask.scheduler.filters import label_keys
 from swarmtask.scheduler.model import Amounts, Binding, CycleResult, PendingTask, QueueKey, Refusal, Snapshot
 from swarmtask.scheduler.ordering import NO_NODE_FITS, Line, Order, Standstill
 from swarmtask.scheduler.placement import Placement
-from swarmtask.scheduler.scores import TOTALS
+from swarmtask.scheduler.scores import LAST_RESORT, TOTALS
 
 
 def run_cycle(snapshot: Snapshot) -> CycleResult:
@@ -131,7 +133,8 @@ class NodeVerdict:
         filters: name -> passed, for every filter that applies to the task, in the order in which refusals are counted.
         refused_by: the first filter that refused; None where the task fits.
         scores: name -> what the score adds to the total.
-        score: the total, 0..1; also given where the task does not fit, though nothing compares it there.
+        score: the total, 0..1, almost nothing on a node that the task avoids; also given where the task does not fit, though
+            nothing compares it there.
     """
 
     node: str
@@ -184,8 +187,10 @@ def explain_task(snapshot: Snapshot, task: PendingTask) -> Explanation:
 def _node_verdicts(columns: Columns, task_class: TaskClass) -> tuple[NodeVerdict, ...]:
     total = TOTALS[task_class.strategy]
     masks = {filter_.name: mask.tolist() for filter_, mask in verdicts(columns, task_class)}
-    parts = {name: part.tolist() for name, part in total.parts(columns.room, task_class)}
-    totals = total.values(columns.room, task_class).tolist()
+    avoided = columns.last_resort(task_class.shape)
+    weight = 1.0 if avoided is None else np.where(avoided, LAST_RESORT, 1.0)
+    parts = {name: (part * weight).tolist() for name, part in total.parts(columns.room, task_class)}
+    totals = (total.values(columns.room, task_class) * weight).tolist()
     found = []
     for number, name in enumerate(columns.names):
         filters = {filter_name: mask[number] for filter_name, mask in masks.items()}

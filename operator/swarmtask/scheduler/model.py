@@ -74,6 +74,8 @@ class TaskShape:
         node_selector: sorted pairs.
         limits: sorted pairs of a limit's name and the slots of it that the task takes.
         strategy: empty means the queue's.
+        avoid: nodes where it starts only when it fits nowhere else, because an attempt failed there for a reason that lies with
+            the node.
     """
 
     request: Amounts
@@ -83,6 +85,7 @@ class TaskShape:
     capabilities: frozenset[str] = frozenset()
     limits: tuple[tuple[str, int], ...] = ()
     strategy: OptionalStrategy = ""
+    avoid: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ import numpy as np
 
 from swarmtask.scheduler.columns import Columns, Floats, Ints, Mask, Room, TaskClass
 from swarmtask.scheduler.filters import ROOM_FILTERS, STATIC_FILTERS, RoomFilter
-from swarmtask.scheduler.scores import TOTALS
+from swarmtask.scheduler.scores import LAST_RESORT, TOTALS
 
 INFEASIBLE = np.array(-1.0)
 """Below every score. An array without dimensions: numpy takes it faster than a number."""
@@ -27,12 +27,14 @@ class _Evaluation:
 
     Attributes:
         allowed: bool[N], what static filters say; None when they let every node pass.
+        avoided: bool[N], nodes that are the last resort; None when there are none.
         values: float64[N], total score where the class fits, else INFEASIBLE.
         seen: how many placements are accounted for.
     """
 
     room_filters: tuple[RoomFilter, ...]
     allowed: Mask | None
+    avoided: Mask | None
     values: Floats
     seen: int
 
@@ -81,7 +83,8 @@ class Placement:
                 changed = np.unique(changed)
             room = self._columns.room.take(changed)
             allowed = None if evaluation.allowed is None else evaluation.allowed.take(changed)
-            evaluation.values[changed] = _values(task_class, room, allowed, evaluation.room_filters)
+            avoided = None if evaluation.avoided is None else evaluation.avoided.take(changed)
+            evaluation.values[changed] = _values(task_class, room, allowed, avoided, evaluation.room_filters)
             evaluation.seen = self._placed
         return evaluation.values
 
@@ -91,17 +94,22 @@ class Placement:
             if static_filter.enabled(task_class):
                 allowed &= static_filter.mask(self._columns, task_class)
         room_filters = tuple(room_filter for room_filter in ROOM_FILTERS if room_filter.enabled(task_class))
-        values = _values(task_class, self._columns.room, allowed, room_filters)
-        evaluation = _Evaluation(room_filters, None if allowed.all() else allowed, values, self._placed)
+        avoided = self._columns.last_resort(task_class.shape)
+        values = _values(task_class, self._columns.room, allowed, avoided, room_filters)
+        evaluation = _Evaluation(room_filters, None if allowed.all() else allowed, avoided, values, self._placed)
         if len(self._evaluations) >= self._keep:
             del self._evaluations[next(iter(self._evaluations))]
         self._evaluations[task_class] = evaluation
         return evaluation
 
 
-def _values(task_class: TaskClass, room: Room, allowed: Mask | None, room_filters: tuple[RoomFilter, ...]) -> Floats:
+def _values(
+    task_class: TaskClass, room: Room, allowed: Mask | None, avoided: Mask | None, room_filters: tuple[RoomFilter, ...]
+) -> Floats:
     """float64[n]: total score, or INFEASIBLE, for the n nodes of `room`."""
     values = TOTALS[task_class.strategy].values(room, task_class)
+    if avoided is not None:
+        np.multiply(values, LAST_RESORT, out=values, where=avoided)
     feasible = allowed
     for room_filter in room_filters:
         mask = room_filter.mask(room, task_class)

@@ -15,7 +15,9 @@ import numpy as np
 from swarmtask.resources.fields import Strategy
 from swarmtask.scheduler.columns import CPU, GPUS, MEMORY, Floats, Room, TaskClass
 
-ZERO, ONE = np.array(0.0), np.array(1.0)
+LAST_RESORT = np.array(1e-9)
+"""What is left of the total on a node that the task avoids: less than on any other, and in the same order among themselves."""
+ZERO, ONE, TWO = np.array(0.0), np.array(1.0), np.array(2.0)
 """Without dimensions, for the reason given at TaskClass.need."""
 
 
@@ -94,13 +96,13 @@ class FewTasks:
 
 @dataclass(frozen=True, slots=True)
 class ManyTasks:
-    """More tasks first, for nodes that are about equally full."""
+    """More tasks first, for nodes that are about equally full. Never 0: an empty node is still better than one to avoid."""
 
     name: str = "manyTasks"
     weight: float = 0.001
 
     def values(self, room: Room, task_class: TaskClass) -> Floats:
-        values: Floats = room.tasks / (room.tasks + ONE)
+        values: Floats = (room.tasks + ONE) / (room.tasks + TWO)
         return values
 
 

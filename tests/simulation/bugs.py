@@ -1,0 +1,321 @@
+"""Faults planted into the real code, one at a time: the simulator that does not find them proves nothing.
+
+Used by `test_bugs`. Each is a mistake that somebody could make in good faith; each is a context manager that patches the real code
+and puts it back. Never imported by anything but tests.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from types import MappingProxyType
+from typing import Any
+from unittest.mock import patch
+
+from swarmtask.controllers import cache as cache_module
+from swarmtask.controllers import executor as executor_module
+from swarmtask.controllers.cache import Cache, Holding
+from swarmtask.controllers.executor import Executor
+from swarmtask.controllers.lane import EngineLane
+from swarmtask.controllers.observer import Observer
+from swarmtask.controllers.scheduling import Scheduling
+from swarmtask.controllers.waiting import Timers
+from swarmtask.lifecycle import commands, draft, observed
+from swarmtask.lifecycle.messages import Observed, Reason, ReleaseFinalizer
+from swarmtask.resources.kinds import SWARM_TASK
+from swarmtask.resources.meta import FINALIZER
+from swarmtask.resources.task import AttemptState
+from swarmtask.scheduler.model import Amounts, NodeInfo, QueueInfo
+
+Bug = Callable[[], Any]
+BUGS: dict[str, Bug] = {}
+
+
+def bug(plant: Callable[[], Iterator[None]]) -> Bug:
+    """Enter it into the list, under its name."""
+    BUGS[plant.__name__] = contextmanager(plant)
+    return BUGS[plant.__name__]
+
+
+# --- writing ---
+
+
+class _WithoutVersion:
+    """The API, to someone who does not say which version he has decided on."""
+
+    def __init__(self, api: Any) -> None:
+        self._api = api
+
+    async def patch(self, kind: Any, name: str, body: Any, namespace: str | None = None, **options: Any) -> Any:
+        metadata = {field: value for field, value in body.get("metadata", {}).items() if field != "resourceVersion"}
+        return await self._api.patch(kind, name, body | {"metadata": metadata}, namespace, **options)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._api, name)
+
+
+@bug
+def writes_without_precondition() -> Iterator[None]:
+    """A status is written over whatever is there."""
+    original = Executor._write
+
+    async def write(self: Executor, *arguments: Any) -> None:
+        self._api, kept = _WithoutVersion(self._api), self._api
+        try:
+            await original(self, *arguments)
+        finally:
+            self._api = kept
+
+    with patch.object(Executor, "_write", write):
+        yield
+
+
+@bug
+def loses_a_task_on_conflict() -> Iterator[None]:
+    """After a conflict the task is forgotten instead of read again."""
+
+    async def refresh(self: Executor, key: Any) -> None:
+        self._cache.remove(SWARM_TASK, key)
+
+    with patch.object(Executor, "_refresh", refresh):
+        yield
+
+
+@bug
+def removes_the_finalizer_early() -> Iterator[None]:
+    """The task is let go before its workload is gone."""
+    original = executor_module.outstanding
+
+    def outstanding(stored: Any, now: Any, policy: Any, present: Any = None) -> Any:
+        found = original(stored, now, policy, present)
+        if stored.metadata.deletion_timestamp is not None and FINALIZER in stored.metadata.finalizers:
+            return (ReleaseFinalizer(), *found)
+        return found
+
+    with patch.object(executor_module, "outstanding", outstanding):
+        yield
+
+
+@bug
+def deletes_before_the_time_to_live_is_over() -> Iterator[None]:
+    """A finished task goes at once."""
+    with patch.object(commands, "expiry", lambda spec, status: status.completion_time):
+        yield
+
+
+# --- remembering ---
+
+
+@bug
+def forgets_what_it_assumed() -> Iterator[None]:
+    """A placement that is not stored yet takes no room."""
+    original = Cache.assume
+
+    def assume(self: Cache, pending: Any, node: str) -> bool:
+        taken = original(self, pending, node)
+        if taken:
+            before = self._holding(pending.key)
+            self._assumed[pending.key] = replace(self._assumed[pending.key], holding=Holding(node, pending.queue, Amounts()))
+            self._account(pending.key, before)
+        return taken
+
+    with patch.object(Cache, "assume", assume):
+        yield
+
+
+@bug
+def frees_the_node_when_stopping_begins() -> Iterator[None]:
+    """An attempt that is being stopped holds nothing any more."""
+    original = cache_module.holding_of
+
+    def holding_of(stored: Any) -> Any:
+        current = stored.status.current
+        return None if current is not None and current.state is AttemptState.STOPPING else original(stored)
+
+    with patch.object(cache_module, "holding_of", holding_of):
+        yield
+
+
+@bug
+def believes_old_news() -> Iterator[None]:
+    """Whatever comes last is taken for the newest."""
+    original = Cache.apply
+
+    def apply(self: Cache, kind: Any, obj: Any, **options: Any) -> bool:
+        slot = (kind.plural, (obj["metadata"].get("namespace") or "", obj["metadata"]["name"]))
+        self._versions.pop(slot, None)
+        self._tombstones.pop(slot, None)
+        return original(self, kind, obj, **options)
+
+    with patch.object(Cache, "apply", apply):
+        yield
+
+
+# --- limits ---
+
+
+@bug
+def ignores_max_tasks() -> Iterator[None]:
+    """spec.maxTasks of a node does not count."""
+    original = Scheduling._node_info
+
+    def node_info(self: Scheduling, name: str, node: Any) -> NodeInfo:
+        return replace(original(self, name, node), max_tasks=None)
+
+    with patch.object(Scheduling, "_node_info", node_info):
+        yield
+
+
+@bug
+def ignores_max_running() -> Iterator[None]:
+    """spec.maxRunning of a queue does not count."""
+    original = Scheduling._snapshot
+
+    def snapshot(self: Scheduling) -> Any:
+        taken = original(self)
+        free: dict[Any, QueueInfo] = {key: replace(queue, max_running=None) for key, queue in taken.queues.items()}
+        return replace(taken, queues=free)
+
+    with patch.object(Scheduling, "_snapshot", snapshot):
+        yield
+
+
+# --- attempts ---
+
+
+@bug
+def resubmits_under_the_same_number() -> Iterator[None]:
+    """A workload that vanished is submitted again, without a new attempt."""
+    original = observed._lose
+
+    def lose(one: Any, live: Any, reason: Reason, message: str) -> None:
+        if reason is Reason.WORKLOAD_LOST and live.state is not AttemptState.STOPPING:
+            one.update(live, state=AttemptState.STARTING, observed=False, started_at=None)
+        else:
+            original(one, live, reason, message)
+
+    with patch.object(observed, "_lose", lose):
+        yield
+
+
+@bug
+def counts_infrastructure_losses() -> Iterator[None]:
+    """What the infrastructure loses is paid from backoffLimit."""
+    losses = (Reason.NODE_LOST, Reason.NODE_RESTARTED, Reason.WORKLOAD_LOST)
+    rules = MappingProxyType({
+        reason: replace(rule, counts=True) if reason in losses else rule for reason, rule in draft.RULES.items()
+    })  # fmt: skip
+    with patch.object(draft, "RULES", rules):
+        yield
+
+
+@bug
+def believes_an_old_attempt() -> Iterator[None]:
+    """What the engine shows of an earlier attempt is taken for the current one."""
+
+    def tell_live(self: Observer, listing: Any) -> None:
+        for key, _ in self._live():
+            uid = self._cache.tasks[key].task.metadata.uid
+            for seen in listing.by_task.get(uid, ()):
+                self._executor.offer(key, uid, Observed(seen))
+
+    def find_live(one: Any, event: Any) -> Any:
+        return one.live
+
+    with patch.object(Observer, "_tell_live", tell_live), patch.object(observed, "find_live", find_live):
+        yield
+
+
+@bug
+def counts_attempts_anew_after_a_retry() -> Iterator[None]:
+    """A retry by a person starts again at attempt 1."""
+    original = draft.Draft.new_budget
+
+    def new_budget(self: Any, request: str) -> None:
+        original(self, request)
+        self.status.attempt = 0
+
+    with patch.object(draft.Draft, "new_budget", new_budget):
+        yield
+
+
+@bug
+def takes_asking_for_stopping() -> Iterator[None]:
+    """An attempt counts as over as soon as it was asked to stop."""
+    original = draft.Draft.begin_stop
+
+    def begin_stop(self: Any, attempt: Any, reason: Reason, message: str) -> None:
+        original(self, attempt, reason, message)
+        if self.live is not None:
+            self.stopped(self.live, message)
+
+    with patch.object(draft.Draft, "begin_stop", begin_stop):
+        yield
+
+
+@bug
+def takes_every_end_for_success() -> Iterator[None]:
+    """The exit code is not looked at."""
+    original = observed._reason_of
+
+    def reason_of(live: Any, seen: Any) -> Reason:
+        reason = original(live, seen)
+        return Reason.COMPLETED if reason is Reason.ERROR else reason
+
+    with patch.object(observed, "_reason_of", reason_of):
+        yield
+
+
+# --- looking ---
+
+
+@bug
+def looks_at_the_engine_once() -> Iterator[None]:
+    """Neither hints nor time lead to another look at the engine's list."""
+
+    async def run(self: Observer) -> None:
+        await self._lane.started()
+        await self._poll()
+        await asyncio.Event().wait()
+
+    with patch.object(Observer, "run", run):
+        yield
+
+
+@bug
+def leaves_orphans_alone() -> Iterator[None]:
+    """What nobody owns stays on the engine."""
+
+    async def clear_orphans(self: Observer, listing: Any) -> None:
+        pass
+
+    with patch.object(Observer, "_clear_orphans", clear_orphans):
+        yield
+
+
+@bug
+def removes_what_is_not_its_own() -> Iterator[None]:
+    """Cleaning up goes by the beginning of a name, and so meets what belongs to others."""
+    original = EngineLane.remove
+
+    def remove(self: EngineLane, name: str, *, orphan: bool = False) -> None:
+        original(self, name, orphan=orphan)
+        original(self, name.rpartition("-")[0], orphan=orphan)
+
+    with patch.object(EngineLane, "remove", remove):
+        yield
+
+
+@bug
+def sleeps_through_deadlines() -> Iterator[None]:
+    """Nothing wakes up when a stored moment has come."""
+    original = Timers.set
+
+    def set_(self: Timers, token: Any, moment: float, callback: Any) -> None:
+        if not (isinstance(token, tuple) and token[0] == "wake"):
+            original(self, token, moment, callback)
+
+    with patch.object(Timers, "set", set_):
+        yield

@@ -1,0 +1,277 @@
+"""What happens to a world while it is being shaken: to its operator, its API, its engine, its nodes, its clock, and by its people.
+
+Used by `story`, which asks for a list of moments and performs what is due. Each method of `Happenings` is one kind; what is not for
+ever registers in `world.restores` how it ends. Draws everything from one random source.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Mapping
+from contextvars import Context
+from typing import Any
+
+from swarmtask.controllers import crashpoints
+from swarmtask.engines.base import Workload as EngineWorkload
+from swarmtask.kube import Object
+from swarmtask.resources.kinds import SWARM_NODE, SWARM_QUEUE, SWARM_TASK
+from swarmtask.resources.task import ANNOTATION_CANCEL, ANNOTATION_RETRY, attempt_id
+from tests.simulation.chances import PER_MINUTE
+from tests.simulation.workload import Birth
+from tests.simulation.world import World
+
+
+class Happenings:
+    """See the module."""
+
+    def __init__(self, world: World, rng: random.Random) -> None:
+        self._world, self._rng = world, rng
+        self._counter = 0
+        self._kinds: Mapping[str, Callable[[], None]] = {
+            "crash": self.crash, "crashpoint": self.crash_point, "stall": self.stall, "api.down": self.api_down,
+            "api.hold": self.hold_watches, "api.expire": self.expire_watches, "engine.down": self.engine_down,
+            "node.lost": self.lose_node, "node.flap": self.flap_node, "node.leave": self.node_leaves, "clock.jump": self.jump_clock,
+            "orphan": self.orphan, "removed": self.remove_behind_its_back, "person.task": self.person_at_task,
+            "person.node": self.person_at_node, "person.queue": self.person_at_queue,
+        }  # fmt: skip
+        assert self._kinds.keys() == PER_MINUTE.keys()
+
+    def plan(self) -> list[tuple[float, str, Callable[[], None]]]:
+        """(moment, kind, what to do) of everything that will happen, by time."""
+        moments: list[tuple[float, str, Callable[[], None]]] = []
+        for kind, act in self._kinds.items():
+            rate = self._world.chances.rates.get(kind, 0.0)
+            at_s = self._rng.expovariate(rate / 60) if rate else float("inf")
+            while at_s < self._world.workload.chaos_s:
+                moments.append((at_s, kind, act))
+                at_s += self._rng.expovariate(rate / 60)
+        return sorted(moments, key=lambda moment: moment[:2])
+
+    # --- the operator, the API, the engine, the clock ---
+
+    def crash(self) -> None:
+        self._world.kill_operator("at some await", self._pause_s())
+
+    def crash_point(self) -> None:
+        self._world.arm(self._rng.choice(crashpoints.POINTS), self._pause_s())
+
+    def stall(self) -> None:
+        world, number = self._world, self._world.operators
+        if world.operator is not None and "stall" not in world.restores:
+            world.loop.pause(number)
+            self._for_a_while("stall", self._rng.uniform(1, 30), lambda: world.loop.resume(number))
+
+    def api_down(self) -> None:
+        self._world.kube.down = True
+        self._for_a_while("api.down", self._rng.uniform(1, 15), lambda: setattr(self._world.kube, "down", False))
+
+    def hold_watches(self) -> None:
+        self._world.kube.hold_watches()
+        self._for_a_while("api.hold", self._rng.uniform(0.5, 8), self._world.kube.release_watches)
+
+    def expire_watches(self) -> None:
+        self._world.kube.expire_watches()
+
+    def engine_down(self) -> None:
+        self._world.engine.unavailable = True
+        self._for_a_while("engine.down", self._rng.uniform(1, 20), lambda: setattr(self._world.engine, "unavailable", False))
+
+    def jump_clock(self) -> None:
+        jump_s = self._rng.choice((1, -1)) * self._rng.choice((self._rng.uniform(1, 120), 3600.0))
+        self._world.clock.ahead_s += jump_s
+        self._world.note(f"the wall clock is set by {jump_s:+.1f} s")
+
+    # --- nodes ---
+
+    def lose_node(self) -> None:
+        node = self._rng.choice(self._world.node_ids)
+        self._lose(node, self._rng.choice((self._rng.uniform(0.5, 5), self._rng.uniform(5, 30))))
+
+    def flap_node(self) -> None:
+        node, at_s = self._rng.choice(self._world.node_ids), 0.0
+        for _ in range(self._rng.randint(2, 5)):
+            down_s, up_s = self._rng.uniform(1, 6), self._rng.uniform(0.5, 5)
+            self._later(at_s, lambda down_s=down_s: self._lose(node, down_s))
+            at_s += down_s + up_s
+
+    def _lose(self, node: str, for_s: float) -> None:
+        engine = self._world.engine
+        if engine._nodes[node].removed or not engine._nodes[node].connected:
+            return
+        how = self._rng.choice((engine.disconnect, engine.freeze, engine.power_off))
+        self._world.note(f"{node}: {how.__name__} for {for_s:.1f} s")
+        how(node)
+        self._for_a_while(f"node {node}", for_s, lambda: self._back(node))
+
+    def _back(self, node: str) -> None:
+        if not self._world.engine._nodes[node].removed:
+            self._world.note(f"{node} is back")
+            self._world.engine.reconnect(node)
+
+    def node_leaves(self) -> None:
+        world = self._world
+        node = self._rng.choice(world.node_ids)
+        info = world.engine._nodes[node].info
+        world.note(f"{node} leaves its engine for good")
+        world.engine.remove_node(node)
+        world.node_ids.remove(node)
+        again = lambda: world.add_node(info.hostname, info.cpu_milli, info.memory_bytes // 2**30)  # noqa: E731
+        if world.node_ids:
+            self._for_a_while(f"machine {info.hostname}", self._rng.uniform(2, 30), again)
+        else:
+            again()
+
+    # --- workloads behind the operator's back ---
+
+    def orphan(self) -> None:
+        """A workload with our label whose task nobody knows, for example of a database that was restored from a backup."""
+        world, uid = self._world, f"{self._rng.getrandbits(128):032x}"
+        work = EngineWorkload(
+            name=attempt_id(uid, 1), task_uid=uid, namespace="default", task_name=f"lost-{uid[:6]}", attempt=1,
+            node_id=self._rng.choice(world.node_ids), image="busybox",
+        )  # fmt: skip
+        world.adopted.add(work.name)
+        world.note(f"an orphan appears: {work.name}")
+        world.engine.adopt(work)
+
+    def remove_behind_its_back(self) -> None:
+        """`docker service rm` by hand; on a node that the engine reaches, where it ends the program."""
+        engine, seen = self._world.engine, self._observed()
+        found = [name for name, run in engine._runs.items() if name in seen and engine._nodes[run.workload.node_id].connected]
+        if found:
+            name = self._rng.choice(found)
+            self._world.note(f"somebody removes {name} behind the operator's back")
+            engine.lose(name)
+
+    def _observed(self) -> set[str]:
+        """Attempts that the operator has seen. One that it has not seen yet it would rightly submit again."""
+        attempts = [one for obj in self._world.kube.all(SWARM_TASK) for one in (obj.get("status") or {}).get("attempts") or ()]
+        return {one["id"] for one in attempts if one.get("observed")}
+
+    # --- people ---
+
+    def person_at_task(self) -> None:
+        tasks = self._world.kube.all(SWARM_TASK)
+        if not tasks:
+            return
+        dead = [obj for obj in tasks if (obj.get("status") or {}).get("phase") in ("Failed", "Cancelled", "Expired")]
+        if dead and self._rng.random() < 0.25:
+            obj = self._rng.choice(dead)
+            self._world.note(f"a person retries {obj['metadata']['name']}")
+            self._retry(obj)
+            return
+        obj = self._rng.choice(tasks)
+        act = self._rng.choice((
+            self._edit, self._cancel, self._uncancel, self._suspend, self._resume, self._delete, self._retry, self._recreate,
+        ))  # fmt: skip
+        self._world.note(f"a person: {act.__name__} {obj['metadata']['name']}")
+        act(obj)
+
+    def _edit(self, obj: Object) -> None:
+        change: Any = self._rng.choice((
+            {"priority": self._rng.randint(-5, 5)}, {"backoffLimit": self._rng.randint(0, 4)},
+            {"container": {"image": f"busybox:{self._rng.randint(1, 9)}"}},
+            {"container": {"resources": {"requests": {"cpu": self._rng.choice(("100m", "2", "4"))}}}},
+            {"placement": {"nodeName": self._rng.choice((None, "n1"))}},
+            {"queue": self._rng.choice(("default", "elsewhere"))},
+            {"queueDeadlineSeconds": self._rng.choice((None, 1, 20))}, {"activeDeadlineSeconds": self._rng.choice((2, 20))},
+        ))  # fmt: skip
+        self._patch(obj, {"spec": change})
+
+    def _cancel(self, obj: Object) -> None:
+        self._patch(obj, {"metadata": {"annotations": {ANNOTATION_CANCEL: self._words()}}})
+
+    def _uncancel(self, obj: Object) -> None:
+        self._patch(obj, {"metadata": {"annotations": {ANNOTATION_CANCEL: None}}})
+
+    def _suspend(self, obj: Object) -> None:
+        self._patch(obj, {"spec": {"suspend": True}})
+
+    def _resume(self, obj: Object) -> None:
+        self._patch(obj, {"spec": {"suspend": None}})
+
+    def _retry(self, obj: Object) -> None:
+        self._patch(obj, {"metadata": {"annotations": {ANNOTATION_RETRY: self._words()}}})
+
+    def _delete(self, obj: Object) -> None:
+        self._world.delete_task(obj)
+
+    def _recreate(self, obj: Object) -> None:
+        """Delete, and create again under the same name as soon as that is free."""
+        self._world.delete_task(obj)
+        birth = next((one for one in self._world.births if one.name == obj["metadata"]["name"]), None)
+        if birth is not None:
+            self._create_when_free(birth)
+
+    def _create_when_free(self, birth: Birth) -> None:
+        if self._world.kube.peek(SWARM_TASK, birth.name, "default") is None:
+            self._world.create_task(birth)
+        elif self._world.chances.active:
+            self._later(0.5, lambda: self._create_when_free(birth))
+
+    def person_at_node(self) -> None:
+        nodes = self._world.kube.all(SWARM_NODE)
+        if not nodes:
+            return
+        name = self._rng.choice(nodes)["metadata"]["name"]
+        change: dict[str, Any] | None = self._rng.choice((
+            {"unschedulable": True}, {"unschedulable": None}, {"maxTasks": self._rng.randint(0, 3)}, {"maxTasks": None}, None,
+        ))  # fmt: skip
+        if change is None:
+            self._world.note(f"a person deletes the SwarmNode {name}")
+            self._world.kube.remove(SWARM_NODE, name)
+            return
+        self._world.kube.edit(SWARM_NODE, name, None, {"spec": change})
+        self._world.restores["nodes"] = self._open_nodes
+
+    def _open_nodes(self) -> None:
+        for obj in self._world.kube.all(SWARM_NODE):
+            self._world.kube.edit(SWARM_NODE, obj["metadata"]["name"], None, {"spec": {"unschedulable": None, "maxTasks": None}})
+
+    def person_at_queue(self) -> None:
+        queues = self._world.kube.all(SWARM_QUEUE)
+        if not queues:
+            return
+        name = self._rng.choice(queues)["metadata"]["name"]
+        change: dict[str, Any] | None = self._rng.choice((
+            {"stopped": True}, {"stopped": None}, {"maxRunning": self._rng.randint(0, 4)}, {"maxRunning": None}, None,
+        ))  # fmt: skip
+        if change is None:
+            self._world.note(f"a person deletes the queue {name}")
+            self._world.kube.remove(SWARM_QUEUE, name, "default")
+        else:
+            self._world.kube.edit(SWARM_QUEUE, name, "default", {"spec": change})
+
+    # --- inside ---
+
+    def _patch(self, obj: Object, patch: dict[str, Any]) -> None:
+        metadata = obj["metadata"]
+        if patch.get("spec", {}).get("container"):
+            patch["spec"]["container"] = {"image": obj["spec"]["container"]["image"]} | patch["spec"]["container"]
+        self._world.kube.edit(SWARM_TASK, metadata["name"], metadata["namespace"], patch)
+
+    def _words(self) -> str:
+        self._counter += 1
+        return f"{self._counter}"
+
+    def _pause_s(self) -> float:
+        return self._rng.choice((0.0, self._rng.uniform(0, 1), self._rng.uniform(0, 12)))
+
+    def _later(self, delay_s: float, act: Callable[[], None]) -> None:
+        def if_still_shaking() -> None:
+            if self._world.chances.active:
+                act()
+
+        self._world.loop.call_later(delay_s, if_still_shaking, context=Context())
+
+    def _for_a_while(self, name: str, delay_s: float, end: Callable[[], None]) -> None:
+        """`end` happens after the delay, or when all faults end; the first of several of one name wins."""
+        known = self._world.restores.get(name)
+
+        def over() -> None:
+            if self._world.restores.pop(name, None) is not None:
+                end()
+
+        if known is None:
+            self._world.restores[name] = over
+            self._later(delay_s, over)

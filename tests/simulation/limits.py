@@ -1,0 +1,88 @@
+"""From when on a changed limit is in force for the checker.
+
+Used by `world`. The API knows no transaction over a node and a task: an operator that has not heard yet that a limit was lowered,
+or whose placements were chosen just before, breaks nothing by going on. So a raised limit is told to the checker at once, a lowered
+one when the operator knows it and every placement from before is stored or dropped. Never hides a limit for longer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from swarmtask.controllers.cache import Cache
+from swarmtask.controllers.reading import version_of
+from swarmtask.kube import Object
+from swarmtask.resources import units
+from swarmtask.resources.kinds import SWARM_NODE, Kind
+from swarmtask.scheduler.model import TaskKey
+
+Slot = tuple[str, TaskKey]
+
+
+@dataclass
+class _Lowered:
+    obj: Object
+    version: int
+    earlier: set[TaskKey] | None = None
+    """Placements that may have been chosen before the operator knew; None while it does not know."""
+
+
+class Limits:
+    """See the module. `tell`: hands an object to the checker."""
+
+    def __init__(self, tell: Callable[[Kind, Object], None]) -> None:
+        self._tell = tell
+        self._told: dict[Slot, tuple[float, ...]] = {}
+        self._lowered: dict[Slot, tuple[Kind, _Lowered]] = {}
+
+    def changed(self, kind: Kind, obj: Object) -> None:
+        """A node or a queue was stored."""
+        amounts = _limits(kind, obj)
+        if amounts is None:
+            return
+        slot = (kind.plural, (obj["metadata"].get("namespace") or "", obj["metadata"]["name"]))
+        told, waiting = self._told.get(slot), self._lowered.get(slot)
+        if told is None or all(new >= old for new, old in zip(amounts, told, strict=True)):
+            self._lowered.pop(slot, None)
+            self._say(kind, slot, obj)
+        elif waiting is None or _limits(kind, waiting[1].obj) != amounts:
+            self._lowered[slot] = (kind, _Lowered(obj, version_of(obj)))
+        else:
+            waiting[1].obj = obj
+
+    def restarted(self) -> None:
+        """Another operator with an empty cache."""
+        for _, lowered in self._lowered.values():
+            lowered.earlier = None
+
+    def look(self, cache: Cache) -> None:
+        """Ask the operator's cache what it knows by now."""
+        for slot, (kind, lowered) in list(self._lowered.items()):
+            if cache._versions.get(slot, -1) < lowered.version:
+                continue
+            assumed = set(cache._assumed)
+            lowered.earlier = assumed if lowered.earlier is None else lowered.earlier & assumed
+            if not lowered.earlier:
+                del self._lowered[slot]
+                self._say(kind, slot, lowered.obj)
+
+    def _say(self, kind: Kind, slot: Slot, obj: Object) -> None:
+        amounts = _limits(kind, obj)
+        assert amounts is not None
+        self._told[slot] = amounts
+        self._tell(kind, obj)
+
+
+def _limits(kind: Kind, obj: Object) -> tuple[float, ...] | None:
+    """What is allowed, larger meaning more; None where nothing is said yet."""
+    spec = obj.get("spec") or {}
+    if kind is not SWARM_NODE:
+        limit = spec.get("maxRunning")
+        return (float("inf") if limit is None else limit,)
+    allocatable = (obj.get("status") or {}).get("allocatable")
+    if not allocatable:
+        return None
+    limit = spec.get("maxTasks")
+    amounts = (units.cpu_milli(allocatable["cpu"]), units.memory_bytes(allocatable["memory"]), allocatable.get("gpu", 0))
+    return (*amounts, float("inf") if limit is None else limit)

@@ -1,0 +1,131 @@
+"""The course of one run: births and happenings, then peace, then the verdict. `simulate` is the one way in.
+
+Called by the tests, by the proof with planted bugs and by the command line.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import random
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+
+from swarmtask.controllers import crashpoints
+from swarmtask.resources.kinds import SWARM_TASK
+from tests.simulation.happenings import Happenings
+from tests.simulation.loop import Livelock, Stalled
+from tests.simulation.verdict import wrongs
+from tests.simulation.workload import draw, load
+from tests.simulation.world import World
+
+LOOK_S = 0.5
+PATIENCE_S = 600.0
+"""Virtual seconds after the last fault in which everything must come to rest."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """What one run came to.
+
+    Attributes:
+        failures: what was wrong, oldest first; empty: the run is clean.
+        fingerprint: equal for equal runs.
+    """
+
+    seed: int
+    workload: str
+    failures: tuple[str, ...]
+    fingerprint: str
+    steps: int
+    virtual_s: float
+    commits: int
+    operators: int
+
+    @property
+    def replay(self) -> str:
+        return f"python -m tests.simulation --seed {self.seed} --workload {self.workload}"
+
+
+def simulate(seed: int, workload: str, *, without: Collection[str] = (), trace: Callable[[str], None] | None = None) -> Result:
+    """Run one seed.
+
+    Args:
+        without: kinds of faults (or first words of kinds) that are off; every other draw stays the same.
+        trace: takes a line for everything that happens.
+    """
+    plan = load(workload)
+
+    def source(purpose: str) -> random.Random:
+        return random.Random(f"{workload}/{seed}/{purpose}")
+
+    collecting = gc.isenabled()
+    gc.disable()  # when garbage is collected must not matter, and it costs a fifth of a run
+    try:
+        world = World(seed, plan, draw(plan, source("births")), source, without=without, trace=trace)
+        world.note(f"{workload} seed {seed}; faults: {world.chances}")
+        try:
+            world.run(lambda: _story(world))
+        except (Livelock, Stalled) as error:
+            world.failures.append(f"BUG the run does not end: {error}")
+    finally:
+        if collecting:
+            gc.enable()
+    return Result(
+        seed,
+        workload,
+        tuple(world.failures),
+        world.fingerprint,
+        steps=world.loop.steps,
+        virtual_s=world.loop.time(),
+        commits=world.commits,
+        operators=world.operators,
+    )
+
+
+async def _story(world: World) -> None:
+    happenings = Happenings(world, world.source("happenings"))
+    moments = [(birth.at_s, f"birth of {birth.name}", lambda birth=birth: world.create_task(birth)) for birth in world.births]
+    moments += happenings.plan()
+    moments.sort(key=lambda moment: moment[:2])
+    world.start_operator()
+    for at_s, kind, act in moments:
+        await _pass_until(world, at_s)
+        world.note(f"-- {kind}")
+        act()
+        world.look_closely()
+    await _pass_until(world, world.workload.chaos_s)
+    _make_peace(world)
+    await _come_to_rest(world)
+
+
+async def _pass_until(world: World, at_s: float) -> None:
+    while world.loop.time() < at_s:
+        await asyncio.sleep(min(LOOK_S, at_s - world.loop.time()))
+        world.look_closely()
+
+
+def _make_peace(world: World) -> None:
+    """All faults end; what people wished (a stopped queue, a suspended task) stays."""
+    world.note("-- peace")
+    world.chances.active = False
+    crashpoints.arm("")
+    for name in list(world.restores):
+        world.restores.pop(name)() if name == "nodes" else world.restores[name]()
+    if world.operator is None:
+        world.start_operator()
+
+
+async def _come_to_rest(world: World) -> None:
+    end_s = world.loop.time() + PATIENCE_S
+    left: list[str] = []
+    while world.loop.time() < end_s:
+        await asyncio.sleep(1.0)
+        world.look_closely()
+        left = wrongs(world)
+        if not left:
+            world.checker.tasks_listed(world.kube.all(SWARM_TASK), world.true_clock.now())
+            world.look_closely()
+            return
+    for line in left:
+        world.fail("REST", "in the end", line)

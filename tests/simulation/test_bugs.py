@@ -1,0 +1,24 @@
+"""The simulator finds what it is there to find: each planted fault, within a bounded number of seeds."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.simulation.batch import runs
+from tests.simulation.bugs import BUGS
+from tests.simulation.story import simulate
+
+SEEDS = range(100)
+
+
+def test_there_are_enough_of_them() -> None:
+    assert len(BUGS) >= 10
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", BUGS)
+def test_a_planted_bug_is_found(name: str) -> None:
+    with BUGS[name]():
+        found = next((result for seed, workload in runs(SEEDS) if (result := simulate(seed, workload)).failures), None)
+    assert found is not None, f"{len(SEEDS)} seeds ran clean with the bug {name}"
+    assert not found.failures[0].startswith("BUG"), f"found only because the plant itself does not work: {found.failures[0]}"

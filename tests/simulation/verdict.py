@@ -1,0 +1,176 @@
+"""How a run must end: everything finished or waiting for an honest reason, nothing left over, all sums right.
+
+Used by `story`, which asks `wrongs` until the answer is empty or its patience is over. Compares what is stored, what truly is on
+the engine and what the operator remembers; changes nothing.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from datetime import timedelta
+
+from swarmtask.controllers.cache import Cache
+from swarmtask.engines.base import NodeState
+from swarmtask.lifecycle.messages import FINAL_WORKLOAD_STATES
+from swarmtask.resources import units
+from swarmtask.resources.kinds import SWARM_NODE, SWARM_QUEUE, SWARM_TASK
+from swarmtask.resources.node import NodePhase, SwarmNode
+from swarmtask.resources.queue import SwarmQueue
+from swarmtask.resources.task import BOUND_PHASES, LABEL_DEAD_LETTER, Phase, SwarmTask
+from swarmtask.scheduler.model import Amounts
+from tests.checker.violation import digits_of, owner_digits
+from tests.simulation.world import World
+
+LATE_S = 45.0
+"""A finished task may outlive its time to live by this."""
+
+
+def wrongs(world: World) -> list[str]:
+    """What is not yet as it must be in the end, each with its reason; empty: the run has ended well."""
+    tasks = [SwarmTask.model_validate(obj) for obj in world.kube.all(SWARM_TASK)]
+    nodes = [SwarmNode.model_validate(obj) for obj in world.kube.all(SWARM_NODE)]
+    queues = [SwarmQueue.model_validate(obj) for obj in world.kube.all(SWARM_QUEUE)]
+    found = [*_restless(world, tasks, nodes, queues), *_left_over(world, tasks), *_untrue(world, tasks)]
+    held = _held(tasks)
+    found += _nodes(nodes, held)
+    found += _queues(queues, tasks)
+    if world.operator is not None:
+        found += _memory(world.operator.cache, tasks, held)
+        if world.operator.executor.backlog:
+            found.append(f"{world.operator.executor.backlog} tasks still have events that wait")
+    return found
+
+
+# --- tasks ---
+
+
+def _restless(world: World, tasks: list[SwarmTask], nodes: list[SwarmNode], queues: list[SwarmQueue]) -> Iterator[str]:
+    room = dict(_rooms(world, tasks, nodes))
+    for task in tasks:
+        if task.metadata.deletion_timestamp is not None:
+            yield f"{task.metadata.name} is still being deleted"
+        elif not task.finished:
+            lie = _lie(task, room, queues)
+            if lie:
+                yield f"{task.metadata.name} is {task.status.phase.value} {task.status.reason}: {lie}"
+        elif task.status.completion_time is not None:
+            end = task.status.completion_time + timedelta(seconds=task.spec.ttl_seconds_after_finished + LATE_S)
+            if end < world.clock.now():
+                yield f"{task.metadata.name} has outlived its time to live"
+
+
+def _lie(task: SwarmTask, room: dict[str, Amounts], queues: list[SwarmQueue]) -> str:
+    """Why the reason for which this task waits is not true; empty when it is."""
+    status, spec = task.status, task.spec
+    queue = next((one for one in queues if one.metadata.name == spec.queue), None)
+    if not status.message:
+        return "it does not say why"
+    if spec.suspend or status.reason == "Suspended":
+        return "" if spec.suspend and status.reason == "Suspended" and status.phase is Phase.PENDING else "suspended or not?"
+    match status.phase, status.reason:
+        case Phase.PENDING, "QueueNotFound":
+            return "its queue exists" if queue is not None else ""
+        case Phase.QUEUED, "QueueStopped":
+            return "" if queue is not None and queue.spec.stopped else "its queue is not stopped"
+        case Phase.QUEUED, "QueueFull":
+            return "" if queue is not None and queue.spec.max_running == 0 else "its queue has room, or will have"
+        case Phase.QUEUED, "NoNodeFits":
+            requests, where = spec.container.resources.requests, spec.placement.node_name
+            wish = Amounts(units.cpu_milli(requests.cpu), units.memory_bytes(requests.memory), requests.gpu)
+            fits = sorted(name for name, free in room.items() if wish.fits_in(free) and where in ("", name))
+            return f"it fits on {', '.join(fits)}" if fits else ""
+        case _:
+            return "this is no reason to wait for ever"
+
+
+def _rooms(world: World, tasks: list[SwarmTask], nodes: list[SwarmNode]) -> Iterator[tuple[str, Amounts]]:
+    """What each node that takes work could give to one more task."""
+    held = _held(tasks)
+    ready = {node_id for node_id in world.node_ids if world.engine._show(world.engine._nodes[node_id]).state is NodeState.READY}
+    for node in nodes:
+        there = held.get(node.metadata.name, (0, Amounts()))
+        full = node.spec.max_tasks is not None and there[0] >= node.spec.max_tasks
+        if not node.spec.unschedulable and not full and any(engine.id in ready for engine in node.status.engines):
+            offered = node.status.allocatable
+            yield (
+                node.metadata.name,
+                Amounts(units.cpu_milli(offered.cpu), units.memory_bytes(offered.memory), offered.gpu) - there[1],
+            )
+
+
+def _untrue(world: World, tasks: list[SwarmTask]) -> Iterator[str]:
+    """What was stored about programs, against how they truly ended."""
+    for task in tasks:
+        marked = task.metadata.labels.get(LABEL_DEAD_LETTER) == "true"
+        if marked != (task.status.phase is Phase.FAILED):
+            yield f"{task.metadata.name} is {task.status.phase.value}, dead-letter label {marked}"
+        for attempt in task.status.attempts:
+            if attempt.exit_code is not None and world.exit_codes.get(attempt.id, attempt.exit_code) != attempt.exit_code:
+                yield f"{attempt.id} is stored with exit code {attempt.exit_code}, it was {world.exit_codes[attempt.id]}"
+        current = task.status.current
+        if task.status.phase is Phase.SUCCEEDED and (current is None or world.exit_codes.get(current.id) != 0):
+            yield f"{task.metadata.name} is Succeeded, yet its attempt never ended with 0"
+
+
+# --- the engine ---
+
+
+def _left_over(world: World, tasks: list[SwarmTask]) -> Iterator[str]:
+    owners = {digits_of(task.metadata.uid): task for task in tasks}
+    world.engine._settle()
+    for name, run in sorted(world.engine._runs.items()):
+        digits = owner_digits(name)
+        task = owners.get(digits[0]) if digits is not None else None
+        if digits is None or task is None or digits[1] > task.status.attempt:
+            yield f"the engine holds {name}, which nobody owns"
+        elif run.state not in FINAL_WORKLOAD_STATES:
+            current = task.status.current
+            if current is None or not current.live or current.number != digits[1]:
+                yield f"{name} is {run.state.value} on the engine, though its task has done with it"
+
+
+# --- sums ---
+
+
+def _held(tasks: list[SwarmTask]) -> dict[str, tuple[int, Amounts]]:
+    held: dict[str, tuple[int, Amounts]] = {}
+    for task in tasks:
+        current = task.status.current
+        if current is not None and current.live:
+            count, sums = held.get(current.node, (0, Amounts()))
+            wish = current.requested
+            held[current.node] = (
+                count + 1, sums + Amounts(units.cpu_milli(wish.cpu), units.memory_bytes(wish.memory), wish.gpu)
+            )  # fmt: skip
+    return held
+
+
+def _nodes(nodes: list[SwarmNode], held: dict[str, tuple[int, Amounts]]) -> Iterator[str]:
+    for node in nodes:
+        count, sums = held.get(node.metadata.name, (0, Amounts()))
+        told = node.status.requested
+        if (node.status.tasks, Amounts(units.cpu_milli(told.cpu), units.memory_bytes(told.memory), told.gpu)) != (count, sums):
+            yield f"node {node.metadata.name} says {node.status.tasks} tasks with {told}; it holds {count} with {sums}"
+        if node.status.phase not in (NodePhase.READY, NodePhase.GONE):
+            yield f"node {node.metadata.name} is {node.status.phase.value}: {node.status.message}"
+
+
+def _queues(queues: list[SwarmQueue], tasks: list[SwarmTask]) -> Iterator[str]:
+    for queue in queues:
+        phases = Counter(task.status.phase for task in tasks if task.spec.queue == queue.metadata.name)
+        truth = (phases[Phase.QUEUED], sum(phases[phase] for phase in BOUND_PHASES), phases[Phase.FAILED])
+        told = (queue.status.queued, queue.status.running, queue.status.dead_letters)
+        if told != truth:
+            yield f"queue {queue.metadata.name} says {told} queued, running, dead letters; true is {truth}"
+
+
+def _memory(cache: Cache, tasks: list[SwarmTask], held: dict[str, tuple[int, Amounts]]) -> Iterator[str]:
+    if cache.tasks.keys() != {task.key for task in tasks}:
+        yield f"the operator remembers {sorted(cache.tasks.keys() ^ {task.key for task in tasks})} wrongly"
+    for name in sorted({*cache._requested, *held}):
+        truth = held.get(name, (0, Amounts()))
+        if (cache.tasks_on(name), cache.requested(name)) != truth:
+            yield f"the operator counts {cache.tasks_on(name)} tasks with {cache.requested(name)} on {name}; true is {truth}"
+    if cache._assumed:
+        yield f"the operator still assumes placements of {sorted(cache._assumed)}"

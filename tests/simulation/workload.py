@@ -1,0 +1,139 @@
+"""What a run works on: nodes, tasks and their programs, read from `workloads/*.yaml` and drawn with the run's own random source.
+
+A file says ranges and weights; `draw` makes a list of births of them. Field by field: docs/simulation.md.
+"""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field
+
+from tests.fakes.engine import Outcome
+
+FOLDER = Path(__file__).parent / "workloads"
+
+Program = Literal["good", "bad", "flaky", "oom", "stubborn", "polite", "no_image", "refused", "endless", "stuck"]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class Duration(_Part):
+    """Seconds that a program runs: evenly between `min` and `max`, or with `tail` (Pareto's alpha) mostly near `min`."""
+
+    min: float = 1.0
+    max: float = 5.0
+    tail: float | None = None
+
+    def draw(self, rng: random.Random) -> float:
+        if self.tail is None:
+            return rng.uniform(self.min, self.max)
+        return min(self.max, self.min * rng.paretovariate(self.tail))
+
+
+class Group(_Part):
+    """Tasks of one sort. Of `cpu`, `memory`, `priority` and `queue` each task gets one of the values."""
+
+    count: Annotated[int, Field(ge=1)]
+    from_s: float = 0.0
+    to_s: float = 0.0
+    cpu: list[str] = ["500m"]
+    memory: list[str] = ["512Mi"]
+    priority: list[int] = [0]
+    queue: list[str] = ["default"]
+    duration: Duration = Duration()
+    programs: dict[Program, float] = {"good": 1.0}
+    spec: dict[str, Any] = {}
+
+
+class NodeGroup(_Part):
+    count: Annotated[int, Field(ge=1)]
+    cpu_milli: int = 4000
+    memory_gib: int = 8
+
+
+class Workload(_Part):
+    """One file."""
+
+    about: str
+    chaos_s: Annotated[float, Field(gt=0)] = 60.0
+    nodes: list[NodeGroup]
+    queues: dict[str, dict[str, Any]] = {}
+    tasks: list[Group]
+    faults: dict[str, float] = {}
+
+
+@dataclass(frozen=True)
+class Birth:
+    """One task that will be created, and what its attempts do."""
+
+    at_s: float
+    name: str
+    spec: dict[str, Any]
+    outcomes: tuple[Outcome, ...]
+
+
+def names() -> list[str]:
+    """Every workload that there is."""
+    return sorted(path.stem for path in FOLDER.glob("*.yaml"))
+
+
+def load(name: str) -> Workload:
+    """Raises FileNotFoundError, or ValueError naming the field."""
+    return Workload.model_validate(yaml.safe_load((FOLDER / f"{name}.yaml").read_text()))
+
+
+def draw(workload: Workload, rng: random.Random) -> list[Birth]:
+    """Every task of a run, by time."""
+    births = []
+    for number, group in enumerate(workload.tasks):
+        for index in range(group.count):
+            program = rng.choices(list(group.programs), list(group.programs.values()))[0]
+            outcomes, extra = _outcomes(program, group.duration.draw(rng), rng)
+            spec = {
+                "queue": rng.choice(group.queue),
+                "priority": rng.choice(group.priority),
+                "container": {
+                    "image": "busybox",
+                    "resources": {"requests": {"cpu": rng.choice(group.cpu), "memory": rng.choice(group.memory)}},
+                },
+                "backoff": {"initialSeconds": rng.choice((0, 1, 2)), "maxSeconds": 5},
+                "backoffLimit": rng.choice((0, 1, 2, 3)),
+                "terminationGracePeriodSeconds": rng.choice((0, 1, 5)),
+                "startDeadlineSeconds": rng.choice((5, 30, 60)),
+                "ttlSecondsAfterFinished": rng.choice((5, 30, 3600, 3600, 3600)),
+            }
+            births.append(Birth(rng.uniform(group.from_s, group.to_s), f"t{number}-{index}", spec | group.spec | extra, outcomes))
+    return sorted(births, key=lambda birth: (birth.at_s, birth.name))
+
+
+def _outcomes(program: Program, duration_s: float, rng: random.Random) -> tuple[tuple[Outcome, ...], dict[str, Any]]:
+    """What the attempts do, one after another, the last for ever; and what the spec needs so that the task can end."""
+    good = Outcome(duration_s=duration_s)
+    match program:
+        case "good":
+            return (good,), {}
+        case "bad":
+            return (Outcome(duration_s=duration_s, exit_code=3),), {}
+        case "flaky":
+            return (Outcome(duration_s=duration_s / 2, exit_code=1), good), {}
+        case "oom":
+            return (Outcome(duration_s=duration_s, oom=True), good), {}
+        case "stubborn":
+            return (Outcome(duration_s=duration_s, honours_term=False),), {}
+        case "polite":
+            return (Outcome(duration_s=duration_s, term_exit_code=0),), {}
+        case "no_image":
+            return (Outcome(pull_error="no such image"), good), {}
+        case "refused":
+            return (Outcome(refused="the engine does not want it"), good), {}
+        case "endless":
+            return (Outcome(duration_s=None, honours_term=rng.random() < 0.7),), {"activeDeadlineSeconds": rng.choice((3, 8))}
+        case "stuck":
+            return (Outcome(prepare_s=float("inf")), good), {"startDeadlineSeconds": rng.choice((3, 8))}

@@ -1,0 +1,380 @@
+"""One run: the real operator in a world that a seed shakes.
+
+`World` holds the virtual loop, the API, the engine and the checker, starts and kills operators, and tells the checker everything.
+What happens to it is decided by `happenings`; how it must end, by `verdict`. One seed and one workload are one run, the same on
+every machine; whatever is random is drawn from sources named here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+import random
+import re
+from collections.abc import Callable, Collection
+from contextvars import Context
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from swarmtask.controllers import crashpoints
+from swarmtask.controllers.operator import Operator
+from swarmtask.engines.base import EngineNode, NodeState
+from swarmtask.kube import Object
+from swarmtask.resources.kinds import EVENT, SWARM_NODE, SWARM_QUEUE, SWARM_TASK, Kind
+from swarmtask.resources.task import SwarmTask
+from swarmtask.settings import OperatorSettings
+from tests.checker.checker import Checker
+from tests.checker.violation import digits_of, owner_digits
+from tests.fakes.engine import FakeEngine, Interval
+from tests.fakes.kube import FakeKube
+from tests.simulation.chances import Chances
+from tests.simulation.flaky import FlakyEngine, FlakyKube
+from tests.simulation.limits import Limits
+from tests.simulation.loop import GENERATION, SimLoop
+from tests.simulation.workload import Birth, Workload
+
+START = datetime(2026, 1, 1, tzinfo=UTC)
+GIB = 2**30
+UNPROVEN = "counted as stopped without proof"
+_ATTEMPT = re.compile(r"st-[0-9a-f]{16}-\d+")
+
+
+class Crash(BaseException):
+    """Unwinds an operator that has just been killed at an armed point; nothing catches it."""
+
+
+class WallClock:
+    """Virtual time; `ahead_s` is how wrong its wall time is."""
+
+    def __init__(self, loop: SimLoop) -> None:
+        self._loop = loop
+        self.ahead_s = 0.0
+
+    def now(self) -> datetime:
+        return START + timedelta(seconds=self._loop.time() + self.ahead_s)
+
+    def monotonic(self) -> float:
+        return self._loop.time()
+
+    def boot_time(self) -> float:
+        return self._loop.time()
+
+    async def sleep(self, delay_s: float) -> None:
+        await asyncio.sleep(delay_s)
+
+
+class World:
+    """See the module.
+
+    Attributes:
+        failures: what was found wrong, oldest first; the run ends at the first.
+        restores: what ends every condition that is not for ever (a held watch, a lost node); called when faults end.
+    """
+
+    def __init__(
+        self,
+        seed: int,
+        workload: Workload,
+        births: Collection[Birth],
+        source: Callable[[str], random.Random],
+        *,
+        without: Collection[str] = (),
+        trace: Callable[[str], None] | None = None,
+    ) -> None:
+        self.source, self.workload, self.births = source, workload, births
+        self.loop = SimLoop(source("order"))
+        self.clock, self.true_clock = WallClock(self.loop), WallClock(self.loop)
+        self.chances = Chances(source("faults"), workload.faults, without)
+        self.failures: list[str] = []
+        self.restores: dict[str, Callable[[], None]] = {}
+        self.operators = 0
+        self.commits = 0
+        self._trace, self._digest = trace, hashlib.sha256()
+        self._verdict: asyncio.Future[None] = self.loop.create_future()
+        self._asked_to_delete: set[str] = set()
+        self._unproven: set[str] = set()
+        self._latest_wall = START
+        self._runs_changed = False
+        self._attempts: dict[str, int] = {}
+        """Digits of a task's UID -> its highest attempt number so far."""
+        self.adopted: set[str] = set()
+        """Orphans that were put onto the engine behind the operator's back."""
+        self.exit_codes: dict[str, int | None] = {}
+
+        self.checker = Checker(cleanup_s=1e6, orphan_s=1e6)  # how soon it must be tidy, `verdict` says: faults may last
+        self.limits = Limits(self._tell_limits)
+        self.kube = FakeKube(self.clock, seed=seed)
+        self.kube.on_commit.append(self._committed)
+        self.engine = FakeEngine(self.true_clock)
+        self.engine.on_run.append(self._ran)
+        self.node_ids: list[str] = []
+        for group in workload.nodes:
+            for _ in range(group.count):
+                self.add_node(f"n{len(self.node_ids) + 1}", group.cpu_milli, group.memory_gib)
+        self.flaky_kube = FlakyKube(self.kube, self.chances, self.clock)
+        self.flaky_engine = FlakyEngine(self.engine, self.chances, self.clock, self._touched)
+        self.settings = OperatorSettings()
+        self.operator: Operator | None = None
+        for name, spec in workload.queues.items():
+            self.kube.add(
+                SWARM_QUEUE,
+                {"apiVersion": SWARM_QUEUE.api_version, "kind": "SwarmQueue", "metadata": {"name": name, "namespace": "default"}}
+                | {"spec": spec},
+            )
+
+    # --- the run ---
+
+    def run(self, story: Callable[[], Any]) -> None:
+        """Let `story` happen; returns at its end, or at the first failure."""
+        logger = logging.getLogger("swarmtask")
+        handler, before = _Listener(self), (logger.level, logger.propagate)
+        logger.addHandler(handler)
+        logger.setLevel(logging.ERROR if self._trace is None else logging.INFO)
+        logger.propagate = False
+        self.loop.set_exception_handler(self._unhandled)
+        try:
+            main = self.loop.create_task(story())
+            main.add_done_callback(self._ended)
+            self.loop.run_until_complete(self._verdict)
+        finally:
+            crashpoints.arm("")
+            self._clear()
+            logger.removeHandler(handler)
+            logger.setLevel(before[0])
+            logger.propagate = before[1]
+
+    def _ended(self, main: asyncio.Task[None]) -> None:
+        if main.cancelled():
+            return
+        error = main.exception()
+        if error is not None and not self._verdict.done():
+            self._verdict.set_exception(error)
+        elif not self._verdict.done():
+            self._verdict.set_result(None)
+
+    def _clear(self) -> None:
+        """Leave nothing behind, whatever the run was doing."""
+        if self.operator is not None:
+            self.loop.kill(self.operators)
+            self.loop.bury(self.operators)
+        self.loop.set_exception_handler(lambda _loop, _context: None)
+        left = self.loop.living()
+        for task in left:
+            task.cancel()
+        if left:
+            self.loop.run_until_complete(asyncio.wait(left))
+        self.loop.run_until_complete(self.loop.shutdown_asyncgens())
+        self.loop.close()
+
+    def fail(self, what: str, subject: str, evidence: str) -> None:
+        """Something must not be so: the run ends here."""
+        self.failures.append(f"{what} {subject} at {self.loop.time():.3f}s: {evidence}")
+        self.note(f"!!! {self.failures[-1]}")
+        if not self._verdict.done():
+            self._verdict.set_result(None)
+
+    def note(self, text: str) -> None:
+        """One line of what happened, part of the run's fingerprint."""
+        line = f"{self.loop.time():10.4f} {text}"
+        self._digest.update(line.encode())
+        if self._trace is not None:
+            self._trace(line)
+
+    @property
+    def fingerprint(self) -> str:
+        """Equal for two runs in which the same things happened at the same moments."""
+        return self._digest.hexdigest()[:16]
+
+    # --- operators ---
+
+    def start_operator(self) -> None:
+        """A fresh one, as after the start of its process."""
+        assert self.operator is None
+        self.operators += 1
+        number = self.operators
+        self.limits.restarted()
+        operator = self.operator = Operator(
+            self.flaky_kube, [self.flaky_engine], self.settings, self.clock, self.source(f"operator {number}")
+        )
+        stop, ready = asyncio.Event(), asyncio.Event()
+        task = self.loop.begin(number, lambda: operator.run(stop=stop, ready=ready))
+        task.add_done_callback(lambda done: self._operator_ended(number, done))
+        self.note(f"operator {number} starts")
+
+    def _operator_ended(self, number: int, done: asyncio.Task[None]) -> None:
+        if number == self.operators and self.operator is not None:
+            error = None if done.cancelled() else done.exception()
+            self.fail("BUG", f"operator {number}", f"has ended by itself: {error!r}")
+
+    def kill_operator(self, why: str, pause_s: float) -> None:
+        """At once, wherever it is; another one starts after the pause. Safe from within the operator."""
+        if self.operator is None:
+            return
+        number = self.operators
+        self.operator = None
+        self.note(f"operator {number} is killed: {why}")
+        self.loop.kill(number)
+        outside = Context()  # this may be called from within the operator, whose own callbacks are dead by now
+        self.loop.call_soon(self.loop.bury, number, context=outside)
+        self.loop.call_later(pause_s, self._restart, context=outside)
+
+    def _restart(self) -> None:
+        if self.operator is None and not self._verdict.done():
+            self.start_operator()
+
+    def arm(self, point: str, pause_s: float) -> None:
+        """Kill the operator when it reaches this point."""
+
+        def die(reached: str) -> None:
+            crashpoints.arm("")
+            self.kill_operator(reached, pause_s)
+            raise Crash(reached)
+
+        crashpoints.arm(point, die)
+        self.note(f"armed {point}")
+
+    # --- what people and machines do ---
+
+    def add_node(self, hostname: str, cpu_milli: int, memory_gib: int) -> None:
+        """A machine joins the engine; one that was there before gets another ID, as in Swarm."""
+        number = sum(known.partition(".")[0] == hostname for known in self.engine._nodes)
+        node_id = hostname if not number else f"{hostname}.{number}"
+        self.engine.add_node(
+            EngineNode(
+                id=node_id, hostname=hostname, state=NodeState.READY, cpu_milli=cpu_milli, memory_bytes=memory_gib * GIB,
+                arch="x86_64", os="linux", engine_version="fake",
+            )
+        )  # fmt: skip
+        self.node_ids.append(node_id)
+
+    def create_task(self, birth: Birth) -> None:
+        if self.kube.peek(SWARM_TASK, birth.name, "default") is not None:
+            return
+        self.engine.script(birth.name, *birth.outcomes)
+        body = {"metadata": {"name": birth.name, "namespace": "default"}, "spec": birth.spec}
+        created = self.kube.add(SWARM_TASK, body)
+        self.checker.acknowledged_create("default", birth.name, created["metadata"]["uid"], self.true_clock.now())
+
+    def delete_task(self, obj: Object) -> None:
+        uid = obj["metadata"]["uid"]
+        self._asked_to_delete.add(uid)
+        self.checker.delete_requested(uid, self.true_clock.now())
+        self.kube.remove(SWARM_TASK, obj["metadata"]["name"], obj["metadata"]["namespace"])
+
+    # --- telling the checker ---
+
+    def _committed(self, kind: Kind, obj: Object, gone: bool) -> None:
+        if kind is EVENT:
+            return
+        self.commits += 1
+        now, metadata = self.true_clock.now(), obj["metadata"]
+        self._latest_wall = max(self._latest_wall, self.clock.now())
+        self.checker.resource_version_seen(metadata["resourceVersion"], now)
+        self.note(f"{kind.kind} {metadata['name']} {metadata['resourceVersion']} {'gone' if gone else _summary(kind, obj)}")
+        if kind is SWARM_TASK:
+            self._task_committed(obj, gone, now)
+        elif kind is SWARM_QUEUE:
+            self.limits.changed(kind, obj | {"spec": {}} if gone else obj)  # what is gone limits nothing
+        elif kind is SWARM_NODE and not gone:
+            self.limits.changed(kind, obj)
+        self.look()
+
+    def _task_committed(self, obj: Object, gone: bool, now: datetime) -> None:
+        uid = obj["metadata"]["uid"]
+        task = SwarmTask.model_validate(obj)
+        self._attempts[digits_of(uid)] = max(task.status.attempt, self._attempts.get(digits_of(uid), 0))
+        for attempt in task.status.attempts:
+            if attempt.message is not None and UNPROVEN in attempt.message:
+                self._unproven.add(attempt.id)
+        if (gone or task.metadata.deletion_timestamp is not None) and uid not in self._asked_to_delete:
+            self._asked_to_delete.add(uid)
+            done, ttl_s = task.status.completion_time, task.spec.ttl_seconds_after_finished
+            if not task.finished or done is None or done + timedelta(seconds=ttl_s) > self._latest_wall:
+                self.fail("I1", task.metadata.name, f"deleted by the operator in phase {task.status.phase}, before its time")
+            self.checker.delete_requested(uid, now)
+        if not gone:
+            self.checker.task_seen(task, now)
+            return
+        self.checker.task_deleted(uid, now)
+        held = {run.workload.name for run in self.engine._runs.values() if run.workload.task_uid == uid}
+        for name in sorted(held - self.flaky_engine.late):
+            self.fail("I6", task.metadata.name, f"is gone while the engine still holds {name}")
+
+    def _ran(self, interval: Interval) -> None:
+        self._runs_changed = True
+        if interval.ended is None:
+            self.note(f"runs {interval.name} on {interval.node_id}")
+            self.checker.container_started(interval.node_id, interval.name, interval.started)
+        else:
+            self.note(f"ends {interval.name} with {interval.exit_code}")
+            self.exit_codes[interval.name] = interval.exit_code
+            self.checker.container_stopped(interval.node_id, interval.name, interval.ended)
+
+    def _touched(self, verb: str, name: str) -> None:
+        """I7: only what is ours is stopped or removed."""
+        self.note(f"{verb} {name}")
+        owner = owner_digits(name)
+        known = self._attempts.get(owner[0], 0) if owner is not None else 0
+        if name not in self.adopted and (owner is None or owner[1] > known):
+            self.fail("I7", name, f"{verb} of something that was never ours")
+
+    def _tell_limits(self, kind: Kind, obj: Object) -> None:
+        if kind is SWARM_NODE:
+            self.checker.node_seen(obj, self.true_clock.now())
+        else:
+            self.checker.queue_seen(obj, self.true_clock.now())
+
+    def look(self) -> None:
+        """Ask the checker, cheaply; after everything that has changed something."""
+        if self.operator is not None:
+            self.limits.look(self.operator.cache)
+        found = self.checker.recorded()
+        if found and not self.failures:
+            self.fail(found[0].invariant, found[0].subject, found[0].evidence)
+
+    def look_closely(self) -> None:
+        """Ask the checker for what has to be computed too."""
+        self.look()
+        if not self._runs_changed or self.failures:
+            return
+        self._runs_changed = False
+        for violation in self.checker.violations():
+            if violation.invariant == "I2" and self._unproven & set(_ATTEMPT.findall(violation.evidence)):
+                continue  # the operator says so itself: without an agent on the node nobody could have stopped it
+            self.fail(violation.invariant, violation.subject, violation.evidence)
+        for message in self.engine.unexpected:
+            self.fail("I4", "engine", message)
+
+    def _unhandled(self, _loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        if not isinstance(context.get("exception"), Crash):
+            self.fail("BUG", "asyncio", f"{context.get('message')}: {context.get('exception')!r}")
+
+    def logged(self, record: logging.LogRecord) -> None:
+        """An operator that meets something unexpected says so in its log, and goes on; here that is a finding."""
+        if GENERATION.get() == 0:
+            return  # a dead one is being unwound
+        if self._trace is not None:
+            self._trace(f"{self.loop.time():10.4f}   log: {record.getMessage()}")
+        if record.exc_info or "by itself" in record.getMessage():
+            words = logging.Formatter("%(message)s").format(record)
+            self.fail("BUG", record.name, words)
+
+
+class _Listener(logging.Handler):
+    def __init__(self, world: World) -> None:
+        super().__init__()
+        self._world = world
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._world.logged(record)
+
+
+def _summary(kind: Kind, obj: Object) -> str:
+    status = obj.get("status") or {}
+    if kind is not SWARM_TASK:
+        return f"{status.get('phase', '')} {obj.get('spec')}"
+    attempts = status.get("attempts") or []
+    newest = f"{attempts[-1]['number']} {attempts[-1]['state']} on {attempts[-1]['node']}" if attempts else "none"
+    being_deleted = " deleting" if obj["metadata"].get("deletionTimestamp") else ""
+    return f"{status.get('phase')} {status.get('reason')} attempt {newest}{being_deleted}"
