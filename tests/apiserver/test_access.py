@@ -77,6 +77,28 @@ class TestFiles:
         async with running_api_server(tmp_path) as server:
             assert (server.token, server.ca.read_bytes()) == (first.token, first.ca.read_bytes())
 
+    async def test_files_that_were_open_are_closed(self, tmp_path: Path) -> None:
+        async with running_api_server(tmp_path) as server:
+            folder = server.kubeconfig.parent
+        private = [folder / "kubeconfig", folder / "admin.token", folder / "swarmtask.db", *(folder / "pki").glob("*.key")]
+        assert len(private) == 5
+        for path in private:
+            path.chmod(0o666)
+        async with running_api_server(tmp_path):
+            assert {path.name: path.stat().st_mode & 0o777 for path in private} == {path.name: 0o600 for path in private}
+
+    async def test_nothing_secret_is_logged(self, tmp_path: Path) -> None:
+        with structlog.testing.capture_logs() as entries:
+            async with running_api_server(tmp_path) as server, http_client(server) as api:
+                secret = {"metadata": {"name": "s"}, "stringData": {"password": "hunter2-plain"}}
+                assert (await api.post("/api/v1/namespaces/default/secrets", json=secret)).status_code == 201
+                assert (await api.post("/api/v1/namespaces/default/secrets", content=b'{"hunter2-plain')).status_code == 400
+                assert (await api.get("/version?token=hunter2-plain", headers={"authorization": "Bearer x"})).status_code == 401
+                token = server.token
+        assert entries
+        assert token not in str(entries)
+        assert "hunter2-plain" not in str(entries)
+
     def test_the_authority_stays_and_the_certificate_follows(self, tmp_path: Path) -> None:
         one, _ = auth.prepare(tmp_path, "127.0.0.1", NOW)
         certificate = one.certificate.read_bytes()

@@ -11,7 +11,7 @@ import pytest
 
 from swarmtask.apiserver.app import Application
 from swarmtask.apiserver.auth import Authenticator, digest
-from swarmtask.apiserver.wire import YAML_NODE_LIMIT
+from swarmtask.apiserver.bodies import YAML_NODE_LIMIT
 from swarmtask.clock import SystemClock
 from swarmtask.settings import ApiServerSettings
 from tests.apiserver.server import RunningServer, tls
@@ -45,6 +45,9 @@ BODIES: dict[str, bytes] = {
     "alias-of-itself": b"&a {kind: ConfigMap, apiVersion: v1, metadata: {name: x}, data: *a}",
     "many-keys": HEADER + b"".join(b"\n  k%d: v" % i for i in range(250_000)),
     "many-lists": b"[" + b"[]," * 900_000 + b"]",
+    "many-json-keys": b'{"kind":"ConfigMap","apiVersion":"v1","metadata":{"name":"x"},"data":{'
+    + b",".join(b'"%d":""' % i for i in range(250_000))
+    + b"}}",
     "not-utf-8": HEADER + b" {a: \xff}",
     "nul": HEADER + b" {a: \x00}",
     "half-a-surrogate": b'{"kind":"ConfigMap","apiVersion":"v1","metadata":{"name":"x"},"data":{"a":"\\ud800"}}',
@@ -86,6 +89,13 @@ async def test_numbers_that_no_field_holds(api: httpx.AsyncClient, media: str, n
     version = (await api.get(CONFIG_MAPS)).json()["metadata"]["resourceVersion"]
     refused(await api.post(TASKS, content=big(number), headers={"content-type": media}))
     await nothing_stored(api, version)
+
+
+async def test_a_patch_with_too_many_values(api: httpx.AsyncClient) -> None:
+    assert (await api.post(CONFIG_MAPS, json={"metadata": {"name": "x"}})).status_code == 201
+    body = {"data": {str(number): "" for number in range(150_000)}}
+    status = refused(await api.patch(f"{CONFIG_MAPS}/x", json=body, headers={"content-type": "application/merge-patch+json"}))
+    assert "100000 values" in status["message"]
 
 
 async def test_other_requests_go_on_while_a_long_yaml_body_is_read(api: httpx.AsyncClient) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
+from tests.apiserver.test_scale import DEFINITION
 from tests.conformance.conftest import Kubectl
 
 pytestmark = pytest.mark.kubectl
@@ -371,3 +372,11 @@ def test_the_status_is_written_through_its_own_door(kubectl: Kubectl) -> None:
         )
         obj = get(kubectl, "st", "lint")
         assert (obj["status"]["phase"], obj["spec"]["queue"], obj["metadata"]["generation"]) == ("Running", "default", 1)
+
+
+def test_scale(kubectl: Kubectl) -> None:
+    kubectl("apply", "-f", "-", stdin=text(DEFINITION))
+    kubectl("wait", "--for=condition=Established", "crd/farms.example.com")
+    kubectl("create", "-f", "-", stdin=text({"apiVersion": "example.com/v1", "kind": "Farm", "metadata": {"name": "f"}}))
+    assert "scaled" in kubectl("scale", "farm.example.com/f", "--replicas=3")
+    assert get(kubectl, "farm.example.com/f")["spec"] == {"replicas": 3}

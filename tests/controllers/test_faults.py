@@ -320,3 +320,48 @@ class SetBackClock(ManualClock):
 
     def now(self) -> datetime:
         return super().now() - timedelta(seconds=self.behind_s)
+
+
+async def test_a_submit_that_arrives_after_its_sender_died_does_not_run_the_attempt_again() -> None:
+    """The engine takes its time over a request of an operator that is dead by then; meanwhile the work was done and cleaned up."""
+    async with running(World("n1")) as world:
+        world.engine.script("t", Outcome(exit_code=1, duration_s=2), Outcome(duration_s=40))
+        world.add_task("t", backoff={"initialSeconds": 0})
+        await world.until(lambda: world.phase("t") == "Running")
+        sent = world.engine.workload(f"{world.task('t').status.attempts[0].id}")
+        await world.crash()
+        await world.start()
+        await world.until(lambda: world.task("t").status.attempt == 2 and world.phase("t") == "Running")
+        await world.pass_time(10)
+        assert sent.name in world.engine.names(), "its name is what makes the late submit do nothing"
+        await world.engine.submit(sent)
+        await world.until(lambda: sent.name not in world.engine.names(), 60)
+        assert [run.name for run in world.engine.intervals()].count(sent.name) == 1
+        await world.until(lambda: world.phase("t") == "Succeeded")
+
+
+async def test_a_task_that_is_deleted_soon_after_a_restart_goes_when_no_late_submit_can_come() -> None:
+    async with running(World("n1")) as world:
+        world.engine.script("t", Outcome(duration_s=None))
+        created = world.add_task("t")
+        await world.until(lambda: world.phase("t") == "Running")
+        await world.crash()
+        await world.start()
+        world.checker.delete_requested(created["metadata"]["uid"], world.clock.now())
+        world.kube.remove(SWARM_TASK, "t", "default")
+        await world.until(lambda: not world.engine.acting())
+        await world.until(lambda: world.gone("t"), 60)
+        assert world.engine.names() == set()
+
+
+async def test_a_reason_that_is_written_slowly_does_not_outlive_the_next_one() -> None:
+    async with running(World("n1")) as world:
+        world.add_queue("q", stopped=True)
+        world.add_task("large", cpu="64", queue="q")
+        await world.until(lambda: world.task("large").status.reason == "QueueStopped")
+        world.kube.latency_s = 3.0
+        world.kube.edit(SWARM_QUEUE, "q", "default", {"spec": {"stopped": False}})
+        await world.pass_time(1.5)
+        world.kube.edit(SWARM_QUEUE, "q", "default", {"spec": {"stopped": True}})
+        await world.until(lambda: world.task("large").status.reason == "NoNodeFits", 10)
+        await world.until(lambda: world.task("large").status.reason == "QueueStopped", 20)

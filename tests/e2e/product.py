@@ -60,6 +60,11 @@ class Process:
     def alive(self) -> bool:
         return self._popen.poll() is None
 
+    @property
+    def returncode(self) -> int | None:
+        """None while it runs."""
+        return self._popen.poll()
+
     def await_line(self, pattern: str) -> re.Match[str]:
         """Wait until this process has said so."""
 
@@ -116,7 +121,7 @@ class Product:
     # --- processes ---------------------------------------------------------------------------------------------------------
 
     def start(self) -> None:
-        self.data_dir.mkdir(parents=True, exist_ok=True)
+        self.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.start_apiserver()
         self.start_operator()
 
@@ -183,6 +188,12 @@ class Product:
             raise AssertionError(done.stderr)
         parsed = json.loads(done.stdout)
         return parsed if name else parsed["items"]
+
+    def event_reasons(self, name: str) -> list[str]:
+        """Reasons of a task's Events in the order in which `kubectl describe` shows them."""
+        described = self.kubectl("describe", "swarmtask", name).stdout
+        rows = described.partition("\nEvents:\n")[2].splitlines()[2:]
+        return [row.split()[1] for row in rows if row.strip()]
 
     def phases(self, selector: str | None = None) -> dict[str, str]:
         return {

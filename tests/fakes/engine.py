@@ -181,6 +181,7 @@ class FakeEngine:
         self._name = name
         self._nodes: dict[str, _Node] = {}
         self._runs: dict[str, _Run] = {}
+        self._refused: dict[str, str] = {}
         self._ghosts: list[_Run] = []
         self._ended: list[Interval] = []
         self._scripts: dict[str, list[Outcome]] = {}
@@ -523,12 +524,15 @@ class FakeEngine:
     # --- inside: the world ------------------------------------------------------------------------------------------------
 
     def _accept(self, workload: Workload, outcome: Outcome | None) -> None:
+        if workload.name in self._refused:  # what was wrong with it still is
+            raise EngineRejected(self._refused[workload.name])
         if outcome is None:
             scripted = self._scripts.get(workload.task_name)
             outcome = self.default
             if scripted:
                 outcome = scripted.pop(0) if len(scripted) > 1 else scripted[0]
         if outcome.refused:
+            self._refused[workload.name] = outcome.refused
             raise EngineRejected(outcome.refused)
         now = self.clock.monotonic()
         self._runs[workload.name] = _Run(workload, outcome, now, due=now + self.timings.visible_s)

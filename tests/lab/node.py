@@ -267,6 +267,10 @@ class LabNode:
             self.run(["kill", f"-{signal}", pid])
         poll(f"dockerd of {self.name} to end", 60, lambda: self._daemon_pid() == "")
 
+    def signal_dockerd(self, signal: Literal["STOP", "CONT"]) -> None:
+        """Any signal to the inner dockerd: `STOP` freezes it, `CONT` lets it go on."""
+        self.run(["kill", f"-{signal}", poll(f"dockerd of {self.name} to run", 30, self._daemon_pid)])
+
     def start_dockerd(self) -> None:
         (self.folder / "shared" / "hold").unlink(missing_ok=True)
         self.wait_api()

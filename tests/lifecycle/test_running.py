@@ -44,6 +44,23 @@ def test_a_task_that_works_at_once() -> None:
     assert story.reasons() == ["Queued", "Waiting", "Scheduled", "Preparing", "Started", "Completed"]
 
 
+def test_what_ran_and_ended_between_two_reports_still_tells_the_whole_story() -> None:
+    story = Story()
+    story.reconcile()
+    story.bind("laptop-2")
+    story.exit(0)
+    assert story.reasons() == ["Queued", "Scheduled", "Started", "Completed"]
+
+
+def test_the_evidence_of_a_dead_letter_says_nothing_twice() -> None:
+    story = Story(backoffLimit=0)
+    story.run("laptop-1")
+    story.exit(3)
+    told = next(condition.message for condition in story.status.conditions if condition.type == "Failed")
+    assert told.count("attempt 1 on laptop-1") == 1, told
+    assert "backoffLimit 0 is used up" in told
+
+
 def test_late_and_foreign_reports_change_nothing() -> None:
     story = Story()
     story.run("laptop-1")

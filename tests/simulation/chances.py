@@ -27,7 +27,7 @@ PER_MINUTE: Final[Mapping[str, float]] = {
 """Kind of fault -> how often it happens in a minute, when it is common."""
 
 KINDS: Final = (*PER_CALL, *PER_MINUTE)
-OFF: Final = frozenset({"engine.ghost"})
+OFF: Final[frozenset[str]] = frozenset()
 """Kinds that happen only when they are asked for, because the operator is known not to withstand them (docs/simulation.md)."""
 LEVELS: Final = (0.0, 0.0, 0.3, 1.0, 2.0)
 

@@ -8,7 +8,7 @@ from tests.simulation.batch import runs
 from tests.simulation.bugs import BUGS
 from tests.simulation.story import simulate
 
-SEEDS = range(100)
+SEEDS = range(200)
 
 
 def test_there_are_enough_of_them() -> None:
@@ -16,6 +16,7 @@ def test_there_are_enough_of_them() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("name", BUGS)
 def test_a_planted_bug_is_found(name: str) -> None:
     with BUGS[name]():

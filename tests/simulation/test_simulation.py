@@ -11,9 +11,9 @@ from tests.simulation.chances import KINDS
 from tests.simulation.story import simulate
 from tests.simulation.workload import draw, load, names
 
-FEW = range(20)
+FEW = range(12)
 PER_TEST = 25
-MANY = [range(first, first + PER_TEST) for first in range(FEW.stop, 320, PER_TEST)]
+MANY = [range(first, first + PER_TEST) for first in range(FEW.stop, 212, PER_TEST)]
 
 
 def all_clean(seeds: range) -> None:

@@ -208,7 +208,10 @@ def path_segments(scope: Scope) -> list[str]:
         NotFound: such a name; nothing can have it.
     """
     raw: bytes = scope.get("raw_path") or quote(scope["path"]).encode()
-    segments = [unquote(part) for part in raw.decode("latin-1").partition("?")[0].strip("/").split("/")]
+    segments = raw.decode("latin-1").partition("?")[0].strip("/").split("/")
+    if b"%" not in raw:
+        return segments
+    segments = [unquote(part) for part in segments]
     if any("/" in segment for segment in segments):
         raise faults.no_such_path()
     return segments

@@ -127,6 +127,8 @@ def prepare(data_dir: Path, host: str, now: datetime) -> tuple[Credentials, Auth
         ca_key, ca = _authority(folder, now)
         certificate, key = _server_certificate(folder, ca_key, ca, host, now)
         token = _token(data_dir)
+        for path in (data_dir / "admin.token", *folder.glob("*.key")):
+            path.chmod(0o600)  # a copy or a backup may have opened it
     except (OSError, ValueError, TypeError) as error:
         raise ConfigurationError(
             f"the certificates or the token in {data_dir} cannot be used: {error}; restore the files, or remove them "

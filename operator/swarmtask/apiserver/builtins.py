@@ -12,7 +12,7 @@ from swarmtask.apiserver.builtin_kinds import MESSAGES
 from swarmtask.apiserver.crd_rules import validate_crd
 from swarmtask.apiserver.crd_shape import CRD_SCHEMA
 from swarmtask.apiserver.shapes import schema_of
-from swarmtask.apiserver.types import ResourceType
+from swarmtask.apiserver.types import ResourceType, ScalePaths
 from swarmtask.resources.kinds import Column
 
 __all__ = ["builtin_types", "types_of_crd", "validate_crd"]
@@ -111,5 +111,13 @@ def types_of_crd(crd: Mapping[str, Any]) -> list[ResourceType]:
             custom=True,
             field_selectors=tuple(item["jsonPath"].lstrip(".") for item in version.get("selectableFields") or ()),
             has_generation=True,
+            scale=_scale_paths(subresources.get("scale")),
         ))  # fmt: skip
     return result
+
+
+def _scale_paths(scale: Mapping[str, Any] | None) -> ScalePaths | None:
+    if scale is None:
+        return None
+    selector = scale.get("labelSelectorPath") or ""
+    return ScalePaths(scale["specReplicasPath"].lstrip("."), scale["statusReplicasPath"].lstrip("."), selector.lstrip("."))

@@ -18,9 +18,10 @@ import orjson
 
 from swarmtask.apiserver import faults, versions
 from swarmtask.apiserver.objects import DeleteOptions, ObjectService, Propagation, WriteOptions, Written
-from swarmtask.apiserver.patch import patch_types
+from swarmtask.apiserver.patch import JSON_PATCH, MERGE_PATCH, apply_patch, patch_types
 from swarmtask.apiserver.records import Key, Record
 from swarmtask.apiserver.routing import Target
+from swarmtask.apiserver.scale import scale_of
 from swarmtask.apiserver.selectors import FieldSelector, LabelSelector, Selection
 from swarmtask.apiserver.store import Store
 from swarmtask.apiserver.tables import Include, table
@@ -47,6 +48,9 @@ from swarmtask.errors import BadRequest, Cause, Expired, Invalid, NotFound, Time
 
 LIST_LIMIT = 100_000
 """More objects than this are never put into one answer, whatever `limit` says."""
+
+
+SCALE_PATCH_TYPES = (JSON_PATCH, MERGE_PATCH)
 
 
 @dataclass(slots=True)
@@ -91,10 +95,10 @@ class ObjectHandlers:
         record = self.store.get(_key(target))
         if record is None:
             raise faults.not_found(target.rt, target.name or "")
-        if not accepted.shape and accepted.media == JSON:
+        if not accepted.shape and accepted.media == JSON and target.subresource != "scale":
             return Response(200, versions.encoded(target.rt, record) + b"\n")
         obj = versions.decode(target.rt, record)
-        return respond(self._shaped(request, target.rt, obj, accepted), accepted)
+        return respond(self._shaped(request, target.rt, _seen_through(target, obj), accepted), accepted)
 
     def _shaped(self, request: Request, rt: ResourceType, obj: dict[str, Any], accepted: Accepted) -> Any:
         if accepted.shape == "Table":
@@ -255,9 +259,9 @@ class ObjectHandlers:
 
     def _written(self, request: Request, target: Target, written: Written, options: WriteOptions, accepted: Accepted) -> Response:
         status = 201 if written.created else 200
-        if not accepted.shape and accepted.media == JSON:
+        if not accepted.shape and accepted.media == JSON and target.subresource != "scale":
             return Response(status, written.body + b"\n", headers=warning_headers(options.warnings))
-        obj = self._shaped(request, target.rt, orjson.loads(written.body), accepted)
+        obj = self._shaped(request, target.rt, _seen_through(target, orjson.loads(written.body)), accepted)
         return respond(obj, accepted, status=status, warnings=options.warnings)
 
     async def _post(self, request: Request, target: Target) -> Response:
@@ -271,6 +275,9 @@ class ObjectHandlers:
         accepted = negotiate(request)
         body = decode_body(request, protobuf_allowed=not target.rt.custom)
         options = self._options(request)
+        if target.subresource == "scale":
+            written = await self.service.scale(target.rt, target.namespace or "", target.name or "", options, lambda _: body)
+            return self._written(request, target, written, options, accepted)
         written = await self.service.replace(
             target.rt, target.namespace or "", target.name or "", body, options, subresource=target.subresource
         )
@@ -281,7 +288,13 @@ class ObjectHandlers:
         kind = request.content_type
         options = self._options(request)
         rt, namespace, name = target.rt, target.namespace or "", target.name or ""
-        if kind == APPLY_PATCH:
+        if target.subresource == "scale":
+            if kind not in SCALE_PATCH_TYPES:
+                raise unsupported(SCALE_PATCH_TYPES)
+            written = await self.service.scale(
+                rt, namespace, name, options, lambda scale: apply_patch(rt, scale, kind, request.body)
+            )
+        elif kind == APPLY_PATCH:
             if not request.query.get("fieldManager"):
                 raise Invalid(
                     'PatchOptions.meta.k8s.io "" is invalid: fieldManager: Required value: is required for apply patch',
@@ -343,6 +356,11 @@ class ObjectHandlers:
 class _Page:
     records: list[Record] = field(default_factory=list)
     metadata: dict[str, Any] = field(default_factory=dict)
+
+
+def _seen_through(target: Target, obj: dict[str, Any]) -> dict[str, Any]:
+    """What a subresource shows of an object."""
+    return scale_of(target.rt, obj) if target.subresource == "scale" else obj
 
 
 def _key(target: Target) -> Key:

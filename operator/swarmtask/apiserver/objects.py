@@ -17,6 +17,7 @@ from swarmtask.apiserver import metadata as meta
 from swarmtask.apiserver.apply import record_update, server_side_apply
 from swarmtask.apiserver.patch import apply_patch
 from swarmtask.apiserver.records import Key, Record
+from swarmtask.apiserver.scale import scale_of, with_scale
 from swarmtask.apiserver.store import Store
 from swarmtask.apiserver.types import ResourceType, TypeRegistry
 from swarmtask.clock import Clock, format_time
@@ -202,6 +203,15 @@ class ObjectService:
         self._check_identity(rt, metadata, namespace, name)
         self._tidy(rt, new, options)
         return await self._update(rt, record, new, options, subresource, tracked=False)
+
+    async def scale(
+        self, rt: ResourceType, namespace: str, name: str, options: WriteOptions, change: Callable[[dict[str, Any]], Any]
+    ) -> Written:
+        """Change the number of replicas: `change` turns the present Scale into the wished one. Raises as `replace`."""
+        record = self._existing(rt, namespace, name)
+        obj = versions.decode(rt, record)
+        wished = change(scale_of(rt, obj))
+        return await self._update(rt, record, with_scale(rt, obj, wished), options, None, tracked=False)
 
     async def apply(
         self,

@@ -12,6 +12,7 @@ import jsonpatch
 import jsonpointer
 import orjson
 
+from swarmtask.apiserver.bodies import check_size, may_be_too_large
 from swarmtask.apiserver.strategic import strategic_merge
 from swarmtask.apiserver.types import ResourceType
 from swarmtask.apiserver.wire import APPLY_PATCH
@@ -86,6 +87,8 @@ def _decode(body: bytes) -> Any:
     except orjson.JSONDecodeError as error:
         raise BadRequest(f"error decoding patch: {error}") from None
     check_depth(value)
+    if may_be_too_large(body):
+        check_size(value)
     return value
 
 

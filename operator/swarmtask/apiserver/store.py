@@ -348,6 +348,7 @@ class Store:
     def _open(self) -> None:
         fresh = not self._path.exists()
         descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o600)
+        os.fchmod(descriptor, 0o600)  # secrets are in it; SQLite gives its journal the same mode
         os.close(descriptor)
         db = sqlite3.connect(self._path, isolation_level=None, check_same_thread=False, cached_statements=64)
         try:

@@ -16,6 +16,15 @@ ALL_VERBS = ("create", "delete", "deletecollection", "get", "list", "patch", "up
 
 
 @dataclass(frozen=True, slots=True)
+class ScalePaths:
+    """Where a type keeps its numbers of replicas; JSON paths without the leading dot. `selector` may be empty."""
+
+    spec_replicas: str
+    status_replicas: str
+    selector: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class ResourceType:
     """One kind in one version, as it is served.
 
@@ -29,6 +38,7 @@ class ResourceType:
         verbs: empty subset for virtual kinds (SelfSubjectAccessReview has only `create`).
         stored: False for kinds that are answered without being stored (reviews).
         field_selectors: JSON paths without the leading dot, beyond metadata.name and metadata.namespace.
+        scale: set where `subresources` holds `scale`.
         has_generation: metadata.generation is kept (custom resources and built-ins with a spec).
     """
 
@@ -49,6 +59,7 @@ class ResourceType:
     stored: bool = True
     field_selectors: tuple[str, ...] = ()
     has_generation: bool = False
+    scale: ScalePaths | None = None
 
     @property
     def api_version(self) -> str:

@@ -13,20 +13,21 @@ import signal
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import orjson
 import typer
 
 from swarmtask import wiring
-from swarmtask.cli import datadir, dockerhost, logsetup, terminal
+from swarmtask.cli import datadir, logsetup, terminal
 from swarmtask.cli.command import command
 from swarmtask.cli.options import Config, Context, DataDir, Engine, EngineChoice, Kubeconfig, Listen, parse_listen
-from swarmtask.cli.session import find_kubeconfig
 from swarmtask.clock import SystemClock
 from swarmtask.errors import EngineUnavailable
-from swarmtask.kube import ObjectApi
 from swarmtask.settings import Settings, load_settings
+
+if TYPE_CHECKING:
+    from swarmtask.kube import ObjectApi
 
 _PREDECESSOR_S = 10.0
 Supervised = Annotated[bool, typer.Option("--supervised", hidden=True)]
@@ -81,6 +82,8 @@ def operator(
     """Run the control loops alone, against the embedded API or a real cluster."""
     settings = load(config, data_dir, None, log_level=log_level, log_json=log_json)
     logsetup.configure(settings.log_level, json=settings.log_json, component="operator")
+    from swarmtask.cli.session import find_kubeconfig  # noqa: PLC0415 - the API server does not pay for the client
+
     path = find_kubeconfig(settings, kubeconfig)
     name = choose_engine(settings, engine)
     with datadir.hold(settings.data_dir, "operator", patience_s=_PREDECESSOR_S if supervised else 0):
@@ -133,6 +136,8 @@ def choose_engine(settings: Settings, choice: EngineChoice) -> str:
     """The engine that `auto` stands for here: swarm on a manager, else local. Makes no swarm."""
     if choice is not EngineChoice.AUTO:
         return choice.value
+    from swarmtask.cli import dockerhost  # noqa: PLC0415 - the Docker SDK, in no process that can do without
+
     try:
         state = dockerhost.inspect(settings.swarm.docker_host)
     except EngineUnavailable:

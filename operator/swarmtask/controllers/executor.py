@@ -129,6 +129,8 @@ class Executor:
             try:
                 if transition.changed or transition.labels:
                     await self._write(key, entry, transition)
+                if isinstance(event, Bound):
+                    self._note_birth(transition)
                 break
             except Conflict:
                 logger.debug("SwarmTask %s/%s changed before its status was written", *key)
@@ -142,6 +144,11 @@ class Executor:
             raise Conflict(f"it changed {MAX_CONFLICTS} times while its status was being written")
         if isinstance(event, Bound) and self._cache.drop_assumption(key):
             self._unbound()
+
+    def _note_birth(self, transition: Transition) -> None:
+        current = transition.status.current
+        if transition.changed and current is not None and current.live and current.engine in self._lanes:
+            self._lanes[current.engine].submissions.born(current.id)
 
     def _actual(self, entry: TaskEntry, event: TaskEvent | None) -> TaskEvent:
         if event is not None:

@@ -16,7 +16,7 @@ from swarmtask.controllers.keyed_queue import KeyedQueue
 from swarmtask.controllers.submission import Refuse, Submission, Submissions, Wanted
 from swarmtask.controllers.surroundings import Surroundings
 from swarmtask.controllers.waiting import Bell
-from swarmtask.engines.base import Engine, EngineNode, Observation
+from swarmtask.engines.base import FINAL_WORKLOAD_STATES, Engine, EngineNode, Observation
 from swarmtask.errors import SwarmTaskError
 
 logger = logging.getLogger(__name__)
@@ -80,6 +80,11 @@ class EngineLane:
             self._commands.put(name, "stop", _Command(grace_s))
 
     def remove(self, name: str, *, orphan: bool = False) -> None:
+        """Remove it, unless a late submit would bring it back to life then; until that is over it is only stopped."""
+        if not orphan and self.submissions.may_still_land(name):
+            if self._unfinished(name):
+                self.stop(name, 0)
+            return
         if not self._recent(self._removed, name):
             self._removed[name] = self._clock.monotonic()
             self._commands.put(name, "remove", _Command(None, orphan))
@@ -161,6 +166,10 @@ class EngineLane:
             with write_point("remove-orphan" if command.orphan else "remove"):
                 await self.engine.remove(name)
             self._removed[name] = self._clock.monotonic()
+
+    def _unfinished(self, name: str) -> bool:
+        listed = self.listing.by_task.values() if self.listing is not None else ()
+        return any(seen.name == name and seen.state not in FINAL_WORKLOAD_STATES for items in listed for seen in items)
 
     def _recent(self, times: dict[str, float], name: str) -> bool:
         now = self._clock.monotonic()

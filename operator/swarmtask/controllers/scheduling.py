@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from swarmtask.controllers.cache import Cache
 from swarmtask.controllers.executor import Executor
@@ -45,6 +45,8 @@ class Scheduling:
         self.bell = Bell(around.clock)
         self.cycles = 0
         self.first_cycle = asyncio.Event()
+        self._said: dict[TaskKey, tuple[int, str, str]] = {}
+        """What each waiting task was told last, stored by now or not."""
         self._refusals = RefusalBudget(around.settings.status_refresh_s)
 
     async def run(self) -> None:
@@ -77,21 +79,27 @@ class Scheduling:
         self._refusals.forget(binding.task.key)
         self._executor.offer(binding.task.key, binding.task.uid, Bound(binding.node, binding.engine, engine.id))
 
-    def _tell(self, refusals: Iterable[Refusal]) -> bool:
+    def _tell(self, refusals: Sequence[Refusal]) -> bool:
         now = self._clock.monotonic()
+        if len(self._said) > 2 * len(refusals) + 100:
+            waiting = {refusal.task.key for refusal in refusals}
+            self._said = {key: said for key, said in self._said.items() if key in waiting}
         news = []
         for refusal in refusals:
             entry = self._cache.tasks.get(refusal.task.key)
             status = entry.task.status if entry is not None else None
-            if status is None or (status.queue_position, status.reason, status.message) == (
-                refusal.position, refusal.reason, refusal.message
-            ):  # fmt: skip
+            told = (refusal.position, refusal.reason, refusal.message)
+            # What is stored may be about to be overwritten by what was said before and is still being written.
+            if status is None or (status.queue_position, status.reason, status.message) == told == self._said.get(
+                refusal.task.key, told
+            ):
                 continue
             # A task that knows no reason yet comes first, whatever its place.
             news.append((status.reason is not None, refusal.position, refusal))
         news.sort(key=lambda item: item[:2])
         chosen = self._refusals.choose([refusal for _, _, refusal in news], now)
         for refusal in chosen:
+            self._said[refusal.task.key] = (refusal.position, refusal.reason, refusal.message)
             unplaced = Unplaced(refusal.position, refusal.reason, refusal.message)
             self._executor.offer(refusal.task.key, refusal.task.uid, unplaced)
         return len(chosen) < len(news)

@@ -29,6 +29,10 @@ from swarmtask.scheduler.model import TaskKey
 logger = logging.getLogger(__name__)
 
 
+LANDING_S = 30.0
+"""A submit that was given up, or whose sender has died, may still arrive at the engine within this."""
+
+
 class SecretMissing(Exception):
     """A Secret or a key that the task needs is not there, or holds nothing that an environment can carry."""
 
@@ -61,6 +65,9 @@ class Submissions:
         self._wanted, self._refuse = wanted, refuse
         self._queue: KeyedQueue[str, str, Submission] = KeyedQueue(around.delays, around.rng, cap_s=10.0)
         self._flights: dict[str, asyncio.Event] = {}
+        self._began = around.clock.monotonic()
+        self._born: set[str] = set()
+        self._given_up: dict[str, float] = {}
         self.done: dict[str, tuple[str, float]] = {}
 
     def put(self, submission: Submission) -> None:
@@ -73,6 +80,20 @@ class Submissions:
         """Monotonic time at which this process had submitted the workload; None when it has not."""
         done = self.done.get(uid)
         return done[1] if done is not None and done[0] == name else None
+
+    def born(self, name: str) -> None:
+        """The attempt was bound by this process: no earlier one can have submitted it."""
+        if self._clock.monotonic() - self._began < LANDING_S:
+            self._born.add(name)
+
+    def may_still_land(self, name: str) -> bool:
+        """A submit of this name, by this process or the one before, may be on its way although nobody waits for it any more. Only a
+        workload of that name on the engine keeps it from running the attempt once more."""
+        now = self._clock.monotonic()
+        given_up = self._given_up.get(name)
+        if given_up is not None and now - given_up < LANDING_S:
+            return True
+        return now - self._began < LANDING_S and name not in self._born
 
     async def landed(self, name: str) -> None:
         """Until no submit of this name is under way: whoever stops or removes it must not be overtaken by it."""
@@ -97,6 +118,7 @@ class Submissions:
             finished = True
         except SwarmTaskError as error:
             logger.warning("attempt %s could not be submitted to %s yet: %s", name, self._engine.name, error)
+            self._give_up(name)
         finally:
             # Also when a bug ends this loop: the attempt must come up again.
             del self._flights[name]
@@ -105,6 +127,12 @@ class Submissions:
                 self._queue.done(name)
             else:
                 self._queue.retry(name, {"submit": submission})
+
+    def _give_up(self, name: str) -> None:
+        now = self._clock.monotonic()
+        for old in [known for known, at in self._given_up.items() if now - at >= LANDING_S]:
+            del self._given_up[old]
+        self._given_up[name] = now
 
     async def _submit(self, name: str, submission: Submission) -> None:
         task = self._wanted(submission)

@@ -234,7 +234,7 @@ class Draft:
             words = message or attempt.message or ""
             if reason is Reason.START_DEADLINE and attempt.reason is not None:
                 cause, words = Reason(attempt.reason), attempt.message or message
-            limit = f"stopped by {reason.value}" if cause is not reason else RULES[reason].meaning
+            limit = f"stopped by {reason.value}" if cause is not reason else RULES[reason].meaning.removesuffix(".")
             self.fail(attempt, cause, f"{limit}{': ' if words else ''}{words}", exit_code, finished_at)
             return
         attempt = self._close(attempt, AttemptState.STOPPED, reason, exit_code=exit_code, message=message, finished_at=finished_at)
@@ -260,7 +260,12 @@ class Draft:
     def evidence(self) -> str:
         """How every recorded attempt ended, for the one who looks at a task that did not succeed."""
         lines = [describe(attempt, EVIDENCE_LIMIT) for attempt in self.status.attempts]
-        return "; ".join([clip(self.status.message or "", EVIDENCE_LIMIT), *lines] if lines else [self.status.message or ""])
+        if not lines:
+            return self.status.message or ""
+        told = clip(self.status.message or "", EVIDENCE_LIMIT)
+        if told.startswith(lines[-1]):  # the newest attempt is why it ended: that is said once
+            lines.pop()
+        return "; ".join([told, *lines])
 
     # --- inside ----------------------------------------------------------------------------------------------------------
 

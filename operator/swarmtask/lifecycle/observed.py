@@ -128,6 +128,7 @@ def _end(draft: Draft, live: Attempt, seen: Observation) -> None:
         started = whole(seen.started_at) if seen.started_at is not None else end
         live = draft.update(live, started_at=min(max(started, live.bound_at or started), max(end, live.bound_at or end)))
         draft.status.start_time = draft.status.start_time or live.started_at
+        draft.announce("Started", f"attempt {live.number} ran on {live.node}")
     reason = _reason_of(live, seen)
     if live.stop_reason in _DEADLINES and seen.reason is not None and RULES[seen.reason].infrastructure:
         # The node failed under it before the stop could: not the task's fault (I8).

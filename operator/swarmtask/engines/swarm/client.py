@@ -89,6 +89,7 @@ class DockerClient:
 
     def __init__(self, endpoint: str | None, *, timeout_s: float, threads: int) -> None:
         self._wanted = endpoint
+        self._found = ""
         self._timeout_s = timeout_s
         self._pool = ThreadPoolExecutor(max_workers=threads, thread_name_prefix="docker")
         self._threads = threads
@@ -97,7 +98,7 @@ class DockerClient:
 
     @property
     def endpoint(self) -> str:
-        return self._wanted or (self._api.base_url if self._api is not None else "DOCKER_HOST or the local socket")
+        return self._wanted or self._found or "DOCKER_HOST or the local socket"
 
     async def call(self, function: Callable[[Api], T]) -> T:
         """Run `function` in a thread.
@@ -134,7 +135,9 @@ class DockerClient:
                 if self._wanted is not None:
                     self._api = docker.APIClient(base_url=self._wanted, **options)
                 else:
-                    self._api = docker.APIClient(**kwargs_from_env(), **options)
+                    environment = kwargs_from_env()
+                    self._found = environment.get("base_url") or "the local socket"
+                    self._api = docker.APIClient(**environment, **options)
             return self._api
         finally:
             self._lock.release()

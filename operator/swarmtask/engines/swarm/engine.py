@@ -136,6 +136,7 @@ class SwarmEngine:
                 raise EngineRejected(f"a service named {workload.name} exists already and runs something else") from error
             return
         if not self._hardening_checked:
+            self._hardening_checked = True  # before waiting: the others of the wave need not ask too
             await self._read_back(workload.name)
 
     async def stop(self, name: str, grace_s: int) -> None:
@@ -353,10 +354,13 @@ class SwarmEngine:
 
     async def _read_back(self, name: str) -> None:
         """Say once which protections this engine drops without a word (an older API does)."""
-        service = await self._inspect(name)
+        try:
+            service = await self._inspect(name)
+        except EngineUnavailable:
+            service = None
         if service is None:
+            self._hardening_checked = False
             return
-        self._hardening_checked = True
         if lost := specs.lost_hardening(service["Spec"]["TaskTemplate"]):
             log.warning("this Docker does not keep some protections of containers; a newer one does", lost=lost)
 

@@ -1,0 +1,14 @@
+"""`swarmtask apiserver` and `swarmtask operator` as a program of their own.
+
+Called by `python -m swarmtask`. The same commands as in `main`, without what the others import.
+"""
+
+from __future__ import annotations
+
+from swarmtask.cli import serve
+from swarmtask.cli.program import new_app
+
+CONTROL_PLANE = "Control plane"
+
+app = new_app()
+serve.register(app, CONTROL_PLANE)
