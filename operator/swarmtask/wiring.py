@@ -16,6 +16,7 @@ from swarmtask.errors import ConfigurationError
 from swarmtask.settings import Settings
 
 if TYPE_CHECKING:
+    from swarmtask.controllers.explaining import ExplainedTask
     from swarmtask.engines.base import Engine
     from swarmtask.kube import ObjectApi
 
@@ -57,6 +58,17 @@ async def cluster_id(api: ObjectApi) -> str:
     from swarmtask.controllers.operator import cluster_id as read_cluster_id
 
     return await read_cluster_id(api)
+
+
+async def explain_task(api: ObjectApi, namespace: str, name: str, clock: Clock) -> ExplainedTask:
+    """Why a task is where it is, node by node.
+
+    Raises:
+        NotFound: there is no such task. Invalid: it cannot be read, or is being deleted.
+    """
+    from swarmtask.controllers.explaining import explain_stored
+
+    return await explain_stored(api, (namespace, name), clock.now().timestamp())
 
 
 def local_state_dir(settings: Settings) -> Path:

@@ -103,7 +103,7 @@ def plain_loop(snapshot: Snapshot, sample: int) -> Callable[[], int]:
     def decide() -> int:
         oracle = Oracle.of(snapshot)
         for task in first:
-            scores = oracle.scores(task.shape)
+            scores = oracle.scores(task)
             oracle.place(task, max(scores, key=scores.__getitem__))
         return len(first)
 

@@ -50,12 +50,12 @@ class CapacityRules:
             self.task_gone(uid, at)
             return
         fresh = held is None or held[0].number != live.number
-        # The queue that admitted it keeps counting it, even when the spec names another one meanwhile.
+        # The queue that it was started from keeps counting it, even when the spec names another one meanwhile.
         self._live[uid] = (live, queue if fresh or held is None else held[1])
         self._idle_since.pop(live.node, None)
         if fresh:
             self._check_node(task, live, at)
-            self._check_queue(task, queue, at)
+            self._check_queue(task, live, queue, at)
 
     def _check_node(self, task: SwarmTask, live: Attempt, at: datetime) -> None:
         node = self._nodes.get(live.node)
@@ -80,16 +80,26 @@ class CapacityRules:
         if node.spec.max_tasks is not None and len(there) > node.spec.max_tasks:
             self._log.add("I9", live.node, at, f"{live.id} is attempt {len(there)} of at most {node.spec.max_tasks} (maxTasks)")
 
-    def _check_queue(self, task: SwarmTask, key: tuple[str, str], at: datetime) -> None:
+    def _check_queue(self, task: SwarmTask, live: Attempt, key: tuple[str, str], at: datetime) -> None:
         queue = self._queues.get(key)
-        if queue is None or queue.spec.max_running is None:
+        if queue is None:
             return
-        running = sum(1 for _, its_queue in self._live.values() if its_queue == key)
-        if running > queue.spec.max_running:
-            self._log.add(
-                "I9", f"queue {key[0]}/{key[1]}", at,
-                f"{task.key[1]} is number {running} of at most {queue.spec.max_running} (maxRunning)",
-            )  # fmt: skip
+        ours = [attempt.node for attempt, its_queue in self._live.values() if its_queue == key]
+        bounds = (
+            (len(ours), queue.spec.max_running, "maxRunning"),
+            (ours.count(live.node), queue.spec.max_running_per_node, f"maxRunningPerNode, on {live.node}"),
+        )
+        for running, most, name in bounds:
+            if most is not None and running > most:
+                self._log.add("I9", f"queue {key[0]}/{key[1]}", at, f"{task.key[1]} is number {running} of at most {most} ({name})")
+        for limit, slots in live.requested.limits.items():
+            held = sum(attempt.requested.limits.get(limit, 0) for attempt, its_queue in self._live.values() if its_queue == key)
+            most = queue.spec.limits.get(limit)
+            if most is not None and held > most:
+                self._log.add(
+                    "I9", f"queue {key[0]}/{key[1]}", at,
+                    f"{task.key[1]} takes {slots} slots, which brings limit {limit} to {held} of {most}",
+                )  # fmt: skip
 
 
 def _amounts(cpu: str, memory: str, gpu: int) -> tuple[int, int, int]:

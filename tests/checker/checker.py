@@ -73,7 +73,7 @@ class Checker:
         self._capacity.node_seen(obj if isinstance(obj, SwarmNode) else SwarmNode.model_validate(obj), at)
 
     def queue_seen(self, obj: SwarmQueue | Mapping[str, Any], at: datetime) -> None:
-        """A queue as the API shows it; its maxRunning bounds what is bound from now on (I9)."""
+        """A queue as the API shows it; its bounds hold for what is bound from now on (I9)."""
         self._capacity.queue_seen(obj if isinstance(obj, SwarmQueue) else SwarmQueue.model_validate(obj))
 
     def resource_version_seen(self, version: str | int, at: datetime, *, source: str = "api") -> None:

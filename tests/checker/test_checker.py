@@ -266,6 +266,19 @@ def _too_many_of_a_queue(checker: Checker) -> None:
     _bind_three(checker)
 
 
+def _too_many_of_a_queue_on_a_node(checker: Checker) -> None:
+    checker.queue_seen({"metadata": {"name": "default", "namespace": "team"}, "spec": {"maxRunningPerNode": 2}}, at(0))
+    _bind_three(checker)
+
+
+def _too_many_slots_of_a_limit(checker: Checker) -> None:
+    checker.queue_seen({"metadata": {"name": "default", "namespace": "team"}, "spec": {"limits": {"model/x": 2}}}, at(0))
+    for number in range(3):
+        uid = f"{number}{UID[1:]}"
+        live = attempt(1, "Starting", uid=uid) | {"requested": {"limits": {"model/x": 1}}}
+        checker.task_seen(task("Starting", live, uid=uid, name=f"lint-{number}"), at(number))
+
+
 def _version_shrinks(checker: Checker) -> None:
     checker.resource_version_seen("100", at(0))
     checker.resource_version_seen("99", at(1))
@@ -341,6 +354,8 @@ PLANTED: list[tuple[str, Callable[[Checker], None]]] = [
     ("I9", _too_much_on_a_node),
     ("I9", _too_many_on_a_node),
     ("I9", _too_many_of_a_queue),
+    ("I9", _too_many_of_a_queue_on_a_node),
+    ("I9", _too_many_slots_of_a_limit),
     ("I10", _version_shrinks),
     ("I10", _object_version_shrinks),
     ("I10", _same_version_other_object),

@@ -51,7 +51,8 @@ def test_every_command_is_documented_and_explains_itself() -> None:
     runner = CliRunner(env={"COLUMNS": "100", "TERM": "dumb"})
     names = [command.name for command in app.registered_commands]
     assert set(names) >= {
-        "up", "apiserver", "operator", "status", "kubeconfig", "join", "apply", "run", "get", "logs", "cancel", "retry", "demo",
+        "up", "apiserver", "operator", "status", "kubeconfig", "join", "apply", "run", "get", "explain",
+        "logs", "cancel", "retry", "demo",
         "version",
     }  # fmt: skip
     for name in names:

@@ -152,9 +152,12 @@ def test_sums_stay_sums_whatever_happens() -> None:
         key = ("default", name)
         match rng.randrange(6):
             case 0 | 1:
-                cache.apply(SWARM_TASK, task(name, version, cpu=str(rng.randint(1, 3)), queue=rng.choice(["default", "q"])))
+                limits = {"model/x": rng.randint(1, 2)} if rng.randrange(2) else {}
+                queue = rng.choice(["default", "q"])
+                cache.apply(SWARM_TASK, task(name, version, cpu=str(rng.randint(1, 3)), queue=queue, limits=limits))
             case 2:
                 running = task(name, version, phase="Running", node=rng.choice(["n1", "n2"]), cpu=str(rng.randint(1, 3)))
+                running["status"]["attempts"][0]["requested"] |= {"queue": rng.choice(["", "q"]), "limits": {"model/x": 3}}
                 cache.apply(SWARM_TASK, running)
             case 3:
                 cache.remove(SWARM_TASK, key, version)
@@ -169,24 +172,35 @@ def test_sums_stay_sums_whatever_happens() -> None:
 
 def assert_sums(cache: Cache) -> None:
     requested: dict[str, Amounts] = {}
+    by_queue: dict[tuple[str, str], Amounts] = {}
     tasks: Counter[str] = Counter()
     running: Counter[tuple[str, str]] = Counter()
+    slots: dict[tuple[str, str], dict[str, int]] = {}
+    queue_tasks: dict[str, Counter[tuple[str, str]]] = {"n1": Counter(), "n2": Counter()}
     for key, entry in cache.tasks.items():
         node = cache.assumed_node(key)
         if entry.holding is not None:
             node, amounts, queue = entry.holding.node, entry.holding.amounts, entry.holding.queue
+            limits = entry.holding.limits
         elif node is not None:
             assert entry.pending is not None
-            amounts, queue = entry.pending.shape.request, entry.pending.queue
+            amounts, queue, limits = entry.pending.shape.request, entry.pending.queue, entry.pending.shape.limits
         else:
             continue
         requested[node] = requested.get(node, Amounts()) + amounts
         tasks[node] += 1
         running[queue] += 1
+        by_queue[queue] = by_queue.get(queue, Amounts()) + amounts
+        if limits:
+            slots.setdefault(queue, {})[key[1]] = dict(limits)["model/x"]
+        queue_tasks[node][queue] += 1
     for name in ("n1", "n2"):
         assert cache.requested(name) == requested.get(name, Amounts())
         assert cache.tasks_on(name) == tasks[name]
+        assert cache.queue_tasks_on(name) == queue_tasks[name]
     for queue in (("default", "default"), ("default", "q")):
         assert cache.running(queue) == running[queue]
+        assert cache.queue_requested(queue) == by_queue.get(queue, Amounts())
+        assert cache.limit_holders(queue, "model/x") == slots.get(queue, {})
     waiting = {key for key, entry in cache.tasks.items() if entry.pending is not None and cache.assumed_node(key) is None}
     assert {item.key for item in cache.waiting()} == waiting

@@ -51,6 +51,38 @@ async def test_a_queue_limit_holds() -> None:
         assert most == 2
 
 
+async def test_what_runs_counts_in_the_queue_that_it_was_started_from() -> None:
+    async with running(World("n1")) as world:
+        world.add_queue("narrow", maxRunning=1)
+        world.engine.script("first", Outcome(duration_s=None))
+        world.add_task("first", queue="narrow")
+        await world.until(lambda: world.phase("first") == "Running")
+        world.kube.edit(SWARM_TASK, "first", "default", {"spec": {"queue": "default"}})
+        world.add_task("second", queue="narrow")
+        await world.until(lambda: world.task("second").status.reason == "QueueFull")
+        await world.pass_time(5)
+        assert world.phase("second") == "Queued"
+
+
+async def test_a_queue_bounds_what_each_node_runs_of_it_and_can_be_edited() -> None:
+    async with running(World("n1", "n2")) as world:
+        world.add_queue("thin", maxRunningPerNode=1)
+        for number in range(6):
+            world.engine.script(f"t{number}", Outcome(duration_s=None))
+            world.add_task(f"t{number}", queue="thin", cpu="100m")
+
+        def nodes_in_use() -> list[str]:
+            tasks = [world.task(f"t{number}").status for number in range(6)]
+            return sorted(status.node_name or "" for status in tasks if status.phase == "Running")
+
+        await world.until(lambda: nodes_in_use() == ["n1", "n2"])
+        waiting = [world.task(f"t{number}").status for number in range(6) if world.phase(f"t{number}") == "Queued"]
+        await world.until(lambda: "maxRunningPerNode 1" in str(world.describe()))
+        assert len(waiting) == 4
+        world.kube.edit(SWARM_QUEUE, "thin", "default", {"spec": {"maxRunningPerNode": 2}})
+        await world.until(lambda: nodes_in_use() == ["n1", "n1", "n2", "n2"])
+
+
 async def test_high_priority_overtakes_fifty() -> None:
     async with running(World("n1")) as world:
         for number in range(50):
@@ -110,3 +142,90 @@ async def test_the_queue_status_follows_at_most_once_a_second() -> None:
         writes = [call for call in world.kube.calls if call.kind == "SwarmQueue" and call.verb == "patch"]
         assert len(writes) <= seconds + 2
         await world.until(lambda: not (world.kube.peek(SWARM_QUEUE, "default") or {})["status"].get("running"))
+
+
+async def test_a_limit_of_two_is_never_exceeded_by_thirty_tasks_and_is_shown() -> None:
+    async with running(World("n1", "n2")) as world:
+        world.add_queue("models", limits={"model/x": 2})
+        most_shown = 0
+        for number in range(30):
+            world.engine.script(f"t{number}", Outcome(duration_s=1 + number % 3))
+            world.add_task(f"t{number}", queue="models", cpu="100m", limits={"model/x": 1})
+        world.add_task("free", queue="models", cpu="100m")
+
+        def held() -> int:
+            return (
+                (world.kube.peek(SWARM_QUEUE, "models", "default") or {}).get("status", {}).get("limitsHeld", {}).get("model/x", -1)
+            )
+
+        def watch_load() -> bool:
+            nonlocal most_shown
+            assert len(world.engine.acting()) <= 3, "two with the limit, one without"
+            most_shown = max(most_shown, held())
+            return set(world.phases().values()) == {"Succeeded"}
+
+        await world.until(lambda: any(world.task(f"t{number}").status.reason == "LimitReached" for number in range(30)))
+        waiting = next(world.task(f"t{number}").status for number in range(30) if world.task(f"t{number}").status.reason)
+        assert "limit model/x of queue default/models is reached (2 of 2 held, needs 1; held by t" in (waiting.message or "")
+        await world.until(watch_load, 300)
+        assert most_shown == 2
+        await world.until(lambda: held() == 0)
+
+
+async def test_a_limit_is_held_as_it_was_taken_and_a_raised_one_acts_at_once() -> None:
+    async with running(World("n1")) as world:
+        world.add_queue("models", limits={"model/x": 1})
+        for name in ("first", "second"):
+            world.engine.script(name, Outcome(duration_s=None))
+            world.add_task(name, queue="models", cpu="100m", limits={"model/x": 1})
+        await world.until(lambda: "LimitReached" in {world.task(name).status.reason for name in ("first", "second")})
+        holder = next(name for name in ("first", "second") if world.phase(name) in ("Starting", "Running"))
+        world.kube.edit(SWARM_TASK, holder, "default", {"spec": {"limits": None}})
+        await world.pass_time(5)
+        assert sorted(world.phases().values()) == ["Queued", "Running"], "what is held was recorded when it was bound"
+        world.kube.edit(SWARM_QUEUE, "models", "default", {"spec": {"limits": {"model/x": 2}}})
+        await world.until(lambda: set(world.phases().values()) == {"Running"})
+
+
+async def test_strategies_of_queue_and_task_reach_the_scheduler() -> None:
+    async with running(World("n1", "n2", "n3")) as world:
+        world.add_queue("packed", strategy="pack")
+        for number in range(3):
+            world.engine.script(f"packed{number}", Outcome(duration_s=None))
+            world.add_task(f"packed{number}", queue="packed", cpu="100m")
+        await world.until(lambda: set(world.phases().values()) == {"Running"})
+        assert {world.task(f"packed{number}").status.node_name for number in range(3)} == {"n1"}
+        for number in range(6):
+            world.add_task(f"round{number}", queue="packed", cpu="100m", placement={"strategy": "round-robin"})
+            await world.until(lambda name=f"round{number}": world.phase(name) == "Succeeded")
+        assert [world.task(f"round{number}").status.node_name for number in range(6)] == ["n2", "n3", "n1", "n2", "n3", "n1"]
+
+
+async def test_two_queues_of_a_cohort_share_three_to_one_and_take_back_what_was_lent() -> None:
+    async with running(World("n1", "n2")) as world:
+        world.add_queue("major", cohort="all", weight=3)
+        world.add_queue("minor", cohort="all")
+        for number in range(40):
+            world.engine.script(f"minor{number}", Outcome(duration_s=4 + number % 5))
+            world.add_task(f"minor{number}", queue="minor", memory="64Mi")
+
+        def counts() -> tuple[int, int]:
+            live = [world.task(name) for name, phase in world.phases().items() if phase in ("Starting", "Running")]
+            queues = [task.spec.queue for task in live]
+            return queues.count("major"), queues.count("minor")
+
+        await world.until(lambda: counts() == (0, 8))
+        for number in range(40):
+            world.engine.script(f"major{number}", Outcome(duration_s=4 + number % 5))
+            world.add_task(f"major{number}", queue="major", memory="64Mi")
+        await world.until(lambda: counts() == (6, 2))
+        seen: Counter[str] = Counter()
+
+        def watch_shares() -> bool:
+            major, minor = counts()
+            seen.update({"major": major, "minor": minor})
+            return list(world.phases().values()).count("Queued") < 30
+
+        await world.until(watch_shares, 300)
+        assert 0.70 <= seen["major"] / seen.total() <= 0.80
+        await world.until(lambda: set(world.phases().values()) == {"Succeeded"}, 300)

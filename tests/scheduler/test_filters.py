@@ -6,8 +6,11 @@ import pytest
 
 from swarmtask.scheduler.cycle import explain_task, run_cycle
 from swarmtask.scheduler.filters import ROOM_FILTERS, STATIC_FILTERS
-from swarmtask.scheduler.model import Amounts, NodeInfo, TaskShape
-from tests.scheduler.builders import GIB, node, shape, snapshot, task
+from swarmtask.scheduler.model import Amounts, NodeInfo, QueueInfo, TaskShape
+from tests.scheduler.builders import DEFAULT, GIB, node, shape, snapshot, task
+
+QUEUE = QueueInfo(DEFAULT, max_running_per_node=2)
+"""Of every task in the tables below."""
 
 PASSES: list[tuple[str, NodeInfo, TaskShape]] = [
     ("ready", node(), shape()),
@@ -21,6 +24,7 @@ PASSES: list[tuple[str, NodeInfo, TaskShape]] = [
     ("gpu", node(gpus=2), shape(gpus=2)),
     ("maxTasks", node(max_tasks=2, tasks=1), shape()),
     ("maxTasks", node(max_tasks=None, tasks=10_000), shape()),
+    ("maxRunningPerNode", node(tasks=9, queue_tasks={DEFAULT: 1, ("home", "night"): 8}), shape()),
     ("memory", node(memory=8 * GIB, requested=Amounts(0, 4 * GIB, 0)), shape(memory=4 * GIB)),
     ("cpu", node(cpu=4000, requested=Amounts(1000)), shape(cpu=3000)),
 ]
@@ -52,6 +56,12 @@ REFUSES: list[tuple[str, NodeInfo, TaskShape, str]] = [
     ("maxTasks", node(max_tasks=1, tasks=3), shape(), "1 at its limit of 1 task"),
     ("maxTasks", node(max_tasks=0), shape(), "1 at its limit of 0 tasks"),
     (
+        "maxRunningPerNode",
+        node(tasks=2, queue_tasks={DEFAULT: 2}),
+        shape(),
+        "1 runs as many tasks of queue home/default as one may (maxRunningPerNode 2)",
+    ),
+    (
         "memory",
         node(memory=32 * GIB, requested=Amounts(0, 24 * GIB, 0)),
         shape(memory=16 * GIB),
@@ -82,18 +92,18 @@ REFUSES: list[tuple[str, NodeInfo, TaskShape, str]] = [
 
 @pytest.mark.parametrize(("name", "candidate", "wants"), PASSES)
 def test_a_node_that_has_what_is_asked_for_passes(name: str, candidate: NodeInfo, wants: TaskShape) -> None:
-    found = explain_task(snapshot([candidate], []), task(wants=wants))
+    found = explain_task(snapshot([candidate], [], QUEUE), task(wants=wants))
     assert found.nodes[0].filters[name] is True
     assert found.nodes[0].refused_by is None
-    assert [binding.node for binding in run_cycle(snapshot([candidate], [task(wants=wants)])).bindings] == [candidate.name]
+    assert [binding.node for binding in run_cycle(snapshot([candidate], [task(wants=wants)], QUEUE)).bindings] == [candidate.name]
 
 
 @pytest.mark.parametrize(("name", "candidate", "wants", "words"), REFUSES)
 def test_a_node_that_lacks_it_is_refused_in_words(name: str, candidate: NodeInfo, wants: TaskShape, words: str) -> None:
-    found = explain_task(snapshot([candidate], []), task(wants=wants))
+    found = explain_task(snapshot([candidate], [], QUEUE), task(wants=wants))
     assert found.nodes[0].filters[name] is False
     assert found.nodes[0].refused_by == name
-    (refusal,) = run_cycle(snapshot([candidate], [task(wants=wants)])).refusals
+    (refusal,) = run_cycle(snapshot([candidate], [task(wants=wants)], QUEUE)).refusals
     assert refusal.message == f"0/1 node fits: {words}"
     assert refusal.counts == {name: 1}
     assert refusal.reason == "NoNodeFits"
@@ -108,7 +118,8 @@ def test_every_filter_has_both_cases_and_a_name_of_its_own() -> None:
 
 def test_refusals_are_counted_in_the_documented_order() -> None:
     assert [filter_.name for filter_ in (*STATIC_FILTERS, *ROOM_FILTERS)] == [
-        "ready", "cordoned", "engine", "nodeName", "nodeSelector", "capabilities", "gpu", "maxTasks", "memory", "cpu",
+        "ready", "cordoned", "engine", "nodeName", "nodeSelector", "capabilities", "gpu", "maxTasks",
+        "maxRunningPerNode", "memory", "cpu",
     ]  # fmt: skip
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from swarmtask.scheduler.cycle import run_cycle
 from swarmtask.scheduler.model import CycleResult, QueueInfo
-from tests.scheduler.builders import DEFAULT, node, shape, snapshot, task
+from tests.scheduler.builders import DEFAULT, GIB, node, shape, snapshot, task
 
 NIGHT = ("home", "night")
 
@@ -77,3 +77,25 @@ def test_a_task_that_does_not_fit_takes_no_place_in_its_queue() -> None:
 
 def test_a_queue_without_an_object_has_no_limits() -> None:
     assert started(run_cycle(snapshot([node()], [task(queue=("home", "new"))], QueueInfo(DEFAULT, stopped=True)))) == ["task"]
+
+
+def test_a_queue_spreads_when_it_may_run_little_on_each_node() -> None:
+    pending = [task(f"t{number}", at=float(number)) for number in range(6)]
+    nodes = [node("large", cpu=64_000, memory=64 * GIB), node("small", queue_tasks={DEFAULT: 1}, tasks=1)]
+    result = run_cycle(snapshot(nodes, pending, QueueInfo(DEFAULT, max_running_per_node=2)))
+    assert [binding.node for binding in result.bindings] == ["large", "large", "small"]
+    assert {refusal.message for refusal in result.refusals} == {
+        "0/2 nodes fit: 2 run as many tasks of queue home/default as one may (maxRunningPerNode 2)"
+    }
+
+
+def test_a_queue_that_is_full_on_every_node_does_not_hold_back_equal_tasks_of_another() -> None:
+    pending = [task(f"t{number}", at=float(number), queue=NIGHT if number % 2 else DEFAULT) for number in range(6)]
+    result = run_cycle(snapshot([node()], pending, QueueInfo(DEFAULT, max_running_per_node=1), QueueInfo(NIGHT)))
+    assert started(result) == ["t0", "t1", "t3", "t5"]
+    assert [dict(refusal.counts) for refusal in result.refusals] == [{"maxRunningPerNode": 1}] * 2
+
+
+def test_a_bound_of_nothing_per_node_starts_nothing() -> None:
+    result = run_cycle(snapshot([node("a"), node("b")], [task()], QueueInfo(DEFAULT, max_running_per_node=0)))
+    assert [dict(refusal.counts) for refusal in result.refusals] == [{"maxRunningPerNode": 2}]

@@ -8,11 +8,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from swarmtask.resources.fields import Strategy
 from swarmtask.scheduler.cycle import explain_task, run_cycle
-from swarmtask.scheduler.model import Amounts, Binding, NodeInfo, PendingTask, QueueInfo, Snapshot, TaskShape
-from tests.scheduler.oracle import Oracle, refusing_filter
+from swarmtask.scheduler.model import Amounts, Binding, LimitInfo, NodeInfo, PendingTask, QueueInfo, QueueKey, Snapshot, TaskShape
+from tests.scheduler.oracle import Oracle
 
 CAPABILITIES = ("browser", "coding")
+LIMITS = ("model/x", "provider/y")
 QUEUES = (("home", "default"), ("home", "night"), ("lab", "default"))
 
 # Few distinct values, so that ties, exact fits and full nodes are common; mostly ones of which several fit, so that much is placed.
@@ -33,6 +35,9 @@ node_names = st.sampled_from(["a", "b", "c", "d", "e"])
 labels = st.dictionaries(st.sampled_from(["zone", "arch"]), st.sampled_from(["", "x", "y"]))
 
 
+strategies: st.SearchStrategy[Strategy] = st.sampled_from(["balanced", "pack", "spread", "least-busy", "round-robin"])
+
+
 @st.composite
 def nodes(draw: st.DrawFn, name: str) -> NodeInfo:
     allocatable = draw(amounts)
@@ -44,6 +49,8 @@ def nodes(draw: st.DrawFn, name: str) -> NodeInfo:
         allocatable=allocatable,
         requested=draw(st.one_of(st.just(Amounts()), st.just(Amounts()), st.just(allocatable), amounts)),
         tasks=draw(st.integers(0, 3)),
+        turn=draw(st.integers(0, 4)),
+        queue_tasks=draw(st.dictionaries(st.sampled_from(QUEUES), st.integers(1, 2), max_size=1)),
         max_tasks=draw(st.one_of(st.none(), st.none(), st.integers(0, 9))),
         labels=draw(labels),
         capabilities=frozenset(draw(st.sets(st.sampled_from(CAPABILITIES)))),
@@ -57,8 +64,13 @@ shapes = st.builds(
     node_name=st.one_of(st.just(""), st.just(""), node_names),
     node_selector=st.one_of(st.just({}), st.just({}), labels).map(lambda wanted: tuple(sorted(wanted.items()))),
     capabilities=st.one_of(st.just(frozenset[str]()), st.frozensets(st.sampled_from(CAPABILITIES))),
+    strategy=st.one_of(st.just(""), st.just(""), strategies),
+    limits=st.dictionaries(st.sampled_from(LIMITS), st.integers(1, 3), max_size=2).map(lambda taken: tuple(sorted(taken.items()))),
     avoid=st.one_of(st.just(frozenset[str]()), st.frozensets(node_names)),
 )
+
+
+limits = st.builds(LimitInfo, st.integers(0, 8), st.dictionaries(st.sampled_from(["x", "y"]), st.integers(1, 2)))
 
 
 @st.composite
@@ -82,7 +94,13 @@ def snapshots(draw: st.DrawFn) -> Snapshot:
             key,
             stopped=draw(st.integers(0, 9)) == 0,
             max_running=draw(st.one_of(st.none(), st.integers(0, 6))),
+            max_running_per_node=draw(st.one_of(st.none(), st.none(), st.integers(0, 3))),
             running=draw(st.integers(0, 3)),
+            strategy=draw(strategies),
+            cohort=draw(st.sampled_from(["", "", "all", "other"])),
+            weight=draw(st.sampled_from([1, 1, 2, 10])),
+            requested=draw(st.one_of(st.just(Amounts()), wishes)),
+            limits=draw(st.dictionaries(st.sampled_from(LIMITS), limits)),
         )
         for key in QUEUES[: draw(st.integers(0, len(QUEUES)))]
     ]
@@ -104,32 +122,45 @@ def test_replayed_in_order_every_decision_is_the_oracles(snapshot: Snapshot) -> 
     oracle = Oracle.of(snapshot)
     order = Oracle.order(snapshot)
     engines = {node.name: node.engines for node in snapshot.nodes}
-    parked: dict[TaskShape, dict[str, int]] = {}
-    assert [binding.task for binding in result.bindings] == [task for task in order if task.uid in bound]
-    for task in order:
+    parked: dict[tuple[TaskShape, str, QueueKey | None], dict[str, int]] = {}
+    waiting, started = list(order), []
+    while waiting:
+        task = oracle.next(waiting)
         binding = bound.get(task.uid)
         closed = oracle.closed(task)
         if binding is not None:
             assert closed is None
-            scores = oracle.scores(task.shape)
+            scores = oracle.scores(task)
             assert binding.node in scores
             assert binding.score == pytest.approx(scores[binding.node], abs=1e-9)
             assert binding.score >= max(scores.values()) - 1e-9
             assert 0.0 <= binding.score <= 1.0
             assert binding.engine == (task.shape.engine or engines[binding.node][0])
             oracle.place(task, binding.node)
+            started.append(binding)
+            waiting.remove(task)
             continue
-        refusal = refused[task.uid]
-        if refusal.reason == "NoNodeFits":
-            # What refused a class stays true for the rest of the cycle; the counts are those of the moment it was parked.
-            assert not oracle.scores(task.shape)
-            counts = parked.setdefault(task.shape, oracle.refusals(task.shape))
-            assert dict(refusal.counts) == counts
-            assert sum(counts.values()) == len(snapshot.nodes)
-            assert refusal.message.startswith(f"0/{len(snapshot.nodes)} " if snapshot.nodes else "no nodes have joined yet")
-        else:
-            assert refusal.reason == closed
-            assert not refusal.counts
+        # What stands still now stands still for the rest of the cycle, and with it all that is like it.
+        alike = [
+            other for other in waiting if (other.queue, other.priority, other.shape) == (task.queue, task.priority, task.shape)
+        ]
+        waiting = [other for other in waiting if other not in alike]
+        for other in alike:
+            refusal = refused[other.uid]
+            if refusal.reason == "NoNodeFits":
+                # The counts are those of the moment when the class was parked.
+                assert closed is None
+                assert not oracle.scores(other)
+                queue = snapshot.queues.get(other.queue) or QueueInfo(other.queue)
+                share = other.queue if queue.max_running_per_node is not None else None
+                counts = parked.setdefault((other.shape, other.shape.strategy or queue.strategy, share), oracle.refusals(other))
+                assert dict(refusal.counts) == counts
+                assert sum(counts.values()) == len(snapshot.nodes)
+                assert refusal.message.startswith(f"0/{len(snapshot.nodes)} " if snapshot.nodes else "no nodes have joined yet")
+            else:
+                assert refusal.reason == closed
+                assert not refusal.counts
+    assert started == list(result.bindings)
 
 
 @given(snapshots())
@@ -143,10 +174,17 @@ def test_nothing_is_over_committed(snapshot: Snapshot) -> None:
             asked = sum(getattr(task.shape.request, name) for task in here)
             assert not asked or getattr(node.requested, name) + asked <= getattr(node.allocatable, name)
         assert not here or node.max_tasks is None or node.tasks + len(here) <= node.max_tasks
+        for queue in snapshot.queues.values():
+            ours = sum(task.queue == queue.key for task in here)
+            most = queue.max_running_per_node
+            assert not ours or most is None or node.queue_tasks.get(queue.key, 0) + ours <= most
     for queue in snapshot.queues.values():
         started = sum(binding.task.queue == queue.key for binding in result.bindings)
         assert not started or not queue.stopped
         assert not started or queue.max_running is None or queue.running + started <= queue.max_running
+        for name, limit in queue.limits.items():
+            taken = [dict(binding.task.shape.limits).get(name, 0) for binding in result.bindings if binding.task.queue == queue.key]
+            assert not sum(taken) or sum(limit.holders.values()) + sum(taken) <= limit.most
 
 
 @given(snapshots())
@@ -203,5 +241,5 @@ def test_a_cycle_leaves_nothing_for_a_second_one(snapshot: Snapshot) -> None:
     for binding in result.bindings:
         oracle.place(binding.task, binding.node)
     for refusal in result.refusals:
-        fits = any(refusing_filter(node, oracle.loads[node.name], refusal.task.shape) is None for node in oracle.nodes)
+        fits = any(oracle.refused_by(node, refusal.task) is None for node in oracle.nodes)
         assert oracle.closed(refusal.task) is not None or not fits

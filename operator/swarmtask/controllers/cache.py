@@ -22,11 +22,10 @@ from swarmtask.resources.kinds import SWARM_NODE, SWARM_QUEUE, SWARM_TASK, Kind
 from swarmtask.resources.node import SwarmNode
 from swarmtask.resources.queue import SwarmQueue
 from swarmtask.resources.task import Attempt, Phase, SwarmTask
-from swarmtask.scheduler.model import Amounts, PendingTask, TaskKey, TaskShape
+from swarmtask.scheduler.model import Amounts, PendingTask, QueueKey, TaskKey, TaskShape
 
 logger = logging.getLogger(__name__)
 
-QueueKey = tuple[str, str]
 DEFAULT_QUEUE = "default"
 TOMBSTONES = 10_000
 _BETTER_ELSEWHERE = frozenset(reason.value for reason, rule in RULES.items() if rule.prefers_another_node)
@@ -34,11 +33,12 @@ _BETTER_ELSEWHERE = frozenset(reason.value for reason, rule in RULES.items() if 
 
 @dataclass(frozen=True, slots=True)
 class Holding:
-    """What one task holds: its place on a node and in its queue."""
+    """What one task holds: its place on a node and in its queue, and slots of the queue's limits (sorted pairs)."""
 
     node: str
     queue: QueueKey
     amounts: Amounts
+    limits: tuple[tuple[str, int], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +110,11 @@ class Cache:
         self._requested: dict[str, Amounts] = {}
         self._tasks_on: Counter[str] = Counter()
         self._running: Counter[QueueKey] = Counter()
+        self._queue_requested: dict[QueueKey, Amounts] = {}
+        self._queue_tasks: dict[str, Counter[QueueKey]] = {}
+        self._turns: dict[str, int] = {}
+        self._turn = 0
+        self._limit_holders: dict[tuple[QueueKey, str], dict[str, int]] = {}
         self._versions: dict[tuple[str, TaskKey], int] = {}
         self._tombstones: OrderedDict[tuple[str, TaskKey], int] = OrderedDict()
 
@@ -153,6 +158,7 @@ class Cache:
             self._put_task(key, None)
         elif kind is SWARM_NODE:
             self.nodes.pop(key[1], None)
+            self._turns.pop(key[1], None)
         elif kind is SWARM_QUEUE:
             self.queues.pop(key, None)
         self._tell(Change(kind, key, gone=True, placement=True, uid=uid))
@@ -266,6 +272,26 @@ class Cache:
             self._requested[holding.node] = sums + holding.amounts if sign > 0 else sums - holding.amounts
             self._tasks_on[holding.node] += sign
             self._running[holding.queue] += sign
+            held = self._queue_requested.get(holding.queue, Amounts())
+            self._queue_requested[holding.queue] = held + holding.amounts if sign > 0 else held - holding.amounts
+            self._count_queue_task(holding, sign)
+        if before is not None:
+            for name, _ in before.limits:
+                holders = self._limit_holders[before.queue, name]
+                del holders[key[1]]
+                if not holders:
+                    del self._limit_holders[before.queue, name]
+        if after is not None:
+            for name, slots in after.limits:
+                self._limit_holders.setdefault((after.queue, name), {})[key[1]] = slots
+
+    def _count_queue_task(self, holding: Holding, sign: int) -> None:
+        here = self._queue_tasks.setdefault(holding.node, Counter())
+        here[holding.queue] += sign
+        if not here[holding.queue]:
+            del here[holding.queue]
+        if not here:
+            del self._queue_tasks[holding.node]
 
     # --- assumed placements ---
 
@@ -275,8 +301,10 @@ class Cache:
         if entry is None or entry.pending != pending or pending.key in self._assumed:
             return False
         before = self._holding(pending.key)
-        self._assumed[pending.key] = _Assumption(pending, Holding(node, pending.queue, pending.shape.request))
+        self._assumed[pending.key] = _Assumption(pending, Holding(node, pending.queue, pending.shape.request, pending.shape.limits))
         self._account(pending.key, before)
+        self._turn += 1
+        self._turns[node] = self._turn
         return True
 
     def assumed_node(self, key: TaskKey) -> str | None:
@@ -310,33 +338,57 @@ class Cache:
     def tasks_on(self, node: str) -> int:
         return self._tasks_on[node]
 
+    def turn(self, node: str) -> int:
+        """When a task was last placed on the node, compared to others: later is larger, 0 is never since this process began."""
+        return self._turns.get(node, 0)
+
+    def queue_requested(self, queue: QueueKey) -> Amounts:
+        """What live and assumed tasks of a queue hold."""
+        return self._queue_requested.get(queue, Amounts())
+
+    def queue_tasks_on(self, node: str) -> dict[QueueKey, int]:
+        """How many live and assumed tasks of each queue are on a node, for queues that have some there."""
+        return dict(self._queue_tasks.get(node, ()))
+
     def running(self, queue: QueueKey) -> int:
         """Live and assumed tasks of a queue."""
         return self._running[queue]
+
+    def limit_holders(self, queue: QueueKey, name: str) -> dict[str, int]:
+        """The name of each task of the queue that is live or assumed and holds slots of this limit -> how many."""
+        return dict(self._limit_holders.get((queue, name), ()))
 
     def queue_exists(self, queue: QueueKey) -> bool:
         """The queue `default` counts as there: the operator creates it in every namespace that has tasks."""
         return queue[1] == DEFAULT_QUEUE or queue in self.queues
 
 
-def pending_task(task: SwarmTask) -> PendingTask | None:
-    """How a waiting task stands before the scheduler; None when it does not wait."""
+def pending_task(task: SwarmTask, queued_at: float | None = None) -> PendingTask | None:
+    """How a waiting task stands before the scheduler; None when it does not wait.
+
+    Args:
+        queued_at: instead of when it came to the queue, in seconds since the epoch.
+    """
     if task.status.phase is not Phase.QUEUED or task.metadata.deletion_timestamp is not None:
         return None
     spec, requests = task.spec, task.spec.container.resources.requests
     since = task.status.queued_time or task.metadata.creation_timestamp
+    if queued_at is None:
+        queued_at = since.timestamp() if since is not None else 0.0
     return PendingTask(
         key=task.key,
         uid=task.metadata.uid,
         queue=(task.key[0], spec.queue),
         priority=spec.effective_priority,
-        queued_at=since.timestamp() if since is not None else 0.0,
+        queued_at=queued_at,
         shape=TaskShape(
             request=Amounts(units.cpu_milli(requests.cpu), units.memory_bytes(requests.memory), requests.gpu),
             engine="" if spec.engine == "auto" else spec.engine,
             node_name=spec.placement.node_name,
             node_selector=tuple(sorted(spec.placement.node_selector.items())),
             capabilities=frozenset(spec.placement.capabilities),
+            limits=tuple(sorted(spec.limits.items())),
+            strategy=spec.placement.strategy,
             avoid=frozenset(attempt.node for attempt in task.status.attempts if attempt.reason in _BETTER_ELSEWHERE),
         ),
     )
@@ -349,4 +401,4 @@ def holding_of(task: SwarmTask) -> Holding | None:
         return None
     held = current.requested
     amounts = Amounts(units.cpu_milli(held.cpu), units.memory_bytes(held.memory), held.gpu)
-    return Holding(current.node, (task.key[0], task.spec.queue), amounts)
+    return Holding(current.node, (task.key[0], held.queue or task.spec.queue), amounts, tuple(sorted(held.limits.items())))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from datetime import UTC, datetime
 
-from swarmtask.controllers.cache import DEFAULT_QUEUE, Cache, QueueKey
+from swarmtask.controllers.cache import DEFAULT_QUEUE, Cache
 from swarmtask.controllers.crashpoints import write_point
 from swarmtask.controllers.reading import difference
 from swarmtask.controllers.surroundings import Surroundings
@@ -19,6 +19,7 @@ from swarmtask.resources.kinds import SWARM_QUEUE
 from swarmtask.resources.meta import set_condition
 from swarmtask.resources.queue import QueueStatus, SwarmQueue
 from swarmtask.resources.task import BOUND_PHASES, Phase
+from swarmtask.scheduler.model import QueueKey
 
 logger = logging.getLogger(__name__)
 
@@ -66,6 +67,7 @@ class Queues:
                 "running": sum(phases[(key, phase)] for phase in BOUND_PHASES),
                 "dead_letters": phases[(key, Phase.FAILED)],
                 "oldest_queued_time": None if oldest is None else datetime.fromtimestamp(int(oldest), UTC),
+                "limits_held": {name: sum(self._cache.limit_holders(key, name).values()) for name in queue.spec.limits},
                 "observed_generation": queue.metadata.generation or None,
                 "conditions": set_condition(
                     queue.status.conditions,

@@ -1,4 +1,4 @@
-"""From the cache to a frozen snapshot, through one scheduling cycle, to facts for the executor.
+"""From a snapshot of the cache, through one scheduling cycle, to facts for the executor.
 
 Woken by every change that a cycle could see; changes that come together share one cycle. What the cycle places is assumed in the
 cache at once and offered as `Bound`; what it leaves is told to the tasks as `Unplaced`, but sparingly: a place in the queue is news
@@ -9,17 +9,16 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 
 from swarmtask.controllers.cache import Cache
 from swarmtask.controllers.executor import Executor
+from swarmtask.controllers.snapshots import EngineReady, take_snapshot
 from swarmtask.controllers.surroundings import Surroundings
 from swarmtask.controllers.waiting import Bell
 from swarmtask.lifecycle.messages import Bound, Unplaced
-from swarmtask.resources import units
-from swarmtask.resources.node import NodeEngine, NodePhase, SwarmNode
 from swarmtask.scheduler.cycle import run_cycle
-from swarmtask.scheduler.model import Amounts, Binding, NodeInfo, QueueInfo, Refusal, Snapshot, TaskKey
+from swarmtask.scheduler.model import Binding, Refusal, TaskKey
 
 logger = logging.getLogger(__name__)
 
@@ -27,8 +26,6 @@ REFUSALS_PER_S = 100
 """At most so many tasks are told in one second why they wait."""
 POSITIONS_PER_STEP = 20
 """Per so many places in the queue, news about the place is written that many times more seldom."""
-
-EngineReady = Callable[[NodeEngine], bool]
 
 
 class Scheduling:
@@ -66,49 +63,13 @@ class Scheduling:
 
     def cycle(self) -> bool:
         """One cycle. True when some task has not been told yet why it waits."""
-        result = run_cycle(self._snapshot())
+        result = run_cycle(take_snapshot(self._cache, self._engine_ready, self._clock.now().timestamp()))
         self.cycles += 1
         for binding in result.bindings:
             self._bind(binding)
         deferred = self._tell(result.refusals)
         self.first_cycle.set()
         return deferred
-
-    def _snapshot(self) -> Snapshot:
-        pending = list(self._cache.waiting())
-        queues = {}
-        for key in {task.queue for task in pending}:
-            queue = self._cache.queues.get(key)
-            queues[key] = QueueInfo(
-                key,
-                stopped=queue is not None and queue.spec.stopped,
-                max_running=None if queue is None else queue.spec.max_running,
-                running=self._cache.running(key),
-            )
-        nodes = [self._node_info(name, node) for name, node in self._cache.nodes.items()]
-        return Snapshot(self._clock.now().timestamp(), nodes, pending, queues)
-
-    def _node_info(self, name: str, node: SwarmNode) -> NodeInfo:
-        capacity, reserved = node.status.capacity, node.spec.reserved
-        engines = tuple(engine.name for engine in node.status.engines if self._engine_ready(engine))
-        return NodeInfo(
-            name=name,
-            ready=node.status.phase in (NodePhase.READY, NodePhase.DRAINING) and bool(engines),
-            unschedulable=node.spec.unschedulable
-            or node.status.phase is NodePhase.DRAINING
-            or node.metadata.deletion_timestamp is not None,
-            engines=engines,
-            allocatable=Amounts(
-                max(0, units.cpu_milli(capacity.cpu) - units.cpu_milli(reserved.cpu)),
-                max(0, units.memory_bytes(capacity.memory) - units.memory_bytes(reserved.memory)),
-                capacity.gpu,
-            ),
-            requested=self._cache.requested(name),
-            tasks=self._cache.tasks_on(name),
-            max_tasks=node.spec.max_tasks,
-            labels=node.metadata.labels,
-            capabilities=frozenset(node.spec.capabilities),
-        )
 
     def _bind(self, binding: Binding) -> None:
         node = self._cache.nodes.get(binding.node)

@@ -122,16 +122,20 @@ class Draft:
 
     def bind(self, node: str, engine: str, engine_node_id: str) -> None:
         """A new attempt on this node. From here on it holds what it requested."""
-        status, requests = self.status, self.task.spec.container.resources.requests
+        status = self.status
         number = status.attempt + 1
         attempt = Attempt(
             number=number, id=attempt_id(self.task.metadata.uid, number), node=node, engine=engine, engine_node_id=engine_node_id,
-            requested=Requested(cpu=requests.cpu, memory=requests.memory, gpu=requests.gpu), bound_at=self.at,
+            requested=self._requested(), bound_at=self.at,
         )  # fmt: skip
         status.attempts = [*status.attempts, attempt][-MAX_ATTEMPT_RECORDS:]
         status.attempt, status.phase, status.node_name, status.engine = number, Phase.STARTING, node, engine
         status.queue_position, status.not_before, status.reason, status.message = None, None, None, None
         self.announce("Scheduled", f"bound to {node} (attempt {number}, engine {engine})")
+
+    def _requested(self) -> Requested:
+        spec, requests = self.task.spec, self.task.spec.container.resources.requests
+        return Requested(cpu=requests.cpu, memory=requests.memory, gpu=requests.gpu, queue=spec.queue, limits=spec.limits)
 
     def back_off(self, reason: str, message: str, earlier: int) -> None:
         """Wait before the next attempt. `earlier`: failures of the same budget before this one."""

@@ -5,9 +5,11 @@ Called by the models. A grammar is written once, here, and reaches the CRD, the 
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+import re
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, StrictInt, WithJsonSchema
+from pydantic import AfterValidator, BeforeValidator, Field, StrictInt, WithJsonSchema
 
 from swarmtask.resources import units
 
@@ -52,3 +54,22 @@ Capability = Annotated[str, Field(min_length=1, max_length=63, pattern=r"^[a-zA-
 LabelValue = Annotated[str, Field(max_length=63, pattern=units.LABEL_VALUE_PATTERN)]
 Seconds = Annotated[StrictInt, Field(ge=0, le=31_536_000)]
 """Whole seconds, at most a year."""
+
+
+def _limit_names(limits: Mapping[str, int]) -> Mapping[str, int]:
+    for name in limits:
+        if len(name) > 253 or not re.fullmatch(units.LIMIT_NAME_PATTERN, name):
+            raise ValueError(
+                f"{name[:300]!r} is not the name of a limit: write for example model/x, at most 253 letters, digits, -_./:@"
+            )
+    return limits
+
+
+LimitNames = AfterValidator(_limit_names)
+"""For mappings from names of limits. (A structural schema has no words for keys; the API server asks the models, too.)"""
+Slots = Annotated[StrictInt, Field(ge=0, le=1_000_000)]
+"""Slots of a limit."""
+
+Strategy = Literal["balanced", "pack", "spread", "least-busy", "round-robin"]
+"""Which of the nodes that fit is chosen: docs/scheduler.md."""
+OptionalStrategy = Literal[Strategy, ""]

@@ -114,6 +114,7 @@ SWARM_QUEUE = Kind(
         Column("Dead", ".status.deadLetters", "integer", description="Dead letters."),
         Column("Stopped", ".spec.stopped", "boolean", description="Nothing starts."),
         Column("Age", ".metadata.creationTimestamp", "date", description="Since creation."),
+        Column("Max-Per-Node", ".spec.maxRunningPerNode", "integer", 1, "Tasks bound to one node at the same time."),
         Column("Oldest", ".status.oldestQueuedTime", "date", 1, "Since when the oldest one waits."),
     ),
 )  # fmt: skip

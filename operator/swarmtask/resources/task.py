@@ -16,10 +16,13 @@ from swarmtask.resources.fields import (
     IMAGE_PATTERN,
     Capability,
     LabelValue,
+    LimitNames,
     Name,
     OptionalName,
+    OptionalStrategy,
     Quantity,
     Seconds,
+    Slots,
     Text,
 )
 from swarmtask.resources.meta import API_VERSION, Condition, Model, ObjectMeta, Time
@@ -159,6 +162,10 @@ class Placement(Model):
         default_factory=dict, description="Labels that the SwarmNode must carry."
     )
     node_name: OptionalName = Field(default="", description="Only this SwarmNode.")
+    strategy: OptionalStrategy = Field(
+        default="",
+        description="Which of the nodes that fit: balanced, pack, spread, least-busy or round-robin. Empty: as the queue says.",
+    )
 
 
 class Backoff(Model):
@@ -188,6 +195,11 @@ class TaskSpec(Model):
     )
     container: Container = Field(description="What runs.")
     placement: Placement = Field(default_factory=Placement, description="Which nodes may run it.")
+    limits: Annotated[dict[str, Annotated[StrictInt, Field(ge=1, le=1_000_000)]], Field(max_length=16), LimitNames] = Field(
+        default_factory=dict,
+        description="Slots of cluster-wide limits that an attempt holds while it is live, for example model/x: 1. A name that the "
+        "queue's spec.limits does not have is not limited.",
+    )
     backoff_limit: Annotated[StrictInt, Field(ge=0, le=1000)] = Field(
         default=3, description="Retries after the first attempt. Losses that are not the task's fault do not count."
     )
@@ -241,6 +253,8 @@ class Requested(Model):
     cpu: Quantity = "0"
     memory: Quantity = "0"
     gpu: int = 0
+    queue: OptionalName = Field(default="", description="Queue that it was started from.")
+    limits: dict[str, Slots] = Field(default_factory=dict, description="Slots of the queue's limits.")
 
 
 class Attempt(Model):

@@ -20,6 +20,8 @@ LABEL_KEY_PATTERN = (
     r"^([a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*/)?([A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?)$"
 )
 LABEL_VALUE_PATTERN = r"^(([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9])?$"
+LIMIT_NAME_PATTERN = r"^[A-Za-z0-9]([-A-Za-z0-9_./:@]*[A-Za-z0-9])?$"
+"""The name of a cluster-wide limit, such as `model/claude-sonnet` or `provider/y`."""
 ENV_NAME_PATTERN = r"^[-._a-zA-Z][-._a-zA-Z0-9]*$"
 
 _SUFFIXES: dict[str, Decimal] = {

@@ -15,7 +15,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from swarmtask.scheduler.model import Amounts, NodeInfo, TaskShape
+from swarmtask.resources.fields import Strategy
+from swarmtask.scheduler.model import Amounts, NodeInfo, QueueKey, TaskShape
 
 Mask = NDArray[np.bool_]
 Ints = NDArray[np.int64]
@@ -32,11 +33,27 @@ def _capped(amount: int, limit: int = LIMIT) -> int:
     return min(max(amount, 0), limit)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class TaskClass:
-    """All tasks of one shape. Compared by identity: a cycle makes one per shape.
+@dataclass(frozen=True, slots=True)
+class NodeShare:
+    """A queue that runs at most so many tasks on one node.
 
     Attributes:
+        row: of `Room.share_left`.
+    """
+
+    queue: QueueKey
+    most: int
+    row: int
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class TaskClass:
+    """All tasks of one shape and strategy; where queues bound what they run on a node, of one queue, too. Compared by identity: a
+    cycle makes each class once.
+
+    Attributes:
+        strategy: which of the feasible nodes is chosen.
+        share: what the queue may run on each node; None means as much as fits.
         amounts: what one task takes, int64[DIMENSIONS]; never above LIMIT.
         need: the same, by dimension, as arrays without dimensions: numpy computes with them in half the time that a Python number
             or a broadcast column takes, and a cycle does little else.
@@ -45,12 +62,16 @@ class TaskClass:
     shape: TaskShape
     amounts: Ints
     need: tuple[Ints, ...]
+    strategy: Strategy
+    share: NodeShare | None
 
     @classmethod
-    def of(cls, shape: TaskShape) -> TaskClass:
+    def of(cls, shape: TaskShape, strategy: Strategy = "balanced", share: NodeShare | None = None) -> TaskClass:
         request = shape.request
         amounts = (*map(_capped, (request.cpu_milli, request.memory_bytes, request.gpus)), 1)
-        return cls(shape, np.array(amounts, dtype=np.int64), tuple(np.array(amount, dtype=np.int64) for amount in amounts))
+        return cls(
+            shape, np.array(amounts, dtype=np.int64), tuple(np.array(amount, dtype=np.int64) for amount in amounts), strategy, share
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,15 +96,23 @@ class Room:
         free: int64[DIMENSIONS, n], allocatable minus requested; negative where a node shrank under its tasks.
         per_unit: float64[DIMENSIONS, n], 1 / allocatable, and 0 where nothing is offered.
         tasks: float64[n], how many tasks are bound and assumed; float because scores divide by it.
+        share_left: int64[number of shares, n], how many more tasks each queue with a share may start there.
+        turns: float64[n], the place of each node in the order in which they were last given a task, 0 for those that never were;
+            None where no class of tasks asks for it.
     """
 
     free: Ints
     per_unit: Floats
     tasks: Floats
+    share_left: Ints
+    turns: Floats | None = None
 
     def take(self, nodes: Ints) -> Room:
         """The same for some nodes, copied."""
-        return Room(self.free.take(nodes, axis=1), self.per_unit.take(nodes, axis=1), self.tasks.take(nodes))
+        # Most clusters need neither shares nor turns, and even taking nothing costs a twentieth of a placement.
+        share_left = self.share_left.take(nodes, axis=1) if len(self.share_left) else self.share_left
+        turns = None if self.turns is None else self.turns.take(nodes)
+        return Room(self.free.take(nodes, axis=1), self.per_unit.take(nodes, axis=1), self.tasks.take(nodes), share_left, turns)
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,8 +137,21 @@ class Columns:
     _all: Mask = field(repr=False)
 
     @classmethod
-    def of(cls, nodes: Sequence[NodeInfo], label_keys: Collection[str] = ()) -> Columns:
-        """Columns of `nodes`. `label_keys`: the labels that waiting tasks select on."""
+    def of(
+        cls,
+        nodes: Sequence[NodeInfo],
+        label_keys: Collection[str] = (),
+        shares: Sequence[NodeShare] = (),
+        *,
+        turns: bool = False,
+    ) -> Columns:
+        """Columns of `nodes`.
+
+        Args:
+            label_keys: the labels that waiting tasks select on.
+            shares: in the order of their rows.
+            turns: whether a score asks who was last given a task.
+        """
         ordered = sorted(nodes, key=lambda node: node.name)
         keys = sorted(label_keys)
         classes: dict[object, int] = {}
@@ -136,7 +178,13 @@ class Columns:
             node_classes=tuple(node_classes),
             class_of=class_of,
             allocatable=allocatable,
-            room=Room(allocatable - requested, per_unit, requested[SLOTS].astype(np.float64)),
+            room=Room(
+                allocatable - requested,
+                per_unit,
+                requested[SLOTS].astype(np.float64),
+                _share_left(ordered, shares),
+                _turns(ordered) if turns else None,
+            ),
             _all=np.ones(len(ordered), dtype=np.bool_),
         )
 
@@ -164,10 +212,26 @@ class Columns:
         """Take one task's room from a node. The caller has made sure that it fits."""
         self.room.free[:, node] -= task_class.amounts
         self.room.tasks[node] += 1
+        if task_class.share is not None:
+            self.room.share_left[task_class.share.row, node] -= 1
+        if self.room.turns is not None:
+            self.room.turns[node] = self.room.turns.max() + 1
 
 
 def _amounts(amounts: Amounts) -> tuple[int, int, int]:
     return amounts.cpu_milli, amounts.memory_bytes, amounts.gpus
+
+
+def _share_left(nodes: Sequence[NodeInfo], shares: Sequence[NodeShare]) -> Ints:
+    left = np.empty((len(shares), len(nodes)), dtype=np.int64)
+    for share in shares:
+        left[share.row] = [_capped(share.most) - _capped(node.queue_tasks.get(share.queue, 0)) for node in nodes]
+    return left
+
+
+def _turns(nodes: Sequence[NodeInfo]) -> Floats:
+    places = {turn: place for place, turn in enumerate(sorted({0, *(node.turn for node in nodes)}))}
+    return np.array([places[node.turn] for node in nodes], dtype=np.float64)
 
 
 def _table(rows: Sequence[tuple[int, ...]], limit: int) -> Ints:

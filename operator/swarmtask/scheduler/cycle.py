@@ -11,19 +11,20 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from swarmtask.scheduler.cohorts import offered
 from swarmtask.scheduler.columns import Columns, TaskClass
 from swarmtask.scheduler.explain import no_node_fits, verdicts
 from swarmtask.scheduler.filters import label_keys
-from swarmtask.scheduler.model import Binding, CycleResult, PendingTask, Refusal, Snapshot
-from swarmtask.scheduler.ordering import NO_NODE_FITS, Line, Order, QueueKey, Standstill
-from swarmtask.scheduler.placement import TOTAL, Placement
-from swarmtask.scheduler.scores import LAST_RESORT
+from swarmtask.scheduler.model import Amounts, Binding, CycleResult, PendingTask, QueueKey, Refusal, Snapshot
+from swarmtask.scheduler.ordering import NO_NODE_FITS, Line, Order, Standstill
+from swarmtask.scheduler.placement import Placement
+from swarmtask.scheduler.scores import LAST_RESORT, TOTALS
 
 
 def run_cycle(snapshot: Snapshot) -> CycleResult:
     """Decide every pending task. The order of the snapshot's sequences does not matter.
 
-    No binding breaks a filter, an allocatable amount, `max_tasks` or a queue's `max_running`, also taken together with all earlier
+    No binding breaks a filter, an allocatable amount, `max_tasks` or a bound of a queue, also taken together with all earlier
     bindings of the cycle.
     """
     cycle = Cycle(snapshot)
@@ -55,9 +56,16 @@ class Cycle:
 
     def __init__(self, snapshot: Snapshot) -> None:
         # 1. Order: one class per shape, one line per queue, priority and class, a heap of heads.
-        self.order = Order(snapshot.pending, snapshot.queues)
+        shared = any(queue.cohort for queue in snapshot.queues.values())
+        self.order = Order(snapshot.pending, snapshot.queues, offered(snapshot.nodes) if shared else Amounts())
         # 2. Columns: nodes as arrays, nodes that look alike to every waiting task as one class.
-        self.columns = Columns.of(snapshot.nodes, label_keys([task_class.shape for task_class in self.order.classes]))
+        classes = self.order.classes
+        self.columns = Columns.of(
+            snapshot.nodes,
+            label_keys([task_class.shape for task_class in classes]),
+            self.order.shares,
+            turns=any(task_class.strategy == "round-robin" for task_class in classes),
+        )
         self._placement = Placement(self.columns, len(self.order.tasks))
         self._unfit: dict[TaskClass, Standstill] = {}
         self._placed: list[Place] = []
@@ -72,6 +80,9 @@ class Cycle:
         if line.gate.closed:
             return Park(line, line.gate.standstill())
         task_class = line.task_class
+        spent = line.gate.spent(task_class.shape)
+        if spent is not None:
+            return Park(line, spent)
         unfit = self._unfit.get(task_class)
         if unfit is not None:
             return Park(line, unfit)
@@ -174,11 +185,12 @@ def explain_task(snapshot: Snapshot, task: PendingTask) -> Explanation:
 
 
 def _node_verdicts(columns: Columns, task_class: TaskClass) -> tuple[NodeVerdict, ...]:
+    total = TOTALS[task_class.strategy]
     masks = {filter_.name: mask.tolist() for filter_, mask in verdicts(columns, task_class)}
     avoided = columns.last_resort(task_class.shape)
     weight = 1.0 if avoided is None else np.where(avoided, LAST_RESORT, 1.0)
-    parts = {name: (part * weight).tolist() for name, part in TOTAL.parts(columns.room, task_class)}
-    totals = (TOTAL.values(columns.room, task_class) * weight).tolist()
+    parts = {name: (part * weight).tolist() for name, part in total.parts(columns.room, task_class)}
+    totals = (total.values(columns.room, task_class) * weight).tolist()
     found = []
     for number, name in enumerate(columns.names):
         filters = {filter_name: mask[number] for filter_name, mask in masks.items()}

@@ -23,10 +23,10 @@ def verdicts(
 ) -> Iterator[tuple[Filter, Mask]]:
     """Every enabled filter with its mask (bool[N], True passes), in the order in which refusals are counted."""
     for static_filter in static_filters:
-        if static_filter.enabled(task_class.shape):
+        if static_filter.enabled(task_class):
             yield static_filter, static_filter.mask(columns, task_class)
     for room_filter in room_filters:
-        if room_filter.enabled(task_class.shape):
+        if room_filter.enabled(task_class):
             yield room_filter, room_filter.mask(columns.room, task_class)
 
 

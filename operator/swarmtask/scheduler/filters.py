@@ -28,8 +28,8 @@ class Filter(Protocol):
         """Key of the counts in a Refusal."""
         ...
 
-    def enabled(self, shape: TaskShape) -> bool:
-        """Whether the filter can refuse a node for this shape at all."""
+    def enabled(self, task_class: TaskClass) -> bool:
+        """Whether the filter can refuse a node for this class at all."""
         ...
 
     def explain(self, refused: Mask, columns: Columns, task_class: TaskClass) -> str:
@@ -59,7 +59,7 @@ class Ready:
 
     name: str = "ready"
 
-    def enabled(self, shape: TaskShape) -> bool:
+    def enabled(self, task_class: TaskClass) -> bool:
         return True
 
     def mask(self, columns: Columns, task_class: TaskClass) -> Mask:
@@ -75,7 +75,7 @@ class Cordoned:
 
     name: str = "cordoned"
 
-    def enabled(self, shape: TaskShape) -> bool:
+    def enabled(self, task_class: TaskClass) -> bool:
         return True
 
     def mask(self, columns: Columns, task_class: TaskClass) -> Mask:
@@ -91,7 +91,7 @@ class Engine:
 
     name: str = "engine"
 
-    def enabled(self, shape: TaskShape) -> bool:
+    def enabled(self, task_class: TaskClass) -> bool:
         return True
 
     def mask(self, columns: Columns, task_class: TaskClass) -> Mask:
@@ -111,8 +111,8 @@ class NodeName:
 
     name: str = "nodeName"
 
-    def enabled(self, shape: TaskShape) -> bool:
-        return bool(shape.node_name)
+    def enabled(self, task_class: TaskClass) -> bool:
+        return bool(task_class.shape.node_name)
 
     def mask(self, columns: Columns, task_class: TaskClass) -> Mask:
         mask = ~columns.all_nodes()
@@ -133,8 +133,8 @@ class NodeSelector:
 
     name: str = "nodeSelector"
 
-    def enabled(self, shape: TaskShape) -> bool:
-        return bool(shape.node_selector)
+    def enabled(self, task_class: TaskClass) -> bool:
+        return bool(task_class.shape.node_selector)
 
     def mask(self, columns: Columns, task_class: TaskClass) -> Mask:
         wanted = task_class.shape.node_selector
@@ -153,8 +153,8 @@ class Capabilities:
 
     name: str = "capabilities"
 
-    def enabled(self, shape: TaskShape) -> bool:
-        return bool(shape.capabilities)
+    def enabled(self, task_class: TaskClass) -> bool:
+        return bool(task_class.shape.capabilities)
 
     def mask(self, columns: Columns, task_class: TaskClass) -> Mask:
         wanted = task_class.shape.capabilities
@@ -172,7 +172,7 @@ class MaxTasks:
 
     name: str = "maxTasks"
 
-    def enabled(self, shape: TaskShape) -> bool:
+    def enabled(self, task_class: TaskClass) -> bool:
         return True
 
     def mask(self, room: Room, task_class: TaskClass) -> Mask:
@@ -183,6 +183,30 @@ class MaxTasks:
         limits = int(columns.allocatable[SLOTS][refused].sum())
         tasks = f"{limits} {_plural(limits, 'task')}"
         return f"{_count(refused)} at {_verb(refused, f'its limit of {tasks}', f'their limits of {tasks} together')}"
+
+
+@dataclass(frozen=True, slots=True)
+class QueueShare:
+    """The node runs fewer tasks of the queue than the queue lets one node run."""
+
+    name: str = "maxRunningPerNode"
+
+    def enabled(self, task_class: TaskClass) -> bool:
+        return task_class.share is not None
+
+    def mask(self, room: Room, task_class: TaskClass) -> Mask:
+        share = task_class.share
+        assert share is not None  # noqa: S101 - enabled
+        mask: Mask = room.share_left[share.row] >= task_class.need[SLOTS]
+        return mask
+
+    def explain(self, refused: Mask, columns: Columns, task_class: TaskClass) -> str:
+        share = task_class.share
+        assert share is not None  # noqa: S101 - enabled
+        verb = _verb(refused, "runs", "run")
+        return (
+            f"{_count(refused)} {verb} as many tasks of queue {'/'.join(share.queue)} as one may (maxRunningPerNode {share.most})"
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,10 +227,10 @@ class Fits:
     words: Callable[[int], str]
     exact: Callable[[int], str]
 
-    def enabled(self, shape: TaskShape) -> bool:
+    def enabled(self, task_class: TaskClass) -> bool:
         # A node that is over-committed (it shrank, or its engine holds more than it offers) still takes a task that asks for
         # none of the resource.
-        return (shape.request.cpu_milli, shape.request.memory_bytes, shape.request.gpus)[self.dimension] > 0
+        return bool(task_class.need[self.dimension] > 0)
 
     def mask(self, room: Room, task_class: TaskClass) -> Mask:
         mask: Mask = room.free[self.dimension] >= task_class.need[self.dimension]
@@ -231,7 +255,7 @@ FITS_MEMORY = Fits("memory", MEMORY, "too little memory", "largest", humanize_me
 FITS_CPU = Fits("cpu", CPU, "too little CPU", "most", format_cpu, format_cpu)
 
 STATIC_FILTERS: tuple[StaticFilter, ...] = (Ready(), Cordoned(), Engine(), NodeName(), NodeSelector(), Capabilities())
-ROOM_FILTERS: tuple[RoomFilter, ...] = (FITS_GPUS, MaxTasks(), FITS_MEMORY, FITS_CPU)
+ROOM_FILTERS: tuple[RoomFilter, ...] = (FITS_GPUS, MaxTasks(), QueueShare(), FITS_MEMORY, FITS_CPU)
 
 
 def per_node_class(columns: Columns, accepts: Callable[[NodeClass], bool]) -> Mask:

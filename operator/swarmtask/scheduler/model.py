@@ -9,7 +9,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from swarmtask.resources.fields import OptionalStrategy, Strategy
+
 TaskKey = tuple[str, str]
+"""(namespace, name)."""
+QueueKey = tuple[str, str]
 """(namespace, name)."""
 
 
@@ -41,6 +45,8 @@ class NodeInfo:
         engines: names of engines that reach it, preferred first.
         requested, tasks: what bound and assumed attempts hold, and how many they are.
         max_tasks: None means not limited.
+        turn: when the node was last given a task, compared to other nodes: later is larger, 0 is never.
+        queue_tasks: how many of `tasks` belong to each queue; queues without any may be left out.
     """
 
     name: str
@@ -51,19 +57,23 @@ class NodeInfo:
     requested: Amounts = Amounts()
     tasks: int = 0
     max_tasks: int | None = None
+    queue_tasks: Mapping[QueueKey, int] = field(default_factory=dict)
+    turn: int = 0
     labels: Mapping[str, str] = field(default_factory=dict)
     capabilities: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
 class TaskShape:
-    """Everything about a task that decides where it fits. Tasks of one shape are interchangeable for placement: a cycle evaluates
-    filters and scores once per shape, not once per task.
+    """Everything about a task that decides where it fits and what it takes. Tasks of one shape are interchangeable for placement:
+    a cycle evaluates filters and scores once per shape, not once per task.
 
     Attributes:
         engine: empty means any.
         node_name: empty means any.
         node_selector: sorted pairs.
+        limits: sorted pairs of a limit's name and the slots of it that the task takes.
+        strategy: empty means the queue's.
         avoid: nodes where it starts only when it fits nowhere else, because an attempt failed there for a reason that lies with
             the node.
     """
@@ -73,6 +83,8 @@ class TaskShape:
     node_name: str = ""
     node_selector: tuple[tuple[str, str], ...] = ()
     capabilities: frozenset[str] = frozenset()
+    limits: tuple[tuple[str, int], ...] = ()
+    strategy: OptionalStrategy = ""
     avoid: frozenset[str] = frozenset()
 
 
@@ -87,20 +99,45 @@ class PendingTask:
 
     key: TaskKey
     uid: str
-    queue: tuple[str, str]
+    queue: QueueKey
     priority: int
     queued_at: float
     shape: TaskShape
 
 
 @dataclass(frozen=True, slots=True)
-class QueueInfo:
-    """A queue as one cycle sees it. `running` counts bound and assumed tasks."""
+class LimitInfo:
+    """One cluster-wide limit of a queue.
 
-    key: tuple[str, str]
+    Attributes:
+        most: slots that tasks of the queue may hold together.
+        holders: name of each bound or assumed task of the queue that holds some -> how many.
+    """
+
+    most: int
+    holders: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class QueueInfo:
+    """A queue as one cycle sees it. `running` counts bound and assumed tasks. A bound that is None does not exist.
+
+    Attributes:
+        limits: by name; a name that is not here is not limited.
+        cohort: empty means none. Queues of one cohort share by weight; `weight` is at least 1.
+        requested: what its bound and assumed tasks hold.
+    """
+
+    key: QueueKey
     stopped: bool = False
     max_running: int | None = None
+    max_running_per_node: int | None = None
     running: int = 0
+    limits: Mapping[str, LimitInfo] = field(default_factory=dict)
+    strategy: Strategy = "balanced"
+    cohort: str = ""
+    weight: int = 1
+    requested: Amounts = Amounts()
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +147,7 @@ class Snapshot:
     now: float
     nodes: Sequence[NodeInfo]
     pending: Sequence[PendingTask]
-    queues: Mapping[tuple[str, str], QueueInfo]
+    queues: Mapping[QueueKey, QueueInfo]
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +166,7 @@ class Refusal:
 
     Attributes:
         position: 1-based place in its queue, in the order in which tasks would start.
-        reason: CamelCase for the condition: NoNodeFits, QueueStopped, QueueFull.
+        reason: CamelCase for the condition: NoNodeFits, QueueStopped, QueueFull, LimitReached.
         message: counts per filter for a person: "0/5 nodes fit: 2 too little memory (needs 16Gi, largest free 7.4Gi), 2 lack
             capability gpu, 1 cordoned".
         counts: filter name -> nodes that it refused (each node is counted at the first filter that refuses it).

@@ -13,9 +13,8 @@ import numpy as np
 
 from swarmtask.scheduler.columns import Columns, Floats, Ints, Mask, Room, TaskClass
 from swarmtask.scheduler.filters import ROOM_FILTERS, STATIC_FILTERS, RoomFilter
-from swarmtask.scheduler.scores import LAST_RESORT, Total
+from swarmtask.scheduler.scores import LAST_RESORT, TOTALS
 
-TOTAL = Total()
 INFEASIBLE = np.array(-1.0)
 """Below every score. An array without dimensions: numpy takes it faster than a number."""
 KEPT_BYTES = 256 * 2**20
@@ -92,9 +91,9 @@ class Placement:
     def _evaluate(self, task_class: TaskClass) -> _Evaluation:
         allowed = self._columns.all_nodes()
         for static_filter in STATIC_FILTERS:
-            if static_filter.enabled(task_class.shape):
+            if static_filter.enabled(task_class):
                 allowed &= static_filter.mask(self._columns, task_class)
-        room_filters = tuple(room_filter for room_filter in ROOM_FILTERS if room_filter.enabled(task_class.shape))
+        room_filters = tuple(room_filter for room_filter in ROOM_FILTERS if room_filter.enabled(task_class))
         avoided = self._columns.last_resort(task_class.shape)
         values = _values(task_class, self._columns.room, allowed, avoided, room_filters)
         evaluation = _Evaluation(room_filters, None if allowed.all() else allowed, avoided, values, self._placed)
@@ -108,7 +107,7 @@ def _values(
     task_class: TaskClass, room: Room, allowed: Mask | None, avoided: Mask | None, room_filters: tuple[RoomFilter, ...]
 ) -> Floats:
     """float64[n]: total score, or INFEASIBLE, for the n nodes of `room`."""
-    values = TOTAL.values(room, task_class)
+    values = TOTALS[task_class.strategy].values(room, task_class)
     if avoided is not None:
         np.multiply(values, LAST_RESORT, out=values, where=avoided)
     feasible = allowed

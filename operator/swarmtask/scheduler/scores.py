@@ -1,4 +1,4 @@
-"""Scores: which of the feasible nodes is best. Each is 0..1, 1 is best; the total is their weighted mean.
+"""Scores: which of the feasible nodes is best. Each is 0..1, 1 is best; a strategy is a weighted mean of some of them.
 
 Called by `cycle`. A score reads the room on nodes and a class of tasks, and is a pure function of them; ties go to the node whose
 name sorts first. To add one: docs/scheduler.md.
@@ -6,17 +6,18 @@ name sorts first. To add one: docs/scheduler.md.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 
+from swarmtask.resources.fields import Strategy
 from swarmtask.scheduler.columns import CPU, GPUS, MEMORY, Floats, Room, TaskClass
 
 LAST_RESORT = np.array(1e-9)
 """What is left of the total on a node that the task avoids: less than on any other, and in the same order among themselves."""
-ZERO, ONE = np.array(0.0), np.array(1.0)
+ZERO, ONE, TWO = np.array(0.0), np.array(1.0), np.array(2.0)
 """Without dimensions, for the reason given at TaskClass.need."""
 
 
@@ -47,22 +48,43 @@ class Balance:
     weight: float = 1.0
 
     def values(self, room: Room, task_class: TaskClass) -> Floats:
-        share = self._left(room, task_class, CPU)
-        np.minimum(share, self._left(room, task_class, MEMORY), out=share)
+        share = _left(room, task_class, CPU)
+        np.minimum(share, _left(room, task_class, MEMORY), out=share)
         if task_class.shape.request.gpus > 0:
-            np.minimum(share, self._left(room, task_class, GPUS), out=share)
+            np.minimum(share, _left(room, task_class, GPUS), out=share)
         np.maximum(share, ZERO, out=share)
         return share
 
-    @staticmethod
-    def _left(room: Room, task_class: TaskClass, dimension: int) -> Floats:
-        left: Floats = (room.free[dimension] - task_class.need[dimension]) * room.per_unit[dimension]
-        return left
+
+@dataclass(frozen=True, slots=True)
+class Fullness:
+    """The share that would be held of the scarcest resource after placing the task: the opposite of Balance."""
+
+    name: str = "fullness"
+    weight: float = 1.0
+
+    def values(self, room: Room, task_class: TaskClass) -> Floats:
+        values = Balance().values(room, task_class)
+        np.subtract(ONE, values, out=values)
+        return values
+
+
+@dataclass(frozen=True, slots=True)
+class IdleCpu:
+    """The share of CPU that would not be held after placing the task. A node that offers none has none."""
+
+    name: str = "idleCpu"
+    weight: float = 1.0
+
+    def values(self, room: Room, task_class: TaskClass) -> Floats:
+        values = _left(room, task_class, CPU)
+        np.maximum(values, ZERO, out=values)
+        return values
 
 
 @dataclass(frozen=True, slots=True)
 class FewTasks:
-    """Fewer tasks first. Weighs so little that it only decides between nodes that are about equally loaded."""
+    """Fewer tasks first. Beside another score it weighs so little that it only decides between nodes that are about equal."""
 
     name: str = "fewTasks"
     weight: float = 0.001
@@ -72,13 +94,52 @@ class FewTasks:
         return values
 
 
-SCORES: tuple[Score, ...] = (Balance(), FewTasks())
+@dataclass(frozen=True, slots=True)
+class ManyTasks:
+    """More tasks first, for nodes that are about equally full. Never 0: an empty node is still better than one to avoid."""
+
+    name: str = "manyTasks"
+    weight: float = 0.001
+
+    def values(self, room: Room, task_class: TaskClass) -> Floats:
+        values: Floats = (room.tasks + ONE) / (room.tasks + TWO)
+        return values
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """Those that were given a task longest ago first; those that never were before all others."""
+
+    name: str = "turn"
+    weight: float = 1.0
+
+    def values(self, room: Room, task_class: TaskClass) -> Floats:
+        assert room.turns is not None  # noqa: S101 - the cycle asks for them when a class goes round
+        values: Floats = np.reciprocal(room.turns + ONE)
+        return values
+
+
+STRATEGIES: Mapping[Strategy, tuple[Score, ...]] = {
+    "balanced": (Balance(), FewTasks()),
+    "pack": (Fullness(), ManyTasks()),
+    # So little that one task less counts for more than all balance, up to a thousand tasks on a node.
+    "spread": (FewTasks(weight=1.0), Balance(weight=1e-6)),
+    "least-busy": (IdleCpu(), FewTasks()),
+    "round-robin": (Turn(),),
+}
+"""The scores of each strategy."""
+
+
+def _left(room: Room, task_class: TaskClass, dimension: int) -> Floats:
+    """The share of one resource that would be left; negative where too much is held, 0 where nothing is offered."""
+    left: Floats = (room.free[dimension] - task_class.need[dimension]) * room.per_unit[dimension]
+    return left
 
 
 class Total:
     """The weighted mean of scores, 0..1."""
 
-    def __init__(self, scores: Sequence[Score] = SCORES) -> None:
+    def __init__(self, scores: Sequence[Score]) -> None:
         whole = sum(score.weight for score in scores)
         self._weighted = tuple((score, np.array(score.weight / whole)) for score in scores)
 
@@ -98,3 +159,7 @@ class Total:
                 result += part
         assert result is not None  # noqa: S101 - there is at least one score
         return result
+
+
+TOTALS: Mapping[Strategy, Total] = {strategy: Total(scores) for strategy, scores in STRATEGIES.items()}
+"""The total of each strategy."""

@@ -1,0 +1,64 @@
+"""Why a stored task is where it is: the decision of a cycle, made again from what the API says.
+
+Called by the CLI through the wiring. It reads the API and an in-memory cache of its own; it writes nothing. It sees what the
+operator has written, not what the operator's engines said a moment ago, so it can be behind by one refresh of a node's status.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from swarmtask.controllers.cache import Cache, pending_task
+from swarmtask.controllers.snapshots import queue_info, take_snapshot
+from swarmtask.errors import Invalid, NotFound
+from swarmtask.kube import ObjectApi
+from swarmtask.resources.kinds import SWARM_NODE, SWARM_QUEUE, SWARM_TASK
+from swarmtask.resources.task import Phase, SwarmTask
+from swarmtask.scheduler.cycle import Explanation, explain_task
+from swarmtask.scheduler.model import TaskKey
+
+
+@dataclass(frozen=True, slots=True)
+class ExplainedTask:
+    """A task and what a cycle says of it.
+
+    Attributes:
+        waits: it is before the scheduler; otherwise the explanation is about what would happen if it were queued now, without
+            what it holds.
+    """
+
+    task: SwarmTask
+    waits: bool
+    explanation: Explanation
+
+
+async def explain_stored(api: ObjectApi, key: TaskKey, now: float) -> ExplainedTask:
+    """Explain one task among all that wait. `now`: seconds since the epoch.
+
+    Raises:
+        NotFound: there is no such task. Invalid: it cannot be read, or is being deleted.
+    """
+    await api.get(SWARM_TASK, key[1], key[0])  # says NotFound before everything is read
+    cache = Cache()
+    for kind in (SWARM_NODE, SWARM_QUEUE, SWARM_TASK):
+        for obj in (await api.list(kind)).items:
+            cache.apply(kind, obj)
+    entry = cache.tasks.get(key)
+    if entry is None and key in cache.unreadable:
+        raise Invalid(f"SwarmTask {'/'.join(key)} cannot be read: see the operator's log, and correct or delete it")
+    if entry is None:
+        raise NotFound(f"SwarmTask {'/'.join(key)} was deleted just now")
+    if entry.invalid is not None:
+        raise Invalid(f"SwarmTask {'/'.join(key)}: {entry.invalid}")
+    task, pending = entry.task, entry.pending
+    if pending is None:
+        # As if it came to the queue now: last among its equals, and what it holds was given back.
+        queued = task.status.model_copy(update={"phase": Phase.QUEUED})
+        pending = pending_task(task.model_copy(update={"status": queued}), queued_at=now)
+        cache.remove(SWARM_TASK, key)
+    if pending is None:
+        raise Invalid(f"SwarmTask {'/'.join(key)} is being deleted: nothing of it starts any more")
+    snapshot = take_snapshot(cache, lambda engine: True, now)
+    # The queue of a task that does not wait may have nothing else that waits.
+    snapshot = replace(snapshot, queues={**snapshot.queues, pending.queue: queue_info(cache, pending.queue)})
+    return ExplainedTask(task, entry.pending is not None, explain_task(snapshot, pending))

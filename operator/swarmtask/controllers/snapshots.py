@@ -1,0 +1,69 @@
+"""From the cache to the frozen snapshot that a scheduling cycle sees.
+
+Called by `scheduling` before every cycle, and by `explaining` for a person. Decides nothing and changes nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from swarmtask.controllers.cache import Cache
+from swarmtask.resources import units
+from swarmtask.resources.node import NodeEngine, NodePhase, SwarmNode
+from swarmtask.scheduler.model import Amounts, LimitInfo, NodeInfo, QueueInfo, QueueKey, Snapshot
+
+EngineReady = Callable[[NodeEngine], bool]
+"""Does this engine offer this node for work right now?"""
+
+
+def take_snapshot(cache: Cache, engine_ready: EngineReady, now: float) -> Snapshot:
+    """Everything that waits, the queues it waits in, and every node. `now`: seconds since the epoch."""
+    pending = list(cache.waiting())
+    queues = {key: queue_info(cache, key) for key in {task.queue for task in pending}}
+    nodes = [_node_info(cache, name, node, engine_ready) for name, node in cache.nodes.items()]
+    return Snapshot(now, nodes, pending, queues)
+
+
+def queue_info(cache: Cache, key: QueueKey) -> QueueInfo:
+    """A queue as a cycle sees it; without an object it has no bounds."""
+    running, queue = cache.running(key), cache.queues.get(key)
+    if queue is None:
+        return QueueInfo(key, running=running)
+    spec = queue.spec
+    return QueueInfo(
+        key,
+        stopped=spec.stopped,
+        max_running=spec.max_running,
+        max_running_per_node=spec.max_running_per_node,
+        running=running,
+        strategy=spec.strategy,
+        cohort=spec.cohort,
+        weight=spec.weight,
+        requested=cache.queue_requested(key),
+        limits={name: LimitInfo(most, cache.limit_holders(key, name)) for name, most in spec.limits.items()},
+    )
+
+
+def _node_info(cache: Cache, name: str, node: SwarmNode, engine_ready: EngineReady) -> NodeInfo:
+    capacity, reserved = node.status.capacity, node.spec.reserved
+    engines = tuple(engine.name for engine in node.status.engines if engine_ready(engine))
+    return NodeInfo(
+        name=name,
+        ready=node.status.phase in (NodePhase.READY, NodePhase.DRAINING) and bool(engines),
+        unschedulable=node.spec.unschedulable
+        or node.status.phase is NodePhase.DRAINING
+        or node.metadata.deletion_timestamp is not None,
+        engines=engines,
+        allocatable=Amounts(
+            max(0, units.cpu_milli(capacity.cpu) - units.cpu_milli(reserved.cpu)),
+            max(0, units.memory_bytes(capacity.memory) - units.memory_bytes(reserved.memory)),
+            capacity.gpu,
+        ),
+        requested=cache.requested(name),
+        tasks=cache.tasks_on(name),
+        max_tasks=node.spec.max_tasks,
+        queue_tasks=cache.queue_tasks_on(name),
+        turn=cache.turn(name),
+        labels=node.metadata.labels,
+        capabilities=frozenset(node.spec.capabilities),
+    )

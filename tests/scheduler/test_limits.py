@@ -1,0 +1,119 @@
+"""Cluster-wide limits of queues: never exceeded, held and given back, and said in words."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from swarmtask.scheduler.cycle import run_cycle
+from swarmtask.scheduler.model import LimitInfo, PendingTask, QueueInfo, QueueKey, Refusal
+from tests.scheduler.builders import DEFAULT, node, shape, snapshot, task
+
+NIGHT = ("home", "night")
+ONE = shape(limits=(("model/x", 1),))
+
+
+def refusals(pending: list[PendingTask], *queues: QueueInfo) -> list[Refusal]:
+    return list(run_cycle(snapshot([node()], pending, *queues)).refusals)
+
+
+def test_a_limit_is_bounded_and_names_those_who_hold_it() -> None:
+    queue = QueueInfo(DEFAULT, limits={"model/x": LimitInfo(3, {"older": 1})})
+    pending = [task(f"t{number}", ONE, at=float(number)) for number in range(5)]
+    result = run_cycle(snapshot([node()], pending, queue))
+    assert [binding.task.key[1] for binding in result.bindings] == ["t0", "t1"]
+    assert {(refusal.reason, refusal.message) for refusal in result.refusals} == {
+        ("LimitReached", "limit model/x of queue home/default is reached (3 of 3 held, needs 1; held by older, t0, t1)")
+    }
+    assert [refusal.position for refusal in result.refusals] == [1, 2, 3]
+
+
+def test_many_holders_are_counted() -> None:
+    queue = QueueInfo(DEFAULT, limits={"model/x": LimitInfo(5, {f"h{number}": 1 for number in range(5)})})
+    (refusal,) = refusals([task(wants=ONE)], queue)
+    assert refusal.message.endswith("(5 of 5 held, needs 1; held by h0, h1, h2 and 2 more)")
+
+
+def test_a_task_that_takes_more_than_there_is_never_starts_and_is_told_so() -> None:
+    greedy = shape(limits=(("model/x", 4),))
+    (refusal,) = refusals([task(wants=greedy)], QueueInfo(DEFAULT, limits={"model/x": LimitInfo(3)}))
+    assert refusal.message.endswith("(0 of 3 held, needs 4; never starts: the limit is 3)")
+
+
+def test_a_limit_that_was_lowered_below_what_is_held_starts_nothing_more() -> None:
+    (refusal,) = refusals([task(wants=ONE)], QueueInfo(DEFAULT, limits={"model/x": LimitInfo(1, {"a": 1, "b": 1})}))
+    assert refusal.message.endswith("(2 of 1 held, needs 1; held by a, b)")
+
+
+def test_a_name_that_the_queue_does_not_limit_is_free() -> None:
+    pending = [task(f"t{number}", ONE) for number in range(5)]
+    assert not refusals(pending, QueueInfo(DEFAULT, limits={"provider/y": LimitInfo(0)}))
+    assert not refusals(pending)
+
+
+def test_every_limit_of_a_task_must_have_room() -> None:
+    both = shape(limits=(("model/x", 1), ("provider/y", 2)))
+    limits = {"model/x": LimitInfo(5), "provider/y": LimitInfo(3)}
+    (refusal,) = refusals([task("a", both), task("b", both, at=1.0)], QueueInfo(DEFAULT, limits=limits))
+    assert refusal.message.startswith("limit provider/y of queue home/default is reached (2 of 3 held, needs 2")
+
+
+def test_queues_count_a_limit_of_one_name_each_for_itself() -> None:
+    pending = [task(f"t{number}", ONE, at=float(number), queue=NIGHT if number % 2 else DEFAULT) for number in range(8)]
+    queues = [QueueInfo(DEFAULT, limits={"model/x": LimitInfo(1)}), QueueInfo(NIGHT, limits={"model/x": LimitInfo(2)})]
+    result = run_cycle(snapshot([node()], pending, *queues))
+    assert [binding.task.key[1] for binding in result.bindings] == ["t0", "t1", "t3"]
+
+
+def test_a_task_that_waits_for_a_limit_holds_back_nobody_who_does_not_need_it() -> None:
+    pending = [task("urgent", ONE, priority=1000), task("other")]
+    result = run_cycle(snapshot([node()], pending, QueueInfo(DEFAULT, limits={"model/x": LimitInfo(0)})))
+    assert [binding.task.key[1] for binding in result.bindings] == ["other"]
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from([DEFAULT, NIGHT]), st.integers(0, 3), st.integers(0, 3)), max_size=25),
+    st.lists(st.tuples(st.integers(3, 6), st.integers(0, 2**25 - 1)), min_size=1, max_size=6),
+)
+@settings(deadline=None, max_examples=60)
+def test_over_many_cycles_no_limit_is_exceeded_and_everything_comes_to_its_turn(
+    wishes: list[tuple[QueueKey, int, int]], steps: list[tuple[int, int]]
+) -> None:
+    """Tasks end in any order (a bit of the step says which), limits are edited while they are held. Every task takes at most 3,
+    no limit goes below 3: in the end all have run."""
+    waiting = {
+        f"t{number}": task(
+            f"t{number}",
+            shape(limits=tuple((name, slots) for name, slots in (("a", a), ("b", b)) if slots)),
+            at=float(number),
+            queue=queue,
+        )
+        for number, (queue, a, b) in enumerate(wishes)
+    }
+    running: dict[str, PendingTask] = {}
+
+    def held(queue: QueueKey, name: str) -> dict[str, int]:
+        taken = {key: dict(one.shape.limits).get(name, 0) for key, one in running.items() if one.queue == queue}
+        return {key: slots for key, slots in taken.items() if slots}
+
+    everyone_ends = [(3, 2**25 - 1)] * (len(wishes) + 1)
+    for most, ending in [*steps, *everyone_ends]:
+        queues = [QueueInfo(key, limits={name: LimitInfo(most, held(key, name)) for name in "ab"}) for key in (DEFAULT, NIGHT)]
+        before = {(queue.key, name): sum(limit.holders.values()) for queue in queues for name, limit in queue.limits.items()}
+        for binding in run_cycle(snapshot([node()], list(waiting.values()), *queues)).bindings:
+            name = binding.task.key[1]
+            running[name] = waiting.pop(name)
+        for (queue_key, name), slots in before.items():
+            assert sum(held(queue_key, name).values()) <= max(most, slots)
+        for number in range(25):
+            if ending >> number & 1:
+                running.pop(f"t{number}", None)
+    assert not waiting
+
+
+def test_equal_shapes_with_other_limits_are_not_one_line() -> None:
+    queue = QueueInfo(DEFAULT, limits={"model/x": LimitInfo(0)})
+    pending = [task("limited", ONE), task("free", replace(ONE, limits=()), at=1.0)]
+    assert [refusal.task.key[1] for refusal in refusals(pending, queue)] == ["limited"]
