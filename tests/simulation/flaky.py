@@ -222,7 +222,7 @@ class FlakyEngine:
                 arrival.exception()
 
         request = asyncio.get_running_loop().create_task(arrive(), context=Context())
-        request.add_done_callback(seen)
+        request.add_done_callback(seen, context=Context())  # whoever waits may be dead by then
         try:
             return await asyncio.wait_for(asyncio.shield(request), CALL_TIMEOUT_S)
         except TimeoutError:

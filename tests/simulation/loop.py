@@ -145,7 +145,10 @@ class SimLoop(asyncio.BaseEventLoop):
         if generation:
             self._members.setdefault(generation, []).append(task)
             if len(self._members[generation]) > self._prune_at:
-                alive = self._members[generation] = [member for member in self._members[generation] if not member.done()]
+                # One that has failed and whose waiter has not looked yet stays too: the waiter may be killed before it does.
+                alive = self._members[generation] = [
+                    member for member in self._members[generation] if not member.done() or member._log_traceback
+                ]
                 self._prune_at = max(FIRST_PRUNING, 2 * len(alive))
         return task
 

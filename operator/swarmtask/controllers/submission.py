@@ -90,6 +90,8 @@ class Submissions:
         """A submit of this name, by this process or the one before, may be on its way although nobody waits for it any more. Only a
         workload of that name on the engine keeps it from running the attempt once more."""
         now = self._clock.monotonic()
+        if name in self._flights:
+            return True
         given_up = self._given_up.get(name)
         if given_up is not None and now - given_up < LANDING_S:
             return True
