@@ -84,7 +84,7 @@ def test_every_option_is_documented_and_every_documented_one_exists() -> None:
         shown = [item for item in command.params if item.param_type_name == "option" and not item.hidden and item.name != "help"]
         actual[name] = {spelling for item in shown for spelling in [*item.opts, *item.secondary_opts]}
     assert documented == {name: options - CONNECTION for name, options in actual.items()}
-    speaking = {"status", "run", "apply", "get", "logs", "cancel", "retry"}
+    speaking = {"status", "run", "apply", "get", "explain", "logs", "cancel", "retry"}
     assert {name for name, options in actual.items() if "--data-dir" not in options} == {"demo", "version"}
     assert {name for name, options in actual.items() if {"--kubeconfig", "--context"} <= options} == speaking | {"operator"}
     assert {name for name, options in actual.items() if {"--namespace", "-n"} <= options} == speaking - {"status"}

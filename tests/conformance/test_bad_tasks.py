@@ -32,7 +32,10 @@ def said_of_each(folder: Path, error: str) -> dict[str, str]:
 def named(said: str, names: tuple[str, ...]) -> bool:
     """The refusal names the field: the whole path, or, in the words of the old kubectl's own check, its parent and its name."""
     if said.startswith(": error validating data"):
-        return any(f'"{name.rpartition(".")[2]}"' in said or f"{name})" in said for name in names)
+        return any(
+            f'"{name.rpartition(".")[2]}"' in said or f"{name})" in said or f"({name}." in said.replace("(SwarmTask.", "(")
+            for name in names
+        )
     return any(name in said for name in names)
 
 
