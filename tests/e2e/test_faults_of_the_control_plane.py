@@ -90,12 +90,12 @@ def _runs_or_operator_is_dead(product: Product, name: str) -> None:
 
 
 def test_the_api_server_dies_in_a_burst(product: Product, lab: Lab, recorder: Recorder) -> None:
-    """Two hundred tasks; kill -9 while some are being created, some run and some have ended; the same port afterwards."""
+    """A hundred and twenty tasks; kill -9 while some are being created, some run and some have ended; the same port afterwards."""
     acknowledged: list[str] = []
     stop = threading.Event()
 
     def create() -> None:
-        for number in range(200):
+        for number in range(120):
             manifest = json.dumps(task(f"burst-{number:03}", "true", image=TASK_TAG, cpu="10m", memory="8Mi"))
             while not stop.is_set():
                 done = product.kubectl("create", "-f", "-", stdin=manifest, check=False)
@@ -106,7 +106,7 @@ def test_the_api_server_dies_in_a_burst(product: Product, lab: Lab, recorder: Re
     creator = threading.Thread(target=create)
     creator.start()
     try:
-        for enough in (40, 90):
+        for enough in (30, 70):
             wait_until("creates", lambda enough=enough: len(acknowledged) >= enough, 60)
             assert product.apiserver is not None
             product.apiserver.kill()
@@ -116,7 +116,7 @@ def test_the_api_server_dies_in_a_burst(product: Product, lab: Lab, recorder: Re
     finally:
         stop.set()
         creator.join()
-    product.wait_all("Succeeded", 200, timeout_s=150)
+    product.wait_all("Succeeded", 120, timeout_s=150)
     assert {item["status"]["attempt"] for item in product.get("swarmtasks")} == {1}, "nothing ran twice"
     assert product.operator is not None
     assert product.operator.alive
