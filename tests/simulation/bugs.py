@@ -16,18 +16,19 @@ from unittest.mock import patch
 
 from swarmtask.controllers import cache as cache_module
 from swarmtask.controllers import executor as executor_module
+from swarmtask.controllers import scheduling
 from swarmtask.controllers.cache import Cache, Holding
 from swarmtask.controllers.executor import Executor
 from swarmtask.controllers.lane import EngineLane
 from swarmtask.controllers.observer import Observer
-from swarmtask.controllers.scheduling import Scheduling
+from swarmtask.controllers.snapshots import take_snapshot
 from swarmtask.controllers.waiting import Timers
 from swarmtask.lifecycle import commands, draft, observed
 from swarmtask.lifecycle.messages import Observed, Reason, ReleaseFinalizer
 from swarmtask.resources.kinds import SWARM_TASK
 from swarmtask.resources.meta import FINALIZER
 from swarmtask.resources.task import AttemptState
-from swarmtask.scheduler.model import Amounts, NodeInfo, QueueInfo
+from swarmtask.scheduler.model import Amounts, Snapshot
 
 Bug = Callable[[], Any]
 BUGS: dict[str, Bug] = {}
@@ -159,45 +160,28 @@ def believes_old_news() -> Iterator[None]:
 @bug
 def ignores_max_tasks() -> Iterator[None]:
     """spec.maxTasks of a node does not count."""
-    original = Scheduling._node_info
 
-    def node_info(self: Scheduling, name: str, node: Any) -> NodeInfo:
-        return replace(original(self, name, node), max_tasks=None)
+    def snapshot(*seen: Any) -> Snapshot:
+        taken = take_snapshot(*seen)
+        return replace(taken, nodes=[replace(node, max_tasks=None) for node in taken.nodes])
 
-    with patch.object(Scheduling, "_node_info", node_info):
+    with patch.object(scheduling, "take_snapshot", snapshot):
         yield
 
 
 @bug
 def ignores_max_running() -> Iterator[None]:
     """spec.maxRunning of a queue does not count."""
-    original = Scheduling._snapshot
 
-    def snapshot(self: Scheduling) -> Any:
-        taken = original(self)
-        free: dict[Any, QueueInfo] = {key: replace(queue, max_running=None) for key, queue in taken.queues.items()}
-        return replace(taken, queues=free)
+    def snapshot(*seen: Any) -> Snapshot:
+        taken = take_snapshot(*seen)
+        return replace(taken, queues={key: replace(queue, max_running=None) for key, queue in taken.queues.items()})
 
-    with patch.object(Scheduling, "_snapshot", snapshot):
+    with patch.object(scheduling, "take_snapshot", snapshot):
         yield
 
 
 # --- attempts ---
-
-
-@bug
-def resubmits_under_the_same_number() -> Iterator[None]:
-    """A workload that vanished is submitted again, without a new attempt."""
-    original = observed._lose
-
-    def lose(one: Any, live: Any, reason: Reason, message: str) -> None:
-        if reason is Reason.WORKLOAD_LOST and live.state is not AttemptState.STOPPING:
-            one.update(live, state=AttemptState.STARTING, observed=False, started_at=None)
-        else:
-            original(one, live, reason, message)
-
-    with patch.object(observed, "_lose", lose):
-        yield
 
 
 @bug
