@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import re
 import shlex
-import shutil
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,8 +15,10 @@ from pathlib import Path
 import pytest
 
 from tests.cli.program import PROGRAM, ROOT, environment, running_up
+from tests.lab.tools import kubectl_binaries
 
 README = ROOT / "README.md"
+KUBECTL = kubectl_binaries().get("current")
 
 
 @dataclass
@@ -47,10 +48,11 @@ def test_the_readme_has_commands_to_run() -> None:
 
 @pytest.mark.kubectl
 @pytest.mark.slow
-@pytest.mark.skipif(shutil.which("kubectl") is None, reason="no kubectl on this machine")
+@pytest.mark.skipif(KUBECTL is None, reason="[missing: kubectl (current)] `python -m tests.lab.setup` fetches it")
 async def test_the_readme_leads_to_finished_tasks(tmp_path: Path) -> None:
     programs = tmp_path / "bin"
     programs.mkdir()
+    (programs / "kubectl").symlink_to(str(KUBECTL))
     shim = programs / "swarmtask"
     shim.write_text(f'#!/bin/sh\nexec {shlex.join(PROGRAM)} "$@"\n')
     shim.chmod(0o755)

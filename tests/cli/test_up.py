@@ -6,7 +6,6 @@ import asyncio
 import json
 import os
 import re
-import shutil
 import signal
 import stat
 import subprocess
@@ -16,6 +15,7 @@ import psutil
 import pytest
 
 from tests.cli.program import PROGRAM, environment, running_up, until_changed
+from tests.lab.tools import kubectl_binaries
 
 TASK = """\
 apiVersion: swarmtask.io/v1alpha1
@@ -159,11 +159,11 @@ async def test_the_life_of_a_task_through_the_commands(tmp_path: Path) -> None:
         assert up.command("cancel", "big").returncode == 0
 
 
-KUBECTL = shutil.which("kubectl")
+KUBECTL = kubectl_binaries().get("current")
 
 
 @pytest.mark.kubectl
-@pytest.mark.skipif(KUBECTL is None, reason="no kubectl on this machine")
+@pytest.mark.skipif(KUBECTL is None, reason="[missing: kubectl (current)] `python -m tests.lab.setup` fetches it")
 async def test_kubectl_drives_it_with_the_printed_kubeconfig(tmp_path: Path) -> None:
     async with running_up(tmp_path) as up:
 
