@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from swarmtask.lifecycle.deadlines import retry_at, retry_delay_s, whole
-from swarmtask.resources.task import Backoff
+from swarmtask.resources.failures import Backoff
 
 NOW = datetime(2026, 3, 1, 12, 0, 0, tzinfo=UTC)
 

@@ -12,7 +12,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
-from swarmtask.resources.task import TERMINAL_PHASES, Attempt, AttemptState, Backoff, Phase, TaskSpec, TaskStatus
+from swarmtask.resources.failures import Backoff
+from swarmtask.resources.task import TERMINAL_PHASES, Attempt, AttemptState, Phase, TaskSpec, TaskStatus
 
 _CUT = timedelta(seconds=1)
 

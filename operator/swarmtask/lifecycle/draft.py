@@ -30,7 +30,10 @@ from swarmtask.resources.task import (
 
 MESSAGE_LIMIT = 4096
 EVIDENCE_LIMIT = 400
-_STOP_RANK = {Reason.SUSPENDED: 1, Reason.START_DEADLINE: 2, Reason.ACTIVE_DEADLINE: 2, Reason.CANCELLED: 3, Reason.DELETED: 4}
+_STOP_RANK = {
+    Reason.PREEMPTED: 0, Reason.SUSPENDED: 1, Reason.START_DEADLINE: 2, Reason.ACTIVE_DEADLINE: 2, Reason.CANCELLED: 3,
+    Reason.DELETED: 4,
+}  # fmt: skip
 
 
 def clip(text: str, limit: int = MESSAGE_LIMIT) -> str:
@@ -238,7 +241,15 @@ class Draft:
             self.fail(attempt, cause, f"{limit}{': ' if words else ''}{words}", exit_code, finished_at)
             return
         attempt = self._close(attempt, AttemptState.STOPPED, reason, exit_code=exit_code, message=message, finished_at=finished_at)
-        if reason is Reason.SUSPENDED:
+        if reason is Reason.PREEMPTED:
+            self.status.infrastructure_losses += 1
+            most = self.policy.infrastructure_loss_limit
+            if self.status.infrastructure_losses > most:
+                lost = f"lost {self.status.infrastructure_losses} attempts through no fault of the task (limit {most})"
+                self.end(Phase.FAILED, reason, f"{describe(attempt)}; {lost}")
+            else:
+                self.enter_queue()
+        elif reason is Reason.SUSPENDED:
             self.hold(Reason.SUSPENDED, f"attempt {attempt.number} was stopped because spec.suspend was set")
         else:
             self.end(Phase.CANCELLED, reason, describe(attempt))

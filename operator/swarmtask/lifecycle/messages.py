@@ -11,7 +11,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Literal
 
-from swarmtask.resources.task import Attempt, SwarmTask, TaskStatus
+from swarmtask.resources.task import Attempt, Phase, SwarmTask, TaskStatus
 
 # --- typed reasons -------------------------------------------------------------------------------------------------------
 
@@ -31,6 +31,8 @@ class Reason(StrEnum):
     QUEUE_DEADLINE = "QueueDeadline"
     ENGINE_REJECTED = "EngineRejected"
     SECRET_NOT_FOUND = "SecretNotFound"  # noqa: S105 - a reason, not a secret
+    PREEMPTED = "Preempted"
+    DEDUPLICATED = "Deduplicated"
     SUSPENDED = "Suspended"
     CANCELLED = "Cancelled"
     DELETED = "Deleted"
@@ -95,14 +97,31 @@ class Observation:
 
 
 @dataclass(frozen=True, slots=True)
+class Twin:
+    """The task with the same dedupeKey that does the work: the oldest unfinished one, or the newest that succeeded in time.
+
+    Attributes:
+        message: how it ended, where it has.
+    """
+
+    name: str
+    uid: str
+    phase: Phase
+    exit_code: int | None = None
+    message: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Reconcile:
     """The object was created, changed, or found again after a restart; also sent when a deadline has come (`Command.WakeAt`).
 
     Attributes:
         queue_exists: the SwarmQueue named by the spec exists.
+        twin: who does the same work; None when nobody else does, and for a task without dedupeKey.
     """
 
     queue_exists: bool = True
+    twin: Twin | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +131,7 @@ class Bound:
     node: str
     engine: str
     engine_node_id: str
+    gpus: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,12 +140,26 @@ class Unplaced:
 
     Attributes:
         position: 1-based place in its queue.
+        estimated_start: None while nothing is known.
         message: counts per filter, for example "0/3 nodes fit: 2 too little memory (needs 16Gi, largest free 7.4Gi), 1 cordoned".
     """
 
     position: int
     reason: str
     message: str
+    estimated_start: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Preempt:
+    """The scheduler needs the room of this attempt for a task of higher priority.
+
+    Attributes:
+        by: (namespace, name) of that task.
+    """
+
+    attempt: int
+    by: tuple[str, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,7 +200,7 @@ class InvalidObject:
     message: str
 
 
-TaskEvent = Reconcile | Bound | Unplaced | Observed | Vanished | SubmitRefused | NodeGone | InvalidObject
+TaskEvent = Reconcile | Bound | Unplaced | Preempt | Observed | Vanished | SubmitRefused | NodeGone | InvalidObject
 
 
 # --- commands ------------------------------------------------------------------------------------------------------------
@@ -245,6 +279,6 @@ class Transition:
 
 __all__ = [
     "FINAL_WORKLOAD_STATES", "Announcement", "Bound", "Command", "DeleteTask", "InvalidObject", "NodeGone", "Observation",
-    "Observed", "Reason", "Reconcile", "ReleaseFinalizer", "Remove", "Stop", "Submit", "SubmitRefused", "SwarmTask", "TaskEvent",
-    "Transition", "Unplaced", "Vanished", "WakeAt", "WorkloadState",
+    "Observed", "Preempt", "Reason", "Reconcile", "ReleaseFinalizer", "Remove", "Stop", "Submit", "SubmitRefused", "SwarmTask",
+    "TaskEvent", "Transition", "Twin", "Unplaced", "Vanished", "WakeAt", "WorkloadState",
 ]  # fmt: skip

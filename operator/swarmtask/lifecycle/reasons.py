@@ -79,6 +79,12 @@ RULES: Mapping[Reason, ReasonRule] = MappingProxyType(
         Reason.SECRET_NOT_FOUND: ReasonRule(
             Blame.USER, True, Action.RETRY, False, "A Secret or a key that the task needs does not exist (yet)."
         ),
+        Reason.PREEMPTED: ReasonRule(
+            Blame.INFRASTRUCTURE, False, Action.RETRY, False, "A task of higher priority needed the room."
+        ),
+        Reason.DEDUPLICATED: ReasonRule(
+            Blame.POLICY, False, Action.STOP, False, "Another task with the same dedupeKey did the work."
+        ),
         Reason.SUSPENDED: ReasonRule(Blame.POLICY, False, Action.STOP, False, "spec.suspend was set."),
         Reason.CANCELLED: ReasonRule(Blame.POLICY, False, Action.STOP, False, "A person cancelled the task."),
         Reason.DELETED: ReasonRule(Blame.POLICY, False, Action.STOP, False, "The task was deleted."),

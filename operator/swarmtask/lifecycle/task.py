@@ -20,6 +20,7 @@ from swarmtask.lifecycle.draft import Draft
 from swarmtask.lifecycle.messages import (
     Bound,
     InvalidObject,
+    Preempt,
     Reason,
     Reconcile,
     TaskEvent,
@@ -28,7 +29,7 @@ from swarmtask.lifecycle.messages import (
 )
 from swarmtask.lifecycle.reasons import RULES
 from swarmtask.resources.meta import get_condition
-from swarmtask.resources.task import ANNOTATION_CANCEL, ANNOTATION_RETRY, Attempt, Phase, SwarmTask
+from swarmtask.resources.task import ANNOTATION_CANCEL, ANNOTATION_RETRY, Attempt, AttemptState, Phase, SwarmTask
 
 _MAX_SETTLE_STEPS = 8
 
@@ -61,6 +62,14 @@ def handle(task: SwarmTask, event: TaskEvent, now: datetime, policy: Policy) -> 
             _settle(draft, None)
             if draft.status.phase is Phase.QUEUED:
                 draft.place_in_queue(event.position, event.reason, event.message)
+        case Preempt(attempt=number, by=by):
+            live = draft.live
+            if live is None or live.number != number or live.state is AttemptState.STOPPING:
+                return _nothing(task)
+            _settle(draft, None)
+            live = draft.live
+            if live is not None and live.state is not AttemptState.STOPPING:
+                draft.begin_stop(live, Reason.PREEMPTED, f"preempted by {'/'.join(by)}")
         case InvalidObject():
             _refuse(draft, event)
         case _:

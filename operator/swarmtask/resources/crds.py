@@ -109,7 +109,8 @@ def _rewrite(node: dict[str, Any], definitions: dict[str, Any]) -> dict[str, Any
         result["properties"] = {name: _rewrite(child, definitions) for name, child in node["properties"].items()}
         for name, child in result["properties"].items():
             # Defaults reach nested objects only when the parent exists: an object whose fields all have defaults defaults to {}.
-            optional = name not in node.get("required", [])
+            # One that may be absent altogether (None) stays absent.
+            optional = name not in node.get("required", []) and node["properties"][name].get("default", ...) is not None
             if optional and child.get("type") == "object" and _has_defaults(child):
                 child["default"] = {}
             elif optional and "default" not in child and child.get("type") in ("array", "object"):

@@ -13,6 +13,7 @@ from pydantic import Field, StrictBool, StrictInt
 
 from swarmtask.resources.fields import Capability, Quantity
 from swarmtask.resources.meta import API_VERSION, Condition, Model, ObjectMeta, Time
+from swarmtask.resources.placement import Gpu, OptionalRegion, Power, Taint
 
 
 class NodePhase(StrEnum):
@@ -39,6 +40,13 @@ class NodeSpec(Model):
         description="What the node offers, for example coding or browser.",
         json_schema_extra={"x-kubernetes-list-type": "set"},
     )
+    taints: Annotated[list[Taint], Field(max_length=64)] = Field(
+        default_factory=list,
+        description="Keep tasks away that do not tolerate them.",
+        json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["key", "effect"]},
+    )
+    region: OptionalRegion = Field(default="", description="Where it is, for example home; compared with placement.regions.")
+    cost_per_hour: Quantity = Field(default="0", description="US dollars per hour, for example 0.02.")
     max_tasks: Annotated[StrictInt, Field(ge=0, le=10_000)] | None = Field(
         default=None, description="Attempts at the same time. Not limited unless set."
     )
@@ -71,6 +79,15 @@ class NodeStatus(Model):
     allocatable: NodeResources = Field(default_factory=NodeResources, description="Offered to tasks: capacity less reserved.")
     requested: NodeResources = Field(default_factory=NodeResources, description="Sum of what bound attempts hold.")
     tasks: Annotated[StrictInt, Field(ge=0)] = Field(default=0, description="Attempts bound here now.")
+    gpus: Annotated[list[Gpu], Field(max_length=1024)] = Field(
+        default_factory=list,
+        description="Its GPUs, where something on the node reports them.",
+        json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["index"]},
+    )
+    power: Power = Field(default_factory=Power, description="Where its power comes from.")
+    latency_milliseconds: Annotated[StrictInt, Field(ge=0)] | None = Field(
+        default=None, description="Round trip between the node and the API; absent while not known."
+    )
     address: str | None = Field(default=None, description="Address by which the engine reaches the node.")
     arch: str | None = None
     os: str | None = None

@@ -12,20 +12,19 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, StrictBool, StrictInt, model_validator
 
 from swarmtask.resources import units
+from swarmtask.resources.failures import Backoff, FailureRule
 from swarmtask.resources.fields import (
     IMAGE_PATTERN,
-    Capability,
-    LabelValue,
     LimitNames,
     Name,
     OptionalName,
-    OptionalStrategy,
     Quantity,
     Seconds,
     Slots,
     Text,
 )
 from swarmtask.resources.meta import API_VERSION, Condition, Model, ObjectMeta, Time
+from swarmtask.resources.placement import Placement
 
 PRIORITY_CLASSES = {"high": 1000, "normal": 0, "low": -1000}
 MAX_ATTEMPT_RECORDS = 10
@@ -34,7 +33,13 @@ ANNOTATION_CANCEL = "swarmtask.io/cancel"
 """Set (to any text: who and why) to end a task as Cancelled. `swarmtask cancel` sets it."""
 ANNOTATION_RETRY = "swarmtask.io/retry"
 """Set to a new value to start a new budget for a task that ended otherwise than Succeeded. `swarmtask retry` sets it."""
+ANNOTATION_FRONT = "swarmtask.io/front"
+"""Set to a time (RFC 3339) to move a waiting task before all others of its queue, latest first. `swarmtask queue front` sets it."""
 LABEL_DEAD_LETTER = "swarmtask.io/dead-letter"
+LABEL_ARRAY = "swarmtask.io/array"
+"""On each task of an array: the name of the array."""
+LABEL_INDEX = "swarmtask.io/index"
+"""On each task of an array: its index."""
 
 
 class Phase(StrEnum):
@@ -150,33 +155,6 @@ class Container(Model):
         return self
 
 
-class Placement(Model):
-    """Which nodes may run it. Every rule must hold."""
-
-    capabilities: Annotated[list[Capability], Field(max_length=64)] = Field(
-        default_factory=list,
-        description="Every one must be offered by the node (SwarmNode spec.capabilities).",
-        json_schema_extra={"x-kubernetes-list-type": "set"},
-    )
-    node_selector: Annotated[dict[str, LabelValue], Field(max_length=64)] = Field(
-        default_factory=dict, description="Labels that the SwarmNode must carry."
-    )
-    node_name: OptionalName = Field(default="", description="Only this SwarmNode.")
-    strategy: OptionalStrategy = Field(
-        default="",
-        description="Which of the nodes that fit: balanced, pack, spread, least-busy or round-robin. Empty: as the queue says.",
-    )
-
-
-class Backoff(Model):
-    """How long to wait before the next attempt. exponential: initial x factor^n; linear: initial x (n + 1); both up to max."""
-
-    type: Literal["exponential", "linear"] = Field(default="exponential", description="How the delay grows.")
-    initial_seconds: Seconds = Field(default=10, description="Delay before the first retry.")
-    factor: Annotated[StrictInt, Field(ge=1, le=100)] = Field(default=2, description="Growth of the exponential delay.")
-    max_seconds: Seconds = Field(default=600, description="The delay never exceeds this.")
-
-
 class TaskSpec(Model):
     """What a person wants."""
 
@@ -204,6 +182,9 @@ class TaskSpec(Model):
         default=3, description="Retries after the first attempt. Losses that are not the task's fault do not count."
     )
     backoff: Backoff = Field(default_factory=Backoff, description="The wait before a retry.")
+    failure_policy: Annotated[list[FailureRule], Field(max_length=32)] = Field(
+        default_factory=list, description="What follows from which failure; the first rule that matches wins."
+    )
     queue_deadline_seconds: Seconds | None = Field(
         default=None, description="Expired when it has not started by then, counted from when it entered the queue."
     )
@@ -217,6 +198,29 @@ class TaskSpec(Model):
         default=10, description="Between SIGTERM and SIGKILL."
     )
     ttl_seconds_after_finished: Seconds = Field(default=604_800, description="A finished task is deleted after this.")
+    dedupe_key: Annotated[str, Field(max_length=253)] = Field(
+        default="",
+        description="Work that is the same has the same key: while a task of this namespace with the key is unfinished, or has "
+        "succeeded within dedupeWindowSeconds, this one does not run but takes its outcome.",
+    )
+    dedupe_window_seconds: Seconds = Field(default=3600, description="How long a success counts for dedupeKey.")
+    completions: Annotated[StrictInt, Field(ge=1, le=100_000)] | None = Field(
+        default=None,
+        description="An array: so many runs of the container, each with its own SWARMTASK_INDEX from 0. backoffLimit is for each.",
+    )
+    parallelism: Annotated[StrictInt, Field(ge=1, le=10_000)] | None = Field(
+        default=None, description="Runs of the array that wait or run at the same time. All (at most 1000) unless set."
+    )
+    max_failed_indexes: Annotated[StrictInt, Field(ge=0, le=100_000)] | None = Field(
+        default=None, description="The array fails as soon as more of its runs than this are dead letters. Runs all unless set."
+    )
+
+    @model_validator(mode="after")
+    def _only_arrays(self) -> Self:
+        for name in ("parallelism", "max_failed_indexes"):
+            if self.completions is None and getattr(self, name) is not None:
+                raise ValueError("parallelism and maxFailedIndexes are for arrays: set completions too, or leave them out")
+        return self
 
     @model_validator(mode="after")
     def _one_priority(self) -> Self:
@@ -255,6 +259,7 @@ class Requested(Model):
     gpu: int = 0
     queue: OptionalName = Field(default="", description="Queue that it was started from.")
     limits: dict[str, Slots] = Field(default_factory=dict, description="Slots of the queue's limits.")
+    gpu_indices: list[StrictInt] = Field(default_factory=list, description="The GPUs of the node that it was given.")
 
 
 class Attempt(Model):
@@ -283,6 +288,19 @@ class Attempt(Model):
         return self.state in LIVE_ATTEMPT_STATES
 
 
+class ArrayStatus(Model):
+    """How far an array has come. Indices are written as Kubernetes' Jobs do: "0-57,60"."""
+
+    active: Annotated[StrictInt, Field(ge=0)] = Field(default=0, description="Runs that wait or run.")
+    succeeded: Annotated[StrictInt, Field(ge=0)] = Field(default=0, description="Runs that succeeded.")
+    failed: Annotated[StrictInt, Field(ge=0)] = Field(default=0, description="Runs that are dead letters, cancelled or expired.")
+    completed_indexes: str = Field(default="", description="Indices that succeeded.")
+    failed_indexes: str = Field(default="", description="Indices that did not.")
+    failures: Annotated[list[str], Field(max_length=10)] = Field(
+        default_factory=list, description="Why the first ten that did not succeed ended."
+    )
+
+
 class TaskStatus(Model):
     """What the operator found out. Written by the operator alone."""
 
@@ -292,6 +310,11 @@ class TaskStatus(Model):
     observed_generation: int | None = Field(default=None, description="Generation of the spec that this status speaks of.")
     queue_position: int | None = Field(default=None, description="1-based place in its queue while Queued.")
     queued_time: Time | None = Field(default=None, description="When it entered the queue (this time round).")
+    estimated_start_time: Time | None = Field(
+        default=None, description="When it may start, by how long such tasks took; absent while that is not known."
+    )
+    outcome_of: str | None = Field(default=None, description="The task with the same dedupeKey whose outcome this one takes.")
+    array: ArrayStatus | None = Field(default=None, description="How far an array has come; for arrays only.")
     not_before: Time | None = Field(default=None, description="End of the backoff.")
     node_name: str | None = Field(default=None, description="Node of the current attempt.")
     engine: str | None = Field(default=None, description="Engine of the current attempt.")

@@ -8,13 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 
 from swarmtask.resources.fields import OptionalStrategy, Strategy
+from swarmtask.resources.placement import OnBattery
 
 TaskKey = tuple[str, str]
 """(namespace, name)."""
 QueueKey = tuple[str, str]
 """(namespace, name)."""
+Weights = tuple[int, int, int, int]
+"""Of capability, load, latency and cost; not all 0."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,11 +39,60 @@ class Amounts:
         return self.cpu_milli <= other.cpu_milli and self.memory_bytes <= other.memory_bytes and self.gpus <= other.gpus
 
 
+Effect = Literal["NoSchedule", "PreferNoSchedule", "NoExecute"]
+
+
+@dataclass(frozen=True, slots=True)
+class Taint:
+    """A node keeps tasks away that do not tolerate it."""
+
+    key: str
+    value: str
+    effect: Effect
+
+
+@dataclass(frozen=True, slots=True)
+class Toleration:
+    """Attributes:
+    key: empty means every taint.
+    value: None means any.
+    effect: None means every effect.
+    """
+
+    key: str
+    value: str | None
+    effect: Effect | None
+
+
+@dataclass(frozen=True, slots=True)
+class GpuInfo:
+    """One GPU of a node. `vendor` and `model` may be empty, `memory_bytes` 0: not known."""
+
+    index: int
+    vendor: str = ""
+    model: str = ""
+    memory_bytes: int = 0
+    held: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class GpuWish:
+    """Which GPUs count for a task: empty means any; `model` is a part of the name, in any case."""
+
+    vendor: str = ""
+    model: str = ""
+    memory_bytes: int = 0
+
+
 @dataclass(frozen=True, slots=True)
 class NodeInfo:
     """A node as one cycle sees it.
 
     Attributes:
+        region: empty where nobody said.
+        cost_per_hour: US dollars.
+        latency_ms: to the API; None while not known.
+        gpus: single GPUs where the node reports them; `allocatable.gpus` says how many it offers at all.
         ready: an engine says it takes work.
         unschedulable: cordoned, or paused or drained by its engine.
         engines: names of engines that reach it, preferred first.
@@ -61,6 +114,12 @@ class NodeInfo:
     turn: int = 0
     labels: Mapping[str, str] = field(default_factory=dict)
     capabilities: frozenset[str] = frozenset()
+    taints: tuple[Taint, ...] = ()
+    region: str = ""
+    cost_per_hour: float = 0.0
+    latency_ms: float | None = None
+    on_battery: bool = False
+    gpus: tuple[GpuInfo, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +135,8 @@ class TaskShape:
         strategy: empty means the queue's.
         avoid: nodes where it starts only when it fits nowhere else, because an attempt failed there for a reason that lies with
             the node.
+        regions: where it may run; empty means anywhere. preferred_regions: where it runs if it fits there.
+        max_latency_ms, max_cost_per_hour: None means any.
     """
 
     request: Amounts
@@ -86,6 +147,13 @@ class TaskShape:
     limits: tuple[tuple[str, int], ...] = ()
     strategy: OptionalStrategy = ""
     avoid: frozenset[str] = frozenset()
+    gpu: GpuWish = GpuWish()
+    tolerations: tuple[Toleration, ...] = ()
+    regions: frozenset[str] = frozenset()
+    preferred_regions: frozenset[str] = frozenset()
+    max_latency_ms: int | None = None
+    max_cost_per_hour: float | None = None
+    on_battery: OnBattery = "avoid"
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +163,8 @@ class PendingTask:
     Attributes:
         queue: (namespace, queue name).
         queued_at: seconds since the epoch; older first among equal priorities, then `uid`.
+        front_at: when a person moved it to the front of its queue, in seconds since the epoch; None: nobody did.
+        duration_s: how long such tasks run, as far as that has been learned; None while it is not known.
     """
 
     key: TaskKey
@@ -103,6 +173,35 @@ class PendingTask:
     priority: int
     queued_at: float
     shape: TaskShape
+    front_at: float | None = None
+    duration_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RunningTask:
+    """A task whose attempt is live or assumed: what ends sooner or later, or may be preempted.
+
+    Attributes:
+        attempt: number of the live attempt; 0 while it is only assumed.
+        amounts: what it holds on its node; `gpus` are the indices of its GPUs.
+        limits: slots that it holds of its queue's limits, sorted pairs.
+        bound_at: when it was placed, in seconds since the epoch.
+        ends_at: when it is expected to end; None while that is not known.
+        stopping: it is being stopped already: its room will come back by itself.
+    """
+
+    key: TaskKey
+    uid: str
+    queue: QueueKey
+    priority: int
+    node: str
+    attempt: int
+    amounts: Amounts
+    bound_at: float
+    gpus: tuple[int, ...] = ()
+    limits: tuple[tuple[str, int], ...] = ()
+    ends_at: float | None = None
+    stopping: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +225,9 @@ class QueueInfo:
         limits: by name; a name that is not here is not limited.
         cohort: empty means none. Queues of one cohort share by weight; `weight` is at least 1.
         requested: what its bound and assumed tasks hold.
+        preempts: its tasks may stop tasks of lower priority, of any queue.
+        aging_s: a waiting task gains one point of priority per so many seconds; None means never.
+        weights: of the strategy balanced: capability, load, latency, cost.
     """
 
     key: QueueKey
@@ -138,26 +240,31 @@ class QueueInfo:
     cohort: str = ""
     weight: int = 1
     requested: Amounts = Amounts()
+    preempts: bool = False
+    aging_s: float | None = None
+    weights: Weights = (40, 30, 20, 10)
 
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """Everything one cycle sees, frozen. `now` is in seconds since the epoch."""
+    """Everything one cycle sees, frozen. `now` is in seconds since the epoch. `running` may be empty where nothing needs it."""
 
     now: float
     nodes: Sequence[NodeInfo]
     pending: Sequence[PendingTask]
     queues: Mapping[QueueKey, QueueInfo]
+    running: Sequence[RunningTask] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Binding:
-    """A task and the node chosen for it. `score` is between 0 and 1."""
+    """A task and the node chosen for it. `score` is between 0 and 1; `gpus` are the indices of the GPUs that it gets."""
 
     task: PendingTask
     node: str
     engine: str
     score: float
+    gpus: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,7 +273,7 @@ class Refusal:
 
     Attributes:
         position: 1-based place in its queue, in the order in which tasks would start.
-        reason: CamelCase for the condition: NoNodeFits, QueueStopped, QueueFull, LimitReached.
+        reason: CamelCase for the condition: NoNodeFits, QueueStopped, QueueFull, LimitReached, Preempting.
         message: counts per filter for a person: "0/5 nodes fit: 2 too little memory (needs 16Gi, largest free 7.4Gi), 2 lack
             capability gpu, 1 cordoned".
         counts: filter name -> nodes that it refused (each node is counted at the first filter that refuses it).
@@ -180,8 +287,18 @@ class Refusal:
 
 
 @dataclass(frozen=True, slots=True)
+class Preemption:
+    """A running task that is to be stopped and queued again, so that another one of higher priority can start on its node."""
+
+    victim: RunningTask
+    by: PendingTask
+
+
+@dataclass(frozen=True, slots=True)
 class CycleResult:
-    """What one cycle decided. Every pending task is in exactly one of the two."""
+    """What one cycle decided. Every pending task is in exactly one of the first two; who preempts is among the refusals, and starts
+    in a later cycle, when its victims have ended."""
 
     bindings: Sequence[Binding]
     refusals: Sequence[Refusal]
+    preemptions: Sequence[Preemption] = ()

@@ -1,0 +1,56 @@
+"""What a person says of failures: how long to wait before the next attempt, and what each kind of failure means.
+
+Called by the model of tasks. In the spirit of Job's `podFailurePolicy`.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, StrictInt, model_validator
+
+from swarmtask.resources.fields import Seconds
+from swarmtask.resources.meta import Model
+
+FailureReason = Literal[
+    "Error", "OOMKilled", "NodeLost", "NodeRestarted", "WorkloadLost", "ImagePullFailed", "StartDeadline", "ActiveDeadline",
+    "EngineRejected", "SecretNotFound", "Preempted",
+]  # fmt: skip
+"""Reasons for which an attempt fails, of the table in docs/lifecycle.md."""
+
+
+class Backoff(Model):
+    """How long to wait before the next attempt. exponential: initial x factor^n; linear: initial x (n + 1); both up to max."""
+
+    type: Literal["exponential", "linear"] = Field(default="exponential", description="How the delay grows.")
+    initial_seconds: Seconds = Field(default=10, description="Delay before the first retry.")
+    factor: Annotated[StrictInt, Field(ge=1, le=100)] = Field(default=2, description="Growth of the exponential delay.")
+    max_seconds: Seconds = Field(default=600, description="The delay never exceeds this.")
+    jitter_percent: Annotated[StrictInt, Field(ge=0, le=100)] = Field(
+        default=10, description="The delay is shortened by up to so much, so that tasks that failed together do not retry together."
+    )
+
+
+class FailureRule(Model):
+    """What follows from some failures. What is given must all match."""
+
+    on_reasons: Annotated[list[FailureReason], Field(max_length=32)] = Field(
+        default_factory=list,
+        description="Reasons of the attempt. Empty: any.",
+        json_schema_extra={"x-kubernetes-list-type": "set"},
+    )
+    on_exit_codes: Annotated[list[Annotated[StrictInt, Field(ge=0, le=255)]], Field(max_length=255)] = Field(
+        default_factory=list,
+        description="Exit codes of the attempt. Empty: any, also none.",
+        json_schema_extra={"x-kubernetes-list-type": "set"},
+    )
+    action: Literal["Retry", "Ignore", "Fail"] = Field(
+        description="Retry: try again and count it against backoffLimit. Ignore: try again without counting it, as often as the "
+        "operator lets infrastructure fail. Fail: a dead letter at once."
+    )
+
+    @model_validator(mode="after")
+    def _says_when(self) -> Self:
+        if not self.on_reasons and not self.on_exit_codes:
+            raise ValueError("a rule needs onReasons or onExitCodes")
+        return self
