@@ -67,6 +67,25 @@ class NodeEngine(Model):
     version: str | None = Field(default=None, description="Version of the engine there.")
 
 
+class NodePressure(Model):
+    """Percent of the last ten seconds in which somebody waited."""
+
+    memory: Annotated[StrictInt, Field(ge=0, le=100)] = Field(default=0, description="For memory.")
+    cpu: Annotated[StrictInt, Field(ge=0, le=100)] = Field(default=0, description="For CPU.")
+
+
+class NodeUsage(Model):
+    """What the machine uses, by tasks and by everybody else, as its node agent measured it last."""
+
+    cpu: Quantity = Field(default="0", description="Cores.")
+    memory: Quantity = Field(default="0", description="Bytes that are not available.")
+    swap: Quantity = Field(default="0", description="Bytes.")
+    disk_free: Quantity = Field(default="0", description="Bytes left where images and containers are kept.")
+    load1: Quantity = Field(default="0", description="Processes that ran or wanted to, over a minute.")
+    temperature_celsius: StrictInt | None = Field(default=None, description="Of the processor.")
+    pressure: NodePressure = Field(default_factory=NodePressure, description="How hard tasks wait.")
+
+
 class NodeStatus(Model):
     phase: NodePhase = Field(default=NodePhase.NOT_READY, description="One word for the node.")
     message: str | None = Field(default=None, max_length=4096, description="The same for a person.")
@@ -88,6 +107,12 @@ class NodeStatus(Model):
     latency_milliseconds: Annotated[StrictInt, Field(ge=0)] | None = Field(
         default=None, description="Round trip between the node and the API; absent while not known."
     )
+    usage: NodeUsage | None = Field(default=None, description="What the machine uses; absent without a node agent.")
+    kernel: str | None = Field(default=None, description="Release of the kernel, as the node agent tells it.")
+    boot_id: Annotated[str, Field(max_length=128)] | None = Field(
+        default=None, alias="bootID", description="Another one means that the machine was restarted; as the node agent tells it."
+    )
+    agent_version: str | None = Field(default=None, description="Version of the node agent.")
     address: str | None = Field(default=None, description="Address by which the engine reaches the node.")
     arch: str | None = None
     os: str | None = None

@@ -1,0 +1,102 @@
+"""The probe on this machine, and on what other machines lack."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import psutil
+import pytest
+
+from swarmtask.nodeagent.gpus import Gpus
+from swarmtask.nodeagent.pressure import SWAP_BYTES_PER_S
+from swarmtask.nodeagent.probe import Probe, detected
+from swarmtask.nodeagent.reading import GpuReading
+
+
+class Hands:
+    """A clock that is moved by hand."""
+
+    def __init__(self) -> None:
+        self.at = 0.0
+
+    def __call__(self) -> float:
+        return self.at
+
+
+@pytest.fixture
+def bare(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine without battery and sensors."""
+    monkeypatch.setattr(psutil, "sensors_battery", lambda: None, raising=False)
+    monkeypatch.setattr(psutil, "sensors_temperatures", dict, raising=False)
+
+
+def _probe(tmp_path: Path, clock: Hands | None = None, **kwargs: object) -> Probe:
+    return Probe(clock or Hands(), Gpus(None, tmp_path / "drm"), disk=tmp_path, **kwargs)  # type: ignore[arg-type]
+
+
+def test_this_machine_tells_what_every_machine_has(tmp_path: Path) -> None:
+    reading = _probe(tmp_path, capabilities=["coding"]).read()
+    facts = reading.facts
+    assert facts.cpus >= 1
+    assert facts.memory_bytes == psutil.virtual_memory().total
+    assert 0 < reading.memory_available_bytes <= facts.memory_bytes
+    assert 0 < reading.disk_free_bytes <= facts.disk_bytes
+    assert facts.boot_id
+    assert facts.boot_id == _probe(tmp_path).read().facts.boot_id
+    assert "coding" in facts.capabilities
+    assert 0 <= reading.cpu_busy <= 1
+    assert 0 <= reading.pressure.memory <= 1
+
+
+@pytest.mark.usefixtures("bare")
+def test_a_machine_without_proc_sensors_and_battery(tmp_path: Path) -> None:
+    reading = _probe(tmp_path, proc=tmp_path).read()
+    assert reading.facts.boot_id == f"boot-{int(psutil.boot_time())}"
+    assert reading.pressure.source == "derived"
+    assert (reading.temperature_c, reading.on_battery, reading.battery_percent) == (None, False, None)
+
+
+@pytest.mark.parametrize(("plugged", "on_battery"), [(False, True), (True, False), (None, False)])
+def test_batteries(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, plugged: bool | None, on_battery: bool) -> None:
+    battery = SimpleNamespace(percent=99.6, secsleft=-1, power_plugged=plugged)
+    monkeypatch.setattr(psutil, "sensors_battery", lambda: battery, raising=False)
+    reading = _probe(tmp_path).read()
+    assert (reading.on_battery, reading.battery_percent) == (on_battery, 100)
+
+
+def test_the_best_sensor_of_the_processor_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sensors = {
+        "nvme": [SimpleNamespace(current=99.0)],
+        "acpitz": [SimpleNamespace(current=20.0)],
+        "k10temp": [SimpleNamespace(current=70.5), SimpleNamespace(current=None), SimpleNamespace(current=81.0)],
+    }
+    monkeypatch.setattr(psutil, "sensors_temperatures", lambda: sensors, raising=False)
+    assert _probe(tmp_path).read().temperature_c == 81.0
+
+
+def test_swapping_counts_as_pressure_where_the_kernel_measures_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    swapped = [0]
+    monkeypatch.setattr(psutil, "swap_memory", lambda: SimpleNamespace(total=2**30, used=1, sin=swapped[0]))
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(total=2**33, available=2**32))
+    clock = Hands()
+    probe = _probe(tmp_path, clock, proc=tmp_path)
+    assert probe.read().pressure.memory == 0.0, "the first look knows no rate"
+    clock.at, swapped[0] = 2.0, SWAP_BYTES_PER_S
+    assert probe.read().pressure.memory == 0.5
+    clock.at, swapped[0] = 4.0, 0
+    assert probe.read().pressure.memory == 0.0, "a counter that began anew is no negative rate"
+
+
+def test_a_disk_that_is_not_there_yet_is_the_root(tmp_path: Path) -> None:
+    assert Probe(Hands(), Gpus(None, tmp_path), disk=tmp_path / "none").read().facts.disk_bytes > 0
+
+
+def test_what_the_machine_has_it_offers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert detected((), dev=tmp_path, run=tmp_path) == frozenset()
+    (tmp_path / "kvm").touch()
+    (tmp_path / "docker.sock").touch()
+    (tmp_path / "firefox").touch(mode=0o755)
+    gpu = GpuReading(0, "amd", "x")
+    assert detected((gpu,), dev=tmp_path, run=tmp_path) == {"kvm", "docker", "browser", "gpu"}
