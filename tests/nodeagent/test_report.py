@@ -103,7 +103,10 @@ def test_only_what_matters_is_told_again(change: dict[str, Any], news: bool) -> 
     assert is_news(told, now, before, conditions(now.reading, {})) is news
 
 
-@pytest.mark.parametrize(("old", "new", "news"), [(10, 14, False), (10, 16, True), (1, 6, False), (1, 7, True), (None, 5, True), (5, None, False)])  # fmt: skip
+@pytest.mark.parametrize(
+    ("old", "new", "news"),
+    [(10, 14, False), (10, 16, True), (1, 6, False), (1, 7, True), (None, 5, True), (5, None, False)],
+)
 def test_latency_is_news_when_it_moves_by_half(old: int | None, new: int | None, news: bool) -> None:
     held = conditions(READING, {})
     assert is_news(Sight(READING, old), Sight(READING, new), held, held) is news
