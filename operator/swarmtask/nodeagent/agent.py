@@ -1,0 +1,210 @@
+"""The node agent: renews this node's Lease, and tells its SwarmNode what has changed.
+
+Called by `swarmtask node-agent`. Two loops that do not wait for each other: a Lease must be renewed in time however slow a write of
+the status is. It decides nothing about placement, and it goes on for ever: an API that is away is normal here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import statistics
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from swarmtask.clock import Clock, format_micro_time, format_time
+from swarmtask.errors import NotFound, SwarmTaskError
+from swarmtask.nodeagent.reading import Reading
+from swarmtask.nodeagent.report import Condition, Sight, conditions, is_news, status
+
+logger = logging.getLogger(__name__)
+
+Object = dict[str, Any]
+ROUND_TRIPS = 5
+"""Latency is the median of so many renewals: one slow write is no distance."""
+
+
+class NodeApi(Protocol):
+    """What the agent needs of its link."""
+
+    async def node(self, name: str) -> Object: ...
+    async def node_of_engine(self, engine: str, engine_node_id: str) -> Object | None: ...
+    async def tell(self, name: str, status: Mapping[str, Any]) -> Object: ...
+    async def renew(self, name: str, holder: str, duration_s: int, renew_time: str) -> float: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Which SwarmNode this machine is: its name, or how its engine calls it."""
+
+    name: str = ""
+    engine: str = ""
+    engine_node_id: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Rhythm:
+    """How often things are done, in seconds.
+
+    Attributes:
+        lease_s: how long a Lease counts without being renewed (`fenceSeconds`).
+        tell_at_least_s: the status is written this often though nothing has changed; tell_at_most_s: and never more often.
+        retry_s: the longest pause after a failure.
+    """
+
+    renew_s: float = 2.0
+    lease_s: int = 20
+    look_s: float = 2.0
+    tell_at_most_s: float = 3.0
+    tell_at_least_s: float = 300.0
+    retry_s: float = 5.0
+
+
+class Agent:
+    """See the module.
+
+    Attributes:
+        renewed_at: when the Lease was renewed last, by the clock that counts the machine's sleep (read before the call, so that
+            the API's own time of it is never earlier); None before the first.
+    """
+
+    def __init__(
+        self,
+        api: NodeApi,
+        look: Callable[[], Reading],
+        identity: Identity,
+        *,
+        clock: Clock,
+        rng: random.Random,
+        version: str,
+        rhythm: Rhythm | None = None,
+    ) -> None:
+        self._api, self._look, self._identity, self._clock, self._rng = api, look, identity, clock, rng
+        self._version, self._rhythm = version, rhythm or Rhythm()
+        self._round_trips: deque[float] = deque(maxlen=ROUND_TRIPS)
+        self._since: dict[str, tuple[bool, str]] = {}
+        self._told: tuple[Sight, dict[str, Condition], float] | None = None
+        self.renewed_at: float | None = None
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        name = await self._find_itself()
+        logger.info("this machine is SwarmNode %s", name)
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._keep_lease(name))
+            group.create_task(self._keep_status(name))
+
+    # --- who am I ---
+
+    async def _find_itself(self) -> str:
+        failures = 0
+        while True:
+            try:
+                name = await self._ask_name()
+            except SwarmTaskError as error:
+                failures += 1
+                self._complain(failures, "find this machine's SwarmNode", error)
+            else:
+                if name is not None:
+                    return name
+                failures += 1
+                self._complain(failures, "find this machine's SwarmNode", "the operator has not made it yet")
+            await self._pause(failures)
+
+    async def _ask_name(self) -> str | None:
+        who = self._identity
+        if who.name:
+            try:
+                return str((await self._api.node(who.name))["metadata"]["name"])
+            except NotFound:
+                return None
+        found = await self._api.node_of_engine(who.engine, who.engine_node_id)
+        return None if found is None else str(found["metadata"]["name"])
+
+    # --- the Lease ---
+
+    async def _keep_lease(self, name: str) -> None:
+        holder = self._look().facts.boot_id
+        failures = 0
+        while True:
+            asked_at = self._clock.boot_time()
+            try:
+                took_s = await self._api.renew(name, holder, self._rhythm.lease_s, format_micro_time(self._clock.now()))
+            except SwarmTaskError as error:
+                failures += 1
+                self._round_trips.clear()
+                self._complain(failures, "renew the Lease", error)
+            else:
+                if failures:
+                    logger.info("the Lease is renewed again")
+                failures, self.renewed_at = 0, asked_at
+                self._round_trips.append(took_s)
+            await self._clock.sleep(self._rhythm.renew_s)
+
+    # --- the status ---
+
+    async def _keep_status(self, name: str) -> None:
+        failures = 0
+        while True:
+            try:
+                await self._tell_news(name)
+                failures = 0
+            except SwarmTaskError as error:
+                failures += 1
+                self._complain(failures, "tell the status", error)
+            await (self._pause(failures) if failures else self._clock.sleep(self._rhythm.look_s))
+
+    async def _tell_news(self, name: str) -> None:
+        sight = Sight(self._look(), self._latency())
+        held = conditions(sight.reading, {kind: holds for kind, (holds, _) in self._since.items()})
+        now = self._clock.monotonic()
+        if self._told is not None:
+            told, told_conditions, told_at = self._told
+            pause_s = now - told_at
+            if pause_s < self._rhythm.tell_at_most_s:
+                return
+            if pause_s < self._rhythm.tell_at_least_s and not is_news(told, sight, told_conditions, held):
+                return
+        if not self._since:
+            self._since = _transitions(await self._api.node(name))
+        body = status(sight, self._version) | {"conditions": self._conditions(held)}
+        await self._api.tell(name, body)
+        self._told = (sight, held, now)
+
+    def _latency(self) -> int | None:
+        return round(1000 * statistics.median(self._round_trips)) if self._round_trips else None
+
+    def _conditions(self, held: Mapping[str, Condition]) -> list[Object]:
+        """With the times at which each began to hold, or not to."""
+        now = format_time(self._clock.now())
+        for kind, condition in held.items():
+            known = self._since.get(kind)
+            if known is None or known[0] != condition.holds:
+                self._since[kind] = (condition.holds, now)
+        return [
+            {
+                "type": kind, "status": "True" if condition.holds else "False", "reason": condition.reason,
+                "message": condition.message, "lastTransitionTime": self._since[kind][1],
+            }
+            for kind, condition in held.items()
+        ]  # fmt: skip
+
+    # --- patience ---
+
+    def _complain(self, failures: int, what: str, why: object) -> None:
+        # The first failure of a row is told; an API that is away for a night fills no log.
+        (logger.warning if failures == 1 else logger.debug)("cannot %s: %s; it is tried again", what, why)
+
+    async def _pause(self, failures: int) -> None:
+        """Full jitter, so that twenty laptops do not come back in one moment."""
+        longest_s = min(self._rhythm.retry_s, 0.5 * 2 ** min(failures, 10))
+        await self._clock.sleep(self._rng.uniform(0.1, longest_s))
+
+
+def _transitions(node: Object) -> dict[str, tuple[bool, str]]:
+    """What an agent that ran here before has told: a restart of the agent is no transition."""
+    told = (node.get("status") or {}).get("conditions") or ()
+    return {item["type"]: (item["status"] == "True", item["lastTransitionTime"]) for item in told}

@@ -1,0 +1,180 @@
+"""The node agent's line to the API: its Lease, its SwarmNode's status, and nothing else.
+
+Called by `agent`. A client of its own beside `swarmtask.kube`, because the agent must stay below 40 MB on small laptops and the
+full client alone takes more than that (docs/adr/0006). It never retries and never waits longer than its time-out: the loops decide.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import ssl
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+from urllib.parse import quote
+
+import httpx2
+import orjson
+import yaml
+
+from swarmtask.errors import BY_REASON, BadRequest, ConfigurationError, NotFound, ServiceUnavailable, SwarmTaskError
+
+FIELD_MANAGER = "swarmtask-node-agent"
+LEASE_NAMESPACE = "swarmtask-nodes"
+"""Where the Leases of all nodes are, one per node, named as the node."""
+
+_NODES = "/apis/swarmtask.io/v1alpha1/swarmnodes"
+_LEASES = f"/apis/coordination.k8s.io/v1/namespaces/{LEASE_NAMESPACE}/leases"
+_MERGE, _APPLY, _JSON = "application/merge-patch+json", "application/apply-patch+yaml", "application/json"
+_BY_CODE = {kind.code: kind for kind in BY_REASON.values()}
+
+Object = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Credentials:
+    """Where the API is and who we are there.
+
+    Attributes:
+        ca: certificates of its authority, PEM; empty means those that the machine trusts.
+    """
+
+    server: str
+    token: str
+    ca: str = ""
+
+
+def read_kubeconfig(path: Path) -> Credentials:
+    """The current context of a kubeconfig, as far as an agent needs it: server, authority, token.
+
+    Raises:
+        ConfigurationError: it cannot be used; says why and what to do.
+    """
+    try:
+        document = yaml.safe_load(path.read_text(encoding="utf-8"))
+        context = _named(document["contexts"], document["current-context"])["context"]
+        cluster = _named(document["clusters"], context["cluster"])["cluster"]
+        user = _named(document["users"], context["user"])["user"]
+        server, token = str(cluster["server"]).rstrip("/"), user.get("token")
+        if token is None and "tokenFile" in user:
+            token = (path.parent / user["tokenFile"]).read_text(encoding="utf-8").strip()
+        if "certificate-authority" in cluster:
+            ca = (path.parent / cluster["certificate-authority"]).read_text(encoding="utf-8")
+        else:
+            ca = base64.b64decode(cluster.get("certificate-authority-data", ""), validate=True).decode()
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, binascii.Error) as error:
+        raise ConfigurationError(f"cannot read the kubeconfig {path}: {error}") from error
+    except (KeyError, TypeError, AttributeError, IndexError) as error:
+        raise ConfigurationError(f"{path} is no kubeconfig with a current context, a cluster and a user") from error
+    if not server.startswith("https://"):
+        raise ConfigurationError(f"{path}: the server is {server}, which is not https; a token would travel in the clear")
+    if not token:
+        raise ConfigurationError(f"{path}: the user has no token; make one with `swarmtask token create --role node`")
+    return Credentials(server, str(token), ca)
+
+
+def _named(entries: list[Object], name: str) -> Object:
+    for entry in entries:
+        if entry["name"] == name:
+            return entry
+    raise KeyError(name)
+
+
+class Link:
+    """See the module. One per agent; use as an async context manager.
+
+    Args:
+        timeout_s: longest wait for one answer.
+    """
+
+    def __init__(
+        self, credentials: Credentials, *, timeout_s: float = 4.0, transport: httpx2.AsyncBaseTransport | None = None
+    ) -> None:
+        try:
+            verify = ssl.create_default_context(cadata=credentials.ca or None)
+        except ssl.SSLError as error:
+            raise ConfigurationError(f"the certificates of the API's authority cannot be used: {error}") from error
+        self._server = credentials.server
+        self._http = httpx2.AsyncClient(
+            base_url=credentials.server,
+            headers={"Authorization": f"Bearer {credentials.token}", "Accept": _JSON, "User-Agent": FIELD_MANAGER},
+            timeout=timeout_s,
+            verify=verify,
+            trust_env=False,
+            transport=transport,
+        )
+
+    async def __aenter__(self) -> Link:
+        return self
+
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        await self._http.aclose()
+
+    async def node(self, name: str) -> Object:
+        """A SwarmNode. Raises NotFound and other SwarmTaskErrors."""
+        return await self._call("GET", f"{_NODES}/{quote(name, safe='')}")
+
+    async def node_of_engine(self, engine: str, engine_node_id: str) -> Object | None:
+        """The SwarmNode that an engine knows by this ID; None while the operator has not made it."""
+        listed = await self._call("GET", _NODES)
+        for node in listed.get("items") or ():
+            known = (node.get("status") or {}).get("engines") or ()
+            if any(entry.get("name") == engine and entry.get("id") == engine_node_id for entry in known):
+                return dict(node)
+        return None
+
+    async def tell(self, name: str, status: Mapping[str, Any]) -> Object:
+        """Bring the agent's part of the status up to date by server-side apply; what it told before and leaves out now is removed.
+
+        The operator's part is left alone, and so are conditions of other types.
+        """
+        body = {"apiVersion": "swarmtask.io/v1alpha1", "kind": "SwarmNode", "metadata": {"name": name}, "status": dict(status)}
+        path = f"{_NODES}/{quote(name, safe='')}/status"
+        return await self._call("PATCH", path, body, _APPLY, {"fieldManager": FIELD_MANAGER, "force": "true"})
+
+    async def renew(self, name: str, holder: str, duration_s: int, renew_time: str) -> float:
+        """Renew the node's Lease, or make it.
+
+        Args:
+            holder: who holds it: the boot ID, so that a restart shows as another holder.
+            renew_time: RFC 3339 with microseconds.
+
+        Returns:
+            Seconds that it took: the way there and back, and a durable write.
+        """
+        spec = {"holderIdentity": holder, "leaseDurationSeconds": duration_s, "renewTime": renew_time}
+        began = time.monotonic()
+        try:
+            await self._call("PATCH", f"{_LEASES}/{quote(name, safe='')}", {"spec": spec}, _MERGE)
+        except NotFound:
+            body = {"apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": {"name": name}, "spec": spec}
+            await self._call("POST", _LEASES, body, _JSON)
+        return time.monotonic() - began
+
+    async def _call(
+        self, method: str, path: str, body: Object | None = None, content_type: str = _JSON, query: Mapping[str, str] | None = None
+    ) -> Object:
+        content = None if body is None else orjson.dumps(body)
+        headers = {} if body is None else {"Content-Type": content_type}
+        try:
+            response = await self._http.request(method, path, content=content, headers=headers, params=query)
+        except httpx2.HTTPError as error:
+            words = str(error) or type(error).__name__
+            raise ServiceUnavailable(f"the API at {self._server} does not answer: {words}") from error
+        try:
+            answer = orjson.loads(response.content)
+        except orjson.JSONDecodeError:
+            answer = None
+        if response.is_success and isinstance(answer, dict):
+            return answer
+        raise _error(answer, response.status_code, self._server)
+
+
+def _error(answer: Any, code: int, server: str) -> SwarmTaskError:
+    status = answer if isinstance(answer, dict) else {}
+    kind = BY_REASON.get(str(status.get("reason", ""))) or _BY_CODE.get(code) or (ServiceUnavailable if code >= 500 else BadRequest)
+    return kind(str(status.get("message") or f"the API at {server} answered {code} and no Kubernetes object"))

@@ -1,0 +1,198 @@
+"""The agent's loops on a clock that is moved by hand, against an API that is away, slow or has never heard of it."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from swarmtask.clock import ManualClock
+from swarmtask.errors import NotFound, ServiceUnavailable
+from swarmtask.nodeagent.agent import Agent, Identity, Object
+from swarmtask.nodeagent.reading import Reading
+from tests.nodeagent.test_report import FACTS, READING
+
+
+class FakeApi:
+    """One SwarmNode and one Lease."""
+
+    def __init__(self) -> None:
+        self.nodes: dict[str, Object] = {"laptop": {"metadata": {"name": "laptop"}, "status": {}}}
+        self.engine_nodes = {("swarm", "n1"): "laptop"}
+        self.away = False
+        self.round_trip_s = 0.012
+        self.renewals: list[tuple[str, str, int, str]] = []
+        self.told: list[dict[str, Any]] = []
+
+    def _answer(self) -> None:
+        if self.away:
+            raise ServiceUnavailable("the API does not answer")
+
+    async def node(self, name: str) -> Object:
+        self._answer()
+        if name not in self.nodes:
+            raise NotFound(name)
+        return self.nodes[name]
+
+    async def node_of_engine(self, engine: str, engine_node_id: str) -> Object | None:
+        self._answer()
+        name = self.engine_nodes.get((engine, engine_node_id))
+        return None if name is None else self.nodes[name]
+
+    async def tell(self, name: str, status: Mapping[str, Any]) -> Object:
+        self._answer()
+        self.told.append(dict(status))
+        return self.nodes[name]
+
+    async def renew(self, name: str, holder: str, duration_s: int, renew_time: str) -> float:
+        self._answer()
+        self.renewals.append((name, holder, duration_s, renew_time))
+        return self.round_trip_s
+
+
+class Machine:
+    """A machine whose readings are set by hand, with an agent on it."""
+
+    def __init__(self, identity: Identity | None = None) -> None:
+        self.clock, self.api = ManualClock(), FakeApi()
+        self.reading = READING
+        self.agent = Agent(
+            self.api, self.look, identity or Identity(engine="swarm", engine_node_id="n1"),
+            clock=self.clock, rng=random.Random(1), version="9",
+        )  # fmt: skip
+        self._running: asyncio.Task[None] | None = None
+
+    def look(self) -> Reading:
+        return self.reading
+
+    async def settle(self) -> None:
+        for _ in range(30):
+            await asyncio.sleep(0)
+
+    async def start(self) -> None:
+        self._running = asyncio.create_task(self.agent.run())
+        await self.settle()
+
+    async def pass_s(self, seconds: float) -> None:
+        for _ in range(round(seconds * 4)):
+            self.clock.advance(0.25)
+            await self.settle()
+
+    async def stop(self) -> None:
+        if self._running is not None:
+            self._running.cancel()
+            await asyncio.gather(self._running, return_exceptions=True)
+
+    def condition(self, kind: str) -> dict[str, Any]:
+        return next(item for item in self.api.told[-1]["conditions"] if item["type"] == kind)
+
+
+@pytest.fixture
+async def machine() -> AsyncIterator[Machine]:
+    machine = Machine()
+    yield machine
+    await machine.stop()
+
+
+async def test_the_lease_is_renewed_every_two_seconds(machine: Machine) -> None:
+    await machine.start()
+    await machine.pass_s(10)
+    assert len(machine.api.renewals) == 6
+    assert {renewal[:3] for renewal in machine.api.renewals} == {("laptop", "boot-1", 20)}
+    assert [renewal[3][17:19] for renewal in machine.api.renewals] == ["00", "02", "04", "06", "08", "10"]
+    assert machine.agent.renewed_at == 10.0
+
+
+async def test_an_idle_machine_is_told_once_and_then_rarely(machine: Machine) -> None:
+    await machine.start()
+    await machine.pass_s(60)
+    told = len(machine.api.told)
+    assert told <= 2, "the latency is known only after the first renewal"
+    assert machine.api.told[-1]["latencyMilliseconds"] == 12
+    await machine.pass_s(300)
+    assert len(machine.api.told) == told + 1
+
+
+async def test_news_is_told_at_once_but_never_more_often_than_every_three_seconds(machine: Machine) -> None:
+    await machine.start()
+    await machine.pass_s(20)
+    told = len(machine.api.told)
+    machine.reading = replace(READING, on_battery=True)
+    await machine.pass_s(2)
+    assert len(machine.api.told) == told + 1
+    assert machine.condition("OnBattery")["status"] == "True"
+    for number in range(40):
+        machine.reading = replace(READING, on_battery=bool(number % 2))
+        await machine.pass_s(0.5)
+    assert len(machine.api.told) - told <= 1 + 20 / 3
+
+
+async def test_transition_times_are_those_of_the_change(machine: Machine) -> None:
+    await machine.start()
+    await machine.pass_s(20)
+    first = machine.condition("OnBattery")["lastTransitionTime"]
+    machine.reading = replace(READING, battery_percent=50)
+    await machine.pass_s(10)
+    assert machine.condition("OnBattery")["lastTransitionTime"] == first
+    machine.reading = replace(READING, on_battery=True)
+    await machine.pass_s(10)
+    assert machine.condition("OnBattery")["lastTransitionTime"] > first
+    assert machine.condition("Hot")["lastTransitionTime"] == first
+
+
+async def test_a_restarted_agent_changes_no_transition_time(machine: Machine) -> None:
+    old = {"type": "OnBattery", "status": "False", "lastTransitionTime": "2025-01-01T00:00:00Z"}
+    machine.api.nodes["laptop"]["status"] = {"conditions": [old, {**old, "type": "Hot", "status": "True"}]}
+    await machine.start()
+    await machine.pass_s(3)
+    assert machine.condition("OnBattery")["lastTransitionTime"] == "2025-01-01T00:00:00Z"
+    assert machine.condition("Hot")["lastTransitionTime"] > "2025-12-31", "it is not hot any more"
+
+
+async def test_an_api_that_is_away_is_waited_for(machine: Machine, caplog: pytest.LogCaptureFixture) -> None:
+    await machine.start()
+    await machine.pass_s(10)
+    renewed, told = len(machine.api.renewals), len(machine.api.told)
+    machine.api.away = True
+    machine.reading = replace(READING, on_battery=True)
+    await machine.pass_s(600)
+    assert (len(machine.api.renewals), len(machine.api.told)) == (renewed, told)
+    assert machine.agent.renewed_at == 10.0
+    assert sum(record.levelname == "WARNING" for record in caplog.records) == 2, "one for the Lease, one for the status"
+    machine.api.away = False
+    await machine.pass_s(6)
+    assert len(machine.api.renewals) > renewed
+    assert machine.condition("OnBattery")["status"] == "True"
+
+
+async def test_a_machine_that_the_operator_does_not_know_yet_waits(machine: Machine) -> None:
+    machine.api.engine_nodes.clear()
+    await machine.start()
+    await machine.pass_s(30)
+    assert machine.api.renewals == []
+    machine.api.engine_nodes["swarm", "n1"] = "laptop"
+    await machine.pass_s(6)
+    assert machine.api.renewals[0][0] == "laptop"
+
+
+async def test_a_named_node_is_waited_for_too() -> None:
+    machine = Machine(Identity(name="desk"))
+    await machine.start()
+    await machine.pass_s(10)
+    assert machine.api.renewals == []
+    machine.api.nodes["desk"] = {"metadata": {"name": "desk"}}
+    await machine.pass_s(6)
+    assert machine.api.renewals[0][0] == "desk"
+    await machine.stop()
+
+
+async def test_a_restart_of_the_machine_shows_as_another_holder() -> None:
+    machine = Machine()
+    machine.reading = replace(READING, facts=replace(FACTS, boot_id="boot-2"))
+    await machine.start()
+    assert machine.api.renewals[0][1] == "boot-2"
+    await machine.stop()
