@@ -75,7 +75,7 @@ def test_every_option_is_documented_and_every_documented_one_exists() -> None:
     section = (ROOT / "docs" / "cli.md").read_text().partition("## Options\n")[2].partition("\n## ")[0]
     documented = {
         row[0]: set(re.findall(r"`(-[^`]+)`", row[1])) - CONNECTION
-        for row in re.findall(r"^\| `([a-z]+)` \| (.*)\|$", section, re.MULTILINE)
+        for row in re.findall(r"^\| `([a-z-]+)` \| (.*)\|$", section, re.MULTILINE)
     }
     root = typer.main.get_command(app)
     commands: dict[str, Any] = root.commands  # type: ignore[attr-defined]
@@ -85,7 +85,7 @@ def test_every_option_is_documented_and_every_documented_one_exists() -> None:
         actual[name] = {spelling for item in shown for spelling in [*item.opts, *item.secondary_opts]}
     assert documented == {name: options - CONNECTION for name, options in actual.items()}
     speaking = {"status", "run", "apply", "get", "explain", "logs", "cancel", "retry"}
-    assert {name for name, options in actual.items() if "--data-dir" not in options} == {"demo", "version"}
+    assert {name for name, options in actual.items() if "--data-dir" not in options} == {"demo", "version", "node-agent"}
     assert {name for name, options in actual.items() if {"--kubeconfig", "--context"} <= options} == speaking | {"operator"}
     assert {name for name, options in actual.items() if {"--namespace", "-n"} <= options} == speaking - {"status"}
 

@@ -1,11 +1,13 @@
 """The node agent's line to the API: its Lease, its SwarmNode's status, and nothing else.
 
 Called by `agent`. A client of its own beside `swarmtask.kube`, because the agent must stay below 40 MB on small laptops and the
-full client alone takes more than that (docs/adr/0006). It never retries and never waits longer than its time-out: the loops decide.
+full client alone takes more than that (docs/adr/0006): urllib3 in threads. It never retries and never waits longer than its
+time-out: the loops decide.
 """
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import binascii
 import ssl
@@ -15,10 +17,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, urlencode
 
-import httpx2
 import orjson
+import urllib3
 import yaml
 
 from swarmtask.errors import BY_REASON, BadRequest, ConfigurationError, NotFound, ServiceUnavailable, SwarmTaskError
@@ -91,28 +93,25 @@ class Link:
         timeout_s: longest wait for one answer.
     """
 
-    def __init__(
-        self, credentials: Credentials, *, timeout_s: float = 4.0, transport: httpx2.AsyncBaseTransport | None = None
-    ) -> None:
+    def __init__(self, credentials: Credentials, *, timeout_s: float = 4.0) -> None:
         try:
-            verify = ssl.create_default_context(cadata=credentials.ca or None)
+            trust = ssl.create_default_context(cadata=credentials.ca or None)
         except ssl.SSLError as error:
             raise ConfigurationError(f"the certificates of the API's authority cannot be used: {error}") from error
         self._server = credentials.server
-        self._http = httpx2.AsyncClient(
-            base_url=credentials.server,
-            headers={"Authorization": f"Bearer {credentials.token}", "Accept": _JSON, "User-Agent": FIELD_MANAGER},
-            timeout=timeout_s,
-            verify=verify,
-            trust_env=False,
-            transport=transport,
+        self._headers = {
+            "Authorization": f"Bearer {credentials.token}", "Accept": _JSON, "User-Agent": FIELD_MANAGER,
+        }  # fmt: skip
+        # Two loops speak at the same time; a connection that broke is made anew at the next call.
+        self._pool = urllib3.PoolManager(
+            num_pools=1, maxsize=2, retries=False, timeout=urllib3.Timeout(total=timeout_s), ssl_context=trust
         )
 
     async def __aenter__(self) -> Link:
         return self
 
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        await self._http.aclose()
+        self._pool.clear()
 
     async def node(self, name: str) -> Object:
         """A SwarmNode. Raises NotFound and other SwarmTaskErrors."""
@@ -159,19 +158,21 @@ class Link:
         self, method: str, path: str, body: Object | None = None, content_type: str = _JSON, query: Mapping[str, str] | None = None
     ) -> Object:
         content = None if body is None else orjson.dumps(body)
-        headers = {} if body is None else {"Content-Type": content_type}
+        headers = self._headers if body is None else self._headers | {"Content-Type": content_type}
+        url = f"{self._server}{path}{f'?{urlencode(query)}' if query else ''}"
         try:
-            response = await self._http.request(method, path, content=content, headers=headers, params=query)
-        except httpx2.HTTPError as error:
-            words = str(error) or type(error).__name__
-            raise ServiceUnavailable(f"the API at {self._server} does not answer: {words}") from error
+            response = await asyncio.to_thread(
+                self._pool.request, method, url, body=content, headers=headers, redirect=False
+            )  # fmt: skip
+        except urllib3.exceptions.HTTPError as error:
+            raise ServiceUnavailable(f"the API at {self._server} does not answer: {error}") from error
         try:
-            answer = orjson.loads(response.content)
+            answer = orjson.loads(response.data)
         except orjson.JSONDecodeError:
             answer = None
-        if response.is_success and isinstance(answer, dict):
+        if 200 <= response.status < 300 and isinstance(answer, dict):
             return answer
-        raise _error(answer, response.status_code, self._server)
+        raise _error(answer, response.status, self._server)
 
 
 def _error(answer: Any, code: int, server: str) -> SwarmTaskError:

@@ -1,0 +1,75 @@
+"""`swarmtask node-agent`: what runs on every laptop. Reads the options, then becomes the agent's own small process."""
+
+from __future__ import annotations
+
+import os
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import orjson
+import typer
+
+from swarmtask.cli.command import command
+
+
+class Level(StrEnum):
+    DEBUG = "debug"
+    INFO = "info"
+    WARNING = "warning"
+    ERROR = "error"
+
+
+def register(app: typer.Typer, panel: str) -> None:
+    command(app, "node-agent", panel)(node_agent)
+
+
+def node_agent(
+    kubeconfig: Annotated[
+        Path,
+        typer.Option("--kubeconfig", metavar="FILE", envvar="SWARMTASK_AGENT_KUBECONFIG", help="Where the API is, and a token."),
+    ],
+    node: Annotated[
+        str, typer.Option("--node", metavar="NAME", help="The SwarmNode that this machine is.", show_default=False)
+    ] = "",
+    engine_node: Annotated[
+        str,
+        typer.Option(
+            "--engine-node",
+            metavar="ENGINE/ID",
+            envvar="SWARMTASK_AGENT_ENGINE_NODE",
+            help="The same as its engine calls it, for example swarm/8ux3.",
+            show_default=False,
+        ),
+    ] = "",
+    capability: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--capability", metavar="NAME", help="What the machine offers, beside what is detected. Repeatable.", show_default=False
+        ),
+    ] = None,
+    disk: Annotated[
+        Path, typer.Option("--disk", metavar="DIR", help="A directory on the disk that holds images and containers.")
+    ] = Path("/var/lib/docker"),
+    log_level: Annotated[Level, typer.Option("--log-level", help="How much is said, on stderr.")] = Level.INFO,
+) -> None:
+    """Report what this machine has and how it is: memory, pressure, power, temperature, GPUs.
+
+    Renews the node's Lease every two seconds and writes its SwarmNode's status when something matters. Runs until it is stopped.
+    """
+    engine, _, engine_id = engine_node.partition("/")
+    if bool(node) == bool(engine_node) or (engine_node and not (engine and engine_id)):
+        raise typer.BadParameter("say which node this is: either --node NAME or --engine-node ENGINE/ID", param_hint="--node")
+    options = {
+        "kubeconfig": str(kubeconfig.expanduser().absolute()),
+        "node": node,
+        "engine": engine,
+        "engineNode": engine_id,
+        "capabilities": capability or [],
+        "disk": str(disk),
+        "logLevel": log_level.value,
+    }
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os.execv(sys.executable, [sys.executable, "-m", "swarmtask.nodeagent", orjson.dumps(options).decode()])  # noqa: S606

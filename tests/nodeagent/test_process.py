@@ -1,0 +1,81 @@
+"""`swarmtask node-agent` as people and engines start it, against the embedded API."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from swarmtask.errors import NotFound
+from swarmtask.kube import KubeClient, Object
+from swarmtask.nodeagent.link import LEASE_NAMESPACE
+from swarmtask.resources.kinds import LEASE, NAMESPACE, SWARM_NODE
+from tests.kube.real import real_api_server
+
+HEAVY = ("pydantic", "rich", "typer", "httpx2", "lightkube", "docker", "numpy", "structlog", "swarmtask.kube", "swarmtask.settings")
+
+
+async def _until_told(client: KubeClient) -> tuple[Object, Object]:
+    """The SwarmNode's status and the Lease, once both were written."""
+    async with asyncio.timeout(60):
+        while True:
+            try:
+                lease = await client.get(LEASE, "desk", LEASE_NAMESPACE)
+            except NotFound:
+                lease = None
+            status = (await client.get(SWARM_NODE, "desk")).get("status") or {}
+            if lease is not None and "latencyMilliseconds" in status:
+                return status, lease["spec"]
+            await asyncio.sleep(0.1)
+
+
+@pytest.mark.parametrize("who", [("--node", "desk"), ("--engine-node", "swarm/n1")])
+async def test_it_reports_until_it_is_stopped(tmp_path: Path, who: tuple[str, str]) -> None:
+    async with real_api_server(tmp_path) as kubeconfig, KubeClient.from_kubeconfig(kubeconfig) as client:
+        await client.create(NAMESPACE, {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": LEASE_NAMESPACE}})
+        await client.create(SWARM_NODE, {"apiVersion": SWARM_NODE.api_version, "kind": "SwarmNode", "metadata": {"name": "desk"}})
+        engines = {"engines": [{"name": "swarm", "id": "n1"}]}
+        await client.patch(SWARM_NODE, "desk", {"status": engines}, subresource="status")
+        agent = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "swarmtask", "node-agent", "--kubeconfig", str(kubeconfig), *who, stderr=subprocess.PIPE
+        )
+        try:
+            status, lease = await _until_told(client)
+        finally:
+            agent.send_signal(signal.SIGTERM)
+            _, said = await asyncio.wait_for(agent.communicate(), 20)
+        assert agent.returncode == 0, said
+        assert b"this machine is SwarmNode desk" in said
+        assert lease["holderIdentity"] == status["bootID"]
+        assert status["engines"] == engines["engines"], "the operator's part is left alone"
+        assert {item["type"] for item in status["conditions"]} >= {"MemoryPressure", "DiskPressure", "OnBattery", "Hot"}
+
+
+def test_the_small_process_loads_nothing_heavy() -> None:
+    program = f"import sys, swarmtask.nodeagent.__main__\nprint(*[name for name in {HEAVY!r} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == []
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ([], "--kubeconfig"),
+        (["--kubeconfig", "/none"], "either --node NAME or --engine-node"),
+        (["--kubeconfig", "/none", "--node", "a", "--engine-node", "swarm/b"], "either --node NAME or --engine-node"),
+        (["--kubeconfig", "/none", "--engine-node", "swarm"], "either --node NAME or --engine-node"),
+        (["--kubeconfig", "/none", "--node", "a"], "cannot read the kubeconfig /none"),
+    ],
+)
+def test_what_is_missing_is_said(options: list[str], words: str) -> None:
+    command = [sys.executable, "-m", "swarmtask", "node-agent", *options]
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=False, env=os.environ | {"COLUMNS": "200", "NO_COLOR": "1"}
+    )
+    assert done.returncode == 2, done.stderr
+    assert words in done.stderr.replace("\n", " ")
