@@ -121,7 +121,7 @@ class Executor:
     async def _decide(self, key: TaskKey, uid: str, event: TaskEvent | None) -> None:
         for _ in range(MAX_CONFLICTS):
             entry = self._cache.tasks.get(key)
-            if entry is None or (uid and entry.task.metadata.uid != uid):
+            if entry is None or (uid and entry.task.metadata.uid != uid) or entry.task.is_array:
                 return
             if isinstance(event, Bound) and self._cache.assumed_node(key) != event.node:
                 return self._unbound()  # the task has changed since the cycle chose
@@ -200,7 +200,7 @@ class Executor:
 
     async def _perform(self, key: TaskKey) -> None:
         entry = self._cache.tasks.get(key)
-        if entry is None:
+        if entry is None or entry.task.is_array:
             return
         task, now = entry.task, self._clock.now()
         wake: WakeAt | None = None
