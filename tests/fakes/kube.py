@@ -1,9 +1,10 @@
 """An in-memory `ObjectApi`: deterministic, recorded, and able to fail on demand.
 
-Used by the controllers' tests and the simulator. It keeps the promises of a Kubernetes API that the operator relies on, and passes
-the contract suite that the real client passes against the embedded server (`tests/kube/contract.py`): one growing resourceVersion,
-generation, the split between spec and status, merge and JSON patches with preconditions, finalizers, watches with history that can
-be compacted, dependents that go with their last owner (at once, and in the background whatever was asked for). It validates nothing: a broken object can be stored on purpose. What it does not know, it refuses loudly.
+Used by the controllers' tests and the simulator. It keeps the promises of a Kubernetes API that the operator relies on, and
+passes the contract suite that the real client passes against the embedded server (`tests/kube/contract.py`): one growing
+resourceVersion, generation, the split between spec and status, merge and JSON patches with preconditions, finalizers, watches
+with history that can be compacted, dependents that go with their last owner (at once, whatever propagation was asked for). It
+validates nothing: a broken object can be stored on purpose. What it does not know, it refuses loudly.
 """
 
 from __future__ import annotations

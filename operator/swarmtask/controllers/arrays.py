@@ -1,8 +1,8 @@
 """Arrays: their members created in waves, recorded when they have ended, and deleted once they are recorded.
 
 Called by the operator as one loop; `note` is told of every change of a task. It keeps at most `parallelism` unfinished members,
-which are plain tasks: whatever else happens to them is the executor's business, not its own. What to write and what to do is decided
-by `lifecycle.array`; a change wakes the array, changes that come together are looked at together, and its status is written at most
+which are plain tasks: whatever else happens to them is the executor's business, not its own. What to write and what to do is
+decided by `lifecycle.array`; a change wakes the array, changes that come together are looked at together, and its status is written at most
 once per `status_refresh_s` unless its phase changes. It reaches no engine.
 """
 

@@ -1,8 +1,8 @@
 """The state machine of an array: many runs of one container as one object.
 
 Called by the controller of arrays alone; an array never reaches `task.handle`. Two halves, as for a task: `advance` is what is to
-be written into the array, from its members as they are stored; `outstanding` is what the stored array asks for. A member is deleted,
-and an index created, by what is stored in the array and by nothing else. So every crash is safe: an index is recorded before its
+be written into the array, from its members as they are stored; `outstanding` is what the stored array asks for. A member is
+deleted, and an index created, by what is stored in the array and by nothing else. So every crash is safe: an index is recorded before its
 member goes, a recorded index never gets another member, and an index without record and member has not run
 (docs/adr/0005-arrays.md).
 """
@@ -176,10 +176,12 @@ class _Draft:
         if ANNOTATION_CANCEL not in task.metadata.annotations:
             status.observed_cancel = None
         wish = wish_to_end(task, len(self.failed))
-        if not self.active and self.complete():
-            self.end((Phase.FAILED, FAILED_INDEXES, "") if self.failed else (Phase.SUCCEEDED, Reason.COMPLETED, ""))
+        if not self.active and self.complete() and not self.failed:
+            self.end((Phase.SUCCEEDED, Reason.COMPLETED, ""))
         elif not self.active and wish is not None:
             self.end(wish)
+        elif not self.active and self.complete():
+            self.end((Phase.FAILED, FAILED_INDEXES, ""))
         elif wish is not None:
             self.go(Phase.RUNNING, wish[1], wish[2])
         elif task.spec.suspend and not any(member.live for member in members.values()):
