@@ -1,4 +1,4 @@
-"""What must hold of arrays and their runs: each index recorded once and never run again (I3), none lost (I1), counts that add up."""
+"""What must hold of arrays: each index recorded once and never run again (I3), none lost (I1), counts that add up."""
 
 from __future__ import annotations
 

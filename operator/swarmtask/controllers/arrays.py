@@ -2,8 +2,8 @@
 
 Called by the operator as one loop; `note` is told of every change of a task. It keeps at most `parallelism` unfinished members,
 which are plain tasks: whatever else happens to them is the executor's business, not its own. What to write and what to do is
-decided by `lifecycle.array`; a change wakes the array, changes that come together are looked at together, and its status is written at most
-once per `status_refresh_s` unless its phase changes. It reaches no engine.
+decided by `lifecycle.array`. A change wakes the array, changes that come together are looked at together, and its status is
+written at most once per `status_refresh_s` unless its phase changes. It reaches no engine.
 """
 
 from __future__ import annotations
@@ -307,17 +307,11 @@ class Arrays:
 
     def _block(self, task: SwarmTask, array: _Array, index: int, other: Object) -> None:
         """Another task has the name: never adopted, never touched."""
-        metadata = other["metadata"]
-        if metadata.get("deletionTimestamp"):
-            pause_s, why = GONE_SOON_S, ""
-        else:
-            pause_s, why = (
-                BLOCKED_S,
-                (
-                    f"index {index} waits: SwarmTask {metadata['name']} exists and is not part of this array; delete it, or give the "
-                    "array another name"
-                ),
-            )
+        pause_s, why = GONE_SOON_S, ""
+        if not other["metadata"].get("deletionTimestamp"):
+            pause_s = BLOCKED_S
+            why = f"index {index} waits: SwarmTask {other['metadata']['name']} exists and is not part of this array; "
+            why += "delete it, or give the array another name"
         array.blocked[index] = (self._clock.monotonic() + pause_s, why)
         self._tell_blocked(task, why, pause_s)
 

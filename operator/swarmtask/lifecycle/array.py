@@ -2,8 +2,8 @@
 
 Called by the controller of arrays alone; an array never reaches `task.handle`. Two halves, as for a task: `advance` is what is to
 be written into the array, from its members as they are stored; `outstanding` is what the stored array asks for. A member is
-deleted, and an index created, by what is stored in the array and by nothing else. So every crash is safe: an index is recorded before its
-member goes, a recorded index never gets another member, and an index without record and member has not run
+deleted, and an index created, by what is stored in the array and by nothing else. So every crash is safe: an index is recorded
+before its member goes, a recorded index never gets another member, and an index without record and member has not run
 (docs/adr/0005-arrays.md).
 """
 
@@ -253,11 +253,12 @@ class _Draft:
         status, phase = self.status, self.status.phase
         ended = phase in TERMINAL_PHASES
         status.message = clip(_joined(self.cause, self.words(), around.invalid or ("" if ended else around.trouble)))
-        admitted = phase is not Phase.PENDING and around.invalid is None
-        reason = Reason.INVALID_OBJECT if around.invalid is not None else status.reason or phase.value
+        if around.invalid is not None:
+            self._set(conditions.ADMITTED, False, Reason.INVALID_OBJECT, around.invalid)
+        elif not ended:
+            waits = phase is Phase.PENDING
+            self._set(conditions.ADMITTED, not waits, str(status.reason or phase.value) if waits else "Admitted")
         unfinished = phase.value if ended else "NotFinished"
-        self._set(conditions.ADMITTED, admitted and not ended, "Admitted" if admitted and not ended else str(reason),
-                  around.invalid or "")  # fmt: skip
         self._set(conditions.COMPLETE, phase is Phase.SUCCEEDED, "Completed" if phase is Phase.SUCCEEDED else unfinished)
         lost = ended and phase is not Phase.SUCCEEDED
         evidence = _joined(status.message, *self.failures) if lost else ""
