@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from datetime import datetime
 
+from swarmtask.lifecycle.array import DEFAULT_PARALLELISM
 from swarmtask.lifecycle.intervals import Intervals, parse
 from swarmtask.lifecycle.members import index_of
 from swarmtask.resources.task import ArrayStatus, Phase, SwarmTask
@@ -60,7 +61,7 @@ class ArrayRules:
         known = self._arrays.setdefault(task.metadata.uid, _Array())
         completed, failed = parse(status.completed_indexes), parse(status.failed_indexes)
         total = task.spec.completions
-        known.widest = max(known.widest, task.spec.parallelism or min(total or 0, 1000))
+        known.widest = max(known.widest, task.spec.parallelism or DEFAULT_PARALLELISM)
 
         def wrong(invariant: str, evidence: str) -> None:
             self._log.add(invariant, f"{'/'.join(task.key)} ({task.metadata.uid})", at, evidence)

@@ -367,7 +367,7 @@ def _run(
 ) -> list[ArrayCommand]:
     """Keep the window: as many unfinished members as parallelism allows, of the lowest indices."""
     spec, total = task.spec, task.spec.completions or 0
-    window = spec.parallelism or min(total, DEFAULT_PARALLELISM)
+    window = spec.parallelism or DEFAULT_PARALLELISM
     steered = [member for member in running if not member.deleting]
     surplus = {member.index for member in steered if member.index >= total and not member.started}
     for member in reversed(steered):
