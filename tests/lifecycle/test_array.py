@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from swarmtask.lifecycle.array import (
-    ArrayCommand,
     Around,
+    ArrayCommand,
     CancelMember,
     CreateMember,
     DeleteMember,
@@ -183,7 +183,7 @@ def test_blocked_indices_are_passed_over() -> None:
     ],
 )  # fmt: skip
 def test_how_it_ends(
-    status: TaskStatus, spec: dict[str, Any], annotations: dict[str, str], phase: Phase, reason: str, message: str
+    *, status: TaskStatus, spec: dict[str, Any], annotations: dict[str, str], phase: Phase, reason: str, message: str
 ) -> None:
     task = array(status=status, annotations=annotations, **spec)
     ended = advance(task, {}, NOW, HERE)
@@ -286,10 +286,16 @@ PHASES = st.sampled_from(
 
 
 @given(
-    st.dictionaries(st.integers(0, 11), st.tuples(PHASES, st.booleans(), st.sampled_from([None, "Deleted"])), max_size=12),
-    st.sets(st.integers(0, 11)), st.integers(1, 12), st.integers(1, 12), st.booleans(), st.sampled_from([None, 0, 3]), st.booleans(),
-)  # fmt: skip
+    there=st.dictionaries(st.integers(0, 11), st.tuples(PHASES, st.booleans(), st.sampled_from([None, "Deleted"])), max_size=12),
+    done=st.sets(st.integers(0, 11)),
+    completions=st.integers(1, 12),
+    parallelism=st.integers(1, 12),
+    suspend=st.booleans(),
+    most_failed=st.sampled_from([None, 0, 3]),
+    cancel=st.booleans(),
+)
 def test_what_must_hold_whatever_is_there(
+    *,
     there: dict[int, tuple[Phase, bool, str | None]],
     done: set[int],
     completions: int,
