@@ -156,7 +156,7 @@ def test_a_lowered_number_ends_only_what_waits() -> None:
     members = runs(run(0), run(1, Phase.RUNNING, live=True), run(2))
     commands = outstanding(array(1), members, NOW, HERE)
     assert of(DeleteMember, commands) == [2]
-    done = advance(array(1), runs(run(0, Phase.SUCCEEDED), run(1, Phase.RUNNING, live=True)), NOW, HERE)
+    done = advance(array(1), runs(run(0, Phase.SUCCEEDED, started_at=NOW), run(1, Phase.RUNNING)), NOW, HERE)
     assert done.status.phase is Phase.RUNNING, "what runs beyond it is waited for"
 
 

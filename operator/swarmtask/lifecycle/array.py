@@ -20,7 +20,7 @@ from swarmtask.lifecycle.draft import clip
 from swarmtask.lifecycle.intervals import Intervals, parse
 from swarmtask.lifecycle.members import Member
 from swarmtask.lifecycle.messages import Announcement, DeleteTask, Reason, Transition, WakeAt
-from swarmtask.resources.meta import set_condition
+from swarmtask.resources.meta import get_condition, set_condition
 from swarmtask.resources.task import (
     ANNOTATION_CANCEL,
     ANNOTATION_RETRY,
@@ -164,14 +164,19 @@ class _Draft:
             self.tell("IndexFailed", told, warning=True)
         self.active = sum(member.unfinished and not self.recorded(index) for index, member in members.items())
         starts = [member.started_at for member in members.values() if member.started_at is not None]
-        if self.status.start_time is None and (starts or ended):
+        if self.status.start_time is None and starts:
             self.status.start_time = min((*starts, self.at))
             self.tell("Started", "the first run has started")
 
     def settle(self, members: Mapping[int, Member], around: Around) -> None:
         """The phase that follows from what is recorded, what is there, and what is wished."""
         task, status = self.task, self.status
-        if around.invalid is not None or task.metadata.deletion_timestamp is not None:
+        if around.invalid is not None:
+            admitted = get_condition(status.conditions, conditions.ADMITTED)
+            if admitted is None or admitted.reason != Reason.INVALID_OBJECT:
+                self.tell(Reason.INVALID_OBJECT, around.invalid, warning=True)
+            return
+        if task.metadata.deletion_timestamp is not None:
             return
         if ANNOTATION_CANCEL not in task.metadata.annotations:
             status.observed_cancel = None
@@ -202,7 +207,9 @@ class _Draft:
 
     def go(self, phase: Phase, reason: str | None, message: str) -> None:
         status = self.status
-        if (status.phase, status.reason) != (phase, reason and str(reason)):
+        if reason is None and status.reason == Reason.SUSPENDED:
+            self.tell("Resumed", "spec.suspend is off again")
+        elif (status.phase, status.reason) != (phase, reason and str(reason)) and (reason or phase is Phase.QUEUED):
             self.tell(str(reason or phase.value), message or self.words())
         status.phase, status.reason, self.cause = phase, reason and str(reason), message
         if phase is Phase.PENDING:
@@ -220,7 +227,7 @@ class _Draft:
         self.tell(told, _joined(self.cause, self.words()), warning=phase is Phase.FAILED)
 
     def words(self) -> str:
-        """ "198 of 200 succeeded; failed: 7,133"."""
+        """Counts for a person: "198 of 200 succeeded; failed: 7,133"."""
         parts = [f"{len(self.completed)} of {self.task.spec.completions or 0} succeeded"]
         if self.active:
             parts[0] += f", {self.active} wait or run"

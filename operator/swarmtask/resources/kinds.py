@@ -78,12 +78,12 @@ SWARM_TASK = Kind(
         Column("Attempt", ".status.attempt", "integer", description="Number of the newest attempt."),
         Column("Reason", ".status.reason", description="Typed reason."),
         Column("Age", ".metadata.creationTimestamp", "date", description="Since creation."),
-        Column("Done", ".status.array.progress", priority=1, description="Runs of an array that have ended, of all."),
         Column("Engine", ".status.engine", priority=1, description="Engine of the current attempt."),
         Column("Image", ".spec.container.image", priority=1, description="Image."),
         Column("Exit", ".status.exitCode", "integer", 1, "Exit code of the newest finished attempt."),
         Column("Started", ".status.startTime", "date", 1, "Since the first start."),
         Column("Finished", ".status.completionTime", "date", 1, "Since the end."),
+        Column("Done", ".status.array.progress", priority=1, description="Runs of an array that have ended, of all."),
     ),
 )  # fmt: skip
 SWARM_NODE = Kind(
