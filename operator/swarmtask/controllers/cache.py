@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pydantic import ValidationError
 
 from swarmtask.controllers.reading import explain, read_task, version_of
+from swarmtask.controllers.twins import Twins
 from swarmtask.kube import Object
 from swarmtask.lifecycle.reasons import RULES
 from swarmtask.resources import units
@@ -104,6 +105,7 @@ class Cache:
         """Tasks of which nothing can be decided: key -> UID."""
         self.phases: Counter[tuple[QueueKey, Phase]] = Counter()
         self.listeners: list[Callable[[Change], None]] = []
+        self.twins = Twins()
         self._assumed: dict[TaskKey, _Assumption] = {}
         self._waiting: dict[TaskKey, PendingTask] = {}
         self._live: dict[TaskKey, Attempt] = {}
@@ -243,6 +245,7 @@ class Cache:
         if assumed is not None and (entry is None or entry.holding is not None or entry.pending != assumed.pending):
             del self._assumed[key]
         self._account(key, before)
+        self.twins.put(key, entry.task if entry is not None and entry.invalid is None else None)
         return before != self._holding(key) or waited != self._pending(key)
 
     def _holding(self, key: TaskKey) -> Holding | None:
