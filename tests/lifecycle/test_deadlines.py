@@ -28,18 +28,17 @@ def test_delays(backoff: Backoff, delays: list[int]) -> None:
     assert [retry_delay_s(backoff, earlier, "st-1") for earlier in range(len(delays))] == delays
 
 
-@given(
-    st.sampled_from(["exponential", "linear"]), st.integers(0, 31_536_000), st.integers(1, 100), st.integers(0, 31_536_000),
-    st.integers(-5, 1000), st.integers(0, 100), st.text(max_size=20),
+BACKOFFS = st.builds(
+    Backoff, type=st.sampled_from(["exponential", "linear"]), initial_seconds=st.integers(0, 31_536_000),
+    factor=st.integers(1, 100), max_seconds=st.integers(0, 31_536_000), jitter_percent=st.integers(0, 100),
 )  # fmt: skip
-def test_a_delay_is_never_negative_and_never_above_its_limit(
-    kind: str, initial: int, factor: int, limit: int, earlier: int, jitter: int, salt: str
-) -> None:
-    facts = {"type": kind, "initialSeconds": initial, "factor": factor, "maxSeconds": limit, "jitterPercent": jitter}
-    backoff = Backoff.model_validate(facts)
+
+
+@given(BACKOFFS, st.integers(-5, 1000), st.text(max_size=20))
+def test_a_delay_is_never_negative_and_never_above_its_limit(backoff: Backoff, earlier: int, salt: str) -> None:
     full = retry_delay_s(backoff.model_copy(update={"jitter_percent": 0}), earlier, salt)
     delay_s = retry_delay_s(backoff, earlier, salt)
-    assert 0 <= full - full * jitter // 100 <= delay_s <= full <= limit
+    assert 0 <= full - full * backoff.jitter_percent // 100 <= delay_s <= full <= backoff.max_seconds
     assert delay_s == retry_delay_s(backoff, earlier, salt)
 
 

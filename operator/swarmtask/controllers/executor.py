@@ -168,7 +168,7 @@ class Executor:
         return Reconcile(queue_exists=self._cache.queue_exists(entry.queue), twin=twin)
 
     async def _write_assumed(self, key: TaskKey, entry: TaskEntry, transition: Transition) -> None:
-        """Until it is stored, others of its dedupeKey see a task that goes ahead as if it were; an end is seen when it is stored."""
+        """Others of its dedupeKey see a task that goes ahead as if that were stored already; an end they see when it is stored."""
         if transition.status.phase not in TERMINAL_PHASES:
             self._cache.twins.assume(key, entry.task.model_copy(update={"status": transition.status}))
         try:

@@ -1,9 +1,8 @@
 """Which tasks have the same dedupeKey, kept as news comes in, so that nobody searches all tasks for a task's twin.
 
-Fed by the cache with every change of a task; asked by the executor before it decides. It decides nothing: what a twin means is the
-lifecycle's (`lifecycle.twins`, `lifecycle.task`). `stir` is called with each task that has to be looked at again because another one
-of its key has changed; ten thousand tasks of one key cost one look each when the task that they wait for ends, not one each per
-look.
+Fed by the cache with every change of a task; asked by the executor before it decides. It decides nothing: what a twin means is
+the lifecycle's (`lifecycle.twins`, `lifecycle.task`). `stir` is called with each task that has to be looked at again because
+another one of its key has changed: ten thousand tasks that wait for one are looked at once each when that one ends.
 """
 
 from __future__ import annotations
@@ -119,7 +118,7 @@ class Twins:
         self._refresh(key)
 
     def assume(self, key: TaskKey, task: SwarmTask) -> None:
-        """A status that is being written counts as stored, so that two tasks which are decided at the same time do not both go ahead."""
+        """A status that is being written counts as stored: two tasks that are decided at the same time do not both go ahead."""
         if key in self._stored:
             self._assumed[key] = task
             self._refresh(key)

@@ -312,10 +312,8 @@ class Draft:
         if not lines:
             return self.status.message or ""
         told, newest = self.status.message or "", describe(self.status.attempts[-1], TOLD_LIMIT)
-        if told.startswith(newest):  # the newest attempt is why it ended: that is said once, with why there is no other one
-            told = lines.pop() + told[len(newest) :]
-        else:
-            told = clip(told, EVIDENCE_LIMIT)
+        # The newest attempt is why it ended: that is said once, with why there is no other one.
+        told = lines.pop() + told[len(newest) :] if told.startswith(newest) else clip(told, EVIDENCE_LIMIT)
         return "; ".join([told, *lines])
 
     # --- inside ----------------------------------------------------------------------------------------------------------

@@ -1,13 +1,13 @@
 """Tasks with the same dedupeKey: which of them does the work, and what the others see of it.
 
-Called by the state machine, and by the controllers, which know all tasks and find each one's `Twin`. Everything here is a function of
-stored objects, so that every operator comes to the same answer, also after a restart.
+Called by the state machine, and by the controllers, which know all tasks and find each one's `Twin`. Everything here is a function
+of stored objects, so that every operator comes to the same answer, also after a restart.
 
-Of all unfinished tasks of one namespace and key exactly one is first: by how far it has come (`Standing`), then by age, then by UID.
-It does the work, the others wait for its outcome. A task that has been let into the queue stays ahead of one that has not, however
-old that is: being Queued is the claim, written down before anything can start, and a task that turns up late (created within the
-same second, resumed, retried) finds it. So two never run at the same time, and because all look at the same first one, they never
-wait for each other.
+Of all unfinished tasks of one namespace and key exactly one is first: by how far it has come (`Standing`), then by age, then by
+UID. It does the work, the others wait for its outcome. A task that has been let into the queue stays ahead of one that has not,
+however old that is: being Queued is the claim, written down before anything can start, and a task that turns up late (created
+within the same second, resumed, retried) finds it. So two never run at the same time, and because all look at the same first one,
+they never wait for each other.
 """
 
 from __future__ import annotations

@@ -43,8 +43,8 @@ def judge(rules: Sequence[FailureRule], reason: Reason, exit_code: int | None) -
 def matches(rule: FailureRule, reason: Reason, exit_code: int | None) -> bool:
     """Whether a rule speaks of such an attempt: all that it gives must be so.
 
-    A rule of exit codes alone does not speak of losses of the infrastructure: a node that restarts leaves an exit code too, but it is
-    not the program's. A rule that names such a reason as well does.
+    A rule of exit codes alone does not speak of losses of the infrastructure: a node that restarts leaves an exit code too, but it
+    is not the program's. A rule that names such a reason as well does.
     """
     if rule.on_reasons:
         if reason.value not in rule.on_reasons:
