@@ -78,8 +78,8 @@ class TaskLife(RuleBasedStateMachine):
         deadlines = {"activeDeadlineSeconds": active, "queueDeadlineSeconds": queue, "startDeadlineSeconds": 20}
         self.story = Story(
             Policy(infrastructure_loss_limit=limit, stop_margin_s=3), backoffLimit=backoff_limit,
-            backoff={"initialSeconds": drawn["initial"], "maxSeconds": 60, "jitterPercent": drawn["jitter"]}, dedupeKey=drawn["key"],
-            **{name: value for name, value in deadlines.items() if value},
+            backoff={"initialSeconds": drawn["initial"], "maxSeconds": 60, "jitterPercent": drawn["jitter"]},
+            dedupeKey=drawn["key"], **{name: value for name, value in deadlines.items() if value},
         )  # fmt: skip
         self.past = []
 
