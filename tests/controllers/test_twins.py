@@ -19,7 +19,22 @@ from swarmtask.scheduler.model import TaskKey
 from tests.lifecycle.story import START, Story, make_task
 
 POLICY = Policy()
-OPERATIONS = "create create bind bind run succeed fail cancel suspend resume retry delete key queue".split()
+OPERATIONS = [
+    "create",
+    "create",
+    "bind",
+    "bind",
+    "run",
+    "succeed",
+    "fail",
+    "cancel",
+    "suspend",
+    "resume",
+    "retry",
+    "delete",
+    "key",
+    "queue",
+]
 OPS = st.lists(st.tuples(st.sampled_from(OPERATIONS), st.integers(0, 5), st.sampled_from(["a", "a", "b", ""])), max_size=40)
 
 
