@@ -166,12 +166,14 @@ def _full(rt: ResourceType, name: str, place: tuple[str, str], waiting: int, rul
     retry_after_s = FULL_RETRY_MIN_S
     if rules.throughput > 0:
         retry_after_s = min(FULL_RETRY_MAX_S, max(FULL_RETRY_MIN_S, math.ceil(60 / rules.throughput)))
-    tasks = "1 task waits" if waiting == 1 else f"{waiting} tasks wait"
-    why = (
-        f"the queue {queue} is full: {tasks} in it, and its maxQueued is {rules.max_queued}. Nothing that was accepted is lost. "
-        f"Try again when some have started, cancel some of them, use another queue, or raise the bound: "
-        f"kubectl -n {namespace} edit swarmqueue {queue}"
-    )
+    raise_it = f"kubectl -n {namespace} edit swarmqueue {queue}"
+    if rules.max_queued == 0:
+        why = f"the queue {queue} accepts no tasks, its maxQueued is 0. Use another queue, or raise the bound: {raise_it}"
+    else:
+        why = (
+            f"the queue {queue} is full: {waiting} of at most {rules.max_queued} tasks (maxQueued) wait in it, and stay there. "
+            f"Try again when some have started, cancel some of them, use another queue, or raise the bound: {raise_it}"
+        )
     return _refused(rt, name, why, FULL, retry_after_s)
 
 
