@@ -122,6 +122,8 @@ async def test_writes_that_fail_give_their_places_back(tmp_path: Path) -> None:
         ({"metadata": {}}, "default"),
         ({"metadata": {}, "spec": None, "status": None}, "default"),
         ({"metadata": {"labels": None, "ownerReferences": None}, "spec": {"queue": None}, "status": {}}, "default"),
+        ({"metadata": {}, "spec": ["queue"], "status": {"phase": ["Running"]}}, "default"),
+        ({"metadata": {}, "spec": {"queue": {"q": 1}}, "status": "Running"}, "default"),
         ({"metadata": {}, "spec": {"queue": "q"}, "status": {"phase": "Queued"}}, "q"),
         ({"metadata": {}, "spec": {"queue": "q"}, "status": {"phase": "Running"}}, ""),
         ({"metadata": ARRAY_MEMBER, "spec": {"queue": "q"}}, ""),

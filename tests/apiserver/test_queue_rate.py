@@ -17,6 +17,7 @@ from swarmtask.apiserver.app import Application
 from swarmtask.apiserver.auth import Authenticator
 from swarmtask.apiserver.objects import WriteOptions, Written
 from swarmtask.apiserver.rate_limits import Rate, TokenBuckets
+from swarmtask.apiserver.records import Key
 from swarmtask.apiserver.store import Store
 from swarmtask.clock import ManualClock
 from swarmtask.errors import AlreadyExists, InsufficientStorage, Invalid, TooManyRequests
@@ -162,6 +163,17 @@ async def test_a_create_that_cannot_be_written_gives_its_token_back(tmp_path: Pa
             await create(app, "a", "ann")
         with pytest.raises(TooManyRequests):
             await create(app, "b", "ann")
+
+
+@pytest.mark.parametrize("spec", [{"clientRateLimit": 5}, {"maxQueued": "many"}, {"defaults": ["x"]}, [], "x"])
+async def test_a_queue_that_another_version_wrote_stops_no_create(tmp_path: Path, spec: Any) -> None:
+    async with application(tmp_path, ManualClock()) as app:
+        key = Key(("swarmtask.io", "swarmqueues"), "default", "default")
+        record = app.store.head(key)
+        assert record is not None
+        body = record.decode() | {"spec": spec, "status": {"throughputPerMinute": "fast"}}
+        await app.store.put(key, body, replacing=record)
+        await create(app, "a", "ann")
 
 
 def fill_disk(store: Store) -> None:

@@ -14,6 +14,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import structlog
+from pydantic import ValidationError
+
 from swarmtask.apiserver import faults
 from swarmtask.apiserver.rate_limits import Rate, TokenBuckets
 from swarmtask.apiserver.records import Key, Record
@@ -23,7 +26,9 @@ from swarmtask.apiserver.waiting import TASKS, is_array_member, queue_of, waits_
 from swarmtask.clock import Clock
 from swarmtask.errors import Cause, TooManyRequests
 from swarmtask.resources.meta import GROUP
-from swarmtask.resources.queue import TaskDefaults
+from swarmtask.resources.queue import QueueSpec, TaskDefaults
+
+log = structlog.get_logger(__name__)
 
 QUEUES = (GROUP, "swarmqueues")
 FULL_RETRY_MIN_S, FULL_RETRY_MAX_S = 1, 10
@@ -53,14 +58,20 @@ class _Rules:
 
     @classmethod
     def of(cls, queue: Mapping[str, Any]) -> _Rules:
-        """From a stored SwarmQueue; the schema has seen to the types."""
-        spec, status = queue.get("spec") or {}, queue.get("status") or {}
-        limit = spec.get("clientRateLimit")
+        """From a stored SwarmQueue. One that another version wrote and this one cannot read has no rules until it is edited."""
+        try:
+            spec = QueueSpec.model_validate(queue.get("spec") or {})
+        except ValidationError as error:
+            name = queue["metadata"].get("name", "")
+            log.warning("a queue cannot be read, its bounds and defaults are not in force: edit it", queue=name, error=str(error))
+            return _NO_RULES
+        limit, status = spec.client_rate_limit, queue.get("status")
+        throughput = status.get("throughputPerMinute") if isinstance(status, dict) else None
         return cls(
-            max_queued=spec.get("maxQueued"),
-            rate=Rate(limit["perMinute"], limit["burst"]) if limit else None,
-            defaults={name: value for name, value in (spec.get("defaults") or {}).items() if value is not None},
-            throughput=status.get("throughputPerMinute") or 0.0,
+            max_queued=spec.max_queued,
+            rate=Rate(limit.per_minute, limit.burst) if limit is not None else None,
+            defaults=spec.defaults.to_dict(),
+            throughput=throughput if isinstance(throughput, int | float) else 0.0,
         )
 
 

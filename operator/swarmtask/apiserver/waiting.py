@@ -3,6 +3,8 @@
 Called by the store, which tells every write when it is staged and again when it could not be committed, and by the admission of
 queues, which asks. Pure: no clock, no I/O, and no decision about anything.
 
+What is stored was valid when it was written, which may have been under another version's schema: nothing here fails on its shape.
+
 A task waits while it is unfinished and not bound to a node. What does not count: tasks that are being deleted (they will never
 start), and the tasks of an array, which were accepted together with it: the array counts as one.
 """
@@ -30,7 +32,8 @@ def waits_in(key: Key, obj: Mapping[str, Any]) -> str:
     if key.collection != TASKS:
         return ""
     status = obj.get("status")
-    if isinstance(status, dict) and status.get("phase") in _NOT_WAITING:
+    phase = status.get("phase") if isinstance(status, dict) else None
+    if isinstance(phase, str) and phase in _NOT_WAITING:
         return ""
     metadata = obj["metadata"]
     if "deletionTimestamp" in metadata or is_array_member(metadata):
