@@ -103,6 +103,8 @@ class Rows(Protocol):
 
     def __getitem__(self, dimension: int, /) -> NDArray[Any]: ...
 
+    def __len__(self) -> int: ...
+
 
 class _SomeOf:
     """The entries of some nodes, row by row, copied when asked for. (One-dimensional look-ups: in half the time that it takes to
@@ -116,6 +118,9 @@ class _SomeOf:
     def __getitem__(self, dimension: int) -> NDArray[Any]:
         entries: NDArray[Any] = self._table[dimension][self._nodes]
         return entries
+
+    def __len__(self) -> int:
+        return len(self._table)
 
 
 @dataclass(slots=True)
@@ -139,10 +144,10 @@ class Room:
 
     def take(self, nodes: Ints) -> Room:
         """The same for some nodes; to be read before the next placement."""
+        # Most clusters need neither shares nor turns.
+        share_left = _SomeOf(self.share_left, nodes) if self.share_left else self.share_left
         turns = None if self.turns is None else self.turns[nodes]
-        return Room(
-            _SomeOf(self.free, nodes), _SomeOf(self.per_unit, nodes), self.tasks[nodes], _SomeOf(self.share_left, nodes), turns
-        )
+        return Room(_SomeOf(self.free, nodes), _SomeOf(self.per_unit, nodes), self.tasks[nodes], share_left, turns)
 
 
 @dataclass(frozen=True, slots=True)
