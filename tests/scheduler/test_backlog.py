@@ -11,9 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from swarmtask.scheduler import backlog
-from swarmtask.scheduler.backlog import Backlog, Cut
+from swarmtask.scheduler.backlog import Backlog, Cut, Place
 from swarmtask.scheduler.cycle import run_cycle
 from swarmtask.scheduler.model import Amounts, CycleResult, PendingTask, QueueInfo, Snapshot
+from swarmtask.scheduler.ordering import order_key
 from tests.scheduler.builders import DEFAULT, GIB, node, shape, snapshot, task
 from tests.scheduler.test_properties import snapshots
 
@@ -21,9 +22,9 @@ SMALL, LARGE = shape(cpu=1000), shape(cpu=4000, memory=GIB)
 NONE_LEFT = Amounts()
 
 
-def cut_of(cluster: Snapshot, free: Amounts = NONE_LEFT, slots: int | None = None, whole: int = 3) -> Cut:
+def cut_of(cluster: Snapshot, free: Amounts = NONE_LEFT, slots: int | None = None, whole: int = 3, place: Place = order_key) -> Cut:
     with patch.object(backlog, "WHOLE", whole):
-        return Backlog(cluster.pending).cut(free, slots)
+        return Backlog(cluster.pending).cut(free, slots, place)
 
 
 def decided(cluster: Snapshot, cut: Cut) -> CycleResult:
@@ -34,12 +35,12 @@ def all_refusals(cut: Cut, result: CycleResult) -> list[object]:
     return sorted([*result.refusals, *cut.beyond(result, 0, cut.hidden)], key=lambda refusal: refusal.task.uid)
 
 
-@given(snapshots(), st.integers(1, 12), st.integers(0, 20_000))
+@given(snapshots(), st.integers(1, 12), st.integers(0, 20_000), st.sampled_from([order_key, lambda task: order_key(task)]))
 @settings(deadline=None, max_examples=150)
-def test_a_cut_changes_no_decision(cluster: Snapshot, whole: int, free: int) -> None:
-    """Also where the bound on what may start is far too low or too high."""
+def test_a_cut_changes_no_decision(cluster: Snapshot, whole: int, free: int, place: Place) -> None:
+    """Also where the bound on what may start is far too low or too high, and where another function orders the tasks."""
     result = run_cycle(cluster)
-    cut = cut_of(cluster, Amounts(free, free * 2**20, free // 4000), whole=whole)
+    cut = cut_of(cluster, Amounts(free, free * 2**20, free // 4000), whole=whole, place=place)
     settled = decided(cluster, cut)
     assert len(cut.tasks) + cut.hidden == len(cluster.pending)
     if settled.complete:

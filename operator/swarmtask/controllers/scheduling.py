@@ -25,8 +25,6 @@ logger = logging.getLogger(__name__)
 
 REFUSALS_PER_S = 100
 """At most so many tasks are told in one second why they wait."""
-BEYOND_PER_CYCLE = 200
-"""So many of the tasks that a cycle does not look at one by one are told in their turn what it means for them."""
 POSITIONS_PER_STEP = 20
 """Per so many places in the queue, news about the place is written that many times more seldom."""
 
@@ -87,7 +85,7 @@ class Scheduling:
         if not result.complete or not cut.hidden:
             return []
         start = self._beyond_from % cut.hidden
-        found = cut.beyond(result, start, BEYOND_PER_CYCLE)
+        found = cut.beyond(result, start, self._refusals.left(self._clock.monotonic()))
         self._beyond_from = start + len(found)
         return found
 
@@ -139,8 +137,7 @@ class RefusalBudget:
 
     def choose(self, refusals: Iterable[Refusal], now: float) -> list[Refusal]:
         """Those that may be written, in the given order. `now`: monotonic seconds."""
-        self._tokens = min(REFUSALS_PER_S, self._tokens + max(0.0, now - self._filled_at) * REFUSALS_PER_S)
-        self._filled_at = now
+        self._fill(now)
         chosen = []
         for refusal in refusals:
             if self._tokens < 1:
@@ -152,6 +149,15 @@ class RefusalBudget:
             self._told[refusal.task.key] = now
             chosen.append(refusal)
         return chosen
+
+    def left(self, now: float) -> int:
+        """How many may be told now at most."""
+        self._fill(now)
+        return int(self._tokens)
+
+    def _fill(self, now: float) -> None:
+        self._tokens = min(REFUSALS_PER_S, self._tokens + max(0.0, now - self._filled_at) * REFUSALS_PER_S)
+        self._filled_at = now
 
     def forget(self, key: TaskKey) -> None:
         self._told.pop(key, None)

@@ -24,7 +24,8 @@ CHUNK = 512
 _Entry = tuple[float, str, TaskKey, PendingTask]
 """What a line is sorted by, and the task; two tasks never compare equal before that."""
 _Identity = tuple[object, ...]
-Place = Callable[[PendingTask], tuple[float, float, str]]
+_Order = tuple[float, float, str]
+Place = Callable[[PendingTask], _Order]
 """The key by which tasks stand, whoever was not moved to the front. It must not fall from a task to a younger one of its line."""
 
 
@@ -42,10 +43,10 @@ def _identity(task: PendingTask) -> _Identity:
 class _Line:
     """Tasks that are alike, in order. Sorted chunks, so that neither the first nor one in the middle costs a move of all others."""
 
-    __slots__ = ("_chunks", "_length", "front", "queue")
+    __slots__ = ("_chunks", "_length", "front", "priority", "queue")
 
-    def __init__(self, queue: QueueKey, front: bool) -> None:
-        self.queue, self.front = queue, front
+    def __init__(self, like: PendingTask) -> None:
+        self.queue, self.priority, self.front = like.queue, like.priority, like.front_at is not None
         self._chunks: list[list[_Entry]] = []
         self._length = 0
 
@@ -93,15 +94,24 @@ class _Line:
                 break
         return found
 
-    def before(self, wanted: tuple[float, float, str], place: Place) -> int:
-        """How many of the line stand before somebody of their queue whose place is `wanted`, and who was not moved to the front."""
+    def before(self, task: PendingTask, place: Place) -> int:
+        """How many of the line stand before a task of their queue that was not moved to the front."""
         if self.front:
             return self._length
-        number = bisect_left(self._chunks, wanted, key=lambda chunk: place(chunk[-1][3]))
-        before = sum(len(chunk) for chunk in self._chunks[:number])
-        if number < len(self._chunks):
-            before += bisect_left(self._chunks[number], wanted, key=lambda entry: place(entry[3]))
-        return before
+        if place is not order_key:
+            wanted = place(task)
+            number = bisect_left(self._chunks, wanted, key=lambda chunk: place(chunk[-1][3]))
+            inside = (
+                bisect_left(self._chunks[number], wanted, key=lambda entry: place(entry[3])) if number < len(self._chunks) else 0
+            )
+        elif self.priority == task.priority:
+            # The same, a good deal faster.
+            moment: tuple[float, str] = (task.queued_at, task.uid)
+            number = bisect_left(self._chunks, moment, key=lambda chunk: chunk[-1][:2])
+            inside = bisect_left(self._chunks[number], moment) if number < len(self._chunks) else 0
+        else:
+            return self._length if self.priority > task.priority else 0
+        return sum(map(len, self._chunks[:number])) + inside
 
 
 class Backlog:
@@ -137,7 +147,7 @@ class Backlog:
         lines = self._queues.setdefault(task.queue, {})
         line = lines.get(identity)
         if line is None:
-            line = lines[identity] = _Line(task.queue, front=task.front_at is not None)
+            line = lines[identity] = _Line(task)
         line.add(_entry(task))
         self._tasks[task.key] = task
         self._line_of[task.key] = (identity, line)
@@ -254,24 +264,29 @@ class Cut:
         for number, binding in enumerate(result.bindings):
             if binding.task.key in self.ends:
                 return CycleResult(result.bindings[: number + 1], (), (), complete=False)
-        by_queue: dict[QueueKey, list[_End]] = {}
-        for end in self.ends.values():
-            by_queue.setdefault(end.line.queue, []).append(end)
+        by_queue: dict[QueueKey, list[tuple[_Order, int, _End]]] = {}
+        for number, end in enumerate(self.ends.values()):
+            first = self._place(end.line.slice(end.depth, 1)[0])
+            by_queue.setdefault(end.line.queue, []).append((first, number, end))
+        for ends in by_queue.values():
+            ends.sort()
         return replace(result, refusals=tuple(self._placed(refusal, by_queue) for refusal in result.refusals))
 
-    def _placed(self, refusal: Refusal, by_queue: Mapping[QueueKey, list[_End]]) -> Refusal:
-        task = refusal.task
-        if task.front_at is not None or task.queue not in by_queue:
-            return refusal
-        wanted = self._place(task)
-        hidden = sum(max(0, end.line.before(wanted, self._place) - end.depth) for end in by_queue[task.queue])
+    def _placed(self, refusal: Refusal, by_queue: Mapping[QueueKey, list[tuple[_Order, int, _End]]]) -> Refusal:
+        task, hidden = refusal.task, 0
+        if task.front_at is None and task.queue in by_queue:
+            wanted = self._place(task)
+            for first, _, end in by_queue[task.queue]:
+                if first > wanted:
+                    break
+                hidden += max(0, end.line.before(task, self._place) - end.depth)
         return replace(refusal, position=refusal.position + hidden) if hidden else refusal
 
     def beyond(self, settled: CycleResult, start: int, count: int) -> list[Refusal]:
         """Refusals of up to `count` tasks that the cycle did not look at, from place `start` on in an order of their own. They wait
         for what the last task of their line waits for that it did look at."""
         found: list[Refusal] = []
-        started: dict[QueueKey, list[tuple[float, float, str]]] = {}
+        started: dict[QueueKey, list[_Order]] = {}
         for binding in settled.bindings:
             if binding.task.front_at is None:
                 insort(started.setdefault(binding.task.queue, []), self._place(binding.task))
@@ -282,9 +297,8 @@ class Cut:
                 continue
             there = len(end.line) - end.depth
             for task in end.line.slice(end.depth + start, count - len(found)) if start < there else ():
-                wanted = self._place(task)
-                before = sum(line.before(wanted, self._place) for line in self._queues[task.queue].values())
-                before -= bisect_left(started.get(task.queue, []), wanted) + moved[task.queue]
+                before = sum(line.before(task, self._place) for line in self._queues[task.queue].values())
+                before -= bisect_left(started.get(task.queue, []), self._place(task)) + moved[task.queue]
                 found.append(replace(refusal, task=task, position=before + 1))
             start = max(0, start - there)
             if len(found) >= count:
