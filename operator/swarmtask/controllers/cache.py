@@ -23,6 +23,7 @@ from swarmtask.resources.kinds import SWARM_NODE, SWARM_QUEUE, SWARM_TASK, Kind
 from swarmtask.resources.node import SwarmNode
 from swarmtask.resources.queue import SwarmQueue
 from swarmtask.resources.task import Attempt, Phase, SwarmTask
+from swarmtask.scheduler.backlog import Backlog
 from swarmtask.scheduler.model import Amounts, PendingTask, QueueKey, TaskKey, TaskShape
 
 logger = logging.getLogger(__name__)
@@ -107,7 +108,8 @@ class Cache:
         self.listeners: list[Callable[[Change], None]] = []
         self.twins = Twins()
         self._assumed: dict[TaskKey, _Assumption] = {}
-        self._waiting: dict[TaskKey, PendingTask] = {}
+        self.backlog = Backlog()
+        """What waits before the scheduler; to be read only."""
         self._live: dict[TaskKey, Attempt] = {}
         self._requested: dict[str, Amounts] = {}
         self._tasks_on: Counter[str] = Counter()
@@ -262,9 +264,9 @@ class Cache:
     def _account(self, key: TaskKey, before: Holding | None) -> None:
         pending = self._pending(key)
         if pending is not None:
-            self._waiting[key] = pending
+            self.backlog.put(pending)
         else:
-            self._waiting.pop(key, None)
+            self.backlog.drop(key)
         after = self._holding(key)
         if before == after:
             return
@@ -328,7 +330,7 @@ class Cache:
 
     def waiting(self) -> Iterable[PendingTask]:
         """Tasks before the scheduler: Queued, readable, not assumed, not being deleted."""
-        return self._waiting.values()
+        return self.backlog.tasks()
 
     def live(self) -> Iterator[tuple[TaskKey, Attempt]]:
         """Every live attempt."""
