@@ -1,6 +1,6 @@
 """`python -m tests.simulation`: replay one seed, or run many.
 
-python -m tests.simulation --seed 17 --workload steady [--trace] [--without node,clock]
+python -m tests.simulation --seed 17 --workload steady [--trace] [--whole] [--without node,clock]
 python -m tests.simulation --seeds 10000 [--from 0] [--workload steady] [--jobs 2]
 """
 
@@ -20,14 +20,14 @@ def main() -> int:
     without = tuple(filter(None, options.without.split(",")))
     if options.seed is not None:
         found = [
-            simulate(options.seed, name, without=without, trace=print if options.trace else None)
+            simulate(options.seed, name, without=without, whole=options.whole or None, trace=print if options.trace else None)
             for name in chosen(options.workload)
         ]
         for result in found:
             report(result)
             print(f"{result.workload} seed {result.seed}: fingerprint {result.fingerprint}, {result.virtual_s:.0f} virtual s")
         return int(any(result.failures for result in found))
-    return many(range(options.first, options.first + options.seeds), options.workload, without, options.jobs)
+    return many(range(options.first, options.first + options.seeds), options.workload, without, options.jobs, options.whole or None)
 
 
 def _options() -> argparse.Namespace:
@@ -37,6 +37,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--from", dest="first", type=int, default=0, help="the first of them")
     parser.add_argument("--workload", default="", help=f"one of: {', '.join(names())}; all in turn when not given")
     parser.add_argument("--without", default="", help="kinds of faults to leave out, separated by commas, for example node,clock")
+    parser.add_argument("--whole", action="store_true", help="the whole workload, also where the seed takes a small part of it")
     parser.add_argument("--trace", action="store_true", help="print everything that happens")
     parser.add_argument("--jobs", type=int, default=2, help="processes")
     return parser.parse_args()

@@ -26,13 +26,17 @@ def runs(seeds: range, workload: str = "") -> Iterator[tuple[int, str]]:
     return ((seed, turn[seed % len(turn)]) for seed in seeds)
 
 
-def _one(job: tuple[int, str, tuple[str, ...]]) -> Result:
-    return simulate(job[0], job[1], without=job[2])
+Job = tuple[int, str, tuple[str, ...], bool | None]
 
 
-def many(seeds: range, workload: str, without: tuple[str, ...], processes: int) -> int:
+def _one(job: Job) -> Result:
+    seed, workload, without, whole = job
+    return simulate(seed, workload, without=without, whole=whole)
+
+
+def many(seeds: range, workload: str, without: tuple[str, ...], processes: int, whole: bool | None = None) -> int:
     """Run them all, telling how it goes; 1 when a run was not clean."""
-    jobs = [(*run, without) for run in runs(seeds, workload)]
+    jobs: list[Job] = [(*run, without, whole) for run in runs(seeds, workload)]
     began = told = time.monotonic()
     done, virtual_s, commits, operators = 0, 0.0, 0, 0
     dirty: Counter[str] = Counter()

@@ -12,6 +12,7 @@ from typing import Final
 
 PER_CALL: Final[Mapping[str, float]] = {
     "api.slow": 0.05, "api.late": 0.05, "api.error": 0.03, "api.conflict": 0.04, "api.lost": 0.03,
+    "api.wire": 0.02,
     "watch.break": 0.01, "watch.expire": 0.01, "watch.late": 0.1, "watch.repeat": 0.05,
     "hint.drop": 0.3, "hint.late": 0.1, "hint.repeat": 0.1,
     "engine.slow": 0.1, "engine.late": 0.1, "engine.error": 0.05, "engine.lost": 0.05, "engine.wire": 0.03,

@@ -40,7 +40,7 @@ class Happenings:
         """(moment, kind, what to do) of everything that will happen, by time."""
         moments: list[tuple[float, str, Callable[[], None]]] = []
         for kind, act in self._kinds.items():
-            rate = self._world.chances.rates.get(kind, 0.0)
+            rate = self._world.chances.rates.get(kind, 0.0) * self._world.workload.haste
             at_s = self._rng.expovariate(rate / 60) if rate else float("inf")
             while at_s < self._world.workload.chaos_s:
                 moments.append((at_s, kind, act))

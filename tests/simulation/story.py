@@ -16,7 +16,7 @@ from swarmtask.resources.kinds import SWARM_TASK
 from tests.simulation.happenings import Happenings
 from tests.simulation.loop import Livelock, Stalled
 from tests.simulation.verdict import wrongs
-from tests.simulation.workload import draw, load
+from tests.simulation.workload import draw, load, scoped
 from tests.simulation.world import World
 
 LOOK_S = 0.5
@@ -31,6 +31,7 @@ class Result:
     Attributes:
         failures: what was wrong, oldest first; empty: the run is clean.
         fingerprint: equal for equal runs.
+        whole: it was asked for the whole workload.
     """
 
     seed: int
@@ -41,24 +42,34 @@ class Result:
     virtual_s: float
     commits: int
     operators: int
+    whole: bool = False
 
     @property
     def replay(self) -> str:
-        return f"python -m tests.simulation --seed {self.seed} --workload {self.workload}"
+        chosen = " --whole" if self.whole else ""
+        return f"python -m tests.simulation --seed {self.seed} --workload {self.workload}{chosen}"
 
 
-def simulate(seed: int, workload: str, *, without: Collection[str] = (), trace: Callable[[str], None] | None = None) -> Result:
+def simulate(
+    seed: int,
+    workload: str,
+    *,
+    without: Collection[str] = (),
+    whole: bool | None = None,
+    trace: Callable[[str], None] | None = None,
+) -> Result:
     """Run one seed.
 
     Args:
         without: kinds of faults (or first words of kinds) that are off; every other draw stays the same.
+        whole: the whole workload or a small part of it; None lets the seed decide.
         trace: takes a line for everything that happens.
     """
-    plan = load(workload)
 
     def source(purpose: str) -> random.Random:
         return random.Random(f"{workload}/{seed}/{purpose}")
 
+    plan = scoped(load(workload), source("scope"), whole)
     collecting = gc.isenabled()
     gc.disable()  # when garbage is collected must not matter, and it costs a fifth of a run
     try:
@@ -80,6 +91,7 @@ def simulate(seed: int, workload: str, *, without: Collection[str] = (), trace: 
         virtual_s=world.loop.time(),
         commits=world.commits,
         operators=world.operators,
+        whole=bool(whole),
     )
 
 
@@ -118,14 +130,12 @@ def _make_peace(world: World) -> None:
 
 async def _come_to_rest(world: World) -> None:
     end_s = world.loop.time() + PATIENCE_S
-    left: list[str] = []
     while world.loop.time() < end_s:
         await asyncio.sleep(1.0)
         world.look_closely()
-        left = wrongs(world)
-        if not left:
+        if next(wrongs(world), None) is None:
             world.checker.tasks_listed(world.kube.all(SWARM_TASK), world.true_clock.now())
             world.look_closely()
             return
-    for line in left:
+    for line in wrongs(world):
         world.fail("REST", "in the end", line)

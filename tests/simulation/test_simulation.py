@@ -11,9 +11,9 @@ from tests.simulation.chances import KINDS
 from tests.simulation.story import simulate
 from tests.simulation.workload import draw, load, names
 
-FEW = range(12)
-PER_TEST = 25
-MANY = [range(first, first + PER_TEST) for first in range(FEW.stop, 212, PER_TEST)]
+FEW = range(100)
+PER_TEST = 100
+MANY = [range(first, first + PER_TEST) for first in range(FEW.stop, 1000, PER_TEST)]
 
 
 def all_clean(seeds: range) -> None:
@@ -41,6 +41,6 @@ def test_every_workload_can_be_read_and_drawn(workload: str) -> None:
 
 @pytest.mark.parametrize("workload", names())
 def test_without_faults_every_task_ends_as_its_program_does(workload: str) -> None:
-    result = simulate(1, workload, without=KINDS)
+    result = simulate(1, workload, without=KINDS, whole=True)
     assert result.failures == ()
     assert result.operators == 1

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -16,6 +17,12 @@ from pydantic import BaseModel, ConfigDict, Field
 from tests.fakes.engine import Outcome
 
 FOLDER = Path(__file__).parent / "workloads"
+
+SMALL_CHAOS_S = (6.0, 20.0)
+SMALL_NODES = (1, 2, 2, 2)
+SMALL_TASKS = (2, 6)
+SMALL_DURATION_S = 10.0
+SMALL_HASTE = 2.0
 
 Program = Literal["good", "bad", "flaky", "oom", "stubborn", "polite", "no_image", "refused", "endless", "stuck"]
 
@@ -67,6 +74,8 @@ class Workload(_Part):
     queues: dict[str, dict[str, Any]] = {}
     tasks: list[Group]
     faults: dict[str, float] = {}
+    haste: float = 1.0
+    whole: Annotated[float, Field(ge=0, le=1)] = 0.06
 
 
 @dataclass(frozen=True)
@@ -84,9 +93,49 @@ def names() -> list[str]:
     return sorted(path.stem for path in FOLDER.glob("*.yaml"))
 
 
+@cache
 def load(name: str) -> Workload:
     """Raises FileNotFoundError, or ValueError naming the field."""
     return Workload.model_validate(yaml.safe_load((FOLDER / f"{name}.yaml").read_text()))
+
+
+def scoped(workload: Workload, rng: random.Random, whole: bool | None = None) -> Workload:
+    """What one run takes of a workload: all of it, or mostly a small part that is over soon.
+
+    What goes wrong can nearly always be shown with a few tasks on two nodes (the small-scope hypothesis), and one whole world costs
+    as much as five to ten small ones. In a small one everything happens faster: less time between births, more faults a minute.
+
+    Args:
+        whole: says which; None lets the draw decide.
+    """
+    drawn = rng.random() < workload.whole
+    if drawn if whole is None else whole:
+        return workload
+    chaos_s = rng.uniform(*SMALL_CHAOS_S)
+    pace = chaos_s / workload.chaos_s
+    return workload.model_copy(update={
+        "chaos_s": chaos_s, "nodes": _few_nodes(workload.nodes, rng), "tasks": _few_tasks(workload.tasks, pace, rng),
+        "haste": SMALL_HASTE,
+    })  # fmt: skip
+
+
+def _few_nodes(groups: list[NodeGroup], rng: random.Random) -> list[NodeGroup]:
+    single = [group.model_copy(update={"count": 1}) for group in groups for _ in range(group.count)]
+    return rng.sample(single, min(len(single), rng.choice(SMALL_NODES)))
+
+
+def _few_tasks(groups: list[Group], pace: float, rng: random.Random) -> list[Group]:
+    """Of every group at least one, so that what makes the workload is there."""
+    left = max(rng.randint(*SMALL_TASKS) - len(groups), 0)
+    total = sum(group.count - 1 for group in groups)
+    few = []
+    for group in groups:
+        share = min(group.count - 1, round(left * (group.count - 1) / total)) if total else 0
+        duration = group.duration.model_copy(update={"max": max(group.duration.min, min(group.duration.max, SMALL_DURATION_S))})
+        few.append(group.model_copy(update={
+            "count": 1 + share, "from_s": group.from_s * pace, "to_s": group.to_s * pace, "duration": duration,
+        }))  # fmt: skip
+    return few
 
 
 def draw(workload: Workload, rng: random.Random) -> list[Birth]:

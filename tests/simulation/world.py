@@ -97,6 +97,8 @@ class World:
         """Attempts whose overlaps are nobody's fault: they could not be stopped with proof, or somebody removed them by hand."""
         self._latest_wall = START
         self._runs_changed = False
+        self._known: dict[str, SwarmTask] = {}
+        """UID -> the newest version of a task, read."""
         self._attempts: dict[str, int] = {}
         """Digits of a task's UID -> its highest attempt number so far."""
         self.adopted: set[str] = set()
@@ -283,7 +285,7 @@ class World:
 
     def _task_committed(self, obj: Object, gone: bool, now: datetime) -> None:
         uid = obj["metadata"]["uid"]
-        task = SwarmTask.model_validate(obj)
+        task = self._read(obj)
         self._attempts[digits_of(uid)] = max(task.status.attempt, self._attempts.get(digits_of(uid), 0))
         for attempt in task.status.attempts:
             if attempt.message is not None and UNPROVEN in attempt.message:
@@ -301,6 +303,18 @@ class World:
         held = {run.workload.name for run in self.engine._runs.values() if run.workload.task_uid == uid}
         for name in sorted(held - self.flaky_engine.late):
             self.fail("I6", task.metadata.name, f"is gone while the engine still holds {name}")
+
+    def tasks(self) -> list[SwarmTask]:
+        """Every stored task, by name."""
+        return [self._read(obj) for obj in self.kube.all(SWARM_TASK)]
+
+    def _read(self, obj: Object) -> SwarmTask:
+        """Each version is read once; nobody here changes what was read."""
+        metadata = obj["metadata"]
+        known = self._known.get(metadata["uid"])
+        if known is None or known.metadata.resource_version != metadata["resourceVersion"]:
+            known = self._known[metadata["uid"]] = SwarmTask.model_validate(obj)
+        return known
 
     def _ran(self, interval: Interval) -> None:
         self._runs_changed = True
