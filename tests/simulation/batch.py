@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterator
 
 from tests.simulation.story import Result, simulate
-from tests.simulation.workload import names
+from tests.simulation.workload import Scope, names
 
 PROGRESS_S = 10.0
 
@@ -26,17 +26,17 @@ def runs(seeds: range, workload: str = "") -> Iterator[tuple[int, str]]:
     return ((seed, turn[seed % len(turn)]) for seed in seeds)
 
 
-Job = tuple[int, str, tuple[str, ...], bool | None]
+Job = tuple[int, str, tuple[str, ...], Scope | None]
 
 
 def _one(job: Job) -> Result:
-    seed, workload, without, whole = job
-    return simulate(seed, workload, without=without, whole=whole)
+    seed, workload, without, scope = job
+    return simulate(seed, workload, without=without, scope=scope)
 
 
-def many(seeds: range, workload: str, without: tuple[str, ...], processes: int, whole: bool | None = None) -> int:
+def many(seeds: range, workload: str, without: tuple[str, ...], processes: int, scope: Scope | None = None) -> int:
     """Run them all, telling how it goes; 1 when a run was not clean."""
-    jobs: list[Job] = [(*run, without, whole) for run in runs(seeds, workload)]
+    jobs: list[Job] = [(*run, without, scope) for run in runs(seeds, workload)]
     began = told = time.monotonic()
     done, virtual_s, commits, operators = 0, 0.0, 0, 0
     dirty: Counter[str] = Counter()

@@ -13,10 +13,12 @@ from dataclasses import dataclass
 
 from swarmtask.controllers import crashpoints
 from swarmtask.resources.kinds import SWARM_TASK
+from tests.simulation.chances import KINDS
+from tests.simulation.expectations import broken
 from tests.simulation.happenings import Happenings
 from tests.simulation.loop import Livelock, Stalled
 from tests.simulation.verdict import wrongs
-from tests.simulation.workload import draw, load, scoped
+from tests.simulation.workload import SMALL_HASTE, Scope, draw, draw_scope, load, small
 from tests.simulation.world import World
 
 LOOK_S = 0.5
@@ -31,7 +33,7 @@ class Result:
     Attributes:
         failures: what was wrong, oldest first; empty: the run is clean.
         fingerprint: equal for equal runs.
-        whole: it was asked for the whole workload.
+        asked: the scope, where it was not left to the seed.
     """
 
     seed: int
@@ -42,11 +44,11 @@ class Result:
     virtual_s: float
     commits: int
     operators: int
-    whole: bool = False
+    asked: Scope | None = None
 
     @property
     def replay(self) -> str:
-        chosen = " --whole" if self.whole else ""
+        chosen = f" --scope {self.asked}" if self.asked else ""
         return f"python -m tests.simulation --seed {self.seed} --workload {self.workload}{chosen}"
 
 
@@ -55,28 +57,40 @@ def simulate(
     workload: str,
     *,
     without: Collection[str] = (),
-    whole: bool | None = None,
+    scope: Scope | None = None,
     trace: Callable[[str], None] | None = None,
 ) -> Result:
     """Run one seed.
 
     Args:
         without: kinds of faults (or first words of kinds) that are off; every other draw stays the same.
-        whole: the whole workload or a small part of it; None lets the seed decide.
+        scope: how much of the workload; None lets the seed decide.
         trace: takes a line for everything that happens.
     """
 
     def source(purpose: str) -> random.Random:
         return random.Random(f"{workload}/{seed}/{purpose}")
 
-    plan = scoped(load(workload), source("scope"), whole)
+    rng = source("scope")
+    drawn = draw_scope(rng)
+    chosen = scope or drawn
+    plan = small(load(workload), rng) if chosen == "small" else load(workload)
+    absent = KINDS if chosen == "calm" else without
     collecting = gc.isenabled()
     gc.disable()  # when garbage is collected must not matter, and it costs a fifth of a run
     try:
-        world = World(seed, plan, draw(plan, source("births")), source, without=without, trace=trace)
-        world.note(f"{workload} seed {seed}; faults: {world.chances}")
+        world = World(
+            seed,
+            plan,
+            draw(plan, source("births")),
+            source,
+            without=absent,
+            haste=SMALL_HASTE if chosen == "small" else 1.0,
+            trace=trace,
+        )
+        world.note(f"{workload} seed {seed}, {chosen}; faults: {world.chances}")
         try:
-            world.run(lambda: _story(world))
+            world.run(lambda: _story(world, calm=chosen == "calm"))
         except (Livelock, Stalled) as error:
             world.failures.append(f"BUG the run does not end: {error}")
     finally:
@@ -91,11 +105,11 @@ def simulate(
         virtual_s=world.loop.time(),
         commits=world.commits,
         operators=world.operators,
-        whole=bool(whole),
+        asked=scope,
     )
 
 
-async def _story(world: World) -> None:
+async def _story(world: World, *, calm: bool) -> None:
     happenings = Happenings(world, world.source("happenings"))
     moments = [(birth.at_s, f"birth of {birth.name}", lambda birth=birth: world.create_task(birth)) for birth in world.births]
     moments += happenings.plan()
@@ -108,7 +122,9 @@ async def _story(world: World) -> None:
         world.look_closely()
     await _pass_until(world, world.workload.chaos_s)
     _make_peace(world)
-    await _come_to_rest(world)
+    if await _come_to_rest(world) and calm:
+        for line in broken(world):
+            world.fail("EXPECT", "in the end", line)
 
 
 async def _pass_until(world: World, at_s: float) -> None:
@@ -128,7 +144,7 @@ def _make_peace(world: World) -> None:
         world.start_operator()
 
 
-async def _come_to_rest(world: World) -> None:
+async def _come_to_rest(world: World) -> bool:
     end_s = world.loop.time() + PATIENCE_S
     while world.loop.time() < end_s:
         await asyncio.sleep(1.0)
@@ -136,6 +152,7 @@ async def _come_to_rest(world: World) -> None:
         if next(wrongs(world), None) is None:
             world.checker.tasks_listed(world.kube.all(SWARM_TASK), world.true_clock.now())
             world.look_closely()
-            return
+            return True
     for line in wrongs(world):
         world.fail("REST", "in the end", line)
+    return False

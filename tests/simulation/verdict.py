@@ -76,6 +76,12 @@ def _lie(task: SwarmTask, room: dict[str, Amounts], queues: list[SwarmQueue]) ->
             return "" if queue is not None and queue.spec.stopped else "its queue is not stopped"
         case Phase.QUEUED, "QueueFull":
             return "" if queue is not None and queue.spec.max_running == 0 else "its queue has room, or will have"
+        case Phase.QUEUED, "LimitReached":
+            most = {} if queue is None else queue.spec.limits
+            never = [name for name, slots in spec.limits.items() if slots > most.get(name, slots)]
+            return "" if never else "the slots that it needs are free, or will be"
+        case Phase.QUEUED, "NoNodeFits" if queue is not None and queue.spec.max_running_per_node == 0:
+            return ""
         case Phase.QUEUED, "NoNodeFits":
             requests, where = spec.container.resources.requests, spec.placement.node_name
             wish = Amounts(units.cpu_milli(requests.cpu), units.memory_bytes(requests.memory), requests.gpu)

@@ -68,6 +68,7 @@ class World:
     """See the module.
 
     Attributes:
+        haste: so many times as often as `chances` says something happens.
         failures: what was found wrong, oldest first; the run ends at the first.
         restores: what ends every condition that is not for ever (a held watch, a lost node); called when faults end.
     """
@@ -80,9 +81,10 @@ class World:
         source: Callable[[str], random.Random],
         *,
         without: Collection[str] = (),
+        haste: float = 1.0,
         trace: Callable[[str], None] | None = None,
     ) -> None:
-        self.source, self.workload, self.births = source, workload, births
+        self.source, self.workload, self.births, self.haste = source, workload, births, haste
         self.loop = SimLoop(source("order"))
         self.clock, self.true_clock = WallClock(self.loop), WallClock(self.loop)
         self.chances = Chances(source("faults"), workload.faults, without)
@@ -94,7 +96,9 @@ class World:
         self._verdict: asyncio.Future[None] = self.loop.create_future()
         self._asked_to_delete: set[str] = set()
         self.excused: set[str] = set()
-        """Attempts whose overlaps are nobody's fault: they could not be stopped with proof, or somebody removed them by hand."""
+        """Attempts whose overlaps are nobody's fault: they could not be stopped with proof."""
+        self.removed: set[str] = set()
+        """Attempts that somebody removed by hand: with the name went what keeps a late submit from running it again."""
         self._latest_wall = START
         self._runs_changed = False
         self._known: dict[str, SwarmTask] = {}
@@ -355,11 +359,16 @@ class World:
             return
         self._runs_changed = False
         for violation in self.checker.violations():
-            if violation.invariant == "I2" and self.excused & set(_ATTEMPT.findall(violation.evidence)):
+            if violation.invariant == "I2" and self._is_excused(violation.evidence):
                 continue
             self.fail(violation.invariant, violation.subject, violation.evidence)
         for message in self.engine.unexpected:
             self.fail("I4", "engine", message)
+
+    def _is_excused(self, evidence: str) -> bool:
+        """An attempt that somebody removed by hand may run again when a request of it was still under way, never otherwise."""
+        names = set(_ATTEMPT.findall(evidence))
+        return bool(self.excused & names) or bool(self.removed & self.flaky_engine.late & names)
 
     def _unhandled(self, _loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         if not isinstance(context.get("exception"), Crash):
