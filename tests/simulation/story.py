@@ -8,12 +8,13 @@ from __future__ import annotations
 import asyncio
 import gc
 import random
+from collections import Counter
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from swarmtask.controllers import crashpoints
 from swarmtask.resources.kinds import SWARM_TASK
-from tests.simulation.chances import KINDS
+from tests.simulation.chances import KINDS, PER_MINUTE
 from tests.simulation.expectations import broken
 from tests.simulation.happenings import Happenings
 from tests.simulation.loop import Livelock, Stalled
@@ -33,6 +34,8 @@ class Result:
     Attributes:
         failures: what was wrong, oldest first; empty: the run is clean.
         fingerprint: equal for equal runs.
+        faults: kind -> how often it struck.
+        died_at: crash point -> how often an operator was killed there.
         asked: the scope, where it was not left to the seed.
     """
 
@@ -44,6 +47,8 @@ class Result:
     virtual_s: float
     commits: int
     operators: int
+    faults: Counter[str] = field(default_factory=Counter)
+    died_at: Counter[str] = field(default_factory=Counter)
     asked: Scope | None = None
 
     @property
@@ -105,6 +110,8 @@ def simulate(
         virtual_s=world.loop.time(),
         commits=world.commits,
         operators=world.operators,
+        faults=+world.chances.struck,
+        died_at=world.died_at,
         asked=scope,
     )
 
@@ -118,6 +125,7 @@ async def _story(world: World, *, calm: bool) -> None:
     for at_s, kind, act in moments:
         await _pass_until(world, at_s)
         world.note(f"-- {kind}")
+        world.chances.struck[kind] += kind in PER_MINUTE
         act()
         world.look_closely()
     await _pass_until(world, world.workload.chaos_s)

@@ -77,7 +77,7 @@ class Expect(_Part):
 
     Attributes:
         start_s: number of a group -> so many seconds after its birth each task of it runs at the latest.
-        shares: while every queue of a cohort has tasks that wait, what each holds differs from its due by less than this part of it.
+        shares: while all queues of a cohort have tasks that wait, what each holds differs from its due by less than this part.
     """
 
     start_s: dict[int, float] = {}

@@ -12,6 +12,7 @@ import hashlib
 import logging
 import random
 import re
+from collections import Counter
 from collections.abc import Callable, Collection
 from contextvars import Context
 from datetime import UTC, datetime, timedelta
@@ -107,6 +108,8 @@ class World:
         """Digits of a task's UID -> its highest attempt number so far."""
         self.adopted: set[str] = set()
         """Orphans that were put onto the engine behind the operator's back."""
+        self.died_at: Counter[str] = Counter()
+        """Crash point -> how often an operator was killed there."""
         self.exit_codes: dict[str, int | None] = {}
 
         self.checker = Checker(cleanup_s=1e6, orphan_s=1e6)  # how soon it must be tidy, `verdict` says: faults may last
@@ -235,6 +238,7 @@ class World:
 
         def die(reached: str) -> None:
             crashpoints.arm("")
+            self.died_at[reached] += 1
             self.kill_operator(reached, pause_s)
             raise Crash(reached)
 
