@@ -17,6 +17,7 @@ from pydantic import ValidationError
 from swarmtask.controllers.reading import explain, read_task, version_of
 from swarmtask.controllers.twins import Twins
 from swarmtask.kube import Object
+from swarmtask.lifecycle.members import is_recorded
 from swarmtask.lifecycle.reasons import RULES
 from swarmtask.resources import units
 from swarmtask.resources.kinds import SWARM_NODE, SWARM_QUEUE, SWARM_TASK, Kind
@@ -198,10 +199,18 @@ class Cache:
             task,
             version,
             read.invalid,
-            pending=pending_task(task) if read.invalid is None else None,
+            pending=pending_task(task) if read.invalid is None and not self._superfluous(task) else None,
             holding=holding_of(task),
         )
         return self._put_task(key, entry)
+
+    def _superfluous(self, task: SwarmTask) -> bool:
+        """A run of an array that has ended, or has recorded it: a create that came late. It must not start before it is deleted."""
+        owner = task.array_owner
+        array = self.tasks.get((task.key[0], owner.name)) if owner is not None else None
+        if owner is None or array is None or array.task.metadata.uid != owner.uid or task.status.observed_retry is not None:
+            return False
+        return array.task.finished or is_recorded(array.task, task.metadata.name)
 
     def _apply_node(self, name: str, obj: Object) -> bool:
         old = self.nodes.get(name)
@@ -231,14 +240,15 @@ class Cache:
     def _put_task(self, key: TaskKey, entry: TaskEntry | None) -> bool:
         """Replace an entry and carry every sum along. True when a scheduling cycle would see a difference."""
         old, before, waited = self.tasks.get(key), self._holding(key), self._pending(key)
-        if old is not None:
+        if old is not None and not old.task.is_array:
             self.phases[(old.queue, old.task.status.phase)] -= 1
         if entry is None:
             self.tasks.pop(key, None)
             self._live.pop(key, None)
         else:
             self.tasks[key] = entry
-            self.phases[(entry.queue, entry.task.status.phase)] += 1
+            if not entry.task.is_array:  # its runs are counted
+                self.phases[(entry.queue, entry.task.status.phase)] += 1
             if entry.live is not None:
                 self._live[key] = entry.live
             else:
@@ -374,7 +384,7 @@ def pending_task(task: SwarmTask, queued_at: float | None = None) -> PendingTask
     Args:
         queued_at: instead of when it came to the queue, in seconds since the epoch.
     """
-    if task.status.phase is not Phase.QUEUED or task.metadata.deletion_timestamp is not None:
+    if task.status.phase is not Phase.QUEUED or task.metadata.deletion_timestamp is not None or task.is_array:
         return None
     spec, requests = task.spec, task.spec.container.resources.requests
     since = task.status.queued_time or task.metadata.creation_timestamp
