@@ -180,14 +180,16 @@ class TaskRules:
         was_live = {attempt.number for attempt in before.attempts if attempt.live}
         ended = [a for a in after.attempts if not a.live and (a.number in was_live or a.number > before.attempt)]
         unseen = after.attempt - before.attempt > len(after.attempts)  # more attempts went by than are recorded
-        counting = [attempt for attempt in ended if _counts(attempt)]
+        counting = [attempt for attempt in ended if _counts(attempt, new)]
         if after.failures - before.failures > len(counting) and not unseen:
             told = ", ".join(f"{attempt.number} {attempt.reason}" for attempt in ended) or "none"
             self._log.add(
                 "I8", known.subject, at, f"failures went from {before.failures} to {after.failures}; attempts that ended: {told}"
             )
         gave_up = after.phase is Phase.FAILED and before.phase is not Phase.FAILED and bool(ended)
-        if gave_up and not _counts(ended[-1]) and _infrastructure(ended[-1]) and after.infrastructure_losses <= self._limit:
+        fails = bool(ended) and _wished(ended[-1], new) == "Fail"
+        bounded = bool(ended) and (_infrastructure(ended[-1]) or _wished(ended[-1], new) == "Ignore")
+        if gave_up and not fails and bounded and after.infrastructure_losses <= self._limit:
             self._log.add(
                 "I8", known.subject, at,
                 f"Failed by {ended[-1].reason} after {after.infrastructure_losses} losses, limit {self._limit}",
@@ -208,9 +210,18 @@ def _row(attempt: Attempt) -> Reason | None:
     return Reason(attempt.reason) if attempt.reason in set(Reason) else None
 
 
-def _counts(attempt: Attempt) -> bool:
+def _counts(attempt: Attempt, task: SwarmTask) -> bool:
     reason = _row(attempt)
-    return reason is not None and RULES[reason].counts
+    return reason is not None and RULES[reason].counts and _wished(attempt, task) != "Ignore"
+
+
+def _wished(attempt: Attempt, task: SwarmTask) -> str | None:
+    """What the person's failurePolicy says of the attempt; None: nothing. Exit codes alone say nothing of infrastructure."""
+    for rule in task.spec.failure_policy:
+        reason_fits = attempt.reason in rule.on_reasons if rule.on_reasons else not _infrastructure(attempt)
+        if reason_fits and (not rule.on_exit_codes or attempt.exit_code in rule.on_exit_codes):
+            return rule.action
+    return None
 
 
 def _infrastructure(attempt: Attempt) -> bool:

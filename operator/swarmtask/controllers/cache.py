@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pydantic import ValidationError
 
 from swarmtask.controllers.reading import explain, read_task, version_of
+from swarmtask.controllers.twins import Twins
 from swarmtask.kube import Object
 from swarmtask.lifecycle.members import is_recorded
 from swarmtask.lifecycle.reasons import RULES
@@ -23,6 +24,7 @@ from swarmtask.resources.kinds import SWARM_NODE, SWARM_QUEUE, SWARM_TASK, Kind
 from swarmtask.resources.node import SwarmNode
 from swarmtask.resources.queue import SwarmQueue
 from swarmtask.resources.task import Attempt, Phase, SwarmTask
+from swarmtask.scheduler.backlog import Backlog
 from swarmtask.scheduler.model import Amounts, PendingTask, QueueKey, TaskKey, TaskShape
 
 logger = logging.getLogger(__name__)
@@ -105,8 +107,10 @@ class Cache:
         """Tasks of which nothing can be decided: key -> UID."""
         self.phases: Counter[tuple[QueueKey, Phase]] = Counter()
         self.listeners: list[Callable[[Change], None]] = []
+        self.twins = Twins()
         self._assumed: dict[TaskKey, _Assumption] = {}
-        self._waiting: dict[TaskKey, PendingTask] = {}
+        self.backlog = Backlog()
+        """What waits before the scheduler; to be read only."""
         self._live: dict[TaskKey, Attempt] = {}
         self._requested: dict[str, Amounts] = {}
         self._tasks_on: Counter[str] = Counter()
@@ -253,6 +257,7 @@ class Cache:
         if assumed is not None and (entry is None or entry.holding is not None or entry.pending != assumed.pending):
             del self._assumed[key]
         self._account(key, before)
+        self.twins.put(key, entry.task if entry is not None and entry.invalid is None else None)
         return before != self._holding(key) or waited != self._pending(key)
 
     def _holding(self, key: TaskKey) -> Holding | None:
@@ -269,9 +274,9 @@ class Cache:
     def _account(self, key: TaskKey, before: Holding | None) -> None:
         pending = self._pending(key)
         if pending is not None:
-            self._waiting[key] = pending
+            self.backlog.put(pending)
         else:
-            self._waiting.pop(key, None)
+            self.backlog.drop(key)
         after = self._holding(key)
         if before == after:
             return
@@ -335,7 +340,7 @@ class Cache:
 
     def waiting(self) -> Iterable[PendingTask]:
         """Tasks before the scheduler: Queued, readable, not assumed, not being deleted."""
-        return self._waiting.values()
+        return self.backlog.tasks()
 
     def live(self) -> Iterator[tuple[TaskKey, Attempt]]:
         """Every live attempt."""

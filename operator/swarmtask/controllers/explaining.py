@@ -60,7 +60,7 @@ async def explain_stored(api: ObjectApi, key: TaskKey, now: float) -> ExplainedT
         cache.remove(SWARM_TASK, key)
     if pending is None:
         raise Invalid(f"SwarmTask {'/'.join(key)} is being deleted: nothing of it starts any more")
-    snapshot = take_snapshot(cache, lambda engine: True, now)
+    snapshot = take_snapshot(cache, lambda engine: True, now, whole=True)
     # The queue of a task that does not wait may have nothing else that waits.
     snapshot = replace(snapshot, queues={**snapshot.queues, pending.queue: queue_info(cache, pending.queue)})
     return ExplainedTask(task, entry.pending is not None, explain_task(snapshot, pending))
