@@ -136,7 +136,7 @@ def _tasks(tasks: Sequence[Object]) -> list[Text]:
     unfinished = [task for task in tasks if tables.value_at(task, ".status.phase") not in TERMINAL_PHASES]
     for task in [task for task in unfinished if _is_array(task)][:_WAITING_SHOWN]:
         name, words = task["metadata"]["name"], tables.value_at(task, ".status.message") or "not begun yet"
-        lines.append(Text(terminal.clean_line(f"  array {name}: {words}"), style="dim"))
+        lines.append(Text(f"  {terminal.clean_line(f'array {name}: {words}')}", style="dim"))
     stuck = [task for task in unfinished if not _is_array(task) and _waits(task)]
     for task in stuck[:_WAITING_SHOWN]:
         name = terminal.clean_line(str(task["metadata"]["name"]))
