@@ -124,7 +124,7 @@ class Executor:
             await self._look_for_twin(key, uid)
         for _ in range(MAX_CONFLICTS):
             entry = self._cache.tasks.get(key)
-            if entry is None or (uid and entry.task.metadata.uid != uid):
+            if entry is None or (uid and entry.task.metadata.uid != uid) or entry.task.is_array:
                 return
             if isinstance(event, Bound) and self._cache.assumed_node(key) != event.node:
                 return self._unbound()  # the task has changed since the cycle chose
@@ -219,7 +219,7 @@ class Executor:
 
     async def _perform(self, key: TaskKey) -> None:
         entry = self._cache.tasks.get(key)
-        if entry is None:
+        if entry is None or entry.task.is_array:
             return
         task, now = entry.task, self._clock.now()
         wake: WakeAt | None = None
