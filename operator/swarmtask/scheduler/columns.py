@@ -16,7 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from swarmtask.resources.fields import Strategy
-from swarmtask.scheduler.model import Amounts, NodeInfo, QueueKey, TaskShape
+from swarmtask.scheduler import gpus
+from swarmtask.scheduler.gpus import GpuCounts
+from swarmtask.scheduler.model import GpuWish, NodeInfo, QueueKey, Taint, TaskShape, Weights
 
 Mask = NDArray[np.bool_]
 Ints = NDArray[np.int64]
@@ -27,6 +29,7 @@ CPU, MEMORY, GPUS, SLOTS = range(4)
 DIMENSIONS = 4
 
 LIMIT = 2**62
+BALANCED_WEIGHTS: Weights = (40, 30, 20, 10)
 
 
 def _capped(amount: int, limit: int = LIMIT) -> int:
@@ -57,6 +60,7 @@ class TaskClass:
         amounts: what one task takes, int64[DIMENSIONS]; never above LIMIT.
         need: the same, by dimension, as arrays without dimensions: numpy computes with them in half the time that a Python number
             or a broadcast column takes, and a cycle does little else.
+        weights: of the strategy balanced; what they are for other strategies does not matter.
     """
 
     shape: TaskShape
@@ -64,14 +68,20 @@ class TaskClass:
     need: tuple[Ints, ...]
     strategy: Strategy
     share: NodeShare | None
+    weights: Weights = BALANCED_WEIGHTS
 
     @classmethod
-    def of(cls, shape: TaskShape, strategy: Strategy = "balanced", share: NodeShare | None = None) -> TaskClass:
+    def of(
+        cls,
+        shape: TaskShape,
+        strategy: Strategy = "balanced",
+        share: NodeShare | None = None,
+        weights: Weights = BALANCED_WEIGHTS,
+    ) -> TaskClass:
         request = shape.request
         amounts = (*map(_capped, (request.cpu_milli, request.memory_bytes, request.gpus)), 1)
-        return cls(
-            shape, np.array(amounts, dtype=np.int64), tuple(np.array(amount, dtype=np.int64) for amount in amounts), strategy, share
-        )
+        need = tuple(np.array(amount, dtype=np.int64) for amount in amounts)
+        return cls(shape, np.array(amounts, dtype=np.int64), need, strategy, share, weights)
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +96,8 @@ class NodeClass:
     labels: Mapping[str, str]
     capabilities: frozenset[str]
     engines: tuple[str, ...]
+    taints: tuple[Taint, ...] = ()
+    region: str = ""
 
 
 @dataclass(slots=True)
@@ -99,20 +111,32 @@ class Room:
         share_left: int64[number of shares, n], how many more tasks each queue with a share may start there.
         turns: float64[n], the place of each node in the order in which they were last given a task, 0 for those that never were;
             None where no class of tasks asks for it.
+        gpu_left: int64[wishes, n], how many GPUs that match a wish can be given away; `gpu_rows` has the row of each wish.
     """
 
     free: Ints
     per_unit: Floats
     tasks: Floats
     share_left: Ints
-    turns: Floats | None = None
+    turns: Floats | None
+    gpu_left: Ints
+    gpu_rows: Mapping[GpuWish, int]
 
     def take(self, nodes: Ints) -> Room:
         """The same for some nodes, copied."""
-        # Most clusters need neither shares nor turns, and even taking nothing costs a twentieth of a placement.
+        # Most clusters need no shares, turns or wishes for GPUs, and even taking nothing costs a twentieth of a placement.
         share_left = self.share_left.take(nodes, axis=1) if len(self.share_left) else self.share_left
         turns = None if self.turns is None else self.turns.take(nodes)
-        return Room(self.free.take(nodes, axis=1), self.per_unit.take(nodes, axis=1), self.tasks.take(nodes), share_left, turns)
+        gpu_left = self.gpu_left.take(nodes, axis=1) if self.gpu_rows else self.gpu_left
+        return Room(
+            self.free.take(nodes, axis=1),
+            self.per_unit.take(nodes, axis=1),
+            self.tasks.take(nodes),
+            share_left,
+            turns,
+            gpu_left,
+            self.gpu_rows,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,8 +145,11 @@ class Columns:
 
     Attributes:
         ready, cordoned: bool[N].
+        on_battery: bool[N].
+        latency_ms: float64[N], NaN where it is not known. cost_per_hour: float64[N].
         node_classes, class_of: the classes, and the index of each node's class, intp[N].
         allocatable: int64[DIMENSIONS, N].
+        gpus: single GPUs; changes as the cycle places tasks.
         room: what is left; changes as the cycle places tasks.
     """
 
@@ -130,9 +157,13 @@ class Columns:
     index: Mapping[str, int]
     ready: Mask
     cordoned: Mask
+    on_battery: Mask
+    latency_ms: Floats
+    cost_per_hour: Floats
     node_classes: tuple[NodeClass, ...]
     class_of: NDArray[np.intp]
     allocatable: Ints
+    gpus: GpuCounts
     room: Room
     _all: Mask = field(repr=False)
 
@@ -144,6 +175,7 @@ class Columns:
         shares: Sequence[NodeShare] = (),
         *,
         turns: bool = False,
+        gpu_wishes: Collection[GpuWish] = (),
     ) -> Columns:
         """Columns of `nodes`.
 
@@ -151,6 +183,7 @@ class Columns:
             label_keys: the labels that waiting tasks select on.
             shares: in the order of their rows.
             turns: whether a score asks who was last given a task.
+            gpu_wishes: of the waiting tasks that ask for GPUs; without one no single GPU can be given away.
         """
         ordered = sorted(nodes, key=lambda node: node.name)
         keys = sorted(label_keys)
@@ -159,31 +192,49 @@ class Columns:
         class_of = np.empty(len(ordered), dtype=np.intp)
         for number, node in enumerate(ordered):
             labels = {key: node.labels[key] for key in keys if key in node.labels}
-            identity = (tuple(labels.items()), node.capabilities, node.engines)
+            identity = (tuple(labels.items()), node.capabilities, node.engines, node.taints, node.region)
             found = classes.setdefault(identity, len(node_classes))
             if found == len(node_classes):
-                node_classes.append(NodeClass(labels, node.capabilities, node.engines))
+                node_classes.append(NodeClass(labels, node.capabilities, node.engines, node.taints, node.region))
             class_of[number] = found
         allocatable = _table(
-            [(*_amounts(node.allocatable), LIMIT if node.max_tasks is None else node.max_tasks) for node in ordered], LIMIT - 1
+            [
+                (
+                    node.allocatable.cpu_milli,
+                    node.allocatable.memory_bytes,
+                    gpus.offered(node),
+                    LIMIT if node.max_tasks is None else node.max_tasks,
+                )
+                for node in ordered
+            ],
+            LIMIT - 1,
         )
-        requested = _table([(*_amounts(node.requested), node.tasks) for node in ordered], LIMIT)
+        requested = _table(
+            [(node.requested.cpu_milli, node.requested.memory_bytes, gpus.held(node), node.tasks) for node in ordered], LIMIT
+        )
         per_unit = np.zeros(allocatable.shape)
         np.divide(1.0, allocatable, out=per_unit, where=allocatable > 0)
+        counts = GpuCounts.of(ordered, gpu_wishes)
         return cls(
             names=tuple(node.name for node in ordered),
             index={node.name: number for number, node in enumerate(ordered)},
             ready=np.array([node.ready for node in ordered], dtype=np.bool_),
             cordoned=np.array([node.unschedulable for node in ordered], dtype=np.bool_),
+            on_battery=np.array([node.on_battery for node in ordered], dtype=np.bool_),
+            latency_ms=np.array([node.latency_ms for node in ordered], dtype=np.float64),
+            cost_per_hour=np.array([node.cost_per_hour for node in ordered], dtype=np.float64),
             node_classes=tuple(node_classes),
             class_of=class_of,
             allocatable=allocatable,
+            gpus=counts,
             room=Room(
                 allocatable - requested,
                 per_unit,
                 requested[SLOTS].astype(np.float64),
                 _share_left(ordered, shares),
                 _turns(ordered) if turns else None,
+                counts.left,
+                counts.rows,
             ),
             _all=np.ones(len(ordered), dtype=np.bool_),
         )
@@ -199,27 +250,17 @@ class Columns:
         """Engines that reach a node, preferred first."""
         return self.node_classes[int(self.class_of[node])].engines
 
-    def last_resort(self, shape: TaskShape) -> Mask | None:
-        """The nodes that a task of this shape takes only when no other fits; None where there is no such node."""
-        avoided = [self.index[name] for name in shape.avoid if name in self.index]
-        if not avoided:
-            return None
-        mask = np.zeros(len(self), dtype=np.bool_)
-        mask[avoided] = True
-        return mask
-
-    def place(self, node: int, task_class: TaskClass) -> None:
-        """Take one task's room from a node. The caller has made sure that it fits."""
+    def place(self, node: int, task_class: TaskClass) -> tuple[int, ...]:
+        """Take one task's room from a node, and return the indices of the GPUs that it gets. The caller has made sure that it
+        fits."""
         self.room.free[:, node] -= task_class.amounts
         self.room.tasks[node] += 1
         if task_class.share is not None:
             self.room.share_left[task_class.share.row, node] -= 1
         if self.room.turns is not None:
             self.room.turns[node] = self.room.turns.max() + 1
-
-
-def _amounts(amounts: Amounts) -> tuple[int, int, int]:
-    return amounts.cpu_milli, amounts.memory_bytes, amounts.gpus
+        request = task_class.shape.request
+        return self.gpus.take(node, task_class.shape.gpu, request.gpus) if request.gpus > 0 else ()
 
 
 def _share_left(nodes: Sequence[NodeInfo], shares: Sequence[NodeShare]) -> Ints:

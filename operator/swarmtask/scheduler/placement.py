@@ -13,7 +13,8 @@ import numpy as np
 
 from swarmtask.scheduler.columns import Columns, Floats, Ints, Mask, Room, TaskClass
 from swarmtask.scheduler.filters import ROOM_FILTERS, STATIC_FILTERS, RoomFilter
-from swarmtask.scheduler.scores import LAST_RESORT, TOTALS
+from swarmtask.scheduler.preferences import factors
+from swarmtask.scheduler.scores import Total, total_of
 
 INFEASIBLE = np.array(-1.0)
 """Below every score. An array without dimensions: numpy takes it faster than a number."""
@@ -27,14 +28,17 @@ class _Evaluation:
 
     Attributes:
         allowed: bool[N], what static filters say; None when they let every node pass.
-        avoided: bool[N], nodes that are the last resort; None when there are none.
+        fixed: what static scores add to the total, float64[N] or one number; None where nothing.
+        factors: float64[N], by what the total is multiplied because of preferences; None where by 1.
         values: float64[N], total score where the class fits, else INFEASIBLE.
         seen: how many placements are accounted for.
     """
 
+    total: Total
     room_filters: tuple[RoomFilter, ...]
     allowed: Mask | None
-    avoided: Mask | None
+    fixed: Floats | None
+    factors: Floats | None
     values: Floats
     seen: int
 
@@ -63,11 +67,12 @@ class Placement:
         value = values.item(node)
         return None if value < 0.0 else (node, min(value, 1.0))
 
-    def place(self, node: int, task_class: TaskClass) -> None:
-        """Take the room of one task of the class, which `best` has just chosen the node for."""
-        self._columns.place(node, task_class)
+    def place(self, node: int, task_class: TaskClass) -> tuple[int, ...]:
+        """Take the room of one task of the class, which `best` has just chosen the node for, and return the indices of its GPUs."""
+        gpus = self._columns.place(node, task_class)
         self._changed[self._placed] = node
         self._placed += 1
+        return gpus
 
     def forget(self, task_class: TaskClass) -> None:
         """No task of the class comes up again."""
@@ -83,8 +88,13 @@ class Placement:
                 changed = np.unique(changed)
             room = self._columns.room.take(changed)
             allowed = None if evaluation.allowed is None else evaluation.allowed.take(changed)
-            avoided = None if evaluation.avoided is None else evaluation.avoided.take(changed)
-            evaluation.values[changed] = _values(task_class, room, allowed, avoided, evaluation.room_filters)
+            fixed = evaluation.fixed
+            if fixed is not None and fixed.ndim:
+                fixed = fixed.take(changed)
+            values = evaluation.total.values(room, task_class, fixed)
+            if evaluation.factors is not None:
+                values *= evaluation.factors.take(changed)
+            evaluation.values[changed] = _feasible(values, room, task_class, allowed, evaluation.room_filters)
             evaluation.seen = self._placed
         return evaluation.values
 
@@ -94,22 +104,24 @@ class Placement:
             if static_filter.enabled(task_class):
                 allowed &= static_filter.mask(self._columns, task_class)
         room_filters = tuple(room_filter for room_filter in ROOM_FILTERS if room_filter.enabled(task_class))
-        avoided = self._columns.last_resort(task_class.shape)
-        values = _values(task_class, self._columns.room, allowed, avoided, room_filters)
-        evaluation = _Evaluation(room_filters, None if allowed.all() else allowed, avoided, values, self._placed)
+        total = total_of(task_class.strategy, task_class.weights)
+        fixed, factor = total.fixed(self._columns, task_class), factors(self._columns, task_class)
+        values = total.values(self._columns.room, task_class, fixed)
+        if factor is not None:
+            values *= factor
+        values = _feasible(values, self._columns.room, task_class, allowed, room_filters)
+        kept = None if allowed.all() else allowed
+        evaluation = _Evaluation(total, room_filters, kept, fixed, factor, values, self._placed)
         if len(self._evaluations) >= self._keep:
             del self._evaluations[next(iter(self._evaluations))]
         self._evaluations[task_class] = evaluation
         return evaluation
 
 
-def _values(
-    task_class: TaskClass, room: Room, allowed: Mask | None, avoided: Mask | None, room_filters: tuple[RoomFilter, ...]
+def _feasible(
+    values: Floats, room: Room, task_class: TaskClass, allowed: Mask | None, room_filters: tuple[RoomFilter, ...]
 ) -> Floats:
-    """float64[n]: total score, or INFEASIBLE, for the n nodes of `room`."""
-    values = TOTALS[task_class.strategy].values(room, task_class)
-    if avoided is not None:
-        np.multiply(values, LAST_RESORT, out=values, where=avoided)
+    """`values`, changed in place: the total scores of the n nodes of `room`, INFEASIBLE where a filter refuses."""
     feasible = allowed
     for room_filter in room_filters:
         mask = room_filter.mask(room, task_class)
