@@ -96,7 +96,11 @@ ANY_NODE = st.builds(
 )  # fmt: skip
 
 
-@given(ANY_NODE, st.builds(shape, AMOUNTS, AMOUNTS, AMOUNTS), st.sampled_from(NAMES))
+ANY_SHAPE = st.builds(shape, AMOUNTS, AMOUNTS, st.sampled_from([0, 1, 64]))
+"""A SwarmTask asks for at most 64 GPUs."""
+
+
+@given(ANY_NODE, ANY_SHAPE, st.sampled_from(NAMES))
 def test_scores_are_shares_whatever_a_node_offers_and_holds(candidate: NodeInfo, wants: TaskShape, strategy: Strategy) -> None:
     (verdict,) = explain_task(snapshot([candidate], [], QueueInfo(DEFAULT, strategy=strategy)), task(wants=wants)).nodes
     assert 0.0 <= verdict.score <= 1.0
