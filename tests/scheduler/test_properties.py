@@ -107,13 +107,17 @@ def nodes(draw: st.DrawFn, name: str) -> NodeInfo:
     if gpus:
         # The count follows the list, some time later.
         allocatable = replace(allocatable, gpus=draw(st.sampled_from([len(gpus), len(gpus), len(gpus) + 1, len(gpus) - 1])))
+    facts = {"ready": True, "unschedulable": False, "engines": ("local", "swarm"), **draw(some_of(quirks))}
+    if gpus and "requested" not in facts:
+        # Attempts hold what is marked, and sometimes one more of which nobody knows which it is.
+        facts["requested"] = Amounts(gpus=sum(gpu.held for gpu in gpus) + draw(st.sampled_from([0, 0, 1])))
     return NodeInfo(
         name=name,
         allocatable=allocatable,
         tasks=draw(st.integers(0, 3)),
         turn=draw(st.integers(0, 4)),
         gpus=gpus,
-        **{"ready": True, "unschedulable": False, "engines": ("local", "swarm"), **draw(some_of(quirks))},
+        **facts,
     )
 
 

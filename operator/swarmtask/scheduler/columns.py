@@ -11,13 +11,14 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from swarmtask.resources.fields import Strategy
 from swarmtask.scheduler import gpus
-from swarmtask.scheduler.gpus import GpuCounts
+from swarmtask.scheduler.gpus import ANY_GPU, GpuCounts
 from swarmtask.scheduler.model import GpuWish, NodeInfo, QueueKey, Taint, TaskShape, Weights
 
 Mask = NDArray[np.bool_]
@@ -60,12 +61,15 @@ class TaskClass:
         amounts: what one task takes, int64[DIMENSIONS]; never above LIMIT.
         need: the same, by dimension, as arrays without dimensions: numpy computes with them in half the time that a Python number
             or a broadcast column takes, and a cycle does little else.
+        floors: by dimension, what must be free on a node that takes one; far below zero where nothing is asked for, because a node
+            that holds more than it offers still takes a task that asks for none of it.
         weights: of the strategy balanced; what they are for other strategies does not matter.
     """
 
     shape: TaskShape
     amounts: Ints
     need: tuple[Ints, ...]
+    floors: tuple[int, ...]
     strategy: Strategy
     share: NodeShare | None
     weights: Weights = BALANCED_WEIGHTS
@@ -80,8 +84,15 @@ class TaskClass:
     ) -> TaskClass:
         request = shape.request
         amounts = (*map(_capped, (request.cpu_milli, request.memory_bytes, request.gpus)), 1)
-        need = tuple(np.array(amount, dtype=np.int64) for amount in amounts)
-        return cls(shape, np.array(amounts, dtype=np.int64), need, strategy, share, weights)
+        return cls(
+            shape,
+            np.array(amounts, dtype=np.int64),
+            tuple(np.array(amount, dtype=np.int64) for amount in amounts),
+            tuple(amount if amount > 0 else -2 * LIMIT for amount in amounts),
+            strategy,
+            share,
+            weights,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +111,32 @@ class NodeClass:
     region: str = ""
 
 
+class Rows(Protocol):
+    """One array per dimension. For all nodes that is a table; for some of them, their entries, looked up row by row when asked for:
+    few tasks ask for every resource."""
+
+    def __getitem__(self, dimension: int, /) -> NDArray[Any]: ...
+
+    def __len__(self) -> int: ...
+
+
+class _SomeOf:
+    """The entries of some nodes, row by row, copied when asked for. (One-dimensional look-ups: in half the time that it takes to
+    take columns from a table.)"""
+
+    __slots__ = ("_nodes", "_table")
+
+    def __init__(self, table: Rows, nodes: Ints) -> None:
+        self._table, self._nodes = table, nodes
+
+    def __getitem__(self, dimension: int) -> NDArray[Any]:
+        entries: NDArray[Any] = self._table[dimension][self._nodes]
+        return entries
+
+    def __len__(self) -> int:
+        return len(self._table)
+
+
 @dataclass(slots=True)
 class Room:
     """What placements change, for all nodes or some of them. (Not frozen only because one is made for every placement.)
@@ -114,24 +151,24 @@ class Room:
         gpu_left: int64[wishes, n], how many GPUs that match a wish can be given away; `gpu_rows` has the row of each wish.
     """
 
-    free: Ints
-    per_unit: Floats
+    free: Rows
+    per_unit: Rows
     tasks: Floats
-    share_left: Ints
+    share_left: Rows
     turns: Floats | None
-    gpu_left: Ints
+    gpu_left: Rows
     gpu_rows: Mapping[GpuWish, int]
 
     def take(self, nodes: Ints) -> Room:
-        """The same for some nodes, copied."""
-        # Most clusters need no shares, turns or wishes for GPUs, and even taking nothing costs a twentieth of a placement.
-        share_left = self.share_left.take(nodes, axis=1) if len(self.share_left) else self.share_left
-        turns = None if self.turns is None else self.turns.take(nodes)
-        gpu_left = self.gpu_left.take(nodes, axis=1) if self.gpu_rows else self.gpu_left
+        """The same for some nodes; to be read before the next placement."""
+        # Most clusters need no shares, turns or wishes for GPUs.
+        share_left = _SomeOf(self.share_left, nodes) if self.share_left else self.share_left
+        turns = None if self.turns is None else self.turns[nodes]
+        gpu_left = _SomeOf(self.gpu_left, nodes) if self.gpu_rows else self.gpu_left
         return Room(
-            self.free.take(nodes, axis=1),
-            self.per_unit.take(nodes, axis=1),
-            self.tasks.take(nodes),
+            _SomeOf(self.free, nodes),
+            _SomeOf(self.per_unit, nodes),
+            self.tasks[nodes],
             share_left,
             turns,
             gpu_left,
@@ -151,6 +188,7 @@ class Columns:
         allocatable: int64[DIMENSIONS, N].
         gpus: single GPUs; changes as the cycle places tasks.
         room: what is left; changes as the cycle places tasks.
+        free, share_left: its tables, once more.
     """
 
     names: tuple[str, ...]
@@ -165,6 +203,8 @@ class Columns:
     allocatable: Ints
     gpus: GpuCounts
     room: Room
+    free: Ints = field(repr=False)
+    share_left: Ints = field(repr=False)
     _all: Mask = field(repr=False)
 
     @classmethod
@@ -214,6 +254,7 @@ class Columns:
         )
         per_unit = np.zeros(allocatable.shape)
         np.divide(1.0, allocatable, out=per_unit, where=allocatable > 0)
+        free, share_left = allocatable - requested, _share_left(ordered, shares)
         counts = GpuCounts.of(ordered, gpu_wishes)
         return cls(
             names=tuple(node.name for node in ordered),
@@ -228,14 +269,16 @@ class Columns:
             allocatable=allocatable,
             gpus=counts,
             room=Room(
-                allocatable - requested,
-                per_unit,
+                tuple(free),
+                tuple(per_unit),
                 requested[SLOTS].astype(np.float64),
-                _share_left(ordered, shares),
+                tuple(share_left),
                 _turns(ordered) if turns else None,
-                counts.left,
+                tuple(counts.left),
                 counts.rows,
             ),
+            free=free,
+            share_left=share_left,
             _all=np.ones(len(ordered), dtype=np.bool_),
         )
 
@@ -250,13 +293,24 @@ class Columns:
         """Engines that reach a node, preferred first."""
         return self.node_classes[int(self.class_of[node])].engines
 
+    def holds(self, node: int, task_class: TaskClass) -> bool:
+        """Whether one more task of the class finds its amounts on a node: what all of `filters.AMOUNT_FILTERS` say together."""
+        cpu, memory, free_gpus, slots = self.free[:, node].tolist()
+        floors = task_class.floors
+        if cpu < floors[CPU] or memory < floors[MEMORY] or free_gpus < floors[GPUS] or slots < floors[SLOTS]:
+            return False
+        shape = task_class.shape
+        if shape.request.gpus <= 0 or shape.gpu == ANY_GPU:
+            return True
+        return bool(self.gpus.left[self.gpus.rows[shape.gpu], node] >= floors[GPUS])
+
     def place(self, node: int, task_class: TaskClass) -> tuple[int, ...]:
         """Take one task's room from a node, and return the indices of the GPUs that it gets. The caller has made sure that it
         fits."""
-        self.room.free[:, node] -= task_class.amounts
+        self.free[:, node] -= task_class.amounts
         self.room.tasks[node] += 1
         if task_class.share is not None:
-            self.room.share_left[task_class.share.row, node] -= 1
+            self.share_left[task_class.share.row, node] -= 1
         if self.room.turns is not None:
             self.room.turns[node] = self.room.turns.max() + 1
         request = task_class.shape.request

@@ -393,7 +393,10 @@ FITS_CPU = Fits("cpu", CPU, "too little CPU", "most", format_cpu, format_cpu)
 STATIC_FILTERS: tuple[StaticFilter, ...] = (
     Ready(), Cordoned(), Engine(), NodeName(), NodeSelector(), Regions(), Taints(), Capabilities(), Cost(), Latency(), Battery(),
 )  # fmt: skip
-ROOM_FILTERS: tuple[RoomFilter, ...] = (MatchingGpus(), MaxTasks(), QueueShare(), FITS_MEMORY, FITS_CPU)
+MATCHING_GPUS, MAX_TASKS = MatchingGpus(), MaxTasks()
+ROOM_FILTERS: tuple[RoomFilter, ...] = (MATCHING_GPUS, MAX_TASKS, QueueShare(), FITS_MEMORY, FITS_CPU)
+AMOUNT_FILTERS: frozenset[RoomFilter] = frozenset({MATCHING_GPUS, MAX_TASKS, FITS_MEMORY, FITS_CPU})
+"""Those that only compare amounts; `Columns.holds` answers for all of them about one node."""
 
 
 def per_node_class(columns: Columns, accepts: Callable[[NodeClass], bool]) -> Mask:
