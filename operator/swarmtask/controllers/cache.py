@@ -10,10 +10,11 @@ from __future__ import annotations
 import logging
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from pydantic import ValidationError
 
+from swarmtask.controllers.learning import Learning, template_of
 from swarmtask.controllers.reading import explain, read_task, version_of
 from swarmtask.kube import Object
 from swarmtask.lifecycle.reasons import RULES
@@ -49,6 +50,7 @@ class TaskEntry:
         invalid: why its spec cannot be read, else None.
         pending: how it stands before the scheduler, where it waits.
         holding: what its live attempt holds.
+        template: what kind of work it is, as far as durations are concerned.
     """
 
     task: SwarmTask
@@ -56,6 +58,7 @@ class TaskEntry:
     invalid: str | None
     pending: PendingTask | None
     holding: Holding | None
+    template: str = ""
 
     @property
     def live(self) -> Attempt | None:
@@ -94,7 +97,8 @@ class _Assumption:
 
 
 class Cache:
-    """See the module. `listeners` are told of every change, after it is in place."""
+    """See the module. `listeners` are told of every change, after it is in place; `witnesses` of every task as it was and as it is
+    (None: it is not there), before them."""
 
     def __init__(self) -> None:
         self.tasks: dict[TaskKey, TaskEntry] = {}
@@ -104,6 +108,8 @@ class Cache:
         """Tasks of which nothing can be decided: key -> UID."""
         self.phases: Counter[tuple[QueueKey, Phase]] = Counter()
         self.listeners: list[Callable[[Change], None]] = []
+        self.witnesses: list[Callable[[TaskEntry | None, TaskEntry | None], None]] = []
+        self.learning = Learning()
         self._assumed: dict[TaskKey, _Assumption] = {}
         self._waiting: dict[TaskKey, PendingTask] = {}
         self._live: dict[TaskKey, Attempt] = {}
@@ -189,13 +195,14 @@ class Cache:
             self.unreadable[key] = obj["metadata"].get("uid", "")
             return self._put_task(key, None)
         self.unreadable.pop(key, None)
-        task = read.task
+        task, template = read.task, template_of(read.task)
         entry = TaskEntry(
             task,
             version,
             read.invalid,
-            pending=pending_task(task) if read.invalid is None else None,
+            pending=pending_task(task, duration_s=self.learning.typical_s(template)) if read.invalid is None else None,
             holding=holding_of(task),
+            template=template,
         )
         return self._put_task(key, entry)
 
@@ -243,7 +250,21 @@ class Cache:
         if assumed is not None and (entry is None or entry.holding is not None or entry.pending != assumed.pending):
             del self._assumed[key]
         self._account(key, before)
+        for other in self.learning.note(key, old, entry):
+            self._expect(other)
+        for witness in self.witnesses:
+            witness(old, entry)
         return before != self._holding(key) or waited != self._pending(key)
+
+    def _expect(self, key: TaskKey) -> None:
+        """How long a waiting task is expected to run has changed. Nothing that a cycle decides by: nobody is woken."""
+        entry = self.tasks[key]
+        if entry.pending is None:
+            return
+        pending = replace(entry.pending, duration_s=self.learning.typical_s(entry.template))
+        self.tasks[key] = replace(entry, pending=pending)
+        if key in self._waiting:
+            self._waiting[key] = pending
 
     def _holding(self, key: TaskKey) -> Holding | None:
         entry = self.tasks.get(key)
@@ -331,6 +352,13 @@ class Cache:
         """Every live attempt."""
         return iter(list(self._live.items()))
 
+    def holdings(self) -> Iterator[tuple[TaskKey, Holding]]:
+        """What every live attempt and every assumed task holds."""
+        for key in {**self._live, **self._assumed}:
+            holding = self._holding(key)
+            if holding is not None:
+                yield key, holding
+
     def requested(self, node: str) -> Amounts:
         """What live and assumed attempts hold on a node."""
         return self._requested.get(node, Amounts())
@@ -363,11 +391,12 @@ class Cache:
         return queue[1] == DEFAULT_QUEUE or queue in self.queues
 
 
-def pending_task(task: SwarmTask, queued_at: float | None = None) -> PendingTask | None:
+def pending_task(task: SwarmTask, queued_at: float | None = None, duration_s: float | None = None) -> PendingTask | None:
     """How a waiting task stands before the scheduler; None when it does not wait.
 
     Args:
         queued_at: instead of when it came to the queue, in seconds since the epoch.
+        duration_s: how long such tasks run; None while that is not known.
     """
     if task.status.phase is not Phase.QUEUED or task.metadata.deletion_timestamp is not None:
         return None
@@ -391,6 +420,7 @@ def pending_task(task: SwarmTask, queued_at: float | None = None) -> PendingTask
             strategy=spec.placement.strategy,
             avoid=frozenset(attempt.node for attempt in task.status.attempts if attempt.reason in _BETTER_ELSEWHERE),
         ),
+        duration_s=duration_s,
     )
 
 

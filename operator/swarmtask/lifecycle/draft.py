@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from swarmtask.lifecycle import conditions
 from swarmtask.lifecycle.deadlines import Policy, retry_at, retry_delay_s, whole
-from swarmtask.lifecycle.messages import Announcement, Observation, Reason, Transition
+from swarmtask.lifecycle.messages import Announcement, Observation, Reason, Transition, Unplaced
 from swarmtask.lifecycle.reasons import RULES, Action
 from swarmtask.resources.meta import set_condition
 from swarmtask.resources.task import (
@@ -112,15 +112,16 @@ class Draft:
         else:
             self.announce("Queued", f"waiting in queue {self.task.spec.queue}")
 
-    def place_in_queue(self, position: int, reason: str, message: str) -> None:
-        """Why it waits, in the scheduler's words."""
+    def place_in_queue(self, news: Unplaced) -> None:
+        """Why it waits and until when, in the scheduler's words."""
         status = self.status
-        if status.reason != reason:
-            self.announce("Waiting", message or reason)
-        status.queue_position, status.reason, status.message = max(1, position), reason, clip(message)
+        if status.reason != news.reason:
+            self.announce("Waiting", news.message or news.reason)
+        status.queue_position, status.reason, status.message = max(1, news.position), news.reason, clip(news.message)
+        status.estimated_start_time = None if news.estimated_start is None else whole(news.estimated_start)
         status.conditions = set_condition(
-            status.conditions, conditions.SCHEDULED, False, reason=reason, message=message, now=self.at,
-            observed_generation=self._generation(),
+            status.conditions, conditions.SCHEDULED, False, reason=news.reason,
+            message="; ".join(filter(None, (news.message, news.unknown))), now=self.at, observed_generation=self._generation(),
         )  # fmt: skip
 
     def bind(self, node: str, engine: str, engine_node_id: str) -> None:
@@ -134,6 +135,7 @@ class Draft:
         status.attempts = [*status.attempts, attempt][-MAX_ATTEMPT_RECORDS:]
         status.attempt, status.phase, status.node_name, status.engine = number, Phase.STARTING, node, engine
         status.queue_position, status.not_before, status.reason, status.message = None, None, None, None
+        status.estimated_start_time = None
         self.announce("Scheduled", f"bound to {node} (attempt {number}, engine {engine})")
 
     def _requested(self) -> Requested:
@@ -153,7 +155,7 @@ class Draft:
         """The terminal phase, left only by an explicit retry."""
         status = self.status
         status.phase, status.reason, status.message = phase, str(reason), clip(message)
-        status.queue_position, status.not_before = None, None
+        status.queue_position, status.not_before, status.estimated_start_time = None, None, None
         status.completion_time = self.at if status.start_time is None else max(self.at, status.start_time)
         if phase is Phase.SUCCEEDED:
             self.announce("Completed", message)
@@ -301,6 +303,7 @@ class Draft:
 
     def _leave_node(self) -> None:
         self.status.node_name, self.status.engine, self.status.queue_position = None, None, None
+        self.status.estimated_start_time = None
 
     def _describe_live(self) -> None:
         attempt, status = self.live, self.status
