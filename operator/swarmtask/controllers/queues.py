@@ -1,8 +1,8 @@
 """SwarmQueues: the counts in their status, and the queue `default` where there are tasks.
 
-Called by the operator as one loop. It counts from the cache's sums and from `figures`, writes a status only when it has changed, and
-at most once per `status_refresh_s`; where only time has passed, once in `FIGURES_S`, until nothing changes by time any more. It never
-starts or stops a task.
+Called by the operator as one loop. It counts from the cache's sums and from `figures`, writes a status only when it has changed,
+and at most once per `status_refresh_s`; where only time has passed, once in `FIGURES_S`, until nothing changes by time any more. It
+never starts or stops a task.
 """
 
 from __future__ import annotations

@@ -117,7 +117,7 @@ SWARM_QUEUE = Kind(
         Column("Age", ".metadata.creationTimestamp", "date", description="Since creation."),
         Column("Max-Per-Node", ".spec.maxRunningPerNode", "integer", 1, "Tasks bound to one node at the same time."),
         Column("Oldest", ".status.oldestQueuedTime", "date", 1, "Since when the oldest one waits."),
-        Column("Per-Minute", ".status.throughputPerMinute", "number", 1, "Tasks that finished, per minute over the last ten minutes."),
+        Column("Per-Minute", ".status.throughputPerMinute", "number", 1, "Tasks that finished per minute, of ten minutes."),
         Column("Wait-P50", ".status.waitSecondsP50", "integer", 1, "Half of those that started in the last hour waited no longer."),
         Column("Wait-P99", ".status.waitSecondsP99", "integer", 1, "99 of 100 that started in the last hour waited no longer."),
     ),
