@@ -22,13 +22,14 @@ from swarmtask.resources import units
 from swarmtask.resources.kinds import SWARM_NODE, SWARM_QUEUE, SWARM_TASK, Kind
 from swarmtask.resources.node import SwarmNode
 from swarmtask.resources.queue import SwarmQueue
-from swarmtask.resources.task import Attempt, Phase, SwarmTask
-from swarmtask.scheduler.model import Amounts, PendingTask, QueueKey, TaskKey, TaskShape
+from swarmtask.resources.task import Attempt, AttemptState, Phase, SwarmTask
+from swarmtask.scheduler.model import Amounts, PendingTask, QueueKey, RunningTask, TaskKey, TaskShape
 
 logger = logging.getLogger(__name__)
 
 DEFAULT_QUEUE = "default"
 TOMBSTONES = 10_000
+DURATIONS_AT_ONCE = 2_000
 _BETTER_ELSEWHERE = frozenset(reason.value for reason, rule in RULES.items() if rule.prefers_another_node)
 
 
@@ -110,6 +111,8 @@ class Cache:
         self.listeners: list[Callable[[Change], None]] = []
         self.witnesses: list[Callable[[TaskEntry | None, TaskEntry | None], None]] = []
         self.learning = Learning()
+        self._stale: OrderedDict[TaskKey, None] = OrderedDict()
+        self._running_tasks: dict[TaskKey, RunningTask] = {}
         self._assumed: dict[TaskKey, _Assumption] = {}
         self._waiting: dict[TaskKey, PendingTask] = {}
         self._live: dict[TaskKey, Attempt] = {}
@@ -250,21 +253,23 @@ class Cache:
         if assumed is not None and (entry is None or entry.holding is not None or entry.pending != assumed.pending):
             del self._assumed[key]
         self._account(key, before)
-        for other in self.learning.note(key, old, entry):
-            self._expect(other)
+        self._stale.update(dict.fromkeys(self.learning.note(key, old, entry)))
         for witness in self.witnesses:
             witness(old, entry)
         return before != self._holding(key) or waited != self._pending(key)
 
-    def _expect(self, key: TaskKey) -> None:
-        """How long a waiting task is expected to run has changed. Nothing that a cycle decides by: nobody is woken."""
-        entry = self.tasks[key]
-        if entry.pending is None:
-            return
-        pending = replace(entry.pending, duration_s=self.learning.typical_s(entry.template))
-        self.tasks[key] = replace(entry, pending=pending)
-        if key in self._waiting:
-            self._waiting[key] = pending
+    def refresh_durations(self, most: int = DURATIONS_AT_ONCE) -> None:
+        """Tell waiting tasks how long their kind is expected to run, where that has changed: the oldest `most` of those that have
+        not been told, because a lesson may concern a hundred thousand. Nobody is woken by it."""
+        for _ in range(min(most, len(self._stale))):
+            key, _ = self._stale.popitem(last=False)
+            entry = self.tasks.get(key)
+            if entry is None or entry.pending is None:
+                continue
+            pending = replace(entry.pending, duration_s=self.learning.typical_s(entry.template))
+            self.tasks[key] = replace(entry, pending=pending)
+            if key in self._waiting:
+                self._waiting[key] = pending
 
     def _holding(self, key: TaskKey) -> Holding | None:
         entry = self.tasks.get(key)
@@ -278,6 +283,7 @@ class Cache:
         return None if entry is None or key in self._assumed else entry.pending
 
     def _account(self, key: TaskKey, before: Holding | None) -> None:
+        self._running_tasks.pop(key, None)
         pending = self._pending(key)
         if pending is not None:
             self._waiting[key] = pending
@@ -352,12 +358,33 @@ class Cache:
         """Every live attempt."""
         return iter(list(self._live.items()))
 
-    def holdings(self) -> Iterator[tuple[TaskKey, Holding]]:
-        """What every live attempt and every assumed task holds."""
+    def running_tasks(self, now: float) -> list[RunningTask]:
+        """Everything that holds a place on a node, live or assumed, with its expected end. `now`: seconds since the epoch.
+
+        What has not changed is the same object as last time: a cycle must not make ten thousand of them anew. An expected end is
+        looked at again once it has passed.
+        """
+        known = self._running_tasks
         for key in {**self._live, **self._assumed}:
-            holding = self._holding(key)
-            if holding is not None:
-                yield key, holding
+            running = known.get(key)
+            if running is None or running.ends_at is None or running.ends_at <= now:
+                self._running_tasks[key] = self._running_task(key, running, now)
+        return list(known.values())
+
+    def _running_task(self, key: TaskKey, known: RunningTask | None, now: float) -> RunningTask:
+        entry = self.tasks[key]
+        if known is not None:
+            ends_at = self.learning.ends_at(entry.template, known.bound_at, now)
+            return known if ends_at == known.ends_at else replace(known, ends_at=ends_at)
+        live, holding = entry.live, self._holding(key)
+        assert holding is not None  # noqa: S101 - it is live or assumed
+        bound_at = now if live is None or live.bound_at is None else live.bound_at.timestamp()
+        ends_at = self.learning.ends_at(entry.template, bound_at, now)
+        return RunningTask(
+            key, entry.task.metadata.uid, holding.queue, entry.task.spec.effective_priority, holding.node,
+            0 if live is None else live.number, holding.amounts, bound_at, limits=holding.limits, ends_at=ends_at,
+            stopping=live is not None and live.state is AttemptState.STOPPING,
+        )  # fmt: skip
 
     def requested(self, node: str) -> Amounts:
         """What live and assumed attempts hold on a node."""

@@ -51,11 +51,10 @@ class Learning:
         """How long such tasks hold their place; None until one has succeeded."""
         return self._durations.typical_s(template)
 
-    def ends_at(self, entry: TaskEntry, now: float) -> float | None:
-        """When a task that is live or assumed is expected to end, in seconds since the epoch; None while that is not known."""
-        live = entry.live
-        bound_at = now if live is None or live.bound_at is None else live.bound_at.timestamp()
-        return self._durations.ends_at(entry.template, bound_at, now)
+    def ends_at(self, template: str, bound_at: float, now: float) -> float | None:
+        """When such a task that was placed at `bound_at` is expected to end, in seconds since the epoch; None while that is not
+        known."""
+        return self._durations.ends_at(template, bound_at, now)
 
     def note(self, key: TaskKey, old: TaskEntry | None, new: TaskEntry | None) -> Collection[TaskKey]:
         """A task was `old` and is `new`. Returns the waiting tasks whose duration is another one now."""

@@ -10,8 +10,7 @@ from collections.abc import Callable
 from swarmtask.controllers.cache import Cache
 from swarmtask.resources import units
 from swarmtask.resources.node import NodeEngine, NodePhase, SwarmNode
-from swarmtask.resources.task import AttemptState
-from swarmtask.scheduler.model import Amounts, LimitInfo, NodeInfo, QueueInfo, QueueKey, RunningTask, Snapshot
+from swarmtask.scheduler.model import Amounts, LimitInfo, NodeInfo, QueueInfo, QueueKey, Snapshot
 
 EngineReady = Callable[[NodeEngine], bool]
 """Does this engine offer this node for work right now?"""
@@ -19,35 +18,11 @@ EngineReady = Callable[[NodeEngine], bool]
 
 def take_snapshot(cache: Cache, engine_ready: EngineReady, now: float) -> Snapshot:
     """Everything that waits, the queues it waits in, and every node. `now`: seconds since the epoch."""
+    cache.refresh_durations()
     pending = list(cache.waiting())
     queues = {key: queue_info(cache, key) for key in {task.queue for task in pending}}
     nodes = [_node_info(cache, name, node, engine_ready) for name, node in cache.nodes.items()]
-    return Snapshot(now, nodes, pending, queues, running_tasks(cache, now) if pending else ())
-
-
-def running_tasks(cache: Cache, now: float) -> list[RunningTask]:
-    """Everything that holds a place on a node, live or assumed. Only asked for while something waits."""
-    running = []
-    for key, holding in cache.holdings():
-        entry = cache.tasks[key]
-        live = entry.live
-        bound_at = None if live is None else live.bound_at
-        running.append(
-            RunningTask(
-                key,
-                entry.task.metadata.uid,
-                holding.queue,
-                entry.task.spec.effective_priority,
-                holding.node,
-                0 if live is None else live.number,
-                holding.amounts,
-                now if bound_at is None else bound_at.timestamp(),
-                limits=holding.limits,
-                ends_at=cache.learning.ends_at(entry, now),
-                stopping=live is not None and live.state is AttemptState.STOPPING,
-            )
-        )
-    return running
+    return Snapshot(now, nodes, pending, queues, cache.running_tasks(now) if pending else ())
 
 
 def queue_info(cache: Cache, key: QueueKey) -> QueueInfo:

@@ -83,9 +83,9 @@ class Durations:
             return None
         self._templates.move_to_end(template)
         elapsed = max(0.0, now - began_at)
-        longer = known.sorted[bisect_right(known.sorted, elapsed) :]
-        if longer:
-            return began_at + median(longer)
+        shorter, all_ = bisect_right(known.sorted, elapsed), len(known.sorted)
+        if shorter < all_:  # the median of the rest
+            return began_at + (known.sorted[(shorter + all_ - 1) // 2] + known.sorted[(shorter + all_) // 2]) / 2
         if elapsed > OVERDUE_LIMIT * max(1.0, known.sorted[-1]):
             return None
         return began_at + OVERDUE_GROWTH * elapsed

@@ -17,7 +17,18 @@ from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 
 from swarmtask.scheduler.filters import STATIC_FILTERS
-from swarmtask.scheduler.model import Amounts, Binding, CycleResult, NodeInfo, QueueInfo, QueueKey, Refusal, Snapshot, TaskKey
+from swarmtask.scheduler.model import (
+    Amounts,
+    Binding,
+    CycleResult,
+    NodeInfo,
+    QueueInfo,
+    QueueKey,
+    Refusal,
+    RunningTask,
+    Snapshot,
+    TaskKey,
+)
 
 ESTIMATED = 1000
 """So many of the tasks that wait are looked at: who stands further back is told nothing anyway."""
@@ -65,10 +76,10 @@ def estimate_starts(snapshot: Snapshot, result: CycleResult, most: int = ESTIMAT
 
 @dataclass(frozen=True, slots=True)
 class _Hold:
-    """What comes back when a task ends."""
+    """What a task that starts takes, and gives back."""
 
     queue: QueueKey
-    room: Room
+    amounts: Amounts
     limits: tuple[tuple[str, int], ...]
 
 
@@ -84,9 +95,10 @@ class _Bounds:
     slots: dict[str, int]
 
     def lets(self, hold: _Hold) -> bool:
+        """Whether one more starts."""
         return self.left >= 1 and all(self.slots.get(name, slots) >= slots for name, slots in hold.limits)
 
-    def change(self, hold: _Hold, sign: int) -> None:
+    def change(self, hold: _Hold | RunningTask, sign: int) -> None:
         self.left += sign
         for name, slots in hold.limits:
             if name in self.slots:
@@ -98,6 +110,7 @@ class _Line:
     """Waiting tasks of one queue and shape, in their order; (rank, key, duration)."""
 
     hold: _Hold
+    room: Room
     tasks: list[tuple[int, TaskKey, float | None]] = field(default_factory=list)
     next: int = 0
 
@@ -111,15 +124,15 @@ class _Future:
         self._nodes = [node for node in snapshot.nodes if node.ready and not node.unschedulable]
         self._queues = snapshot.queues
         self._bounds = {key: _bounds(queue) for key, queue in snapshot.queues.items()}
-        self._ends: list[tuple[float, int, _Hold]] = []
+        self._ends: list[tuple[float, int, _Hold | RunningTask]] = []
         victims = {preemption.victim.key for preemption in result.preemptions}
         for running in snapshot.running:
             ends_at = self._now if running.stopping or running.key in victims else running.ends_at
             if ends_at is not None:
-                self._end_at(ends_at, _Hold(running.queue, _room(running.amounts), running.limits))
+                self._end_at(ends_at, running)
         for binding in result.bindings:
             task = binding.task
-            hold = _Hold(task.queue, _room(task.shape.request), task.shape.limits)
+            hold = _Hold(task.queue, task.shape.request, task.shape.limits)
             self._take_bounds(hold)
             if task.duration_s is not None:
                 self._end_at(self._now + task.duration_s, hold)
@@ -148,13 +161,13 @@ class _Future:
             if not self._lets(line.hold):
                 stay.append((rank, line))
                 continue
-            if not _fits(line.hold.room, self._room, first):
-                first = first or line.hold.room
+            if not _fits(line.room, self._room, first):
+                first = first or line.room
                 stay.append((rank, line))
                 continue
             _, key, duration_s = line.tasks[line.next]
             starts[key] = now
-            self._room = _add(self._room, line.hold.room, -1)
+            self._room = _add(self._room, line.room, -1)
             self._take_bounds(line.hold)
             if duration_s is not None:
                 heapq.heappush(self._ends, (now + duration_s, len(starts), line.hold))
@@ -172,8 +185,8 @@ class _Future:
             task = refusal.task
             identity = (task.queue, task.shape)
             if identity not in lines:
-                hold = _Hold(task.queue, _room(task.shape.request), task.shape.limits)
-                lines[identity] = _Line(hold) if self._hopeful(refusal) else None
+                hold = _Hold(task.queue, task.shape.request, task.shape.limits)
+                lines[identity] = _Line(hold, _room(hold.amounts)) if self._hopeful(refusal) else None
             line = lines[identity]
             if line is None:
                 self._hopeless.add(task.key)
@@ -208,11 +221,11 @@ class _Future:
     def _bounds_of(self, queue: QueueKey) -> _Bounds:
         return self._bounds.setdefault(queue, _Bounds(math.inf, {}))
 
-    def _give_back(self, hold: _Hold) -> None:
-        self._room = _add(self._room, hold.room, 1)
+    def _give_back(self, hold: _Hold | RunningTask) -> None:
+        self._room = _add(self._room, _room(hold.amounts), 1)
         self._bounds_of(hold.queue).change(hold, 1)
 
-    def _end_at(self, moment: float, hold: _Hold) -> None:
+    def _end_at(self, moment: float, hold: _Hold | RunningTask) -> None:
         self._ends.append((max(moment, self._now), -len(self._ends), hold))
 
 
