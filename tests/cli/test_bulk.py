@@ -156,3 +156,17 @@ def test_somebody_at_a_terminal_is_asked_before_several(
     assert swarmtask("retry", "failed").exit_code == 0
     assert asked == [12, 2]
     assert len(marked(kube, ANNOTATION_CANCEL)) == 12
+
+
+def test_the_runs_of_an_array_are_left_to_the_array(swarmtask: Swarmtask, kube: FakeKube) -> None:
+    array = add_task(kube, "array", "Failed")
+    owner = {
+        "apiVersion": "swarmtask.io/v1alpha1", "kind": "SwarmTask", "name": "array", "uid": array["metadata"]["uid"],
+        "controller": True,
+    }  # fmt: skip
+    add_task(kube, "array-7", "Failed")
+    kube.edit(SWARM_TASK, "array-7", "default", {"metadata": {"ownerReferences": [owner]}})
+    assert swarmtask("retry", "--all-dead").stdout == "swarmtask.swarmtask.io/array retry requested\n"
+    refused = swarmtask("retry", "array-7")
+    assert refused.exit_code == 6
+    assert "`swarmtask retry array` runs again what failed" in refused.stderr

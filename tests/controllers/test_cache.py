@@ -9,7 +9,7 @@ from typing import Any
 from swarmtask.controllers.cache import Cache, Change
 from swarmtask.kube import Object
 from swarmtask.resources.kinds import SWARM_NODE, SWARM_QUEUE, SWARM_TASK
-from swarmtask.scheduler.model import Amounts
+from swarmtask.scheduler.model import Amounts, RunningTask
 
 GIB = 2**30
 
@@ -271,14 +271,19 @@ def test_what_runs_is_listed_with_its_expected_end_and_is_the_same_object_until_
     cache.apply(SWARM_TASK, task("waits", 2))
     (pending,) = cache.waiting()
     assert cache.assume(pending, "n2")
-    running, assumed = cache.running_tasks(100.0)
+
+    def seen(now: float) -> list[RunningTask]:
+        return cache.with_ends(cache.running_tasks(now), now)
+
+    running, assumed = seen(100.0)
     assert (running.node, running.attempt, running.ends_at) == ("n1", 1, None)
     assert (assumed.node, assumed.attempt, assumed.bound_at) == ("n2", 0, 100.0)
     cache.apply(SWARM_TASK, succeeded("done", 3))
-    known = cache.running_tasks(110.0)
+    known = seen(110.0)
     assert [one.ends_at for one in known] == [130.0, 130.0], "a start that is not recorded counts as now, once"
-    assert [one is other for one, other in zip(known, cache.running_tasks(120.0), strict=True)] == [True, True]
+    assert [one is other for one, other in zip(known, seen(120.0), strict=True)] == [True, True]
+    assert [one.ends_at for one in seen(140.0)] == [144.0, 144.0], "overdue: a tenth more of what it has taken"
     cache.drop_assumption(pending.key)
-    assert [one.key[1] for one in cache.running_tasks(120.0)] == ["a"]
+    assert [one.key[1] for one in seen(140.0)] == ["a"]
     cache.remove(SWARM_TASK, KEY, 9)
-    assert cache.running_tasks(120.0) == []
+    assert seen(140.0) == []

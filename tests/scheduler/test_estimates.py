@@ -157,7 +157,12 @@ def test_what_is_being_stopped_or_preempted_gives_its_room_back_now() -> None:
 
 def test_only_the_first_are_looked_at() -> None:
     frozen = replace(snapshot([node(cpu=1000, requested=Amounts(1000))], waiting(9)), running=(running("r", ends_at=10),))
-    assert len(estimate_starts(frozen, run_cycle(frozen), most=3).starts) == 3
+    result = run_cycle(frozen)
+    estimates = estimate_starts(frozen, result, most=3)
+    assert len(estimates.starts) == 3
+    assert [estimates.why_unknown(refusal) for refusal in result.refusals[2:4]] == [
+        "", "estimated start unknown: too many tasks wait before it",
+    ]  # fmt: skip
 
 
 def test_a_cluster_without_nodes_and_one_without_waiting_tasks() -> None:

@@ -35,14 +35,14 @@ class Choice:
     Attributes:
         everything: match without a selector.
         queue: only those of this queue; empty means any.
-        phases: of a choice that is not by name, only those are acted on; the others are left out without a word.
+        fits: of a choice that is not by name, only those are acted on; the others are left out without a word.
     """
 
     names: Sequence[str]
     selector: str
     everything: bool
     queue: str
-    phases: frozenset[Phase]
+    fits: Callable[[Object], bool]
 
     def check(self, everything: str) -> None:
         """Raises typer.BadParameter when it names nothing, or both. `everything`: the option that means all."""
@@ -117,7 +117,7 @@ async def _matching(session: Session, choice: Choice) -> list[Object]:
     found = list((await session.api.list(SWARM_TASK, session.namespace, label_selector=choice.selector)).items)
     if choice.queue:
         found = [task for task in found if value_at(task, ".spec.queue") == choice.queue]
-    fit = [task for task in found if phase_of(task) in choice.phases]
+    fit = [task for task in found if choice.fits(task)]
     if not fit:
         terminal.say(f"{len(found)} tasks match, none of them can be acted on." if found else "No task matches.")
     return fit

@@ -296,5 +296,7 @@ class _Drain:
 
 def _bound_from(task: Object) -> str:
     """The queue that the live attempt was started from."""
-    attempts = value_at(task, ".status.attempts") or [{}]
+    attempts = value_at(task, ".status.attempts")
+    if not attempts:
+        return ""  # an array: its runs are tasks of their own
     return str(value_at(attempts[-1], ".requested.queue") or value_at(task, ".spec.queue") or "")

@@ -131,6 +131,7 @@ def _tasks(tasks: Sequence[Object], now: datetime) -> list[Text]:
     summary.rstrip()
     lines.append(summary)
     stuck = [task for task in tasks if tables.value_at(task, ".status.phase") not in TERMINAL_PHASES and _waits(task)]
+    stuck.sort(key=lambda task: (tables.value_at(task, ".status.queuePosition") or float("inf"), task["metadata"]["name"]))
     for task in stuck[:_WAITING_SHOWN]:
         name = terminal.clean_line(str(task["metadata"]["name"]))
         estimated = tables.value_at(task, ".status.estimatedStartTime")

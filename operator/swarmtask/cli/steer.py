@@ -14,6 +14,7 @@ from swarmtask.cli.options import ClientDataDir, Context, Kubeconfig, Namespace,
 from swarmtask.cli.session import Session, Target
 from swarmtask.errors import Invalid
 from swarmtask.kube import Object
+from swarmtask.resources.kinds import SWARM_TASK
 from swarmtask.resources.task import ANNOTATION_CANCEL, ANNOTATION_RETRY, TERMINAL_PHASES, Phase
 
 Names = Annotated[list[str] | None, typer.Argument(metavar="TASK", show_default=False)]
@@ -47,7 +48,7 @@ async def cancel(
 
     One that waits ends at once. A running container gets SIGTERM, and SIGKILL after its grace period.
     """
-    choice = Choice(names or (), selector, all_, queue, UNFINISHED)
+    choice = Choice(names or (), selector, all_, queue, lambda task: phase_of(task) in UNFINISHED)
     choice.check("--all")
 
     async def step(session: Session, task: Object) -> str:
@@ -76,13 +77,17 @@ async def retry(
 ) -> None:
     """Give tasks that ended otherwise than Succeeded a new budget of attempts.
 
-    With --all-dead, only those that Failed; --selector and --queue choose among them.
+    With --all-dead, only those that Failed; --selector and --queue choose among them. The runs of an array are retried with it.
     """
-    choice = Choice(names or (), selector, all_dead, queue, frozenset({Phase.FAILED}) if all_dead else RETRIABLE)
+    phases = frozenset({Phase.FAILED}) if all_dead else RETRIABLE
+    choice = Choice(names or (), selector, all_dead, queue, lambda task: phase_of(task) in phases and _array_of(task) is None)
     choice.check("--all-dead")
 
     async def step(session: Session, task: Object) -> str:
         phase, name = phase_of(task), task["metadata"]["name"]
+        array = _array_of(task)
+        if array is not None:
+            raise Invalid(f"{name} is a run of the array {array}: `swarmtask retry {array}` runs again what failed")
         if phase is Phase.SUCCEEDED:
             raise Invalid(f"{name} has succeeded: to run it again, apply it under another name")
         if phase not in TERMINAL_PHASES:
@@ -100,6 +105,12 @@ async def request_cancel(session: Session, task: Object, reason: str = "", *, dr
     # Unlike every earlier text: after a retry the operator ignores the cancel that it has acted on already.
     moment = session.clock.now().astimezone(UTC).isoformat(timespec="milliseconds")
     await annotate(session, task, {ANNOTATION_CANCEL: f"{reason or f'by {_who()}'} at {moment}"}, dry_run=dry_run)
+
+
+def _array_of(task: Object) -> str | None:
+    """The array whose run this is."""
+    owners = task["metadata"].get("ownerReferences") or ()
+    return next((owner["name"] for owner in owners if owner.get("controller") and owner.get("kind") == SWARM_TASK.kind), None)
 
 
 def _who() -> str:

@@ -113,6 +113,8 @@ class Cache:
         self.learning = Learning()
         self._stale: OrderedDict[TaskKey, None] = OrderedDict()
         self._running_tasks: dict[TaskKey, RunningTask] = {}
+        self._ends: dict[TaskKey, tuple[RunningTask, RunningTask]] = {}
+        """What runs as it was last asked for, without and with its expected end."""
         self._assumed: dict[TaskKey, _Assumption] = {}
         self._waiting: dict[TaskKey, PendingTask] = {}
         self._live: dict[TaskKey, Attempt] = {}
@@ -359,32 +361,38 @@ class Cache:
         return iter(list(self._live.items()))
 
     def running_tasks(self, now: float) -> list[RunningTask]:
-        """Everything that holds a place on a node, live or assumed, with its expected end. `now`: seconds since the epoch.
+        """Every live attempt, and every assumed one as if it had been placed `now` (seconds since the epoch)."""
+        known = self._running_tasks
+        for key in {**self._live, **self._assumed}:
+            if key not in known:
+                known[key] = self._running_task(key, now)
+        return list(known.values())
+
+    def _running_task(self, key: TaskKey, now: float) -> RunningTask:
+        entry, holding = self.tasks[key], self._holding(key)
+        assert holding is not None  # noqa: S101 - it is live or assumed
+        live = entry.live
+        return RunningTask(
+            key, entry.task.metadata.uid, holding.queue, entry.task.spec.effective_priority, holding.node,
+            0 if live is None else live.number, holding.amounts,
+            now if live is None or live.bound_at is None else live.bound_at.timestamp(), limits=holding.limits,
+            stopping=live is not None and live.state is AttemptState.STOPPING,
+        )  # fmt: skip
+
+    def with_ends(self, running: Iterable[RunningTask], now: float) -> list[RunningTask]:
+        """The same, with their expected ends as far as they are known.
 
         What has not changed is the same object as last time: a cycle must not make ten thousand of them anew. An expected end is
         looked at again once it has passed.
         """
-        known = self._running_tasks
-        for key in {**self._live, **self._assumed}:
-            running = known.get(key)
-            if running is None or running.ends_at is None or running.ends_at <= now:
-                self._running_tasks[key] = self._running_task(key, running, now)
-        return list(known.values())
-
-    def _running_task(self, key: TaskKey, known: RunningTask | None, now: float) -> RunningTask:
-        entry = self.tasks[key]
-        if known is not None:
-            ends_at = self.learning.ends_at(entry.template, known.bound_at, now)
-            return known if ends_at == known.ends_at else replace(known, ends_at=ends_at)
-        live, holding = entry.live, self._holding(key)
-        assert holding is not None  # noqa: S101 - it is live or assumed
-        bound_at = now if live is None or live.bound_at is None else live.bound_at.timestamp()
-        ends_at = self.learning.ends_at(entry.template, bound_at, now)
-        return RunningTask(
-            key, entry.task.metadata.uid, holding.queue, entry.task.spec.effective_priority, holding.node,
-            0 if live is None else live.number, holding.amounts, bound_at, limits=holding.limits, ends_at=ends_at,
-            stopping=live is not None and live.state is AttemptState.STOPPING,
-        )  # fmt: skip
+        before, self._ends = self._ends, {}
+        for one in running:
+            given, known = before.get(one.key, (None, one))
+            if given is not one or known.ends_at is None or known.ends_at <= now:
+                ends_at = self.learning.ends_at(self.tasks[one.key].template, one.bound_at, now)
+                known = one if ends_at is None else replace(one, ends_at=ends_at)
+            self._ends[one.key] = (one, known)
+        return [known for _, known in self._ends.values()]
 
     def requested(self, node: str) -> Amounts:
         """What live and assumed attempts hold on a node."""

@@ -22,7 +22,7 @@ def take_snapshot(cache: Cache, engine_ready: EngineReady, now: float) -> Snapsh
     pending = list(cache.waiting())
     queues = {key: queue_info(cache, key) for key in {task.queue for task in pending}}
     nodes = [_node_info(cache, name, node, engine_ready) for name, node in cache.nodes.items()]
-    return Snapshot(now, nodes, pending, queues, cache.running_tasks(now) if pending else ())
+    return Snapshot(now, nodes, pending, queues, cache.with_ends(cache.running_tasks(now), now) if pending else ())
 
 
 def queue_info(cache: Cache, key: QueueKey) -> QueueInfo:

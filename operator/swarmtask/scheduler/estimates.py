@@ -48,11 +48,13 @@ class Estimates:
 
     Attributes:
         starts: when they may start, in seconds since the epoch, never before the snapshot's `now`. Only those that are known.
+        looked_at: all that the simulation was told of.
         hopeless: those that do not start by waiting: somebody has to change a node, a queue or the task. Their refusal says so.
     """
 
     starts: Mapping[TaskKey, float] = field(default_factory=dict)
     hopeless: Set[TaskKey] = frozenset()
+    looked_at: Set[TaskKey] = frozenset()
 
     def why_unknown(self, refusal: Refusal) -> str:
         """For a person: why there is no estimate. Empty where there is one, and where waiting does not help."""
@@ -61,6 +63,8 @@ class Estimates:
             return ""
         if refusal.task.duration_s is None:
             return "estimated start unknown: no task like this has finished yet"
+        if key not in self.looked_at:
+            return "estimated start unknown: too many tasks wait before it"
         return "estimated start unknown: it is not known how long the tasks before it take"
 
 
@@ -148,7 +152,7 @@ class _Future:
             while self._ends and self._ends[0][0] <= now:
                 self._give_back(heapq.heappop(self._ends)[2])
             steps += self._start_what_may(now, heads, starts)
-        return Estimates(starts, self._hopeless)
+        return Estimates(starts, self._hopeless, {refusal.task.key for refusal in refusals})
 
     def _start_what_may(self, now: float, heads: list[tuple[int, _Line]], starts: dict[TaskKey, float]) -> int:
         """At one moment, in the order of ranks. Returns how many heads were looked at."""
