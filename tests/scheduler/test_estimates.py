@@ -196,3 +196,20 @@ def test_estimates_lie_ahead_end_and_keep_the_order_within_a_line(
         by_shape.setdefault(one.shape, []).append(starts.get(one.key[1], float("inf")))
     assert all(moments == sorted(moments) for moments in by_shape.values())
     assert estimate([node(cpu=8000, memory=8 << 30, gpus=2)], live, pending, queue)[0] == starts
+
+
+@settings(max_examples=100)
+@given(
+    ends=st.lists(st.integers(0, 300), min_size=1, max_size=6),
+    durations_s=st.lists(st.integers(0, 300), min_size=1, max_size=20),
+)
+def test_equal_tasks_on_a_full_cluster_start_as_a_plain_list_schedule_has_it(ends: list[int], durations_s: list[int]) -> None:
+    runs = [running(f"r{number}", ends_at=float(end), node=f"n{number % 2}") for number, end in enumerate(ends)]
+    pending = [task(f"t{n:02}", ONE, at=float(n), duration_s=float(duration_s)) for n, duration_s in enumerate(durations_s)]
+    nodes = [node(name, cpu=1000 * sum(run.node == name for run in runs)) for name in ("n0", "n1")]
+    starts, _, _ = estimate(nodes, runs, pending)
+    free_at = sorted(map(float, ends))
+    for one in pending:
+        start = free_at.pop(0)
+        assert starts[one.key[1]] == start
+        free_at = sorted([*free_at, start + (one.duration_s or 0.0)])
