@@ -72,7 +72,7 @@ class Figures:
 
     def note(self, old: TaskEntry | None, new: TaskEntry | None) -> None:
         """A task was `old` and is `new`."""
-        if new is None:
+        if new is None or new.task.is_array:  # its runs are counted
             return
         same = old is not None and old.task.metadata.uid == new.task.metadata.uid
         before, after = old.task.status if old is not None and same else TaskStatus(), new.task.status

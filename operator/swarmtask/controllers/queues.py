@@ -59,7 +59,7 @@ class Queues:
         for namespace in {key[0] for key in self._cache.tasks}:
             if (namespace, DEFAULT_QUEUE) not in self._cache.queues:
                 again |= not await self._create_default(namespace)
-        oldest = self._oldest()
+        oldest = self._cache.backlog.oldest()
         self._due = None
         self._written = {key: written for key, written in self._written.items() if key in self._cache.queues}
         for key, queue in list(self._cache.queues.items()):
@@ -81,12 +81,6 @@ class Queues:
 
     def _look_again(self, moment: float) -> None:
         self._due = moment if self._due is None else min(self._due, moment)
-
-    def _oldest(self) -> dict[QueueKey, float]:
-        oldest: dict[QueueKey, float] = {}
-        for task in self._cache.waiting():
-            oldest[task.queue] = min(task.queued_at, oldest.get(task.queue, task.queued_at))
-        return oldest
 
     def _counted(self, key: QueueKey, queue: SwarmQueue, oldest: float | None) -> QueueStatus:
         """The status with what can be counted now; the figures are as they were."""

@@ -84,6 +84,7 @@ SWARM_TASK = Kind(
         Column("Started", ".status.startTime", "date", 1, "Since the first start."),
         Column("Finished", ".status.completionTime", "date", 1, "Since the end."),
         Column("Estimated-Start", ".status.estimatedStartTime", priority=1, description="When it may start, while it waits."),
+        Column("Done", ".status.array.progress", priority=1, description="Runs of an array that have ended, of all."),
     ),
 )  # fmt: skip
 SWARM_NODE = Kind(
