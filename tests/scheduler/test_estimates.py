@@ -110,13 +110,23 @@ def test_a_large_one_waits_until_enough_has_ended_and_is_not_passed_by_those_it_
 
 def test_who_waits_for_a_gpu_holds_back_nobody_who_needs_none() -> None:
     runs = [running("training", shape(cpu=1000, gpus=1), ends_at=3600), running("r", ends_at=10)]
-    pending = [task("gpu", shape(cpu=1000, gpus=1), at=0.0, duration_s=5), *(replace(one, queued_at=1.0) for one in waiting(2))]
+    gpu = task("gpu", shape(cpu=1000, gpus=1), at=0.0, duration_s=5)
+    pending = [gpu, *(replace(one, queued_at=1.0) for one in waiting(2, duration_s=7200))]
     starts, _, _ = estimate([node(cpu=2000, gpus=1)], runs, pending)
     assert starts["gpu"] == 3600
-    assert starts["t0"] > 10, "the core that the first one needs besides is kept for it"
+    assert starts["t0"] >= 3600, "the core that the first one needs besides is kept for it"
     runs = [*runs, running("s", ends_at=10)]
     starts, _, _ = estimate([node(cpu=3000, gpus=1)], runs, pending)
     assert starts["t0"] == 10
+
+
+def test_one_that_has_ended_by_then_passes_a_large_one_without_delaying_it() -> None:
+    runs = [running("short", ends_at=10), running("long", shape(cpu=3000), ends_at=100)]
+    large = task("large", shape(cpu=4000), at=0.0, duration_s=5)
+    for duration_s, passes in ((90, True), (91, False), (None, False)):
+        small = task("small", ONE, at=1.0, duration_s=duration_s)
+        starts, _, _ = estimate([node(cpu=4000)], runs, [large, small])
+        assert starts == {"large": 100, "small": 10 if passes else 105}
 
 
 def test_what_is_left_counts_with_what_ends() -> None:

@@ -6,15 +6,17 @@ at them. The model, and what it leaves out, is in docs/scheduler.md:
 - What runs ends when its template says so; what is not known to end never does. So a start that depends on it stays unknown.
 - What ends gives back what it held, its place in its queue and its slots; the nodes' borders do not matter after that.
 - After each end, tasks start in the order of the cycle where their queue and its limits let them and the room is enough. The first
-  one that waits for room is not passed by any that takes what it is short of.
+  one that waits for room is not passed by any that takes what it is short of, unless that one has ended by the time it can start.
 """
 
 from __future__ import annotations
 
 import heapq
 import math
+from bisect import insort
 from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
+from itertools import islice
 
 from swarmtask.scheduler.filters import STATIC_FILTERS
 from swarmtask.scheduler.model import (
@@ -32,6 +34,8 @@ from swarmtask.scheduler.model import (
 
 ESTIMATED = 1000
 """So many of the tasks that wait are looked at: who stands further back is told nothing anyway."""
+ENDS = 256
+"""So many ends are looked at to say when there will be room for one task."""
 STEPS = 50_000
 """The simulation gives up after so many looks at a line's head: it runs beside every cycle. What has no start by then has none."""
 
@@ -87,6 +91,10 @@ class _Hold:
     limits: tuple[tuple[str, int], ...]
 
 
+_End = tuple[float, _Hold | RunningTask]
+"""When it ends, and what comes back then."""
+
+
 @dataclass(slots=True)
 class _Bounds:
     """What a queue still lets through.
@@ -128,7 +136,7 @@ class _Future:
         self._nodes = [node for node in snapshot.nodes if node.ready and not node.unschedulable]
         self._queues = snapshot.queues
         self._bounds = {key: _bounds(queue) for key, queue in snapshot.queues.items()}
-        self._ends: list[tuple[float, int, _Hold | RunningTask]] = []
+        self._ends: list[_End] = []
         victims = {preemption.victim.key for preemption in result.preemptions}
         for running in snapshot.running:
             ends_at = self._now if running.stopping or running.key in victims else running.ends_at
@@ -140,17 +148,19 @@ class _Future:
             self._take_bounds(hold)
             if task.duration_s is not None:
                 self._end_at(self._now + task.duration_s, hold)
-        heapq.heapify(self._ends)
+        self._ends.sort(key=_moment)
+        self._past = 0
         self._room = _largest_rest(self._nodes, result.bindings)
 
     def play(self, refusals: Sequence[Refusal]) -> Estimates:
         starts: dict[TaskKey, float] = {}
         heads = self._lines(refusals)
         steps = 0
-        while heads and self._ends and steps < STEPS:
-            now = self._ends[0][0]
-            while self._ends and self._ends[0][0] <= now:
-                self._give_back(heapq.heappop(self._ends)[2])
+        while heads and self._past < len(self._ends) and steps < STEPS:
+            now = self._ends[self._past][0]
+            while self._past < len(self._ends) and self._ends[self._past][0] <= now:
+                self._give_back(self._ends[self._past][1])
+                self._past += 1
             steps += self._start_what_may(now, heads, starts)
         return Estimates(starts, self._hopeless, {refusal.task.key for refusal in refusals})
 
@@ -158,6 +168,7 @@ class _Future:
         """At one moment, in the order of ranks. Returns how many heads were looked at."""
         stay: list[tuple[int, _Line]] = []
         first: Room | None = None  # what the first one needs that waits for room
+        shadow = now  # and when it gets that
         looked = 0
         while heads:
             rank, line = heapq.heappop(heads)
@@ -165,22 +176,37 @@ class _Future:
             if not self._lets(line.hold):
                 stay.append((rank, line))
                 continue
-            if not _fits(line.room, self._room, first):
-                first = first or line.room
-                stay.append((rank, line))
-                continue
             _, key, duration_s = line.tasks[line.next]
+            if not _fits(line.room, self._room, first):
+                passes = first is not None and duration_s is not None and now + duration_s <= shadow
+                if not (passes and _fits(line.room, self._room, None)):
+                    if first is None:
+                        first, (shadow, seen) = line.room, self._enough(line.room)
+                        looked += seen
+                    stay.append((rank, line))
+                    continue
             starts[key] = now
             self._room = _add(self._room, line.room, -1)
             self._take_bounds(line.hold)
             if duration_s is not None:
-                heapq.heappush(self._ends, (now + duration_s, len(starts), line.hold))
+                insort(self._ends, (now + duration_s, line.hold), lo=self._past, key=_moment)
             line.next += 1
             if line.next < len(line.tasks):
                 heapq.heappush(heads, (line.tasks[line.next][0], line))
         heads.extend(stay)
         heapq.heapify(heads)
         return looked
+
+    def _enough(self, need: Room) -> tuple[float, int]:
+        """When there is room for that, if nothing else starts, and how many ends were looked at. Never, where what is known to end
+        does not give enough."""
+        room = self._room
+        for seen, (moment, hold) in enumerate(islice(self._ends, self._past, self._past + ENDS), 1):
+            room = _add(room, _room(hold.amounts), 1)
+            if _fits(need, room, None):
+                return moment, seen
+        left = len(self._ends) - self._past - ENDS
+        return (math.inf if left <= 0 else self._ends[self._past + ENDS][0]), ENDS
 
     def _lines(self, refusals: Sequence[Refusal]) -> list[tuple[int, _Line]]:
         """A heap of (rank of the head, line). Tasks that can never start as things are have no line, and hold nobody back."""
@@ -230,7 +256,11 @@ class _Future:
         self._bounds_of(hold.queue).change(hold, 1)
 
     def _end_at(self, moment: float, hold: _Hold | RunningTask) -> None:
-        self._ends.append((max(moment, self._now), -len(self._ends), hold))
+        self._ends.append((max(moment, self._now), hold))
+
+
+def _moment(end: _End) -> float:
+    return end[0]
 
 
 def _bounds(queue: QueueInfo) -> _Bounds:
