@@ -62,7 +62,8 @@ class Sums:
 
     def __str__(self) -> str:
         lines = [
-            f"{self.virtual_s / 3600:.1f} virtual hours, {self.commits} writes, {self.operators - self.done} restarts of the operator",
+            f"{self.virtual_s / 3600:.1f} virtual hours, {self.commits} writes, "
+            f"{self.operators - self.done} restarts of the operator",
             "faults: " + ", ".join(f"{kind} {self.faults[kind]}" for kind in KINDS),
             f"killed at {len(self.died_at)} of {len(crashpoints.POINTS)} crash points: "
             + ", ".join(f"{point} {self.died_at[point]}" for point in crashpoints.POINTS),
