@@ -10,10 +10,11 @@ from __future__ import annotations
 import logging
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from pydantic import ValidationError
 
+from swarmtask.controllers.learning import Learning, template_of
 from swarmtask.controllers.reading import explain, read_task, version_of
 from swarmtask.controllers.twins import Twins
 from swarmtask.kube import Object
@@ -25,14 +26,15 @@ from swarmtask.resources.kinds import SWARM_NODE, SWARM_QUEUE, SWARM_TASK, Kind
 from swarmtask.resources.node import SwarmNode
 from swarmtask.resources.placement import dollars
 from swarmtask.resources.queue import SwarmQueue
-from swarmtask.resources.task import Attempt, Phase, SwarmTask
+from swarmtask.resources.task import Attempt, AttemptState, Phase, SwarmTask
 from swarmtask.scheduler.backlog import Backlog
-from swarmtask.scheduler.model import Amounts, GpuWish, PendingTask, QueueKey, TaskKey, TaskShape, Toleration
+from swarmtask.scheduler.model import Amounts, GpuWish, PendingTask, QueueKey, RunningTask, TaskKey, TaskShape, Toleration
 
 logger = logging.getLogger(__name__)
 
 DEFAULT_QUEUE = "default"
 TOMBSTONES = 10_000
+DURATIONS_AT_ONCE = 2_000
 _BETTER_ELSEWHERE = frozenset(reason.value for reason, rule in RULES.items() if rule.prefers_another_node)
 
 
@@ -56,6 +58,7 @@ class TaskEntry:
         invalid: why its spec cannot be read, else None.
         pending: how it stands before the scheduler, where it waits.
         holding: what its live attempt holds.
+        template: what kind of work it is, as far as durations are concerned.
     """
 
     task: SwarmTask
@@ -63,6 +66,7 @@ class TaskEntry:
     invalid: str | None
     pending: PendingTask | None
     holding: Holding | None
+    template: str = ""
 
     @property
     def live(self) -> Attempt | None:
@@ -101,7 +105,8 @@ class _Assumption:
 
 
 class Cache:
-    """See the module. `listeners` are told of every change, after it is in place."""
+    """See the module. `listeners` are told of every change, after it is in place; `witnesses` of every task as it was and as it is
+    (None: it is not there), before them."""
 
     def __init__(self) -> None:
         self.tasks: dict[TaskKey, TaskEntry] = {}
@@ -111,6 +116,12 @@ class Cache:
         """Tasks of which nothing can be decided: key -> UID."""
         self.phases: Counter[tuple[QueueKey, Phase]] = Counter()
         self.listeners: list[Callable[[Change], None]] = []
+        self.witnesses: list[Callable[[TaskEntry | None, TaskEntry | None], None]] = []
+        self.learning = Learning()
+        self._stale: OrderedDict[TaskKey, None] = OrderedDict()
+        self._running_tasks: dict[TaskKey, RunningTask] = {}
+        self._ends: dict[TaskKey, tuple[RunningTask, RunningTask]] = {}
+        """What runs as it was last asked for, without and with its expected end."""
         self.twins = Twins()
         self._assumed: dict[TaskKey, _Assumption] = {}
         self.backlog = Backlog()
@@ -199,13 +210,16 @@ class Cache:
             self.unreadable[key] = obj["metadata"].get("uid", "")
             return self._put_task(key, None)
         self.unreadable.pop(key, None)
-        task = read.task
+        task, template = read.task, template_of(read.task)
         entry = TaskEntry(
             task,
             version,
             read.invalid,
-            pending=pending_task(task) if read.invalid is None and not self._superfluous(task) else None,
+            pending=None
+            if read.invalid is not None or self._superfluous(task)
+            else pending_task(task, duration_s=self.learning.typical_s(template)),
             holding=holding_of(task),
+            template=template,
         )
         return self._put_task(key, entry)
 
@@ -263,7 +277,23 @@ class Cache:
             del self._assumed[key]
         self._account(key, before)
         self.twins.put(key, entry.task if entry is not None and entry.invalid is None else None)
+        self._stale.update(dict.fromkeys(self.learning.note(key, old, entry)))
+        for witness in self.witnesses:
+            witness(old, entry)
         return before != self._holding(key) or waited != self._pending(key)
+
+    def refresh_durations(self, most: int = DURATIONS_AT_ONCE) -> None:
+        """Tell waiting tasks how long their kind is expected to run, where that has changed: the oldest `most` of those that have
+        not been told, because a lesson may concern a hundred thousand. Nobody is woken by it."""
+        for _ in range(min(most, len(self._stale))):
+            key, _ = self._stale.popitem(last=False)
+            entry = self.tasks.get(key)
+            if entry is None or entry.pending is None:
+                continue
+            pending = replace(entry.pending, duration_s=self.learning.typical_s(entry.template))
+            self.tasks[key] = replace(entry, pending=pending)
+            if key in self.backlog:
+                self.backlog.put(pending)
 
     def _holding(self, key: TaskKey) -> Holding | None:
         entry = self.tasks.get(key)
@@ -277,6 +307,7 @@ class Cache:
         return None if entry is None or key in self._assumed else entry.pending
 
     def _account(self, key: TaskKey, before: Holding | None) -> None:
+        self._running_tasks.pop(key, None)
         pending = self._pending(key)
         if pending is not None:
             self.backlog.put(pending)
@@ -363,6 +394,40 @@ class Cache:
         """Every live attempt."""
         return iter(list(self._live.items()))
 
+    def running_tasks(self, now: float) -> list[RunningTask]:
+        """Every live attempt, and every assumed one as if it had been placed `now` (seconds since the epoch)."""
+        known = self._running_tasks
+        for key in {**self._live, **self._assumed}:
+            if key not in known:
+                known[key] = self._running_task(key, now)
+        return list(known.values())
+
+    def _running_task(self, key: TaskKey, now: float) -> RunningTask:
+        entry, holding = self.tasks[key], self._holding(key)
+        assert holding is not None  # noqa: S101 - it is live or assumed
+        live = entry.live
+        return RunningTask(
+            key, entry.task.metadata.uid, holding.queue, entry.task.spec.effective_priority, holding.node,
+            0 if live is None else live.number, holding.amounts,
+            now if live is None or live.bound_at is None else live.bound_at.timestamp(), gpus=holding.gpus, limits=holding.limits,
+            stopping=live is not None and live.state is AttemptState.STOPPING,
+        )  # fmt: skip
+
+    def with_ends(self, running: Iterable[RunningTask], now: float) -> list[RunningTask]:
+        """The same, with their expected ends as far as they are known.
+
+        What has not changed is the same object as last time: a cycle must not make ten thousand of them anew. An expected end is
+        looked at again once it has passed.
+        """
+        before, self._ends = self._ends, {}
+        for one in running:
+            given, known = before.get(one.key, (None, one))
+            if given is not one or known.ends_at is None or known.ends_at <= now:
+                ends_at = self.learning.ends_at(self.tasks[one.key].template, one.bound_at, now)
+                known = one if ends_at is None else replace(one, ends_at=ends_at)
+            self._ends[one.key] = (one, known)
+        return [known for _, known in self._ends.values()]
+
     def requested(self, node: str) -> Amounts:
         """What live and assumed attempts hold on a node."""
         return self._requested.get(node, Amounts())
@@ -399,11 +464,12 @@ class Cache:
         return queue[1] == DEFAULT_QUEUE or queue in self.queues
 
 
-def pending_task(task: SwarmTask, queued_at: float | None = None) -> PendingTask | None:
+def pending_task(task: SwarmTask, queued_at: float | None = None, duration_s: float | None = None) -> PendingTask | None:
     """How a waiting task stands before the scheduler; None when it does not wait.
 
     Args:
         queued_at: instead of when it came to the queue, in seconds since the epoch.
+        duration_s: how long such tasks run; None while that is not known.
     """
     if task.status.phase is not Phase.QUEUED or task.metadata.deletion_timestamp is not None or task.is_array:
         return None
@@ -434,6 +500,7 @@ def pending_task(task: SwarmTask, queued_at: float | None = None) -> PendingTask
             max_cost_per_hour=None if placement.max_cost_per_hour is None else float(dollars(placement.max_cost_per_hour)),
             on_battery=placement.on_battery,
         ),
+        duration_s=duration_s,
     )
 
 

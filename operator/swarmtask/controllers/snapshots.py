@@ -27,11 +27,13 @@ def take_snapshot(cache: Cache, engine_ready: EngineReady, now: float, *, whole:
         now: seconds since the epoch.
         whole: everything that waits, without a cut; otherwise of many tasks that are alike only those that may start.
     """
+    cache.refresh_durations()
     nodes = [_node_info(cache, name, node, engine_ready) for name, node in cache.nodes.items()]
     cut = None if whole else cache.backlog.cut(*_left(nodes))
     pending = list(cache.waiting()) if cut is None else cut.tasks
     queues = {key: queue_info(cache, key) for key in {task.queue for task in pending}}
-    return Snapshot(now, nodes, pending, queues, cut=cut)
+    running = cache.with_ends(cache.running_tasks(now), now) if pending else ()
+    return Snapshot(now, nodes, pending, queues, running, cut=cut)
 
 
 def _left(nodes: list[NodeInfo]) -> tuple[Amounts, int | None]:
