@@ -36,14 +36,14 @@ def broken(world: World) -> Iterator[str]:
 
 
 def _dead_letters(births: dict[str, Birth], tasks: dict[str, SwarmTask]) -> Iterator[str]:
-    planned = {name for name, birth in births.items() if _dies(birth)}
+    planned = {name for name, birth in births.items() if doomed(birth)}
     for name, task in sorted(tasks.items()):
         dead = task.status.phase is Phase.FAILED
         if dead != (name in planned):
             yield f"{name} is {task.status.phase.value} ({task.status.reason}), planned as a dead letter: {name in planned}"
 
 
-def _dies(birth: Birth) -> bool:
+def doomed(birth: Birth) -> bool:
     """Its program fails more often than the task may."""
     last_for_ever = _fails(birth.outcomes[-1])
     failures = len(list(takewhile(_fails, birth.outcomes)))
