@@ -16,12 +16,34 @@ EngineReady = Callable[[NodeEngine], bool]
 """Does this engine offer this node for work right now?"""
 
 
-def take_snapshot(cache: Cache, engine_ready: EngineReady, now: float) -> Snapshot:
-    """Everything that waits, the queues it waits in, and every node. `now`: seconds since the epoch."""
-    pending = list(cache.waiting())
-    queues = {key: queue_info(cache, key) for key in {task.queue for task in pending}}
+def take_snapshot(cache: Cache, engine_ready: EngineReady, now: float, *, whole: bool = False) -> Snapshot:
+    """What waits, the queues it waits in, and every node.
+
+    Args:
+        now: seconds since the epoch.
+        whole: everything that waits, without a cut; otherwise of many tasks that are alike only those that may start.
+    """
     nodes = [_node_info(cache, name, node, engine_ready) for name, node in cache.nodes.items()]
-    return Snapshot(now, nodes, pending, queues)
+    cut = None if whole else cache.backlog.cut(*_left(nodes))
+    pending = list(cache.waiting()) if cut is None else cut.tasks
+    queues = {key: queue_info(cache, key) for key in {task.queue for task in pending}}
+    return Snapshot(now, nodes, pending, queues, cut=cut)
+
+
+def _left(nodes: list[NodeInfo]) -> tuple[Amounts, int | None]:
+    """What all nodes have left together, and how many more tasks they may run; None where one of them has no bound."""
+    free = [node.allocatable - node.requested for node in nodes]
+    left = Amounts(
+        sum(max(0, amounts.cpu_milli) for amounts in free),
+        sum(max(0, amounts.memory_bytes) for amounts in free),
+        sum(max(0, amounts.gpus) for amounts in free),
+    )
+    slots = 0
+    for node in nodes:
+        if node.max_tasks is None:
+            return left, None
+        slots += max(0, node.max_tasks - node.tasks)
+    return left, slots
 
 
 def queue_info(cache: Cache, key: QueueKey) -> QueueInfo:

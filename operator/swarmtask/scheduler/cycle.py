@@ -80,7 +80,7 @@ class Cycle:
         if line.gate.closed:
             return Park(line, line.gate.standstill())
         task_class = line.task_class
-        spent = line.gate.spent(task_class.shape)
+        spent = line.gate.spent(task_class.shape) if task_class.shape.limits else None
         if spent is not None:
             return Park(line, spent)
         unfit = self._unfit.get(task_class)
