@@ -199,7 +199,7 @@ def deletes_a_run_before_it_is_recorded() -> Iterator[None]:
     original = arrays.outstanding
 
     def outstanding(task: Any, members: Any, *rest: Any) -> Any:
-        ended = tuple(DeleteMember(member) for member in members if member.ended and not member.deleting)
+        ended = tuple(DeleteMember(member) for member in members.values() if member.ended and not member.deleting)
         return (*ended, *original(task, members, *rest))
 
     with patch.object(arrays, "outstanding", outstanding):

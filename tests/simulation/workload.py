@@ -52,7 +52,7 @@ class Duration(_Part):
 
 
 class Group(_Part):
-    """Tasks of one sort. Of `cpu`, `memory`, `priority`, `queue`, `limits` and `dedupe` (its key) each task gets one of the values."""
+    """Tasks of one sort. Of each list (`cpu` to `dedupe`, which gives the dedupeKey) each task gets one of the values."""
 
     count: Annotated[int, Field(ge=1)]
     from_s: float = 0.0
