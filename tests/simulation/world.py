@@ -332,7 +332,7 @@ class World:
 
     def tasks(self) -> list[SwarmTask]:
         """Every stored task, by name."""
-        return [self._read(obj) for obj in self.kube.all(SWARM_TASK)]
+        return [self._read(obj) for obj in self.kube.view(SWARM_TASK)]
 
     def _read(self, obj: Object) -> SwarmTask:
         """Each version is read once; nobody here changes what was read."""
