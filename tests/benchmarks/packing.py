@@ -98,7 +98,9 @@ def makespan(effort: Effort) -> list[Figure]:
             found.append(Replay(cluster, pending, durations, {QUEUE: queue}).run().makespan_s / least)
     sizes = f"{tasks:,} tasks, {nodes} nodes, {min(filled):.0f} tasks per slot"
     figures = [
-        Figure("B3", f"makespan / lower bound ({sizes})", "x", Spread.of(ours["balanced"]), Goal("<=", 1.10), {"seeds": effort.seeds}),
+        Figure(
+            "B3", f"makespan / lower bound ({sizes})", "x", Spread.of(ours["balanced"]), Goal("<=", 1.10), {"seeds": effort.seeds}
+        ),
         Figure(
             "B3",
             "makespan of first in, first out + spread / ours",
