@@ -109,6 +109,7 @@ class Cache:
         self.backlog = Backlog()
         """What waits before the scheduler; to be read only."""
         self._live: dict[TaskKey, Attempt] = {}
+        self._deleting: dict[TaskKey, None] = {}
         self._requested: dict[str, Amounts] = {}
         self._tasks_on: Counter[str] = Counter()
         self._running: Counter[QueueKey] = Counter()
@@ -234,8 +235,13 @@ class Cache:
         if entry is None:
             self.tasks.pop(key, None)
             self._live.pop(key, None)
+            self._deleting.pop(key, None)
         else:
             self.tasks[key] = entry
+            if entry.task.metadata.deletion_timestamp is not None:
+                self._deleting[key] = None
+            else:
+                self._deleting.pop(key, None)
             self.phases[(entry.queue, entry.task.status.phase)] += 1
             if entry.live is not None:
                 self._live[key] = entry.live
@@ -332,6 +338,10 @@ class Cache:
     def live(self) -> Iterator[tuple[TaskKey, Attempt]]:
         """Every live attempt."""
         return iter(list(self._live.items()))
+
+    def deleting(self) -> list[TaskKey]:
+        """Tasks whose deletion somebody has asked for."""
+        return list(self._deleting)
 
     def requested(self, node: str) -> Amounts:
         """What live and assumed attempts hold on a node."""

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field, replace
 from swarmtask.scheduler.model import Amounts, CycleResult, PendingTask, QueueKey, Refusal, TaskKey
 from swarmtask.scheduler.ordering import order_key
 
-WHOLE = 1000
+WHOLE = 250
 """So many tasks that come first are always looked at, whatever fits; a backlog that is no longer is never cut."""
 MOST = 50_000
 """More tasks that come first are not looked at in one cycle: the next one goes on."""
