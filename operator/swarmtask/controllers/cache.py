@@ -127,6 +127,7 @@ class Cache:
         self.backlog = Backlog()
         """What waits before the scheduler; to be read only."""
         self._live: dict[TaskKey, Attempt] = {}
+        self._deleting: dict[TaskKey, None] = {}
         self._requested: dict[str, Amounts] = {}
         self._tasks_on: Counter[str] = Counter()
         self._running: Counter[QueueKey] = Counter()
@@ -264,8 +265,13 @@ class Cache:
         if entry is None:
             self.tasks.pop(key, None)
             self._live.pop(key, None)
+            self._deleting.pop(key, None)
         else:
             self.tasks[key] = entry
+            if entry.task.metadata.deletion_timestamp is not None:
+                self._deleting[key] = None
+            else:
+                self._deleting.pop(key, None)
             if not entry.task.is_array:  # its runs are counted
                 self.phases[(entry.queue, entry.task.status.phase)] += 1
             if entry.live is not None:
@@ -427,6 +433,10 @@ class Cache:
                 known = one if ends_at is None else replace(one, ends_at=ends_at)
             self._ends[one.key] = (one, known)
         return [known for _, known in self._ends.values()]
+
+    def deleting(self) -> list[TaskKey]:
+        """Tasks whose deletion somebody has asked for."""
+        return list(self._deleting)
 
     def requested(self, node: str) -> Amounts:
         """What live and assumed attempts hold on a node."""
