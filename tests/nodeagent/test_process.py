@@ -14,7 +14,7 @@ import pytest
 from swarmtask.errors import NotFound
 from swarmtask.kube import KubeClient, Object
 from swarmtask.nodeagent.link import LEASE_NAMESPACE
-from swarmtask.resources.kinds import LEASE, NAMESPACE, SWARM_NODE
+from swarmtask.resources.kinds import LEASE, SWARM_NODE
 from tests.kube.real import real_api_server
 
 HEAVY = ("pydantic", "rich", "typer", "httpx2", "lightkube", "docker", "numpy", "structlog", "swarmtask.kube", "swarmtask.settings")
@@ -37,7 +37,6 @@ async def _until_told(client: KubeClient) -> tuple[Object, Object]:
 @pytest.mark.parametrize("who", [("--node", "desk"), ("--engine-node", "swarm/n1")])
 async def test_it_reports_until_it_is_stopped(tmp_path: Path, who: tuple[str, str]) -> None:
     async with real_api_server(tmp_path) as kubeconfig, KubeClient.from_kubeconfig(kubeconfig) as client:
-        await client.create(NAMESPACE, {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": LEASE_NAMESPACE}})
         await client.create(SWARM_NODE, {"apiVersion": SWARM_NODE.api_version, "kind": "SwarmNode", "metadata": {"name": "desk"}})
         engines = {"engines": [{"name": "swarm", "id": "n1"}]}
         await client.patch(SWARM_NODE, "desk", {"status": engines}, subresource="status")

@@ -26,8 +26,8 @@ import yaml
 from swarmtask.errors import BY_REASON, BadRequest, ConfigurationError, NotFound, ServiceUnavailable, SwarmTaskError
 
 FIELD_MANAGER = "swarmtask-node-agent"
-LEASE_NAMESPACE = "swarmtask-nodes"
-"""Where the Leases of all nodes are, one per node, named as the node."""
+LEASE_NAMESPACE = "kube-node-lease"
+"""Where the Leases of all nodes are, one per node, named as the node; as Kubernetes' own nodes do it."""
 
 _NODES = "/apis/swarmtask.io/v1alpha1/swarmnodes"
 _LEASES = f"/apis/coordination.k8s.io/v1/namespaces/{LEASE_NAMESPACE}/leases"

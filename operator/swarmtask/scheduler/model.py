@@ -8,10 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from swarmtask.resources.fields import OptionalStrategy, Strategy
 from swarmtask.resources.placement import OnBattery
+
+if TYPE_CHECKING:
+    from swarmtask.scheduler.backlog import Cut
 
 TaskKey = tuple[str, str]
 """(namespace, name)."""
@@ -164,7 +167,8 @@ class PendingTask:
         queue: (namespace, queue name).
         queued_at: seconds since the epoch; older first among equal priorities, then `uid`.
         front_at: when a person moved it to the front of its queue, in seconds since the epoch; None: nobody did.
-        duration_s: how long such tasks run, as far as that has been learned; None while it is not known.
+        duration_s: how long such tasks run, as far as that has been learned; None while it is not known. Learning more does not
+            make it another task.
     """
 
     key: TaskKey
@@ -174,7 +178,7 @@ class PendingTask:
     queued_at: float
     shape: TaskShape
     front_at: float | None = None
-    duration_s: float | None = None
+    duration_s: float | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,13 +251,15 @@ class QueueInfo:
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """Everything one cycle sees, frozen. `now` is in seconds since the epoch. `running` may be empty where nothing needs it."""
+    """Everything one cycle sees, frozen. `now` is in seconds since the epoch. `running` may be empty where nothing needs it. `cut`
+    is given where `pending` is only the part of all that waits that the cycle has to look at."""
 
     now: float
     nodes: Sequence[NodeInfo]
     pending: Sequence[PendingTask]
     queues: Mapping[QueueKey, QueueInfo]
     running: Sequence[RunningTask] = ()
+    cut: Cut | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -297,8 +303,13 @@ class Preemption:
 @dataclass(frozen=True, slots=True)
 class CycleResult:
     """What one cycle decided. Every pending task is in exactly one of the first two; who preempts is among the refusals, and starts
-    in a later cycle, when its victims have ended."""
+    in a later cycle, when its victims have ended.
+
+    Attributes:
+        complete: False where only the first bindings are told (`backlog.Cut.settle`), and another cycle has to go on at once.
+    """
 
     bindings: Sequence[Binding]
     refusals: Sequence[Refusal]
     preemptions: Sequence[Preemption] = ()
+    complete: bool = True
