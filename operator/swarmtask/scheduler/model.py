@@ -164,7 +164,8 @@ class PendingTask:
         queue: (namespace, queue name).
         queued_at: seconds since the epoch; older first among equal priorities, then `uid`.
         front_at: when a person moved it to the front of its queue, in seconds since the epoch; None: nobody did.
-        duration_s: how long such tasks run, as far as that has been learned; None while it is not known.
+        duration_s: how long such tasks run, as far as that has been learned; None while it is not known. Learning more does not
+            make it another task.
     """
 
     key: TaskKey
@@ -174,7 +175,7 @@ class PendingTask:
     queued_at: float
     shape: TaskShape
     front_at: float | None = None
-    duration_s: float | None = None
+    duration_s: float | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,6 +189,8 @@ class RunningTask:
         bound_at: when it was placed, in seconds since the epoch.
         ends_at: when it is expected to end; None while that is not known.
         stopping: it is being stopped already: its room will come back by itself.
+        makes_room_for: the task that it was preempted for, as far as this process remembers; only while it is being stopped.
+        queued_at: since when it would count as waiting if it were queued again now; None: from now on.
     """
 
     key: TaskKey
@@ -202,6 +205,8 @@ class RunningTask:
     limits: tuple[tuple[str, int], ...] = ()
     ends_at: float | None = None
     stopping: bool = False
+    makes_room_for: TaskKey | None = None
+    queued_at: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -273,7 +278,7 @@ class Refusal:
 
     Attributes:
         position: 1-based place in its queue, in the order in which tasks would start.
-        reason: CamelCase for the condition: NoNodeFits, QueueStopped, QueueFull, LimitReached, Preempting.
+        reason: CamelCase for the condition: NoNodeFits, QueueStopped, QueueFull, LimitReached, Reserved, Preempting.
         message: counts per filter for a person: "0/5 nodes fit: 2 too little memory (needs 16Gi, largest free 7.4Gi), 2 lack
             capability gpu, 1 cordoned".
         counts: filter name -> nodes that it refused (each node is counted at the first filter that refuses it).

@@ -7,6 +7,7 @@ a handful of nodes, however many filters and nodes there are.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import numpy as np
@@ -59,6 +60,14 @@ class Placement:
         if not len(self._columns):
             return None
         values = self._current(task_class)
+        node = int(values.argmax())
+        value = values.item(node)
+        return None if value < 0.0 else (node, min(value, 1.0))
+
+    def best_except(self, task_class: TaskClass, closed: Collection[int]) -> tuple[int, float] | None:
+        """The same without some nodes."""
+        values = self._current(task_class).copy()
+        values[list(closed)] = INFEASIBLE
         node = int(values.argmax())
         value = values.item(node)
         return None if value < 0.0 else (node, min(value, 1.0))
