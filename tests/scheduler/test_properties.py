@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -10,8 +11,19 @@ from hypothesis import strategies as st
 
 from swarmtask.resources.fields import Strategy
 from swarmtask.scheduler.cycle import explain_task, run_cycle
-from swarmtask.scheduler.model import Amounts, Binding, LimitInfo, NodeInfo, PendingTask, QueueInfo, QueueKey, Snapshot, TaskShape
-from tests.scheduler.oracle import Oracle
+from swarmtask.scheduler.model import (
+    Amounts,
+    Binding,
+    LimitInfo,
+    NodeInfo,
+    PendingTask,
+    QueueInfo,
+    QueueKey,
+    RunningTask,
+    Snapshot,
+    TaskShape,
+)
+from tests.scheduler.oracle import Oracle, rounded
 
 CAPABILITIES = ("browser", "coding")
 LIMITS = ("model/x", "provider/y")
@@ -86,6 +98,8 @@ def snapshots(draw: st.DrawFn) -> Snapshot:
             priority=draw(st.sampled_from([-1000, 0, 0, 1000])),
             queued_at=float(draw(st.integers(0, 3))),
             shape=draw(st.sampled_from(known)),
+            front_at=draw(st.sampled_from([None] * 9 + [1.0, 2.0])),
+            duration_s=draw(st.sampled_from([None, 5.0, 50.0, 1000.0])),
         )
         for number in range(count)
     ]
@@ -101,11 +115,30 @@ def snapshots(draw: st.DrawFn) -> Snapshot:
             weight=draw(st.sampled_from([1, 1, 2, 10])),
             requested=draw(st.one_of(st.just(Amounts()), wishes)),
             limits=draw(st.dictionaries(st.sampled_from(LIMITS), limits)),
+            aging_s=draw(st.sampled_from([None, None, 0.001, 1.0, 30.0])),
         )
         for key in QUEUES[: draw(st.integers(0, len(QUEUES)))]
     ]
     cluster = [draw(nodes(name)) for name in names]
-    return Snapshot(0.0, cluster, pending, {queue.key: queue for queue in queues})
+    now = draw(st.sampled_from([0.0, 60.0, 20_000.0]))
+    running = [
+        RunningTask(
+            ("lab", f"running-{number}"),
+            f"r{number}",
+            draw(st.sampled_from(QUEUES)),
+            priority=0,
+            node=draw(node_names),
+            attempt=1,
+            amounts=Amounts(
+                draw(st.sampled_from([500, 1000, 4000])), draw(st.sampled_from([2**30, 2**33])), draw(st.sampled_from(GPUS))
+            ),
+            bound_at=0.0,
+            ends_at=draw(st.sampled_from([None, now - 3, now + 10, now + 100, now + 2000])),
+            stopping=draw(st.integers(0, 5)) == 0,
+        )
+        for number in range(draw(st.integers(0, 6)))
+    ]
+    return Snapshot(now, cluster, pending, {queue.key: queue for queue in queues}, running)
 
 
 @given(snapshots())
@@ -130,19 +163,21 @@ def test_replayed_in_order_every_decision_is_the_oracles(snapshot: Snapshot) -> 
         closed = oracle.closed(task)
         if binding is not None:
             assert closed is None
-            scores = oracle.scores(task)
+            scores = {node: score for node, score in oracle.scores(task).items() if oracle.may_take(task, node)}
             assert binding.node in scores
             assert binding.score == pytest.approx(scores[binding.node], abs=1e-9)
             assert binding.score >= max(scores.values()) - 1e-9
             assert 0.0 <= binding.score <= 1.0
             assert binding.engine == (task.shape.engine or engines[binding.node][0])
+            oracle.take_spare(task, binding.node)
             oracle.place(task, binding.node)
             started.append(binding)
             waiting.remove(task)
             continue
         # What stands still now stands still for the rest of the cycle, and with it all that is like it.
+        line = (task.queue, oracle.levels[task.uid], task.shape, rounded(task.duration_s))
         alike = [
-            other for other in waiting if (other.queue, other.priority, other.shape) == (task.queue, task.priority, task.shape)
+            other for other in waiting if (other.queue, oracle.levels[other.uid], other.shape, rounded(other.duration_s)) == line
         ]
         waiting = [other for other in waiting if other not in alike]
         for other in alike:
@@ -157,9 +192,17 @@ def test_replayed_in_order_every_decision_is_the_oracles(snapshot: Snapshot) -> 
                 assert dict(refusal.counts) == counts
                 assert sum(counts.values()) == len(snapshot.nodes)
                 assert refusal.message.startswith(f"0/{len(snapshot.nodes)} " if snapshot.nodes else "no nodes have joined yet")
+            elif closed is None:
+                # It fits, but only where that would hold up somebody who comes before it.
+                scores = oracle.scores(other)
+                assert refusal.reason == "Reserved"
+                assert scores
+                assert not any(oracle.may_take(other, node) for node in scores)
+                assert dict(refusal.counts) == oracle.refusals(other) | {"reserved": len(scores)}
             else:
                 assert refusal.reason == closed
                 assert not refusal.counts
+        oracle.refuse(task, closed or ("Reserved" if oracle.scores(task) else "NoNodeFits"))
     assert started == list(result.bindings)
 
 
@@ -200,9 +243,11 @@ def test_positions_number_the_waiting_tasks_of_each_queue_in_order(snapshot: Sna
 @settings(deadline=None, max_examples=80)
 def test_the_order_of_the_input_does_not_matter(snapshot: Snapshot, shuffler: random.Random) -> None:
     mixed_nodes, mixed_pending, mixed_queues = list(snapshot.nodes), list(snapshot.pending), list(snapshot.queues.items())
-    for mixed in (mixed_nodes, mixed_pending, mixed_queues):
-        shuffler.shuffle(mixed)
-    assert run_cycle(Snapshot(0.0, mixed_nodes, mixed_pending, dict(mixed_queues))) == run_cycle(snapshot)
+    mixed_running = list(snapshot.running)
+    for values in (mixed_nodes, mixed_pending, mixed_queues, mixed_running):
+        shuffler.shuffle(values)
+    mixed = replace(snapshot, nodes=mixed_nodes, pending=mixed_pending, queues=dict(mixed_queues), running=mixed_running)
+    assert run_cycle(mixed) == run_cycle(snapshot)
 
 
 @given(snapshots())
@@ -227,19 +272,20 @@ def test_the_explanation_is_the_decision(snapshot: Snapshot) -> None:
                 key=lambda verdict: (-verdict.score, verdict.node),
             )
             assert best.node == outcome.node
-        elif outcome.reason == "NoNodeFits":
+        elif outcome.reason == "NoNodeFits" or outcome.counts:
             refused_by = [verdict.refused_by for verdict in explanation.nodes]
             assert {name: refused_by.count(name) for name in set(refused_by)} == dict(outcome.counts)
+        assert explanation.level == Oracle.of(snapshot).levels[task.uid]
 
 
 @given(snapshots())
 @settings(deadline=None, max_examples=80)
 def test_a_cycle_leaves_nothing_for_a_second_one(snapshot: Snapshot) -> None:
-    """With the bindings assumed, the tasks that were refused are refused again."""
+    """With the bindings assumed, the tasks that were refused fit nowhere, or where something is kept for others."""
     result = run_cycle(snapshot)
     oracle = Oracle.of(snapshot)
     for binding in result.bindings:
         oracle.place(binding.task, binding.node)
     for refusal in result.refusals:
         fits = any(oracle.refused_by(node, refusal.task) is None for node in oracle.nodes)
-        assert oracle.closed(refusal.task) is not None or not fits
+        assert oracle.closed(refusal.task) is not None or not fits or refusal.reason == "Reserved"

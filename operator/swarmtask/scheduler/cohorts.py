@@ -85,8 +85,8 @@ class Cohort:
     def next(self, level: int) -> tuple[int, Line]:
         """The oldest task of the queue with the smallest share for its weight; of equal ones, of the one with the older task.
 
-        Some queue has a task left at this level of priority. Shares and ranks only grow during a cycle, so an entry whose figures are out of
-        date can only have to move back.
+        Some queue has a task left at this level of priority. Shares and ranks only grow during a cycle, so an entry whose figures
+        are out of date can only have to move back.
         """
         heap = self._levels[level]
         while True:

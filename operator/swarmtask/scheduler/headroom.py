@@ -203,7 +203,9 @@ class Headroom:
         avoided = self._columns.last_resort(task_class.shape)
         plan = None
         for nodes in [allowed] if avoided is None else [allowed & ~avoided, allowed & avoided]:
-            plan = plan or make_room(occupancy, task_class, outlook, nodes, candidate, for_queue, self._snapshot.now)
+            plan = plan or make_room(
+                occupancy, task_class, outlook, allowed=nodes, candidate=candidate, gone=for_queue, now=self._snapshot.now
+            )
         if plan is None:
             return None
         node = plan.node

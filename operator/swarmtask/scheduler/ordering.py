@@ -1,7 +1,7 @@
 """Who comes next: priority, then fair share, then age, then uid, within the limits of queues.
 
-Called by `cycle`. Tasks of one (queue, level of priority, shape) wait in one line, first in, first out; a heap holds the head of each
-line. The level is the task's priority, and what it has gained by waiting or by being moved to the front (`standing`).
+Called by `cycle`. Tasks of one (queue, level of priority, shape, expected duration) wait in one line, first in, first out; a heap
+holds the head of each line. The level is the priority, and what waiting or being moved to the front has added to it (`standing`).
 A line leaves the heap when it is empty, when its class of tasks fits nowhere, or when its queue starts nothing more; so the cost of
 a cycle does not depend on how many tasks wait behind a head that cannot start. Never looks at nodes.
 

@@ -30,8 +30,8 @@ class Plan:
 def candidates(occupancy: Occupancy, columns: Columns, task: PendingTask, level: int) -> Mask:
     """bool[R]: running tasks that may be stopped for this one.
 
-    They have a lower priority, as declared; and they would not come before it again if they were queued now (waiting can have raised
-    them above it), because then they would only take their room back. Their attempt is known, and its node answers.
+    They have a lower priority, as declared; and they would not come before it again if they were queued now (waiting can have
+    raised them above it), because then they would only take their room back. Their attempt is known, and its node answers.
     """
     known = np.array([running.attempt > 0 for running in occupancy.tasks], dtype=np.bool_)
     mask: Mask = known & ~occupancy.leaving & (occupancy.priority < task.priority) & (occupancy.level < level)
@@ -41,7 +41,14 @@ def candidates(occupancy: Occupancy, columns: Columns, task: PendingTask, level:
 
 
 def make_room(
-    occupancy: Occupancy, task_class: TaskClass, outlook: Outlook, allowed: Mask, candidate: Mask, gone: Iterable[int], now: float
+    occupancy: Occupancy,
+    task_class: TaskClass,
+    outlook: Outlook,
+    *,
+    allowed: Mask,
+    candidate: Mask,
+    gone: Iterable[int],
+    now: float,
 ) -> Plan | None:
     """The node, and whom to stop on it; None where stopping everybody helps nowhere.
 

@@ -236,7 +236,8 @@ class Reservations:
         """The running tasks of the node that end up to and with this one."""
         order = occupancy.by_end()
         here = order[(occupancy.node[order] == node) & ~outlook.coming[order]]
-        return here[: int(np.flatnonzero(here == last)[0]) + 1]
+        gone: Indices = here[: int(np.flatnonzero(here == last)[0]) + 1]
+        return gone
 
     @staticmethod
     def _missing(task_class: TaskClass, outlook: Outlook) -> Floats:
