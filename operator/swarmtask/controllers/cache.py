@@ -10,7 +10,8 @@ from __future__ import annotations
 import logging
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import datetime
 
 from pydantic import ValidationError
 
@@ -21,8 +22,8 @@ from swarmtask.resources import units
 from swarmtask.resources.kinds import SWARM_NODE, SWARM_QUEUE, SWARM_TASK, Kind
 from swarmtask.resources.node import SwarmNode
 from swarmtask.resources.queue import SwarmQueue
-from swarmtask.resources.task import Attempt, Phase, SwarmTask
-from swarmtask.scheduler.model import Amounts, PendingTask, QueueKey, TaskKey, TaskShape
+from swarmtask.resources.task import ANNOTATION_FRONT, Attempt, AttemptState, Phase, SwarmTask
+from swarmtask.scheduler.model import Amounts, PendingTask, QueueKey, RunningTask, TaskKey, TaskShape
 
 logger = logging.getLogger(__name__)
 
@@ -49,6 +50,7 @@ class TaskEntry:
         invalid: why its spec cannot be read, else None.
         pending: how it stands before the scheduler, where it waits.
         holding: what its live attempt holds.
+        running: how its live attempt stands before the scheduler.
     """
 
     task: SwarmTask
@@ -56,6 +58,7 @@ class TaskEntry:
     invalid: str | None
     pending: PendingTask | None
     holding: Holding | None
+    running: RunningTask | None = None
 
     @property
     def live(self) -> Attempt | None:
@@ -107,6 +110,9 @@ class Cache:
         self._assumed: dict[TaskKey, _Assumption] = {}
         self._waiting: dict[TaskKey, PendingTask] = {}
         self._live: dict[TaskKey, Attempt] = {}
+        self._on_nodes: dict[TaskKey, RunningTask] = {}
+        self._preempted: dict[TaskKey, tuple[int, TaskKey]] = {}
+        """Attempts that are to make room, and for whom, from the decision to their end."""
         self._requested: dict[str, Amounts] = {}
         self._tasks_on: Counter[str] = Counter()
         self._running: Counter[QueueKey] = Counter()
@@ -196,8 +202,16 @@ class Cache:
             read.invalid,
             pending=pending_task(task) if read.invalid is None else None,
             holding=holding_of(task),
+            running=running_task(task),
         )
+        self._check_front(key, task)
         return self._put_task(key, entry)
+
+    def _check_front(self, key: TaskKey, task: SwarmTask) -> None:
+        text, old = task.metadata.annotations.get(ANNOTATION_FRONT), self.tasks.get(key)
+        known = None if old is None else old.task.metadata.annotations.get(ANNOTATION_FRONT)
+        if text is not None and text != known and _moment(text) is None:
+            logger.warning("SwarmTask %s/%s is not moved to the front: %s is no RFC 3339 time: %r", *key, ANNOTATION_FRONT, text)
 
     def _apply_node(self, name: str, obj: Object) -> bool:
         old = self.nodes.get(name)
@@ -227,6 +241,7 @@ class Cache:
     def _put_task(self, key: TaskKey, entry: TaskEntry | None) -> bool:
         """Replace an entry and carry every sum along. True when a scheduling cycle would see a difference."""
         old, before, waited = self.tasks.get(key), self._holding(key), self._pending(key)
+        ran = self._on_nodes.get(key)
         if old is not None:
             self.phases[(old.queue, old.task.status.phase)] -= 1
         if entry is None:
@@ -243,7 +258,20 @@ class Cache:
         if assumed is not None and (entry is None or entry.holding is not None or entry.pending != assumed.pending):
             del self._assumed[key]
         self._account(key, before)
-        return before != self._holding(key) or waited != self._pending(key)
+        self._put_running(key, None if entry is None else entry.running)
+        return before != self._holding(key) or waited != self._pending(key) or _differ(ran, self._on_nodes.get(key))
+
+    def _put_running(self, key: TaskKey, running: RunningTask | None) -> None:
+        preempted = self._preempted.get(key)
+        if running is None:
+            self._on_nodes.pop(key, None)
+        if preempted is not None and (running is None or running.attempt != preempted[0]):
+            del self._preempted[key]
+            preempted = None
+        if running is not None:
+            if preempted is not None:
+                running = replace(running, stopping=True, makes_room_for=preempted[1])
+            self._on_nodes[key] = running
 
     def _holding(self, key: TaskKey) -> Holding | None:
         entry = self.tasks.get(key)
@@ -321,6 +349,25 @@ class Cache:
         self._account(key, before)
         return True
 
+    def assume_preempted(self, key: TaskKey, attempt: int, by: TaskKey) -> bool:
+        """Count an attempt as being stopped before that is stored. False when it is no more, or is being stopped already."""
+        running = self._on_nodes.get(key)
+        if running is None or running.attempt != attempt or running.stopping:
+            return False
+        self._preempted[key] = (attempt, by)
+        self._put_running(key, running)
+        return True
+
+    def settle_preemption(self, key: TaskKey) -> bool:
+        """Its stop was stored, or was not. True when it is not being stopped after all: it holds its room as before."""
+        entry = self.tasks.get(key)
+        running = None if entry is None else entry.running
+        if key not in self._preempted or running is None or running.stopping:
+            return False
+        del self._preempted[key]
+        self._put_running(key, running)
+        return True
+
     # --- reading ---
 
     def waiting(self) -> Iterable[PendingTask]:
@@ -330,6 +377,27 @@ class Cache:
     def live(self) -> Iterator[tuple[TaskKey, Attempt]]:
         """Every live attempt."""
         return iter(list(self._live.items()))
+
+    def running_tasks(self, now: float) -> list[RunningTask]:
+        """Every live attempt, and every assumed one as if it had been placed `now` (seconds since the epoch)."""
+        assumed = [
+            RunningTask(
+                key,
+                one.pending.uid,
+                one.pending.queue,
+                one.pending.priority,
+                one.holding.node,
+                0,
+                one.holding.amounts,
+                now,
+                limits=one.holding.limits,
+                queued_at=one.pending.queued_at,
+                fronted=one.pending.front_at is not None,
+            )
+            for key, one in self._assumed.items()
+            if key not in self._on_nodes
+        ]
+        return [*self._on_nodes.values(), *assumed]
 
     def requested(self, node: str) -> Amounts:
         """What live and assumed attempts hold on a node."""
@@ -391,7 +459,55 @@ def pending_task(task: SwarmTask, queued_at: float | None = None) -> PendingTask
             strategy=spec.placement.strategy,
             avoid=frozenset(attempt.node for attempt in task.status.attempts if attempt.reason in _BETTER_ELSEWHERE),
         ),
+        front_at=front_at(task),
     )
+
+
+def front_at(task: SwarmTask) -> float | None:
+    """When a person moved the task to the front of its queue, in seconds since the epoch; None where nobody did, or where it has
+    been placed since: a move counts once, so that a task that was preempted does not come before the one that needed its room."""
+    text, current = task.metadata.annotations.get(ANNOTATION_FRONT), task.status.current
+    moment = None if text is None else _moment(text)
+    placed = None if current is None or current.bound_at is None else current.bound_at.timestamp()
+    return None if moment is None or (placed is not None and moment <= placed) else moment
+
+
+def _moment(text: str) -> float | None:
+    """An RFC 3339 time in seconds since the epoch; None where it is none."""
+    try:
+        moment = datetime.fromisoformat(text)
+        return None if moment.tzinfo is None else moment.timestamp()
+    except (ValueError, OverflowError):
+        return None
+
+
+def running_task(task: SwarmTask) -> RunningTask | None:
+    """How a live attempt stands before the scheduler; None where there is none."""
+    current, holding = task.status.current, holding_of(task)
+    if current is None or holding is None:
+        return None
+    queued, bound = task.status.queued_time, current.bound_at
+    return RunningTask(
+        key=task.key,
+        uid=task.metadata.uid,
+        queue=holding.queue,
+        priority=task.spec.effective_priority,
+        node=holding.node,
+        attempt=current.number,
+        amounts=holding.amounts,
+        bound_at=0.0 if bound is None else bound.timestamp(),
+        limits=holding.limits,
+        stopping=current.state is AttemptState.STOPPING,
+        queued_at=None if queued is None else queued.timestamp(),
+        fronted=_moment(task.metadata.annotations.get(ANNOTATION_FRONT, "")) is not None,
+    )
+
+
+def _differ(before: RunningTask | None, after: RunningTask | None) -> bool:
+    """Whether a cycle would see more than that the attempt was stored."""
+    if before is None or after is None:
+        return False  # what they hold tells
+    return (before.stopping, before.priority) != (after.stopping, after.priority)
 
 
 def holding_of(task: SwarmTask) -> Holding | None:

@@ -1,8 +1,9 @@
 """From a snapshot of the cache, through one scheduling cycle, to facts for the executor.
 
 Woken by every change that a cycle could see; changes that come together share one cycle. What the cycle places is assumed in the
-cache at once and offered as `Bound`; what it leaves is told to the tasks as `Unplaced`, but sparingly: a place in the queue is news
-for a person, and ten thousand waiting tasks must not mean ten thousand writes a second. Decides nothing itself.
+cache at once and offered as `Bound`; whom it preempts counts as being stopped at once and is offered as `Preempt`. What it leaves
+is told to the tasks as `Unplaced`, but sparingly: a place in the queue is news for a person, and ten thousand waiting tasks must
+not mean ten thousand writes a second. Decides nothing itself.
 """
 
 from __future__ import annotations
@@ -16,9 +17,9 @@ from swarmtask.controllers.executor import Executor
 from swarmtask.controllers.snapshots import EngineReady, take_snapshot
 from swarmtask.controllers.surroundings import Surroundings
 from swarmtask.controllers.waiting import Bell
-from swarmtask.lifecycle.messages import Bound, Unplaced
+from swarmtask.lifecycle.messages import Bound, Preempt, Unplaced
 from swarmtask.scheduler.cycle import run_cycle
-from swarmtask.scheduler.model import Binding, Refusal, TaskKey
+from swarmtask.scheduler.model import Binding, Preemption, Refusal, TaskKey
 
 logger = logging.getLogger(__name__)
 
@@ -67,6 +68,8 @@ class Scheduling:
         self.cycles += 1
         for binding in result.bindings:
             self._bind(binding)
+        for preemption in result.preemptions:
+            self._preempt(preemption)
         deferred = self._tell(result.refusals)
         self.first_cycle.set()
         return deferred
@@ -78,6 +81,11 @@ class Scheduling:
             return
         self._refusals.forget(binding.task.key)
         self._executor.offer(binding.task.key, binding.task.uid, Bound(binding.node, binding.engine, engine.id))
+
+    def _preempt(self, preemption: Preemption) -> None:
+        victim = preemption.victim
+        if self._cache.assume_preempted(victim.key, victim.attempt, preemption.by.key):
+            self._executor.offer(victim.key, victim.uid, Preempt(victim.attempt, preemption.by.key))
 
     def _tell(self, refusals: Sequence[Refusal]) -> bool:
         now = self._clock.monotonic()

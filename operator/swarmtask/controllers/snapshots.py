@@ -6,22 +6,32 @@ Called by `scheduling` before every cycle, and by `explaining` for a person. Dec
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from swarmtask.controllers.cache import Cache
 from swarmtask.resources import units
 from swarmtask.resources.node import NodeEngine, NodePhase, SwarmNode
-from swarmtask.scheduler.model import Amounts, LimitInfo, NodeInfo, QueueInfo, QueueKey, Snapshot
+from swarmtask.scheduler.model import Amounts, LimitInfo, NodeInfo, QueueInfo, QueueKey, RunningTask, Snapshot
 
 EngineReady = Callable[[NodeEngine], bool]
 """Does this engine offer this node for work right now?"""
 
 
-def take_snapshot(cache: Cache, engine_ready: EngineReady, now: float) -> Snapshot:
-    """Everything that waits, the queues it waits in, and every node. `now`: seconds since the epoch."""
+EndsAt = Callable[[RunningTask], float | None]
+"""When is it expected to end, in seconds since the epoch? None while that is not known."""
+
+
+def take_snapshot(cache: Cache, engine_ready: EngineReady, now: float, ends_at: EndsAt | None = None) -> Snapshot:
+    """Everything that waits, the queues it waits in, every node, and what runs there. `now`: seconds since the epoch."""
     pending = list(cache.waiting())
-    queues = {key: queue_info(cache, key) for key in {task.queue for task in pending}}
+    running = cache.running_tasks(now) if pending else []
+    if ends_at is not None:
+        running = [replace(task, ends_at=ends_at(task)) for task in running]
+    # What runs counts as waiting where it may have to go back to its queue.
+    keys = {task.queue for task in pending} | {task.queue for task in running}
+    queues = {key: queue_info(cache, key) for key in keys}
     nodes = [_node_info(cache, name, node, engine_ready) for name, node in cache.nodes.items()]
-    return Snapshot(now, nodes, pending, queues)
+    return Snapshot(now, nodes, pending, queues, running)
 
 
 def queue_info(cache: Cache, key: QueueKey) -> QueueInfo:
@@ -41,6 +51,8 @@ def queue_info(cache: Cache, key: QueueKey) -> QueueInfo:
         weight=spec.weight,
         requested=cache.queue_requested(key),
         limits={name: LimitInfo(most, cache.limit_holders(key, name)) for name, most in spec.limits.items()},
+        preempts=spec.preemption == "LowerPriority",
+        aging_s=spec.aging_seconds,
     )
 
 

@@ -191,6 +191,7 @@ class RunningTask:
         stopping: it is being stopped already: its room will come back by itself.
         makes_room_for: the task that it was preempted for, as far as this process remembers; only while it is being stopped.
         queued_at: since when it would count as waiting if it were queued again now; None: from now on.
+        fronted: a person moved it to the front of its queue: no task of that queue preempts it.
     """
 
     key: TaskKey
@@ -207,6 +208,7 @@ class RunningTask:
     stopping: bool = False
     makes_room_for: TaskKey | None = None
     queued_at: float | None = None
+    fronted: bool = False
 
 
 @dataclass(frozen=True, slots=True)

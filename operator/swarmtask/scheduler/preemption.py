@@ -31,9 +31,10 @@ def candidates(occupancy: Occupancy, columns: Columns, task: PendingTask, level:
     """bool[R]: running tasks that may be stopped for this one.
 
     They have a lower priority, as declared; and they would not come before it again if they were queued now (waiting can have
-    raised them above it), because then they would only take their room back. Their attempt is known, and its node answers.
+    raised them above it), because then they would only take their room back. Nor did a person move them before all others of
+    the same queue. Their attempt is known, and its node answers.
     """
-    known = np.array([running.attempt > 0 for running in occupancy.tasks], dtype=np.bool_)
+    known = np.array([one.attempt > 0 and not (one.fronted and one.queue == task.queue) for one in occupancy.tasks], dtype=np.bool_)
     mask: Mask = known & ~occupancy.leaving & (occupancy.priority < task.priority) & (occupancy.level < level)
     if len(occupancy.tasks):
         mask &= columns.ready[occupancy.node]

@@ -13,6 +13,9 @@ from collections.abc import Iterable, Mapping
 
 from swarmtask.scheduler.model import PendingTask, QueueInfo, QueueKey
 
+AHEAD_S = 300.0
+"""Clocks differ. A move to the front that lies further ahead does not count before its time has come."""
+
 _Place = tuple[int, float, str]
 
 
@@ -33,7 +36,7 @@ def standing(
 ) -> tuple[list[PendingTask], list[int] | None]:
     """The tasks in their order, and the level of each; None instead of levels where every level is the task's priority."""
     tasks = list(pending)
-    moved = [task for task in tasks if task.front_at is not None]
+    moved = [task for task in tasks if task.front_at is not None and task.front_at <= now + AHEAD_S]
     if not moved and not any(queue.aging_s is not None for queue in queues.values()):
         tasks.sort(key=order_key)
         return tasks, None
@@ -43,8 +46,10 @@ def standing(
         if task.queue in best:
             best[task.queue] = min(best[task.queue], places[id(task)])
 
+    ahead = {id(task) for task in moved}
+
     def key(task: PendingTask) -> tuple[int, float, str, bool, float, str]:
-        if task.front_at is None:
+        if task.front_at is None or id(task) not in ahead:
             return (*places[id(task)], True, 0.0, task.uid)
         return (*best[task.queue], False, -task.front_at, task.uid)
 
