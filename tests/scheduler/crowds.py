@@ -36,8 +36,12 @@ shapes = st.builds(
 
 
 @st.composite
-def crowded(draw: st.DrawFn, *, preempts: bool = False) -> Snapshot:
-    """A cluster that holds what runs on it, and no more than it may."""
+def crowded(draw: st.DrawFn, *, preempts: bool = False, fronts: bool = True) -> Snapshot:
+    """A cluster that holds what runs on it, and no more than it may.
+
+    Args:
+        preempts: some queues preempt. fronts: some tasks were moved to the front.
+    """
     nodes = [
         NodeInfo(
             name,
@@ -79,7 +83,7 @@ def crowded(draw: st.DrawFn, *, preempts: bool = False) -> Snapshot:
             priority=draw(st.sampled_from([-1000, 0, 0, 1000])),
             queued_at=NOW - draw(st.sampled_from([0, 1, 2, 20_000])),
             shape=draw(st.sampled_from(known)),
-            front_at=draw(st.sampled_from([None] * 9 + [NOW])),
+            front_at=draw(st.sampled_from([None] * 9 + [NOW])) if fronts else None,
             duration_s=draw(st.sampled_from([None, 5.0, 50.0, 1000.0])),
         )
         for number in range(draw(st.integers(0, 10)))
@@ -92,7 +96,7 @@ def crowded(draw: st.DrawFn, *, preempts: bool = False) -> Snapshot:
             limits=draw(st.sampled_from([{}, {"x": LimitInfo(4)}, {"x": LimitInfo(3), "y": LimitInfo(2)}])),
             cohort=draw(st.sampled_from(["", "", "all"])),
             preempts=preempts and draw(st.integers(0, 3)) > 0,
-            aging_s=draw(st.sampled_from([None, None, 0.05])),
+            aging_s=draw(st.sampled_from([None, None, 0.0625])),
         )
         for key in QUEUES
     ]

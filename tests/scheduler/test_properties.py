@@ -23,6 +23,7 @@ from swarmtask.scheduler.model import (
     Snapshot,
     TaskShape,
 )
+from tests.scheduler.crowds import crowded
 from tests.scheduler.oracle import Oracle, rounded
 
 CAPABILITIES = ("browser", "coding")
@@ -115,7 +116,7 @@ def snapshots(draw: st.DrawFn) -> Snapshot:
             weight=draw(st.sampled_from([1, 1, 2, 10])),
             requested=draw(st.one_of(st.just(Amounts()), wishes)),
             limits=draw(st.dictionaries(st.sampled_from(LIMITS), limits)),
-            aging_s=draw(st.sampled_from([None, None, 0.001, 1.0, 30.0])),
+            aging_s=draw(st.sampled_from([None, None, 1 / 1024, 1.0, 30.0])),
         )
         for key in QUEUES[: draw(st.integers(0, len(QUEUES)))]
     ]
@@ -141,8 +142,8 @@ def snapshots(draw: st.DrawFn) -> Snapshot:
     return Snapshot(now, cluster, pending, {queue.key: queue for queue in queues}, running)
 
 
-@given(snapshots())
-@settings(deadline=None, max_examples=200)
+@given(snapshots() | crowded())
+@settings(deadline=None, max_examples=300)
 def test_replayed_in_order_every_decision_is_the_oracles(snapshot: Snapshot) -> None:
     """No over-commitment, no better task passed over, no worse node taken, the right reason and counts for everyone else."""
     result = run_cycle(snapshot)
@@ -206,7 +207,7 @@ def test_replayed_in_order_every_decision_is_the_oracles(snapshot: Snapshot) -> 
     assert started == list(result.bindings)
 
 
-@given(snapshots())
+@given(snapshots() | crowded(preempts=True))
 @settings(deadline=None, max_examples=80)
 def test_nothing_is_over_committed(snapshot: Snapshot) -> None:
     """The sums alone, without the oracle."""
@@ -230,7 +231,7 @@ def test_nothing_is_over_committed(snapshot: Snapshot) -> None:
             assert not sum(taken) or sum(limit.holders.values()) + sum(taken) <= limit.most
 
 
-@given(snapshots())
+@given(snapshots() | crowded(preempts=True))
 @settings(deadline=None, max_examples=80)
 def test_positions_number_the_waiting_tasks_of_each_queue_in_order(snapshot: Snapshot) -> None:
     refused = {refusal.task.uid: refusal for refusal in run_cycle(snapshot).refusals}
@@ -250,7 +251,7 @@ def test_the_order_of_the_input_does_not_matter(snapshot: Snapshot, shuffler: ra
     assert run_cycle(mixed) == run_cycle(snapshot)
 
 
-@given(snapshots())
+@given(snapshots() | crowded(preempts=True))
 @settings(deadline=None, max_examples=80)
 def test_the_explanation_is_the_decision(snapshot: Snapshot) -> None:
     result = run_cycle(snapshot)
@@ -278,7 +279,7 @@ def test_the_explanation_is_the_decision(snapshot: Snapshot) -> None:
         assert explanation.level == Oracle.of(snapshot).levels[task.uid]
 
 
-@given(snapshots())
+@given(snapshots() | crowded(preempts=True))
 @settings(deadline=None, max_examples=80)
 def test_a_cycle_leaves_nothing_for_a_second_one(snapshot: Snapshot) -> None:
     """With the bindings assumed, the tasks that were refused fit nowhere, or where something is kept for others."""

@@ -211,7 +211,7 @@ class Headroom:
         node = plan.node
 
         def suffice(victims: list[int]) -> bool:
-            given = [slots_of(occupancy, number) for number in victims]
+            given = [slots_of(occupancy, number) for number in victims if occupancy.tasks[number].queue == task.queue]
             if any(sum(one.get(name, 0) for one in given) < amount for name, amount in missing.items()):
                 return False
             here = [number for number in victims if occupancy.node[number] == node]
