@@ -1,4 +1,4 @@
-"""A whole operator: preemption from the decision to the victim's second attempt, moves to the front, and large tasks among small."""
+"""A whole operator: preemption from the decision to the victim's second attempt, moves to the front, large ones among small."""
 
 from __future__ import annotations
 

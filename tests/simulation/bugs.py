@@ -185,6 +185,45 @@ def ignores_max_running() -> Iterator[None]:
 
 
 @bug
+def resubmits_under_the_same_number() -> Iterator[None]:
+    """A workload that vanished is submitted again, without a new attempt."""
+    original = observed._lose
+
+    def lose(one: Any, live: Any, reason: Reason, message: str) -> None:
+        if reason is Reason.WORKLOAD_LOST and live.state is not AttemptState.STOPPING:
+            one.update(live, state=AttemptState.STARTING, observed=False, started_at=None)
+        else:
+            original(one, live, reason, message)
+
+    with patch.object(observed, "_lose", lose):
+        yield
+
+
+@bug
+def ignores_slots() -> Iterator[None]:
+    """spec.limits of a queue does not count."""
+
+    def snapshot(*seen: Any) -> Snapshot:
+        taken = take_snapshot(*seen)
+        return replace(taken, queues={key: replace(queue, limits={}) for key, queue in taken.queues.items()})
+
+    with patch.object(scheduling, "take_snapshot", snapshot):
+        yield
+
+
+@bug
+def shares_without_weights() -> Iterator[None]:
+    """All queues of a cohort are due the same."""
+
+    def snapshot(*seen: Any) -> Snapshot:
+        taken = take_snapshot(*seen)
+        return replace(taken, queues={key: replace(queue, weight=1) for key, queue in taken.queues.items()})
+
+    with patch.object(scheduling, "take_snapshot", snapshot):
+        yield
+
+
+@bug
 def counts_infrastructure_losses() -> Iterator[None]:
     """What the infrastructure loses is paid from backoffLimit."""
     losses = (Reason.NODE_LOST, Reason.NODE_RESTARTED, Reason.WORKLOAD_LOST)

@@ -40,7 +40,7 @@ class Happenings:
         """(moment, kind, what to do) of everything that will happen, by time."""
         moments: list[tuple[float, str, Callable[[], None]]] = []
         for kind, act in self._kinds.items():
-            rate = self._world.chances.rates.get(kind, 0.0)
+            rate = self._world.chances.rates.get(kind, 0.0) * self._world.haste
             at_s = self._rng.expovariate(rate / 60) if rate else float("inf")
             while at_s < self._world.workload.chaos_s:
                 moments.append((at_s, kind, act))
@@ -141,7 +141,7 @@ class Happenings:
         if found:
             name = self._rng.choice(found)
             self._world.note(f"somebody removes {name} behind the operator's back")
-            self._world.excused.add(name)  # with the name went what keeps a late submit from running it again
+            self._world.removed.add(name)
             engine.lose(name)
 
     def _observed(self) -> set[str]:
@@ -237,9 +237,13 @@ class Happenings:
         if not queues:
             return
         name = self._rng.choice(queues)["metadata"]["name"]
-        change: dict[str, Any] | None = self._rng.choice((
+        changes: list[dict[str, Any] | None] = [
             {"stopped": True}, {"stopped": None}, {"maxRunning": self._rng.randint(0, 4)}, {"maxRunning": None}, None,
-        ))  # fmt: skip
+            {"maxRunningPerNode": self._rng.randint(0, 2)}, {"maxRunningPerNode": None},
+        ]  # fmt: skip
+        for limit in sorted((self._world.workload.queues.get(name) or {}).get("limits") or ()):
+            changes += [{"limits": {limit: self._rng.randint(0, 4)}}, {"limits": {limit: None}}]
+        change = self._rng.choice(changes)
         if change is None:
             self._world.note(f"a person deletes the queue {name}")
             self._world.kube.remove(SWARM_QUEUE, name, "default")

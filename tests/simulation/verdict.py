@@ -14,7 +14,7 @@ from swarmtask.controllers.cache import Cache
 from swarmtask.engines.base import NodeState
 from swarmtask.lifecycle.messages import FINAL_WORKLOAD_STATES
 from swarmtask.resources import units
-from swarmtask.resources.kinds import SWARM_NODE, SWARM_QUEUE, SWARM_TASK
+from swarmtask.resources.kinds import SWARM_NODE, SWARM_QUEUE
 from swarmtask.resources.node import NodePhase, SwarmNode
 from swarmtask.resources.queue import SwarmQueue
 from swarmtask.resources.task import BOUND_PHASES, LABEL_DEAD_LETTER, Phase, SwarmTask
@@ -26,20 +26,21 @@ LATE_S = 45.0
 """A finished task may outlive its time to live by this."""
 
 
-def wrongs(world: World) -> list[str]:
-    """What is not yet as it must be in the end, each with its reason; empty: the run has ended well."""
-    tasks = [SwarmTask.model_validate(obj) for obj in world.kube.all(SWARM_TASK)]
+def wrongs(world: World) -> Iterator[str]:
+    """What is not yet as it must be in the end, each with its reason, one by one; none: the run has ended well."""
+    tasks = world.tasks()
     nodes = [SwarmNode.model_validate(obj) for obj in world.kube.all(SWARM_NODE)]
     queues = [SwarmQueue.model_validate(obj) for obj in world.kube.all(SWARM_QUEUE)]
-    found = [*_restless(world, tasks, nodes, queues), *_left_over(world, tasks), *_untrue(world, tasks)]
+    yield from _restless(world, tasks, nodes, queues)
+    yield from _left_over(world, tasks)
+    yield from _untrue(world, tasks)
     held = _held(tasks)
-    found += _nodes(nodes, held)
-    found += _queues(queues, tasks)
+    yield from _nodes(nodes, held)
+    yield from _queues(queues, tasks)
     if world.operator is not None:
-        found += _memory(world.operator.cache, tasks, held)
+        yield from _memory(world.operator.cache, tasks, held)
         if world.operator.executor.backlog:
-            found.append(f"{world.operator.executor.backlog} tasks still have events that wait")
-    return found
+            yield f"{world.operator.executor.backlog} tasks still have events that wait"
 
 
 # --- tasks ---
@@ -75,6 +76,12 @@ def _lie(task: SwarmTask, room: dict[str, Amounts], queues: list[SwarmQueue]) ->
             return "" if queue is not None and queue.spec.stopped else "its queue is not stopped"
         case Phase.QUEUED, "QueueFull":
             return "" if queue is not None and queue.spec.max_running == 0 else "its queue has room, or will have"
+        case Phase.QUEUED, "LimitReached":
+            most = {} if queue is None else queue.spec.limits
+            never = [name for name, slots in spec.limits.items() if slots > most.get(name, slots)]
+            return "" if never else "the slots that it needs are free, or will be"
+        case Phase.QUEUED, "NoNodeFits" if queue is not None and queue.spec.max_running_per_node == 0:
+            return ""
         case Phase.QUEUED, "NoNodeFits":
             requests, where = spec.container.resources.requests, spec.placement.node_name
             wish = Amounts(units.cpu_milli(requests.cpu), units.memory_bytes(requests.memory), requests.gpu)

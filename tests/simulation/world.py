@@ -12,6 +12,7 @@ import hashlib
 import logging
 import random
 import re
+from collections import Counter
 from collections.abc import Callable, Collection
 from contextvars import Context
 from datetime import UTC, datetime, timedelta
@@ -68,6 +69,7 @@ class World:
     """See the module.
 
     Attributes:
+        haste: so many times as often as `chances` says something happens.
         failures: what was found wrong, oldest first; the run ends at the first.
         restores: what ends every condition that is not for ever (a held watch, a lost node); called when faults end.
     """
@@ -80,9 +82,10 @@ class World:
         source: Callable[[str], random.Random],
         *,
         without: Collection[str] = (),
+        haste: float = 1.0,
         trace: Callable[[str], None] | None = None,
     ) -> None:
-        self.source, self.workload, self.births = source, workload, births
+        self.source, self.workload, self.births, self.haste = source, workload, births, haste
         self.loop = SimLoop(source("order"))
         self.clock, self.true_clock = WallClock(self.loop), WallClock(self.loop)
         self.chances = Chances(source("faults"), workload.faults, without)
@@ -94,13 +97,19 @@ class World:
         self._verdict: asyncio.Future[None] = self.loop.create_future()
         self._asked_to_delete: set[str] = set()
         self.excused: set[str] = set()
-        """Attempts whose overlaps are nobody's fault: they could not be stopped with proof, or somebody removed them by hand."""
+        """Attempts whose overlaps are nobody's fault: they could not be stopped with proof."""
+        self.removed: set[str] = set()
+        """Attempts that somebody removed by hand: with the name went what keeps a late submit from running it again."""
         self._latest_wall = START
         self._runs_changed = False
+        self._known: dict[str, SwarmTask] = {}
+        """UID -> the newest version of a task, read."""
         self._attempts: dict[str, int] = {}
         """Digits of a task's UID -> its highest attempt number so far."""
         self.adopted: set[str] = set()
         """Orphans that were put onto the engine behind the operator's back."""
+        self.died_at: Counter[str] = Counter()
+        """Crash point -> how often an operator was killed there."""
         self.exit_codes: dict[str, int | None] = {}
 
         self.checker = Checker(cleanup_s=1e6, orphan_s=1e6)  # how soon it must be tidy, `verdict` says: faults may last
@@ -229,6 +238,7 @@ class World:
 
         def die(reached: str) -> None:
             crashpoints.arm("")
+            self.died_at[reached] += 1
             self.kill_operator(reached, pause_s)
             raise Crash(reached)
 
@@ -283,7 +293,7 @@ class World:
 
     def _task_committed(self, obj: Object, gone: bool, now: datetime) -> None:
         uid = obj["metadata"]["uid"]
-        task = SwarmTask.model_validate(obj)
+        task = self._read(obj)
         self._attempts[digits_of(uid)] = max(task.status.attempt, self._attempts.get(digits_of(uid), 0))
         for attempt in task.status.attempts:
             if attempt.message is not None and UNPROVEN in attempt.message:
@@ -301,6 +311,18 @@ class World:
         held = {run.workload.name for run in self.engine._runs.values() if run.workload.task_uid == uid}
         for name in sorted(held - self.flaky_engine.late):
             self.fail("I6", task.metadata.name, f"is gone while the engine still holds {name}")
+
+    def tasks(self) -> list[SwarmTask]:
+        """Every stored task, by name."""
+        return [self._read(obj) for obj in self.kube.all(SWARM_TASK)]
+
+    def _read(self, obj: Object) -> SwarmTask:
+        """Each version is read once; nobody here changes what was read."""
+        metadata = obj["metadata"]
+        known = self._known.get(metadata["uid"])
+        if known is None or known.metadata.resource_version != metadata["resourceVersion"]:
+            known = self._known[metadata["uid"]] = SwarmTask.model_validate(obj)
+        return known
 
     def _ran(self, interval: Interval) -> None:
         self._runs_changed = True
@@ -341,11 +363,16 @@ class World:
             return
         self._runs_changed = False
         for violation in self.checker.violations():
-            if violation.invariant == "I2" and self.excused & set(_ATTEMPT.findall(violation.evidence)):
+            if violation.invariant == "I2" and self._is_excused(violation.evidence):
                 continue
             self.fail(violation.invariant, violation.subject, violation.evidence)
         for message in self.engine.unexpected:
             self.fail("I4", "engine", message)
+
+    def _is_excused(self, evidence: str) -> bool:
+        """An attempt that somebody removed by hand may run again when a request of it was still under way, never otherwise."""
+        names = set(_ATTEMPT.findall(evidence))
+        return bool(self.excused & names) or bool(self.removed & self.flaky_engine.late & names)
 
     def _unhandled(self, _loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         if not isinstance(context.get("exception"), Crash):

@@ -112,7 +112,12 @@ def _queues(queues: Sequence[Object], now: datetime) -> list[Text]:
 
 
 def _count(tasks: Sequence[Object]) -> Counter[str]:
-    return Counter(str(tables.value_at(task, ".status.phase") or Phase.PENDING.value) for task in tasks)
+    """By phase. The runs of an array are counted, the array is not."""
+    return Counter(str(tables.value_at(task, ".status.phase") or Phase.PENDING.value) for task in tasks if not _is_array(task))
+
+
+def _is_array(task: Object) -> bool:
+    return tables.value_at(task, ".spec.completions") is not None or tables.value_at(task, ".status.array") is not None
 
 
 def _tasks(tasks: Sequence[Object]) -> list[Text]:
@@ -128,7 +133,11 @@ def _tasks(tasks: Sequence[Object]) -> list[Text]:
         summary.append("   ")
     summary.rstrip()
     lines.append(summary)
-    stuck = [task for task in tasks if tables.value_at(task, ".status.phase") not in TERMINAL_PHASES and _waits(task)]
+    unfinished = [task for task in tasks if tables.value_at(task, ".status.phase") not in TERMINAL_PHASES]
+    for task in [task for task in unfinished if _is_array(task)][:_WAITING_SHOWN]:
+        name, words = task["metadata"]["name"], tables.value_at(task, ".status.message") or "not begun yet"
+        lines.append(Text(terminal.clean_line(f"  array {name}: {words}"), style="dim"))
+    stuck = [task for task in unfinished if not _is_array(task) and _waits(task)]
     for task in stuck[:_WAITING_SHOWN]:
         name = terminal.clean_line(str(task["metadata"]["name"]))
         lines.append(Text(f"  {name} waits: {_waits(task)}", style="dim"))

@@ -69,6 +69,9 @@ async def retry(
 
     async def step(session: Session, task: Object) -> str:
         phase, name = _phase(task), task["metadata"]["name"]
+        array = _array_of(task)
+        if array is not None:
+            raise Invalid(f"{name} is a run of the array {array}: `swarmtask retry {array}` runs again what failed")
         if phase is Phase.SUCCEEDED:
             raise Invalid(f"{name} has succeeded: to run it again, apply it under another name")
         if phase not in TERMINAL_PHASES:
@@ -130,6 +133,12 @@ async def _annotate(session: Session, task: Object, annotations: dict[str, str |
 def _phase(task: Object) -> Phase:
     text = task.get("status", {}).get("phase") or Phase.PENDING
     return Phase(text) if text in set(Phase) else Phase.UNKNOWN
+
+
+def _array_of(task: Object) -> str | None:
+    """The array whose run this is."""
+    owners = task["metadata"].get("ownerReferences") or ()
+    return next((owner["name"] for owner in owners if owner.get("controller") and owner.get("kind") == SWARM_TASK.kind), None)
 
 
 def _who() -> str:

@@ -16,13 +16,16 @@ from datetime import datetime
 from pydantic import ValidationError
 
 from swarmtask.controllers.reading import explain, read_task, version_of
+from swarmtask.controllers.twins import Twins
 from swarmtask.kube import Object
+from swarmtask.lifecycle.members import is_recorded
 from swarmtask.lifecycle.reasons import RULES
 from swarmtask.resources import units
 from swarmtask.resources.kinds import SWARM_NODE, SWARM_QUEUE, SWARM_TASK, Kind
 from swarmtask.resources.node import SwarmNode
 from swarmtask.resources.queue import SwarmQueue
 from swarmtask.resources.task import ANNOTATION_FRONT, Attempt, AttemptState, Phase, SwarmTask
+from swarmtask.scheduler.backlog import Backlog
 from swarmtask.scheduler.model import Amounts, PendingTask, QueueKey, RunningTask, TaskKey, TaskShape
 
 logger = logging.getLogger(__name__)
@@ -107,8 +110,10 @@ class Cache:
         """Tasks of which nothing can be decided: key -> UID."""
         self.phases: Counter[tuple[QueueKey, Phase]] = Counter()
         self.listeners: list[Callable[[Change], None]] = []
+        self.twins = Twins()
         self._assumed: dict[TaskKey, _Assumption] = {}
-        self._waiting: dict[TaskKey, PendingTask] = {}
+        self.backlog = Backlog()
+        """What waits before the scheduler; to be read only."""
         self._live: dict[TaskKey, Attempt] = {}
         self._on_nodes: dict[TaskKey, RunningTask] = {}
         self._preempted: dict[TaskKey, tuple[int, TaskKey]] = {}
@@ -200,7 +205,7 @@ class Cache:
             task,
             version,
             read.invalid,
-            pending=pending_task(task) if read.invalid is None else None,
+            pending=pending_task(task) if read.invalid is None and not self._superfluous(task) else None,
             holding=holding_of(task),
             running=running_task(task),
         )
@@ -212,6 +217,14 @@ class Cache:
         known = None if old is None else old.task.metadata.annotations.get(ANNOTATION_FRONT)
         if text is not None and text != known and _moment(text) is None:
             logger.warning("SwarmTask %s/%s is not moved to the front: %s is no RFC 3339 time: %r", *key, ANNOTATION_FRONT, text)
+
+    def _superfluous(self, task: SwarmTask) -> bool:
+        """A run of an array that has ended, or has recorded it: a create that came late. It must not start before it is deleted."""
+        owner = task.array_owner
+        array = self.tasks.get((task.key[0], owner.name)) if owner is not None else None
+        if owner is None or array is None or array.task.metadata.uid != owner.uid or task.status.observed_retry is not None:
+            return False
+        return array.task.finished or is_recorded(array.task, task.metadata.name)
 
     def _apply_node(self, name: str, obj: Object) -> bool:
         old = self.nodes.get(name)
@@ -242,14 +255,15 @@ class Cache:
         """Replace an entry and carry every sum along. True when a scheduling cycle would see a difference."""
         old, before, waited = self.tasks.get(key), self._holding(key), self._pending(key)
         ran = self._on_nodes.get(key)
-        if old is not None:
+        if old is not None and not old.task.is_array:
             self.phases[(old.queue, old.task.status.phase)] -= 1
         if entry is None:
             self.tasks.pop(key, None)
             self._live.pop(key, None)
         else:
             self.tasks[key] = entry
-            self.phases[(entry.queue, entry.task.status.phase)] += 1
+            if not entry.task.is_array:  # its runs are counted
+                self.phases[(entry.queue, entry.task.status.phase)] += 1
             if entry.live is not None:
                 self._live[key] = entry.live
             else:
@@ -259,6 +273,7 @@ class Cache:
             del self._assumed[key]
         self._account(key, before)
         self._put_running(key, None if entry is None else entry.running)
+        self.twins.put(key, entry.task if entry is not None and entry.invalid is None else None)
         return before != self._holding(key) or waited != self._pending(key) or _differ(ran, self._on_nodes.get(key))
 
     def _put_running(self, key: TaskKey, running: RunningTask | None) -> None:
@@ -287,9 +302,9 @@ class Cache:
     def _account(self, key: TaskKey, before: Holding | None) -> None:
         pending = self._pending(key)
         if pending is not None:
-            self._waiting[key] = pending
+            self.backlog.put(pending)
         else:
-            self._waiting.pop(key, None)
+            self.backlog.drop(key)
         after = self._holding(key)
         if before == after:
             return
@@ -372,7 +387,7 @@ class Cache:
 
     def waiting(self) -> Iterable[PendingTask]:
         """Tasks before the scheduler: Queued, readable, not assumed, not being deleted."""
-        return self._waiting.values()
+        return self.backlog.tasks()
 
     def live(self) -> Iterator[tuple[TaskKey, Attempt]]:
         """Every live attempt."""
@@ -437,7 +452,7 @@ def pending_task(task: SwarmTask, queued_at: float | None = None) -> PendingTask
     Args:
         queued_at: instead of when it came to the queue, in seconds since the epoch.
     """
-    if task.status.phase is not Phase.QUEUED or task.metadata.deletion_timestamp is not None:
+    if task.status.phase is not Phase.QUEUED or task.metadata.deletion_timestamp is not None or task.is_array:
         return None
     spec, requests = task.spec, task.spec.container.resources.requests
     since = task.status.queued_time or task.metadata.creation_timestamp

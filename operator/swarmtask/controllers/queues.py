@@ -45,18 +45,12 @@ class Queues:
         for namespace in {key[0] for key in self._cache.tasks}:
             if (namespace, DEFAULT_QUEUE) not in self._cache.queues:
                 again |= not await self._create_default(namespace)
-        oldest = self._oldest()
+        oldest = self._cache.backlog.oldest()
         for key, queue in list(self._cache.queues.items()):
             status = self._status(key, queue, oldest.get(key))
             if status != queue.status:
                 again |= not await self._write(key, queue, status)
         return again
-
-    def _oldest(self) -> dict[QueueKey, float]:
-        oldest: dict[QueueKey, float] = {}
-        for task in self._cache.waiting():
-            oldest[task.queue] = min(task.queued_at, oldest.get(task.queue, task.queued_at))
-        return oldest
 
     def _status(self, key: QueueKey, queue: SwarmQueue, oldest: float | None) -> QueueStatus:
         phases = self._cache.phases

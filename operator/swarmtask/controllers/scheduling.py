@@ -18,8 +18,9 @@ from swarmtask.controllers.snapshots import EngineReady, take_snapshot
 from swarmtask.controllers.surroundings import Surroundings
 from swarmtask.controllers.waiting import Bell
 from swarmtask.lifecycle.messages import Bound, Preempt, Unplaced
+from swarmtask.scheduler.backlog import Cut
 from swarmtask.scheduler.cycle import run_cycle
-from swarmtask.scheduler.model import Binding, Preemption, Refusal, TaskKey
+from swarmtask.scheduler.model import Binding, CycleResult, Preemption, Refusal, TaskKey
 
 logger = logging.getLogger(__name__)
 
@@ -46,6 +47,7 @@ class Scheduling:
         self.bell = Bell(around.clock)
         self.cycles = 0
         self.first_cycle = asyncio.Event()
+        self._beyond_from = 0
         self._said: dict[TaskKey, tuple[int, str, str]] = {}
         """What each waiting task was told last, stored by now or not."""
         self._refusals = RefusalBudget(around.settings.status_refresh_s)
@@ -64,15 +66,31 @@ class Scheduling:
 
     def cycle(self) -> bool:
         """One cycle. True when some task has not been told yet why it waits."""
-        result = run_cycle(take_snapshot(self._cache, self._engine_ready, self._clock.now().timestamp()))
+        snapshot = take_snapshot(self._cache, self._engine_ready, self._clock.now().timestamp())
+        result = run_cycle(snapshot)
+        refusals = result.refusals
+        if snapshot.cut is not None:
+            result = snapshot.cut.settle(result)
+            refusals = [*result.refusals, *self._beyond(snapshot.cut, result)]
         self.cycles += 1
         for binding in result.bindings:
             self._bind(binding)
         for preemption in result.preemptions:
             self._preempt(preemption)
-        deferred = self._tell(result.refusals)
+        if not result.complete:
+            self.bell.ring()
+        deferred = self._tell(refusals)
         self.first_cycle.set()
-        return deferred
+        return deferred or (snapshot.cut is not None and bool(snapshot.cut.ends))
+
+    def _beyond(self, cut: Cut, result: CycleResult) -> list[Refusal]:
+        """The next ones of those that the cycle did not look at, so that each of them is told sooner or later."""
+        if not result.complete or not cut.hidden:
+            return []
+        start = self._beyond_from % cut.hidden
+        found = cut.beyond(result, start, self._refusals.left(self._clock.monotonic()))
+        self._beyond_from = start + len(found)
+        return found
 
     def _bind(self, binding: Binding) -> None:
         node = self._cache.nodes.get(binding.node)
@@ -89,9 +107,8 @@ class Scheduling:
 
     def _tell(self, refusals: Sequence[Refusal]) -> bool:
         now = self._clock.monotonic()
-        if len(self._said) > 2 * len(refusals) + 100:
-            waiting = {refusal.task.key for refusal in refusals}
-            self._said = {key: said for key, said in self._said.items() if key in waiting}
+        if len(self._said) > 2 * len(self._cache.backlog) + 100:
+            self._said = {key: said for key, said in self._said.items() if key in self._cache.backlog}
         news = []
         for refusal in refusals:
             entry = self._cache.tasks.get(refusal.task.key)
@@ -128,8 +145,7 @@ class RefusalBudget:
 
     def choose(self, refusals: Iterable[Refusal], now: float) -> list[Refusal]:
         """Those that may be written, in the given order. `now`: monotonic seconds."""
-        self._tokens = min(REFUSALS_PER_S, self._tokens + max(0.0, now - self._filled_at) * REFUSALS_PER_S)
-        self._filled_at = now
+        self._fill(now)
         chosen = []
         for refusal in refusals:
             if self._tokens < 1:
@@ -141,6 +157,15 @@ class RefusalBudget:
             self._told[refusal.task.key] = now
             chosen.append(refusal)
         return chosen
+
+    def left(self, now: float) -> int:
+        """How many may be told now at most."""
+        self._fill(now)
+        return int(self._tokens)
+
+    def _fill(self, now: float) -> None:
+        self._tokens = min(REFUSALS_PER_S, self._tokens + max(0.0, now - self._filled_at) * REFUSALS_PER_S)
+        self._filled_at = now
 
     def forget(self, key: TaskKey) -> None:
         self._told.pop(key, None)

@@ -11,7 +11,9 @@ from dataclasses import replace
 from swarmtask.controllers.cache import Cache
 from swarmtask.resources import units
 from swarmtask.resources.node import NodeEngine, NodePhase, SwarmNode
+from swarmtask.scheduler.backlog import Place
 from swarmtask.scheduler.model import Amounts, LimitInfo, NodeInfo, QueueInfo, QueueKey, RunningTask, Snapshot
+from swarmtask.scheduler.standing import place_of
 
 EngineReady = Callable[[NodeEngine], bool]
 """Does this engine offer this node for work right now?"""
@@ -21,17 +23,46 @@ EndsAt = Callable[[RunningTask], float | None]
 """When is it expected to end, in seconds since the epoch? None while that is not known."""
 
 
-def take_snapshot(cache: Cache, engine_ready: EngineReady, now: float, ends_at: EndsAt | None = None) -> Snapshot:
-    """Everything that waits, the queues it waits in, every node, and what runs there. `now`: seconds since the epoch."""
-    pending = list(cache.waiting())
+def take_snapshot(
+    cache: Cache, engine_ready: EngineReady, now: float, *, whole: bool = False, ends_at: EndsAt | None = None
+) -> Snapshot:
+    """What waits, the queues it waits in, every node, and what runs there, if anything waits.
+
+    Args:
+        now: seconds since the epoch.
+        whole: everything that waits, without a cut; otherwise of many tasks that are alike only those that may start.
+        ends_at: asked for everything that runs.
+    """
+    nodes = [_node_info(cache, name, node, engine_ready) for name, node in cache.nodes.items()]
+    cut = None if whole else cache.backlog.cut(*_left(nodes), _place(cache, now))
+    pending = list(cache.waiting()) if cut is None else cut.tasks
     running = cache.running_tasks(now) if pending else []
     if ends_at is not None:
         running = [replace(task, ends_at=ends_at(task)) for task in running]
-    # What runs counts as waiting where it may have to go back to its queue.
+    # The queue of a task that runs says where it would stand if it were queued again.
     keys = {task.queue for task in pending} | {task.queue for task in running}
-    queues = {key: queue_info(cache, key) for key in keys}
-    nodes = [_node_info(cache, name, node, engine_ready) for name, node in cache.nodes.items()]
-    return Snapshot(now, nodes, pending, queues, running)
+    return Snapshot(now, nodes, pending, {key: queue_info(cache, key) for key in keys}, running, cut=cut)
+
+
+def _place(cache: Cache, now: float) -> Place:
+    aging = {key: QueueInfo(key, aging_s=queue.spec.aging_seconds) for key, queue in cache.queues.items()}
+    return place_of(aging, now)
+
+
+def _left(nodes: list[NodeInfo]) -> tuple[Amounts, int | None]:
+    """What all nodes have left together, and how many more tasks they may run; None where one of them has no bound."""
+    free = [node.allocatable - node.requested for node in nodes]
+    left = Amounts(
+        sum(max(0, amounts.cpu_milli) for amounts in free),
+        sum(max(0, amounts.memory_bytes) for amounts in free),
+        sum(max(0, amounts.gpus) for amounts in free),
+    )
+    slots = 0
+    for node in nodes:
+        if node.max_tasks is None:
+            return left, None
+        slots += max(0, node.max_tasks - node.tasks)
+    return left, slots
 
 
 def queue_info(cache: Cache, key: QueueKey) -> QueueInfo:

@@ -83,6 +83,7 @@ SWARM_TASK = Kind(
         Column("Exit", ".status.exitCode", "integer", 1, "Exit code of the newest finished attempt."),
         Column("Started", ".status.startTime", "date", 1, "Since the first start."),
         Column("Finished", ".status.completionTime", "date", 1, "Since the end."),
+        Column("Done", ".status.array.progress", priority=1, description="Runs of an array that have ended, of all."),
     ),
 )  # fmt: skip
 SWARM_NODE = Kind(

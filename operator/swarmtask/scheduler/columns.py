@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -57,11 +58,14 @@ class TaskClass:
         amounts: what one task takes, int64[DIMENSIONS]; never above LIMIT.
         need: the same, by dimension, as arrays without dimensions: numpy computes with them in half the time that a Python number
             or a broadcast column takes, and a cycle does little else.
+        floors: by dimension, what must be free on a node that takes one; far below zero where nothing is asked for, because a node
+            that holds more than it offers still takes a task that asks for none of it.
     """
 
     shape: TaskShape
     amounts: Ints
     need: tuple[Ints, ...]
+    floors: tuple[int, ...]
     strategy: Strategy
     share: NodeShare | None
 
@@ -70,7 +74,12 @@ class TaskClass:
         request = shape.request
         amounts = (*map(_capped, (request.cpu_milli, request.memory_bytes, request.gpus)), 1)
         return cls(
-            shape, np.array(amounts, dtype=np.int64), tuple(np.array(amount, dtype=np.int64) for amount in amounts), strategy, share
+            shape,
+            np.array(amounts, dtype=np.int64),
+            tuple(np.array(amount, dtype=np.int64) for amount in amounts),
+            tuple(amount if amount > 0 else -2 * LIMIT for amount in amounts),
+            strategy,
+            share,
         )
 
 
@@ -88,6 +97,32 @@ class NodeClass:
     engines: tuple[str, ...]
 
 
+class Rows(Protocol):
+    """One array per dimension. For all nodes that is a table; for some of them, their entries, looked up row by row when asked for:
+    few tasks ask for every resource."""
+
+    def __getitem__(self, dimension: int, /) -> NDArray[Any]: ...
+
+    def __len__(self) -> int: ...
+
+
+class _SomeOf:
+    """The entries of some nodes, row by row, copied when asked for. (One-dimensional look-ups: in half the time that it takes to
+    take columns from a table.)"""
+
+    __slots__ = ("_nodes", "_table")
+
+    def __init__(self, table: Rows, nodes: Ints) -> None:
+        self._table, self._nodes = table, nodes
+
+    def __getitem__(self, dimension: int) -> NDArray[Any]:
+        entries: NDArray[Any] = self._table[dimension][self._nodes]
+        return entries
+
+    def __len__(self) -> int:
+        return len(self._table)
+
+
 @dataclass(slots=True)
 class Room:
     """What placements change, for all nodes or some of them. (Not frozen only because one is made for every placement.)
@@ -101,18 +136,18 @@ class Room:
             None where no class of tasks asks for it.
     """
 
-    free: Ints
-    per_unit: Floats
+    free: Rows
+    per_unit: Rows
     tasks: Floats
-    share_left: Ints
+    share_left: Rows
     turns: Floats | None = None
 
     def take(self, nodes: Ints) -> Room:
-        """The same for some nodes, copied."""
-        # Most clusters need neither shares nor turns, and even taking nothing costs a twentieth of a placement.
-        share_left = self.share_left.take(nodes, axis=1) if len(self.share_left) else self.share_left
-        turns = None if self.turns is None else self.turns.take(nodes)
-        return Room(self.free.take(nodes, axis=1), self.per_unit.take(nodes, axis=1), self.tasks.take(nodes), share_left, turns)
+        """The same for some nodes; to be read before the next placement."""
+        # Most clusters need neither shares nor turns.
+        share_left = _SomeOf(self.share_left, nodes) if self.share_left else self.share_left
+        turns = None if self.turns is None else self.turns[nodes]
+        return Room(_SomeOf(self.free, nodes), _SomeOf(self.per_unit, nodes), self.tasks[nodes], share_left, turns)
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +159,7 @@ class Columns:
         node_classes, class_of: the classes, and the index of each node's class, intp[N].
         allocatable: int64[DIMENSIONS, N].
         room: what is left; changes as the cycle places tasks.
+        free, share_left: its tables, once more.
     """
 
     names: tuple[str, ...]
@@ -134,6 +170,8 @@ class Columns:
     class_of: NDArray[np.intp]
     allocatable: Ints
     room: Room
+    free: Ints = field(repr=False)
+    share_left: Ints = field(repr=False)
     _all: Mask = field(repr=False)
 
     @classmethod
@@ -170,6 +208,7 @@ class Columns:
         requested = _table([(*_amounts(node.requested), node.tasks) for node in ordered], LIMIT)
         per_unit = np.zeros(allocatable.shape)
         np.divide(1.0, allocatable, out=per_unit, where=allocatable > 0)
+        free, share_left = allocatable - requested, _share_left(ordered, shares)
         return cls(
             names=tuple(node.name for node in ordered),
             index={node.name: number for number, node in enumerate(ordered)},
@@ -179,12 +218,14 @@ class Columns:
             class_of=class_of,
             allocatable=allocatable,
             room=Room(
-                allocatable - requested,
-                per_unit,
+                tuple(free),
+                tuple(per_unit),
                 requested[SLOTS].astype(np.float64),
-                _share_left(ordered, shares),
+                tuple(share_left),
                 _turns(ordered) if turns else None,
             ),
+            free=free,
+            share_left=share_left,
             _all=np.ones(len(ordered), dtype=np.bool_),
         )
 
@@ -208,12 +249,18 @@ class Columns:
         mask[avoided] = True
         return mask
 
+    def holds(self, node: int, task_class: TaskClass) -> bool:
+        """Whether one more task of the class finds its amounts on a node: what all of `filters.AMOUNT_FILTERS` say together."""
+        cpu, memory, gpus, slots = self.free[:, node].tolist()
+        floors = task_class.floors
+        return bool(cpu >= floors[CPU] and memory >= floors[MEMORY] and gpus >= floors[GPUS] and slots >= floors[SLOTS])
+
     def place(self, node: int, task_class: TaskClass) -> None:
         """Take one task's room from a node. The caller has made sure that it fits."""
-        self.room.free[:, node] -= task_class.amounts
+        self.free[:, node] -= task_class.amounts
         self.room.tasks[node] += 1
         if task_class.share is not None:
-            self.room.share_left[task_class.share.row, node] -= 1
+            self.share_left[task_class.share.row, node] -= 1
         if self.room.turns is not None:
             self.room.turns[node] = self.room.turns.max() + 1
 

@@ -82,7 +82,7 @@ class Cycle:
         if line.gate.closed:
             return Park(line, line.gate.standstill())
         task_class = line.task_class
-        spent = line.gate.spent(task_class.shape)
+        spent = line.gate.spent(task_class.shape) if task_class.shape.limits else None
         if spent is not None:
             return Park(line, spent)
         unfit = self._unfit.get(task_class)
@@ -128,9 +128,11 @@ class Cycle:
         for rank, (task, line) in enumerate(zip(self.order.tasks, self.order.lines, strict=True)):
             if not started[rank]:
                 position = positions[task.queue] = positions.get(task.queue, 0) + 1
-                standstill = self.headroom.words.get(rank, line.standstill)
+                standstill, own = line.standstill, self.headroom.words.get(rank)
                 assert standstill is not None  # noqa: S101 - a cycle ends when every line is empty or parked
-                refusals.append(Refusal(task, position, standstill.reason, standstill.message, standstill.counts))
+                behind = None if own is None else (standstill.reason, standstill.message, standstill.counts)
+                told = own or standstill
+                refusals.append(Refusal(task, position, told.reason, told.message, told.counts, behind))
         return CycleResult(tuple(map(self.binding, self._placed)), tuple(refusals), tuple(self.headroom.preemptions))
 
 

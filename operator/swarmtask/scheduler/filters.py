@@ -255,7 +255,10 @@ FITS_MEMORY = Fits("memory", MEMORY, "too little memory", "largest", humanize_me
 FITS_CPU = Fits("cpu", CPU, "too little CPU", "most", format_cpu, format_cpu)
 
 STATIC_FILTERS: tuple[StaticFilter, ...] = (Ready(), Cordoned(), Engine(), NodeName(), NodeSelector(), Capabilities())
-ROOM_FILTERS: tuple[RoomFilter, ...] = (FITS_GPUS, MaxTasks(), QueueShare(), FITS_MEMORY, FITS_CPU)
+MAX_TASKS = MaxTasks()
+ROOM_FILTERS: tuple[RoomFilter, ...] = (FITS_GPUS, MAX_TASKS, QueueShare(), FITS_MEMORY, FITS_CPU)
+AMOUNT_FILTERS: frozenset[RoomFilter] = frozenset({FITS_GPUS, MAX_TASKS, FITS_MEMORY, FITS_CPU})
+"""Those that only compare amounts; `Columns.holds` answers for all of them about one node."""
 
 
 def per_node_class(columns: Columns, accepts: Callable[[NodeClass], bool]) -> Mask:

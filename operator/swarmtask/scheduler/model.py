@@ -8,10 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from swarmtask.resources.fields import OptionalStrategy, Strategy
 from swarmtask.resources.placement import OnBattery
+
+if TYPE_CHECKING:
+    from swarmtask.scheduler.backlog import Cut
 
 TaskKey = tuple[str, str]
 """(namespace, name)."""
@@ -254,13 +257,15 @@ class QueueInfo:
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """Everything one cycle sees, frozen. `now` is in seconds since the epoch. `running` may be empty where nothing needs it."""
+    """Everything one cycle sees, frozen. `now` is in seconds since the epoch. `running` may be empty where nothing needs it. `cut`
+    is given where `pending` is only the part of all that waits that the cycle has to look at."""
 
     now: float
     nodes: Sequence[NodeInfo]
     pending: Sequence[PendingTask]
     queues: Mapping[QueueKey, QueueInfo]
     running: Sequence[RunningTask] = ()
+    cut: Cut | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -283,6 +288,7 @@ class Refusal:
         reason: CamelCase for the condition: NoNodeFits, QueueStopped, QueueFull, LimitReached, Reserved, Preempting.
         message: counts per filter for a person: "0/5 nodes fit: 2 too little memory (needs 16Gi, largest free 7.4Gi), 2 lack
             capability gpu, 1 cordoned".
+        behind: reason, message and counts for the tasks of its line behind it, where this one is told something of its own.
         counts: filter name -> nodes that it refused (each node is counted at the first filter that refuses it).
     """
 
@@ -291,6 +297,7 @@ class Refusal:
     reason: str
     message: str
     counts: Mapping[str, int] = field(default_factory=dict)
+    behind: tuple[str, str, Mapping[str, int]] | None = field(default=None, compare=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -304,8 +311,13 @@ class Preemption:
 @dataclass(frozen=True, slots=True)
 class CycleResult:
     """What one cycle decided. Every pending task is in exactly one of the first two; who preempts is among the refusals, and starts
-    in a later cycle, when its victims have ended."""
+    in a later cycle, when its victims have ended.
+
+    Attributes:
+        complete: False where only the first bindings are told (`backlog.Cut.settle`), and another cycle has to go on at once.
+    """
 
     bindings: Sequence[Binding]
     refusals: Sequence[Refusal]
     preemptions: Sequence[Preemption] = ()
+    complete: bool = True

@@ -152,11 +152,10 @@ class Reservations:
         for static_filter in STATIC_FILTERS:
             if static_filter.enabled(task_class):
                 mask &= static_filter.mask(self._columns, task_class)
-        room = self._columns.room
-        share_left = room.share_left.copy()
+        share_left = self._columns.share_left.copy()
         if task_class.share is not None:
             share_left[task_class.share.row] = task_class.share.most - self._share_kept(task_class)
-        empty = replace(room, free=self._columns.allocatable - self._kept, share_left=share_left)
+        empty = replace(self._columns.room, free=self._columns.allocatable - self._kept, share_left=share_left)
         for room_filter in ROOM_FILTERS:
             if room_filter.enabled(task_class):
                 mask &= room_filter.mask(empty, task_class)
@@ -165,13 +164,13 @@ class Reservations:
     def outlook(self, task_class: TaskClass, eligible: Mask, coming: Mask, occupancy: Occupancy) -> Outlook:
         """`coming`: bool[R], running tasks that end without anybody's doing."""
         room, shares = occupancy.room_of(coming)
-        free = self._columns.room.free + room - self._kept
+        free: Ints = self._columns.free + room - self._kept
         asked = task_class.amounts[:, None] > 0
         short = np.where(asked, np.minimum(task_class.amounts[:, None] - np.maximum(free, -(2**61)), 2**62), 0)
         free_share, short_share = np.zeros_like(free[0]), np.zeros_like(free[0])
         if task_class.share is not None:
             row = task_class.share.row
-            free_share = self._columns.room.share_left[row] + shares[row] - self._share_kept(task_class)
+            free_share = self._columns.share_left[row] + shares[row] - self._share_kept(task_class)
             short_share = 1 - free_share
         return Outlook(eligible, coming, free, free_share, short, short_share)
 

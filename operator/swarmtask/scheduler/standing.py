@@ -9,7 +9,7 @@ before all of its queue and overtakes nobody else than the queue's best would ha
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 from swarmtask.scheduler.model import PendingTask, QueueInfo, QueueKey
 
@@ -31,6 +31,18 @@ def level_of(priority: int, queued_at: float, queue: QueueInfo | None, now: floa
     return priority + int(max(0.0, now - queued_at) // queue.aging_s)
 
 
+def place_of(queues: Mapping[QueueKey, QueueInfo], now: float) -> Callable[[PendingTask], _Place]:
+    """Sorts tasks in the order in which they start, where nobody was moved to the front; `order_key` where nobody ages either."""
+    aging = {key: queue for key, queue in queues.items() if queue.aging_s is not None}
+    if not aging:
+        return order_key
+
+    def place(task: PendingTask) -> _Place:
+        return (-level_of(task.priority, task.queued_at, aging.get(task.queue), now), task.queued_at, task.uid)
+
+    return place
+
+
 def standing(
     pending: Iterable[PendingTask], queues: Mapping[QueueKey, QueueInfo], now: float
 ) -> tuple[list[PendingTask], list[int] | None]:
@@ -40,7 +52,8 @@ def standing(
     if not moved and not any(queue.aging_s is not None for queue in queues.values()):
         tasks.sort(key=order_key)
         return tasks, None
-    places = {id(task): _place(task, queues, now) for task in tasks}
+    place = place_of(queues, now)
+    places = {id(task): place(task) for task in tasks}
     best: dict[QueueKey, _Place] = {task.queue: places[id(task)] for task in moved}
     for task in tasks:
         if task.queue in best:
@@ -55,7 +68,3 @@ def standing(
 
     keyed = sorted(((key(task), task) for task in tasks), key=lambda pair: pair[0])
     return [task for _, task in keyed], [-place[0] for place, _ in keyed]
-
-
-def _place(task: PendingTask, queues: Mapping[QueueKey, QueueInfo], now: float) -> _Place:
-    return (-level_of(task.priority, task.queued_at, queues.get(task.queue), now), task.queued_at, task.uid)

@@ -1,0 +1,309 @@
+"""Everything that waits, kept in order from change to change, and the part of it that a cycle has to look at.
+
+Kept by the controllers' cache, which tells it of every change; `controllers.snapshots` asks it for a `Cut`, and
+`controllers.scheduling` has the result of the cycle settled by it. A million waiting tasks must not cost a million steps in every
+cycle: tasks that are alike for a cycle stand in one line, first in, first out, so that one starts only after all before it, and a
+line that cannot start its first tasks need not be read to its end. Knows nothing of what fits.
+"""
+
+from __future__ import annotations
+
+import heapq
+from bisect import bisect_left, insort
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+
+from swarmtask.scheduler.model import Amounts, CycleResult, PendingTask, QueueKey, Refusal, TaskKey
+from swarmtask.scheduler.standing import order_key
+
+WHOLE = 1000
+"""So many tasks that come first are always looked at, whatever fits; a backlog that is no longer is never cut."""
+CHUNK = 512
+
+_Entry = tuple[float, str, TaskKey, PendingTask]
+"""What a line is sorted by, and the task; two tasks never compare equal before that."""
+_Identity = tuple[object, ...]
+_Order = tuple[float, float, str]
+Place = Callable[[PendingTask], _Order]
+"""The key by which tasks stand, whoever was not moved to the front. It must not fall from a task to a younger one of its line."""
+
+
+def _entry(task: PendingTask) -> _Entry:
+    # Who was moved to the front last comes first; those stand in lines of their own.
+    moment = task.queued_at if task.front_at is None else -task.front_at
+    return (moment, task.uid, task.key, task)
+
+
+def _identity(task: PendingTask) -> _Identity:
+    """Tasks that share it start in the order of their line: nothing else about them matters to a cycle."""
+    return (task.queue, task.priority, task.front_at is None, task.duration_s, task.shape)
+
+
+class _Line:
+    """Tasks that are alike, in order. Sorted chunks, so that neither the first nor one in the middle costs a move of all others."""
+
+    __slots__ = ("_chunks", "_length", "front", "priority", "queue")
+
+    def __init__(self, like: PendingTask) -> None:
+        self.queue, self.priority, self.front = like.queue, like.priority, like.front_at is not None
+        self._chunks: list[list[_Entry]] = []
+        self._length = 0
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __iter__(self) -> Iterator[PendingTask]:
+        for chunk in self._chunks:
+            for entry in chunk:
+                yield entry[3]
+
+    def add(self, entry: _Entry) -> None:
+        self._length += 1
+        if not self._chunks:
+            self._chunks.append([entry])
+            return
+        number = min(self._chunk_of(entry), len(self._chunks) - 1)
+        chunk = self._chunks[number]
+        insort(chunk, entry)
+        if len(chunk) > 2 * CHUNK:
+            self._chunks[number : number + 1] = [chunk[:CHUNK], chunk[CHUNK:]]
+
+    def remove(self, entry: _Entry) -> None:
+        number = self._chunk_of(entry)
+        chunk = self._chunks[number]
+        del chunk[bisect_left(chunk, entry[:3])]
+        self._length -= 1
+        if not chunk:
+            del self._chunks[number]
+
+    def _chunk_of(self, entry: _Entry) -> int:
+        """The first chunk that ends at the entry or behind it."""
+        return bisect_left(self._chunks, entry[:3], key=lambda chunk: chunk[-1][:3])
+
+    def slice(self, start: int, count: int) -> list[PendingTask]:
+        """Up to `count` tasks from place `start` on, counted from 0."""
+        found: list[PendingTask] = []
+        for chunk in self._chunks:
+            if start >= len(chunk):
+                start -= len(chunk)
+                continue
+            found += [entry[3] for entry in chunk[start : start + count - len(found)]]
+            start = 0
+            if len(found) >= count:
+                break
+        return found
+
+    def before(self, task: PendingTask, place: Place) -> int:
+        """How many of the line stand before a task of their queue that was not moved to the front."""
+        if self.front:
+            return self._length
+        if place is not order_key:
+            wanted = place(task)
+            number = bisect_left(self._chunks, wanted, key=lambda chunk: place(chunk[-1][3]))
+            inside = (
+                bisect_left(self._chunks[number], wanted, key=lambda entry: place(entry[3])) if number < len(self._chunks) else 0
+            )
+        elif self.priority == task.priority:
+            # The same, a good deal faster.
+            moment: tuple[float, str] = (task.queued_at, task.uid)
+            number = bisect_left(self._chunks, moment, key=lambda chunk: chunk[-1][:2])
+            inside = bisect_left(self._chunks[number], moment) if number < len(self._chunks) else 0
+        else:
+            return self._length if self.priority > task.priority else 0
+        return sum(map(len, self._chunks[:number])) + inside
+
+
+class Backlog:
+    """See the module. A mapping from the keys of tasks to tasks, as far as its users need one."""
+
+    def __init__(self, tasks: Iterable[PendingTask] = ()) -> None:
+        self._tasks: dict[TaskKey, PendingTask] = {}
+        self._line_of: dict[TaskKey, tuple[_Identity, _Line]] = {}
+        self._queues: dict[QueueKey, dict[_Identity, _Line]] = {}
+        for task in tasks:
+            self.put(task)
+
+    def __len__(self) -> int:
+        return len(self._tasks)
+
+    def __contains__(self, key: object) -> bool:
+        return key in self._tasks
+
+    def tasks(self) -> Iterable[PendingTask]:
+        """In no order; not to be changed meanwhile."""
+        return self._tasks.values()
+
+    def put(self, task: PendingTask) -> None:
+        """The task waits, as it is now."""
+        known = self._tasks.get(task.key)
+        if known is task:
+            return
+        if known is not None:
+            if known == task and known.duration_s == task.duration_s:
+                return
+            self.drop(task.key)
+        identity = _identity(task)
+        lines = self._queues.setdefault(task.queue, {})
+        line = lines.get(identity)
+        if line is None:
+            line = lines[identity] = _Line(task)
+        line.add(_entry(task))
+        self._tasks[task.key] = task
+        self._line_of[task.key] = (identity, line)
+
+    def drop(self, key: TaskKey) -> None:
+        """The task does not wait (any more)."""
+        task = self._tasks.pop(key, None)
+        if task is None:
+            return
+        identity, line = self._line_of.pop(key)
+        line.remove(_entry(task))
+        if not len(line):
+            lines = self._queues[line.queue]
+            del lines[identity]
+            if not lines:
+                del self._queues[line.queue]
+
+    def oldest(self) -> dict[QueueKey, float]:
+        """When the task was queued that waits longest, by queue, in seconds since the epoch."""
+        return {key: min(next(iter(line)).queued_at for line in lines.values()) for key, lines in self._queues.items()}
+
+    def cut(self, free: Amounts, slots: int | None, place: Place = order_key) -> Cut:
+        """What one cycle has to look at.
+
+        Args:
+            free: what all nodes together have left. slots: how many more tasks they may run together; None: not limited.
+        """
+        if len(self._tasks) <= WHOLE:
+            return Cut(tuple(self._tasks.values()))
+        lines = [line for queue in self._queues.values() for line in queue.values()]
+        tasks: list[PendingTask] = []
+        ends: dict[TaskKey, _End] = {}
+        for line, first in zip(lines, _depths(lines, place), strict=True):
+            if line.front:
+                tasks += line
+                continue
+            # One more than can start, so that a line runs out only where this figure is no bound.
+            depth = max(first, _most(next(iter(line)).shape.request, free, slots) + 1)
+            found = line.slice(0, depth)
+            tasks += found
+            if len(found) < len(line):
+                ends[found[-1].key] = _End(line, len(found))
+        return Cut(tuple(tasks), ends, self._queues, place)
+
+
+def _depths(lines: list[_Line], place: Place) -> list[int]:
+    """How many of the WHOLE tasks that come first stand in each line. More than WHOLE wait."""
+    depths = [0] * len(lines)
+    waiting = [iter(line) for line in lines]
+    heap = [(place(next(line)), number) for number, line in enumerate(waiting)]
+    heapq.heapify(heap)
+    for _ in range(WHOLE):
+        number = heap[0][1]
+        depths[number] += 1
+        following = next(waiting[number], None)
+        if following is not None:
+            heapq.heapreplace(heap, (place(following), number))
+        else:
+            heapq.heappop(heap)
+    return depths
+
+
+def _most(request: Amounts, free: Amounts, slots: int | None) -> int:
+    """More tasks of this size cannot start; of a size that takes nothing, WHOLE at a time."""
+    bounds = [
+        max(0, left) // wanted
+        for wanted, left in (
+            (request.cpu_milli, free.cpu_milli),
+            (request.memory_bytes, free.memory_bytes),
+            (request.gpus, free.gpus),
+            (1, slots),
+        )
+        if left is not None and wanted > 0
+    ]
+    return min(bounds, default=WHOLE)
+
+
+@dataclass(frozen=True, slots=True)
+class _End:
+    """Where a line was cut: so many of its tasks are looked at."""
+
+    line: _Line
+    depth: int
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """What a cycle looks at. To be used as long as the backlog has not changed.
+
+    Attributes:
+        tasks: the first ones of every line.
+        ends: the last of them, for each line of which more wait.
+    """
+
+    tasks: tuple[PendingTask, ...]
+    ends: Mapping[TaskKey, _End] = field(default_factory=dict)
+    _queues: Mapping[QueueKey, Mapping[_Identity, _Line]] = field(default_factory=dict, repr=False)
+    _place: Place = order_key
+
+    @property
+    def hidden(self) -> int:
+        """How many more wait."""
+        return sum(len(end.line) - end.depth for end in self.ends.values())
+
+    def settle(self, result: CycleResult) -> CycleResult:
+        """What a cycle over all that waits would have said, as far as it can be told.
+
+        Decisions are made one after another, so all are the same until a line that was cut has run out: up to there they stand, and
+        nothing is said of the rest; `complete` is then False, and another cycle has to go on. Otherwise the places in the queues
+        are made right.
+        """
+        if not self.ends:
+            return result
+        for number, binding in enumerate(result.bindings):
+            if binding.task.key in self.ends:
+                return CycleResult(result.bindings[: number + 1], (), (), complete=False)
+        by_queue: dict[QueueKey, list[tuple[_Order, int, _End]]] = {}
+        for number, end in enumerate(self.ends.values()):
+            first = self._place(end.line.slice(end.depth, 1)[0])
+            by_queue.setdefault(end.line.queue, []).append((first, number, end))
+        for ends in by_queue.values():
+            ends.sort()
+        return replace(result, refusals=tuple(self._placed(refusal, by_queue) for refusal in result.refusals))
+
+    def _placed(self, refusal: Refusal, by_queue: Mapping[QueueKey, list[tuple[_Order, int, _End]]]) -> Refusal:
+        task, hidden = refusal.task, 0
+        if task.front_at is None and task.queue in by_queue:
+            wanted = self._place(task)
+            for first, _, end in by_queue[task.queue]:
+                if first > wanted:
+                    break
+                hidden += max(0, end.line.before(task, self._place) - end.depth)
+        return replace(refusal, position=refusal.position + hidden) if hidden else refusal
+
+    def beyond(self, settled: CycleResult, start: int, count: int) -> list[Refusal]:
+        """Refusals of up to `count` tasks that the cycle did not look at, from place `start` on in an order of their own. They wait
+        for what the last task of their line waits for that it did look at."""
+        found: list[Refusal] = []
+        started: dict[QueueKey, list[_Order]] = {}
+        for binding in settled.bindings:
+            if binding.task.front_at is None:
+                insort(started.setdefault(binding.task.queue, []), self._place(binding.task))
+        moved = Counter(binding.task.queue for binding in settled.bindings if binding.task.front_at is not None)
+        for refusal in settled.refusals:
+            end = self.ends.get(refusal.task.key)
+            if end is None:
+                continue
+            there = len(end.line) - end.depth
+            if refusal.behind is not None:
+                reason, message, counts = refusal.behind
+                refusal = replace(refusal, reason=reason, message=message, counts=counts, behind=None)  # noqa: PLW2901 - for the rest
+            for task in end.line.slice(end.depth + start, count - len(found)) if start < there else ():
+                before = sum(line.before(task, self._place) for line in self._queues[task.queue].values())
+                before -= bisect_left(started.get(task.queue, []), self._place(task)) + moved[task.queue]
+                found.append(replace(refusal, task=task, position=before + 1))
+            start = max(0, start - there)
+            if len(found) >= count:
+                break
+        return found

@@ -1,0 +1,140 @@
+"""What waits is kept in order, and a cycle over a part of it decides what a cycle over all of it would."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import replace
+from unittest.mock import patch
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from swarmtask.scheduler import backlog
+from swarmtask.scheduler.backlog import Backlog, Cut, Place
+from swarmtask.scheduler.cycle import run_cycle
+from swarmtask.scheduler.model import Amounts, CycleResult, PendingTask, QueueInfo, Snapshot
+from swarmtask.scheduler.standing import order_key, place_of
+from tests.scheduler.builders import DEFAULT, GIB, node, shape, snapshot, task
+from tests.scheduler.test_properties import snapshots
+
+SMALL, LARGE = shape(cpu=1000), shape(cpu=4000, memory=GIB)
+NONE_LEFT = Amounts()
+
+
+def cut_of(cluster: Snapshot, free: Amounts = NONE_LEFT, slots: int | None = None, whole: int = 3, place: Place = order_key) -> Cut:
+    with patch.object(backlog, "WHOLE", whole):
+        return Backlog(cluster.pending).cut(free, slots, place)
+
+
+def decided(cluster: Snapshot, cut: Cut) -> CycleResult:
+    return cut.settle(run_cycle(replace(cluster, pending=cut.tasks)))
+
+
+def all_refusals(cut: Cut, result: CycleResult) -> list[object]:
+    return sorted([*result.refusals, *cut.beyond(result, 0, cut.hidden)], key=lambda refusal: refusal.task.uid)
+
+
+@given(snapshots(), st.integers(1, 12), st.integers(0, 20_000))
+@settings(deadline=None, max_examples=150)
+def test_a_cut_changes_no_decision(cluster: Snapshot, whole: int, free: int) -> None:
+    """Also where the bound on what may start is far too low or too high, and where tasks gain priority by waiting."""
+    result, place = run_cycle(cluster), place_of(cluster.queues, cluster.now)
+    cut = cut_of(cluster, Amounts(free, free * 2**20, free // 4000), whole=whole, place=place)
+    settled = decided(cluster, cut)
+    assert len(cut.tasks) + cut.hidden == len(cluster.pending)
+    if settled.complete:
+        assert tuple(settled.bindings) == tuple(result.bindings)
+        assert all_refusals(cut, settled) == sorted(result.refusals, key=lambda refusal: refusal.task.uid)
+    else:
+        assert settled.bindings
+        assert tuple(settled.bindings) == tuple(result.bindings[: len(settled.bindings)])
+        assert not settled.refusals
+
+
+def test_a_long_line_is_not_read_to_its_end() -> None:
+    cluster = snapshot([node(cpu=2000)], [task(f"t{number:04}", SMALL, at=number) for number in range(500)])
+    cut = cut_of(cluster, free=Amounts(2000, GIB), whole=10)
+    assert [one.key[1] for one in cut.tasks] == [f"t{number:04}" for number in range(10)]
+    result = decided(cluster, cut)
+    assert result.complete
+    assert len(result.bindings) == 2
+    assert [(refusal.task.key[1], refusal.position) for refusal in cut.beyond(result, 488, 5)] == [("t0498", 497), ("t0499", 498)]
+
+
+def test_what_stands_behind_a_long_line_is_looked_at() -> None:
+    """The large ones fit nowhere; the small one behind all of them starts."""
+    pending = [*(task(f"t{number:04}", LARGE, at=number) for number in range(500)), task("small", SMALL, at=1000)]
+    cluster = snapshot([node(cpu=2000)], pending)
+    cut = cut_of(cluster, free=Amounts(2000, GIB))
+    assert len(cut.tasks) < 10
+    result = decided(cluster, cut)
+    assert [binding.task.key[1] for binding in result.bindings] == ["small"]
+    assert [refusal.position for refusal in result.refusals] == [1, 2, 3]
+
+
+def test_places_count_those_that_were_not_looked_at() -> None:
+    other = ("home", "other")
+    pending = [task(f"t{number:04}", SMALL, at=number) for number in range(500)]
+    pending += [task("odd", LARGE, at=250.5), task("elsewhere", SMALL, queue=other, at=250.5)]
+    cluster = snapshot([node(cpu=0)], pending, QueueInfo(DEFAULT), QueueInfo(other))
+    cut = cut_of(cluster)
+    positions = {refusal.task.key[1]: refusal.position for refusal in decided(cluster, cut).refusals}
+    assert positions == {"t0000": 1, "t0001": 2, "t0002": 3, "odd": 252, "elsewhere": 1}
+
+
+def test_a_line_that_runs_out_ends_what_is_told() -> None:
+    """Tasks that take nothing have no bound; the younger ones of another line must not start before the rest of theirs."""
+    pending = [
+        *(task(f"free{number}", at=number) for number in range(50)),
+        *(task(f"s{number}", SMALL, at=100) for number in range(50)),
+    ]
+    cluster = snapshot([node(cpu=100_000)], pending)
+    cut = cut_of(cluster, free=Amounts(100_000, GIB))
+    result = decided(cluster, cut)
+    assert not result.complete
+    assert [binding.task.key[1] for binding in result.bindings] == ["free0", "free1", "free2", "free3"]
+
+
+def test_a_short_backlog_is_not_cut() -> None:
+    cluster = snapshot([node()], [task(f"t{number}", at=number) for number in range(3)])
+    cut = cut_of(cluster)
+    result = run_cycle(cluster)
+    assert not cut.ends
+    assert cut.settle(result) is result
+    assert cut.beyond(result, 0, 10) == []
+    assert Backlog().cut(NONE_LEFT, None).tasks == ()
+
+
+def test_who_was_moved_to_the_front_is_always_looked_at() -> None:
+    pending = [task(f"t{number:04}", SMALL, at=number) for number in range(100)]
+    pending += [task(f"moved{number}", SMALL, at=500, front_at=600.0 + number) for number in range(20)]
+    names = [one.key[1] for one in cut_of(snapshot([], pending)).tasks]
+    assert [name for name in names if name.startswith("moved")] == [f"moved{number}" for number in reversed(range(20))]
+
+
+@pytest.mark.parametrize("chunk", [1, 2, 512])
+def test_it_holds_what_a_plain_mapping_holds(chunk: int) -> None:
+    """Thousands of tasks come, change their priority, queue and shape, and go, in any order."""
+    chance, kept, known = random.Random(chunk), Backlog(), dict[tuple[str, str], PendingTask]()
+    with patch.object(backlog, "CHUNK", chunk), patch.object(backlog, "WHOLE", 0):
+        for _ in range(6000):
+            name = f"t{chance.randrange(400)}"
+            if chance.random() < 0.4:
+                kept.drop(("home", name))
+                known.pop(("home", name), None)
+            else:
+                one = task(name, chance.choice([SMALL, LARGE]), priority=chance.choice([0, 1]), at=float(chance.randrange(50)))
+                kept.put(one)
+                known[one.key] = one
+        assert {one.key: one for one in kept.tasks()} == known
+        everything = kept.cut(Amounts(10**9, 10**15), None)
+        assert not everything.ends
+        for priority in (0, 1):
+            for wants in (SMALL, LARGE):
+                line = [one for one in everything.tasks if (one.priority, one.shape) == (priority, wants)]
+                assert line == sorted(line, key=lambda one: (one.queued_at, one.uid))
+        assert kept.oldest() == {DEFAULT: min(one.queued_at for one in known.values())}
+        for key in known:
+            kept.drop(key)
+    assert (len(kept), kept.oldest(), list(kept.tasks())) == (0, {}, [])
