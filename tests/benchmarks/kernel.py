@@ -1,10 +1,6 @@
-"""The scheduling cycle by itself: B1 (against a plain per-node loop) and the flatness of B2.
+"""B1 and B2: the scheduling cycle by itself, against a plain per-node loop, and flat in nodes and in tasks that wait.
 
-    python -m tests.benchmarks.kernel [--pairs 5] [--sample 40] [--json FILE] [--quick]
-
-Prints a table on stderr and JSON on stdout (or into FILE). Two things are compared in one run on one machine, interleaved; figures
-are medians with the lowest and the highest. Times are CPU time of this process, so that what else runs on the machine disturbs
-less; wall time is recorded beside it.
+Times are CPU time of this process, so that what else runs on the machine disturbs less; wall time is recorded beside it.
 
 The plain loop is what a scheduler without columns does: for every task, ask every node with the plain rules of the tests' oracle,
 score those that fit, take the best. It is measured on a sample of the tasks and costs the same for each.
@@ -12,43 +8,31 @@ score those that fit, take the best. It is measured on a sample of the tasks and
 
 from __future__ import annotations
 
-import argparse
-import gc
-import json
-import platform
 import random
-import statistics
-import sys
-import time
 from collections.abc import Callable
-from dataclasses import dataclass
-from pathlib import Path
 
-import numpy
-
+from swarmtask.scheduler.backlog import Backlog
 from swarmtask.scheduler.cycle import run_cycle
 from swarmtask.scheduler.model import Amounts, NodeInfo, PendingTask, Snapshot, TaskShape
+from tests.benchmarks.measuring import Effort, Figure, Goal, Spread, Timing, interleaved, ratios
 from tests.scheduler.oracle import Oracle
 
 GIB = 2**30
 QUEUE = ("home", "default")
+SHAPES = 64
+SAMPLE = 40
+"""Tasks that the plain loop places."""
+CYCLES = 20
+"""Cycles of a long queue are measured together: one is short."""
 
 
-@dataclass(frozen=True)
-class Timing:
-    """Seconds for `count` decisions."""
-
-    count: int
-    cpu_s: float
-    wall_s: float
-
-    @property
-    def each_us(self) -> float:
-        return 1e6 * self.cpu_s / self.count
+def shapes(count: int = SHAPES) -> list[TaskShape]:
+    """From a quarter of a core and 256 MiB upwards."""
+    return [TaskShape(Amounts(250 * (1 + number % 4), 2**28 * (1 + number // 4))) for number in range(count)]
 
 
-def workload(tasks: int, nodes: int, *, shapes: int = 64, seed: int = 1, roomy: bool = True) -> Snapshot:
-    """Laptops and servers of twelve sizes, and tasks of `shapes` shapes, mixed in priority and age.
+def workload(tasks: int, nodes: int, *, seed: int = 1, roomy: bool = True) -> Snapshot:
+    """Laptops and servers of twelve sizes, and tasks of 64 shapes, mixed in priority and age.
 
     Args:
         roomy: whether every task finds room; otherwise most of them wait.
@@ -67,7 +51,7 @@ def workload(tasks: int, nodes: int, *, shapes: int = 64, seed: int = 1, roomy: 
         )
         for number in range(nodes)
     ]
-    known = [TaskShape(Amounts(250 * (1 + number % 4), 2**28 * (1 + number // 4))) for number in range(shapes)]
+    known = shapes()
     pending = [
         PendingTask(
             key=("home", f"task-{number}"),
@@ -82,19 +66,8 @@ def workload(tasks: int, nodes: int, *, shapes: int = 64, seed: int = 1, roomy: 
     return Snapshot(0.0, cluster, pending, {})
 
 
-def timed(decide: Callable[[], int]) -> Timing:
-    gc.collect()
-    wall, cpu = time.perf_counter(), time.process_time()
-    count = decide()
-    return Timing(count, time.process_time() - cpu, time.perf_counter() - wall)
-
-
 def placements(snapshot: Snapshot) -> Callable[[], int]:
     return lambda: len(run_cycle(snapshot).bindings)
-
-
-def refusals(snapshot: Snapshot) -> Callable[[], int]:
-    return lambda: len(run_cycle(snapshot).refusals)
 
 
 def plain_loop(snapshot: Snapshot, sample: int) -> Callable[[], int]:
@@ -104,84 +77,94 @@ def plain_loop(snapshot: Snapshot, sample: int) -> Callable[[], int]:
         oracle = Oracle.of(snapshot)
         for task in first:
             scores = oracle.scores(task)
-            oracle.place(task, max(scores, key=scores.__getitem__))
+            oracle.place(task, min(scores, key=lambda name: (scores[name][0], -scores[name][1])))
         return len(first)
 
     first = Oracle.order(snapshot)[:sample]
     return decide
 
 
-def spread(values: list[float]) -> dict[str, float]:
-    return {"median": statistics.median(values), "lowest": min(values), "highest": max(values)}
+def full_cycles(snapshot: Snapshot) -> Callable[[], int]:
+    """Cycles in which nothing starts because everything is full: what most cycles of a long queue see. The queue is kept in order
+    from change to change, as the operator keeps it; between two cycles one task leaves and one comes."""
+    backlog = Backlog(snapshot.pending)
+    names = iter(range(10**9))
+    first = snapshot.pending[0]
+
+    def decide() -> int:
+        for _ in range(CYCLES):
+            name = f"late-{next(names)}"
+            late = PendingTask(("home", name), name, QUEUE, 0, 1e6, first.shape)
+            backlog.put(late)
+            cut = backlog.cut(Amounts(), None)
+            cut.settle(run_cycle(Snapshot(0.0, snapshot.nodes, cut.tasks, {}, cut=cut)))
+            backlog.drop(late.key)
+        return CYCLES
+
+    return decide
 
 
-def compare(first: Callable[[], int], second: Callable[[], int], pairs: int) -> dict[str, dict[str, float]]:
-    """Both, interleaved: microseconds of CPU per decision, decisions per second, and the ratio second / first of each pair."""
-    firsts: list[Timing] = []
-    seconds: list[Timing] = []
-    for _ in range(pairs):
-        firsts.append(timed(first))
-        seconds.append(timed(second))
-    return {
-        "first_us": spread([timing.each_us for timing in firsts]),
-        "second_us": spread([timing.each_us for timing in seconds]),
-        "first_per_cpu_s": spread([timing.count / timing.cpu_s for timing in firsts]),
-        "first_per_wall_s": spread([timing.count / timing.wall_s for timing in firsts]),
-        "ratio": spread([b.each_us / a.each_us for a, b in zip(firsts, seconds, strict=True)]),
-    }
+def placement(effort: Effort) -> list[Figure]:
+    """B1."""
+    snapshot = workload(effort.sized(50_000, 100), effort.sized(5_000, 10))
+    ours, plain = interleaved(placements(snapshot), plain_loop(snapshot, SAMPLE), effort.pairs)
+    sizes = f"{len(snapshot.pending):,} tasks of {SHAPES} shapes, {len(snapshot.nodes):,} nodes"
+    return [
+        Figure("B1", f"cycle against a plain loop ({sizes})", "x", Spread.of(ratios(plain, ours)), Goal(">=", 100), _beside(ours, plain)),
+        Figure(
+            "B1",
+            "placements per CPU second, queue and bookkeeping included",
+            "/s",
+            Spread.of([timing.count / timing.cpu_s for timing in ours]),
+            Goal(">=", 50_000),
+            {"per_wall_second": Spread.of([timing.count / timing.wall_s for timing in ours]).median},
+        ),
+    ]
 
 
-def measure(pairs: int, sample: int, quick: bool) -> dict[str, object]:
-    part = 10 if quick else 1
+def flatness(effort: Effort) -> list[Figure]:
+    """B2."""
+    pairs, figures = effort.pairs, []
 
-    def sized(tasks: int, nodes: int) -> Snapshot:
-        return workload(tasks // part, nodes // part)
+    def compare(what: str, small: Callable[[], int], large: Callable[[], int]) -> None:
+        few, many = interleaved(small, large, pairs)
+        figures.append(Figure("B2", what, "x", Spread.of(ratios(many, few)), Goal("<=", 1.3), _beside(few, many)))
 
-    results: dict[str, object] = {
-        "machine": f"{platform.machine()}, Python {platform.python_version()}, numpy {numpy.__version__}",
-        "sizes divided by": part,
-    }
-    large = sized(50_000, 5_000)
-    results["B1 placement: cycle, plain loop (50,000 tasks of 64 shapes, 5,000 nodes)"] = compare(
-        placements(large), plain_loop(large, sample), pairs
+    tasks = effort.sized(20_000, 100)
+    few_nodes, many_nodes = effort.sized(1_000, 10), effort.sized(10_000, 100)
+    compare(
+        f"time per placement with {many_nodes:,} nodes / with {few_nodes:,}",
+        placements(workload(tasks, few_nodes)),
+        placements(workload(tasks, many_nodes)),
     )
-    few_nodes, many_nodes = sized(20_000, 1_000), sized(20_000, 10_000)
-    results["B2 placement: 1,000 nodes, 10,000 nodes"] = compare(placements(few_nodes), placements(many_nodes), pairs)
-    short, long = sized(10_000, 1_000), sized(1_000_000, 1_000)
-    results["B2 placement: 10,000 queued, 1,000,000 queued"] = compare(placements(short), placements(long), pairs)
-    # One node: nearly all of them wait, which is what most cycles of a long queue see.
-    short, long = (workload(count // part, 1, roomy=False) for count in (10_000, 1_000_000))
-    results["B2 task that goes on waiting: 10,000 queued, 1,000,000 queued"] = compare(refusals(short), refusals(long), pairs)
-    return results
+    short, long = effort.sized(10_000, 100), effort.sized(1_000_000, 10_000)
+    compare(
+        f"time per placement with {long:,} queued / with {short:,} (1 cycle places all)",
+        placements(workload(short, few_nodes)),
+        placements(workload(long, few_nodes)),
+    )
+    compare(
+        f"a cycle in which nothing can start, with {long:,} waiting / with {short:,}",
+        full_cycles(full(workload(short, 10, roomy=False))),
+        full_cycles(full(workload(long, 10, roomy=False))),
+    )
+    return figures
 
 
-def table(results: dict[str, object]) -> str:
-    lines = [f"{'':74} {'first':>10} {'second':>10} {'ratio':>8}  spread of the ratio"]
-    for name, result in results.items():
-        if isinstance(result, dict):
-            ratio = result["ratio"]
-            lines.append(
-                f"{name:74} {result['first_us']['median']:8.1f}us {result['second_us']['median']:8.1f}us {ratio['median']:8.2f}"
-                f"  {ratio['lowest']:.2f}..{ratio['highest']:.2f}; first: {result['first_per_cpu_s']['median']:,.0f} per CPU second"
-            )
-    return "\n".join(lines)
+def full(snapshot: Snapshot) -> Snapshot:
+    """The same, with nothing free on any node."""
+    nodes = [
+        NodeInfo(node.name, True, False, node.engines, node.allocatable, requested=node.allocatable, tasks=1)
+        for node in snapshot.nodes
+    ]
+    return Snapshot(0.0, nodes, snapshot.pending, {})
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description="Measure the scheduling cycle.")
-    parser.add_argument("--pairs", type=int, default=5, help="interleaved measurements of each comparison (default 5)")
-    parser.add_argument("--sample", type=int, default=40, help="tasks that the plain loop places (default 40)")
-    parser.add_argument("--json", type=Path, help="write the figures into this file instead of stdout")
-    parser.add_argument("--quick", action="store_true", help="a tenth of the size, to try the benchmark itself")
-    options = parser.parse_args()
-    results = measure(options.pairs, options.sample, options.quick)
-    print(table(results), file=sys.stderr)
-    text = json.dumps(results, indent=2)
-    if options.json:
-        options.json.write_text(text + "\n")
-    else:
-        print(text)
-
-
-if __name__ == "__main__":
-    main()
+def _beside(first: list[Timing], second: list[Timing]) -> dict[str, object]:
+    return {
+        name: {
+            "cpu_us_each": Spread.of([timing.each_us for timing in timings]).median,
+            "wall_us_each": Spread.of([1e6 * timing.wall_s / timing.count for timing in timings]).median,
+        }
+        for name, timings in (("first", first), ("second", second))
+    }

@@ -46,11 +46,11 @@ def deleting(obj: dict[str, Any]) -> dict[str, Any]:
     return {**obj, "metadata": {**obj["metadata"], "deletionTimestamp": stamp(0)}}
 
 
-def node(*, cpu: str = "2", memory: str = "2Gi", max_tasks: int | None = None, tasks: int = 0) -> dict[str, Any]:
+def node(*, cpu: str = "2", memory: str = "2Gi", gpu: int = 0, max_tasks: int | None = None, tasks: int = 0) -> dict[str, Any]:
     return {
         "metadata": {"name": "laptop-1"},
         "spec": {"maxTasks": max_tasks},
-        "status": {"allocatable": {"cpu": cpu, "memory": memory}, "tasks": tasks},
+        "status": {"allocatable": {"cpu": cpu, "memory": memory, "gpu": gpu}, "tasks": tasks},
     }
 
 
@@ -281,6 +281,22 @@ def _too_many_slots_of_a_limit(checker: Checker) -> None:
         checker.task_seen(task("Starting", live, uid=uid, name=f"lint-{number}"), at(number))
 
 
+def _bind_with_gpus(checker: Checker, *given: list[int]) -> None:
+    checker.node_seen(node(cpu="64", memory="64Gi", gpu=4), at(0))
+    for number, indices in enumerate(given):
+        uid = f"{number}{UID[1:]}"
+        live = attempt(1, "Starting", uid=uid) | {"requested": {"gpu": 1, "gpuIndices": indices}}
+        checker.task_seen(task("Starting", live, uid=uid, name=f"lint-{number}"), at(number))
+
+
+def _gpu_given_twice(checker: Checker) -> None:
+    _bind_with_gpus(checker, [0], [1], [0])
+
+
+def _more_gpus_than_asked_for(checker: Checker) -> None:
+    _bind_with_gpus(checker, [0, 1])
+
+
 def _version_shrinks(checker: Checker) -> None:
     checker.resource_version_seen("100", at(0))
     checker.resource_version_seen("99", at(1))
@@ -425,6 +441,8 @@ PLANTED: list[tuple[str, Callable[[Checker], None]]] = [
     ("I9", _too_many_of_a_queue),
     ("I9", _too_many_of_a_queue_on_a_node),
     ("I9", _too_many_slots_of_a_limit),
+    ("I9", _gpu_given_twice),
+    ("I9", _more_gpus_than_asked_for),
     ("I3", _recorded_without_an_end),
     ("I3", _recorded_otherwise_than_it_ended),
     ("I3", _recorded_as_both),
@@ -464,6 +482,12 @@ def test_what_is_within_its_time_is_not_accused() -> None:
     checker.engine_listed("swarm", [attempt_id(UID, 1), "st-ffffffffffffffff-1"], at(70))
     checker.engine_listed("swarm", [], at(71))
     checker.engine_listed("swarm", ["st-ffffffffffffffff-1"], at(140))
+    checker.assert_ok()
+
+
+def test_single_gpus_that_differ_or_are_not_recorded_break_nothing() -> None:
+    checker = Checker()
+    _bind_with_gpus(checker, [0], [1], [], [])
     checker.assert_ok()
 
 

@@ -15,11 +15,11 @@ def attempt(number: int = 1, state: str = "Running", *, uid: str = "00000000-000
 
 
 def add_task(kube: FakeKube, name: str, phase: str = "Queued", **status: Any) -> Object:
-    """A task of namespace default (or `namespace`), labelled app=test."""
-    namespace = status.pop("namespace", "default")
+    """A task of namespace default (or `namespace`), labelled app=test. `spec`: what else it wishes."""
+    namespace, spec = status.pop("namespace", "default"), status.pop("spec", {})
     body = {
         "metadata": {"name": name, "namespace": namespace, "labels": {"app": "test"}},
-        "spec": {"queue": "default", "container": {"image": "acme/lint:1"}},
+        "spec": {"queue": "default", "container": {"image": "acme/lint:1"}} | spec,
     }
     return kube.add(SWARM_TASK, body, status={"phase": phase, **status})
 

@@ -14,11 +14,21 @@ from swarmtask.scheduler.model import Amounts
 GIB = 2**30
 
 
-def task(name: str, version: int, *, uid: str = "", phase: str = "Queued", node: str = "", cpu: str = "1", **spec: Any) -> Object:
+def task(
+    name: str,
+    version: int,
+    *,
+    uid: str = "",
+    phase: str = "Queued",
+    node: str = "",
+    cpu: str = "1",
+    gpus: tuple[int, ...] = (),
+    **spec: Any,
+) -> Object:
     uid = uid or f"uid-{name}"
     status: Object = {"phase": phase, "queuedTime": "2026-01-01T00:00:00Z"}
     if node:
-        held = {"cpu": cpu, "memory": "1Gi", "gpu": 0}
+        held = {"cpu": cpu, "memory": "1Gi", "gpu": len(gpus), "gpuIndices": list(gpus)}
         status["attempt"] = 1
         status["attempts"] = [
             {"number": 1, "id": f"st-{name}-1", "node": node, "engine": "swarm", "state": "Running", "requested": held}
@@ -75,7 +85,7 @@ def test_an_assumed_task_waits_no_more_and_holds_its_node() -> None:
     assert cache.running(("default", "default")) == 1
 
     cache.apply(SWARM_TASK, task("a", 6, phase="Starting", node="n1"))
-    assert cache.assumed_node(KEY) is None
+    assert cache.assumption(KEY) is None
     assert cache.requested("n1") == Amounts(1000, GIB)
     assert cache.tasks_on("n1") == 1
 
@@ -156,7 +166,8 @@ def test_sums_stay_sums_whatever_happens() -> None:
                 queue = rng.choice(["default", "q"])
                 cache.apply(SWARM_TASK, task(name, version, cpu=str(rng.randint(1, 3)), queue=queue, limits=limits))
             case 2:
-                running = task(name, version, phase="Running", node=rng.choice(["n1", "n2"]), cpu=str(rng.randint(1, 3)))
+                gpus = tuple(rng.sample(range(4), rng.randint(0, 2)))
+                running = task(name, version, phase="Running", node=rng.choice(["n1", "n2"]), cpu=str(rng.randint(1, 3)), gpus=gpus)
                 running["status"]["attempts"][0]["requested"] |= {"queue": rng.choice(["", "q"]), "limits": {"model/x": 3}}
                 cache.apply(SWARM_TASK, running)
             case 3:
@@ -164,7 +175,7 @@ def test_sums_stay_sums_whatever_happens() -> None:
             case 4:
                 waiting = list(cache.waiting())
                 if waiting:
-                    cache.assume(rng.choice(waiting), rng.choice(["n1", "n2"]))
+                    cache.assume(rng.choice(waiting), rng.choice(["n1", "n2"]), tuple(rng.sample(range(4), rng.randint(0, 2))))
             case _:
                 cache.drop_assumption(key)
         assert_sums(cache)
@@ -177,13 +188,17 @@ def assert_sums(cache: Cache) -> None:
     running: Counter[tuple[str, str]] = Counter()
     slots: dict[tuple[str, str], dict[str, int]] = {}
     queue_tasks: dict[str, Counter[tuple[str, str]]] = {"n1": Counter(), "n2": Counter()}
+    gpus: dict[str, set[int]] = {"n1": set(), "n2": set()}
     for key, entry in cache.tasks.items():
-        node = cache.assumed_node(key)
+        assumption = cache.assumption(key)
         if entry.holding is not None:
             node, amounts, queue = entry.holding.node, entry.holding.amounts, entry.holding.queue
             limits = entry.holding.limits
-        elif node is not None:
+            gpus[node] |= set(entry.holding.gpus)
+        elif assumption is not None:
             assert entry.pending is not None
+            node, indices = assumption
+            gpus[node] |= set(indices)
             amounts, queue, limits = entry.pending.shape.request, entry.pending.queue, entry.pending.shape.limits
         else:
             continue
@@ -197,10 +212,11 @@ def assert_sums(cache: Cache) -> None:
     for name in ("n1", "n2"):
         assert cache.requested(name) == requested.get(name, Amounts())
         assert cache.tasks_on(name) == tasks[name]
+        assert cache.gpus_held(name) == gpus[name]
         assert cache.queue_tasks_on(name) == queue_tasks[name]
     for queue in (("default", "default"), ("default", "q")):
         assert cache.running(queue) == running[queue]
         assert cache.queue_requested(queue) == by_queue.get(queue, Amounts())
         assert cache.limit_holders(queue, "model/x") == slots.get(queue, {})
-    waiting = {key for key, entry in cache.tasks.items() if entry.pending is not None and cache.assumed_node(key) is None}
+    waiting = {key for key, entry in cache.tasks.items() if entry.pending is not None and cache.assumption(key) is None}
     assert {item.key for item in cache.waiting()} == waiting

@@ -360,7 +360,8 @@ def test_other_names_are_no_run_of_it(name: str) -> None:
 def test_a_run_is_the_array_without_what_makes_it_one() -> None:
     spec = {"parallelism": 2, "maxFailedIndexes": 1, "suspend": True, "queue": "night", "priority": 7, "ttlSecondsAfterFinished": 0}
     env = [{"name": "LEVEL", "value": "3"}]
-    task = array(9, container={"image": "lint:1", "env": env}, backoffLimit=1, **spec)
+    labels = {"team": "red", "swarmtask.io/dead-letter": "true"}
+    task = array(9, container={"image": "lint:1", "env": env}, backoffLimit=1, metadata={"labels": labels}, **spec)
     made = SwarmTask.model_validate(member_object(task, 7))
     assert not made.is_array and not made.spec.suspend and made.spec.completions is None
     assert (made.metadata.name, made.key[0], made.spec.queue, made.spec.priority) == ("many-7", "team", "night", 7)
@@ -368,6 +369,7 @@ def test_a_run_is_the_array_without_what_makes_it_one() -> None:
         ("LEVEL", "3"), ("SWARMTASK_INDEX", "7"), ("SWARMTASK_COMPLETIONS", "9"),
     ]  # fmt: skip
     assert made.spec.ttl_seconds_after_finished == 31_536_000, "it must outlive its record"
+    assert made.metadata.labels == {"team": "red", "swarmtask.io/array": "many", "swarmtask.io/index": "7"}
     owner = made.array_owner
     assert owner is not None and (owner.uid, owner.block_owner_deletion) == ("u-1", True)
     assert not problems(member_object(task, 7), task_schema())

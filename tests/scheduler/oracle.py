@@ -9,17 +9,67 @@ import math
 from dataclasses import dataclass, field, replace
 
 from swarmtask.resources.fields import Strategy
-from swarmtask.scheduler.model import Amounts, NodeInfo, PendingTask, QueueInfo, QueueKey, RunningTask, Snapshot, TaskShape
+from swarmtask.scheduler.model import (
+    Amounts,
+    GpuInfo,
+    GpuWish,
+    NodeInfo,
+    PendingTask,
+    QueueInfo,
+    QueueKey,
+    RunningTask,
+    Snapshot,
+    Taint,
+    TaskShape,
+    Weights,
+)
+
+STEP = 1e-12
+"""What is left of a total on a node that breaks the mildest preference."""
 
 
 @dataclass
 class Load:
-    """What a node holds so far."""
+    """What a node holds so far. `gpus`: indices that are known to be held."""
 
     requested: Amounts
     tasks: int
     queue_tasks: dict[QueueKey, int] = field(default_factory=dict)
     turn: int = 0
+    gpus: set[int] = field(default_factory=set)
+
+
+def tolerates(wants: TaskShape, taint: Taint) -> bool:
+    for toleration in wants.tolerations:
+        same_key = not toleration.key or toleration.key == taint.key
+        same_value = toleration.value is None or toleration.value == taint.value
+        same_effect = toleration.effect is None or toleration.effect == taint.effect
+        if same_key and same_value and same_effect:
+            return True
+    return False
+
+
+def single_gpus(node: NodeInfo) -> list[GpuInfo]:
+    """What the node offers: what it lists, and otherwise as many as its engine says, of which nothing is known."""
+    if node.gpus:
+        return sorted(node.gpus, key=lambda gpu: gpu.index)[: node.allocatable.gpus]
+    return [GpuInfo(index) for index in range(node.allocatable.gpus)]
+
+
+def held_gpus(node: NodeInfo, load: Load) -> int:
+    return max(load.requested.gpus, len(load.gpus & {gpu.index for gpu in single_gpus(node)}))
+
+
+def suits(gpu: GpuInfo, wish: GpuWish) -> bool:
+    return wish.vendor in {"", gpu.vendor} and wish.model.lower() in gpu.model.lower() and wish.memory_bytes <= gpu.memory_bytes
+
+
+def free_gpus(node: NodeInfo, load: Load, wish: GpuWish) -> list[GpuInfo]:
+    """Those that a task with this wish can get, in the order in which they are given away."""
+    offered = single_gpus(node)
+    unknown = held_gpus(node, load) - sum(gpu.index in load.gpus for gpu in offered)
+    matching = [gpu for gpu in offered if gpu.index not in load.gpus and suits(gpu, wish)]
+    return sorted(matching[unknown:], key=lambda gpu: (gpu.memory_bytes, gpu.vendor, gpu.model, gpu.index))
 
 
 def refusing_filter(node: NodeInfo, load: Load, wants: TaskShape, queue: QueueInfo) -> str | None:
@@ -31,8 +81,16 @@ def refusing_filter(node: NodeInfo, load: Load, wants: TaskShape, queue: QueueIn
         ("engine", wants.engine in node.engines if wants.engine else bool(node.engines)),
         ("nodeName", wants.node_name in {"", node.name}),
         ("nodeSelector", all(node.labels.get(key) == value for key, value in wants.node_selector)),
+        ("regions", not wants.regions or node.region in wants.regions),
+        ("taints", all(taint.effect == "PreferNoSchedule" or tolerates(wants, taint) for taint in node.taints)),
         ("capabilities", wants.capabilities <= node.capabilities),
-        ("gpu", asked.gpus == 0 or held.gpus + asked.gpus <= offered.gpus),
+        ("cost", wants.max_cost_per_hour is None or node.cost_per_hour <= wants.max_cost_per_hour),
+        (
+            "latency",
+            wants.max_latency_ms is None or (node.latency_ms is not None and node.latency_ms <= wants.max_latency_ms),
+        ),
+        ("battery", wants.on_battery != "never" or not node.on_battery),
+        ("gpu", asked.gpus == 0 or len(free_gpus(node, load, wants.gpu)) >= asked.gpus),
         ("maxTasks", node.max_tasks is None or load.tasks + 1 <= node.max_tasks),
         (
             "maxRunningPerNode",
@@ -44,22 +102,32 @@ def refusing_filter(node: NodeInfo, load: Load, wants: TaskShape, queue: QueueIn
     return next((name for name, passes in rules if not passes), None)
 
 
-def score(node: NodeInfo, load: Load, wants: TaskShape, strategy: Strategy) -> float:
-    """The total of a strategy; next to nothing on a node to avoid."""
-    total = _total(node, load, wants, strategy)
-    return total * 1e-9 if node.name in wants.avoid else total
+def steps_down(node: NodeInfo, wants: TaskShape) -> int:
+    """How far the preferences that a node breaks take it down; 0 where it breaks none."""
+    return (
+        8 * (node.name in wants.avoid)
+        + 4 * any(taint.effect == "PreferNoSchedule" and not tolerates(wants, taint) for taint in node.taints)
+        + 2 * (node.on_battery and wants.on_battery == "avoid")
+        + (bool(wants.preferred_regions) and node.region not in wants.preferred_regions)
+    )
 
 
-def _total(node: NodeInfo, load: Load, wants: TaskShape, strategy: Strategy) -> float:
+def total(node: NodeInfo, load: Load, wants: TaskShape, strategy: Strategy, weights: Weights) -> float:
+    """The total of a strategy, before preferences."""
+    offered_gpus = len(single_gpus(node))
     pairs = [(node.allocatable.cpu_milli, load.requested.cpu_milli + wants.request.cpu_milli)]
     pairs.append((node.allocatable.memory_bytes, load.requested.memory_bytes + wants.request.memory_bytes))
     if wants.request.gpus:
-        pairs.append((node.allocatable.gpus, load.requested.gpus + wants.request.gpus))
+        pairs.append((offered_gpus, held_gpus(node, load) + wants.request.gpus))
     balance = min(max(0.0, 1 - after / offered) if offered else 0.0 for offered, after in pairs)
     few, many = 1 / (1 + load.tasks), (1 + load.tasks) / (2 + load.tasks)
     match strategy:
         case "balanced":
-            return (balance + 0.001 * few) / 1.001
+            capability = (1 + len(wants.capabilities) + wants.request.gpus) / (1 + len(node.capabilities) + offered_gpus)
+            latency = 0.5 if node.latency_ms is None else 1 - min(node.latency_ms, 500) / 500
+            cost = 1 - min(node.cost_per_hour, 10) / 10
+            mean = sum(weight * value for weight, value in zip(weights, (capability, balance, latency, cost), strict=True))
+            return (mean / sum(weights) + 0.001 * few) / 1.001
         case "pack":
             return (1 - balance + 0.001 * many) / 1.001
         case "spread":
@@ -79,7 +147,9 @@ class Kept:
     task: PendingTask
     moment: float | None
     spare: Load
-    """What the node will hold then, the task included."""
+    """What the node will hold then, the task included; GPUs apart."""
+    spare_gpus: int = 0
+    """How many will be left of the GPUs that count for the task."""
 
 
 def level(task: PendingTask, snapshot: Snapshot) -> int:
@@ -123,7 +193,13 @@ class Oracle:
             levels=Oracle._levels(snapshot),
             nodes=sorted(snapshot.nodes, key=lambda node: node.name),
             loads={
-                node.name: Load(node.requested, node.tasks, dict(node.queue_tasks), turns.index(node.turn))
+                node.name: Load(
+                    node.requested,
+                    node.tasks,
+                    dict(node.queue_tasks),
+                    turns.index(node.turn),
+                    {gpu.index for gpu in node.gpus if gpu.held},
+                )
                 for node in snapshot.nodes
             },
             queues=dict(snapshot.queues),
@@ -208,18 +284,31 @@ class Oracle:
                 counts[name] = counts.get(name, 0) + 1
         return counts
 
-    def scores(self, task: PendingTask) -> dict[str, float]:
-        """Scores of the nodes where the task fits."""
+    def scores(self, task: PendingTask) -> dict[str, tuple[int, float]]:
+        """Of the nodes where the task fits: the steps that preferences take it down, and its total before that. Fewer steps win,
+        then the larger total."""
         queue = self.queues.get(task.queue) or QueueInfo(task.queue)
         strategy = task.shape.strategy or queue.strategy
         return {
-            node.name: score(node, self.loads[node.name], task.shape, strategy)
+            node.name: (
+                steps_down(node, task.shape),
+                total(node, self.loads[node.name], task.shape, strategy, queue.weights),
+            )
             for node in self.nodes
             if self.refused_by(node, task) is None
         }
 
+    def gpus(self, task: PendingTask, name: str) -> tuple[int, ...]:
+        """The GPUs that the task gets on the node."""
+        node = next(node for node in self.nodes if node.name == name)
+        if not task.shape.request.gpus:
+            return ()
+        free = free_gpus(node, self.loads[name], task.shape.gpu)
+        return tuple(sorted(gpu.index for gpu in free[: task.shape.request.gpus]))
+
     def place(self, task: PendingTask, node: str) -> None:
         load = self.loads[node]
+        load.gpus |= set(self.gpus(task, node))
         load.requested += task.shape.request
         load.tasks += 1
         load.turn = 1 + max(load.turn for load in self.loads.values())
@@ -242,6 +331,7 @@ class Oracle:
         for kept in self.kept:
             if kept.node == node and not self._outlived(kept, task):
                 kept.spare = self._with(kept.spare, task)
+                kept.spare_gpus -= task.shape.request.gpus
 
     def refuse(self, task: PendingTask, reason: str) -> None:
         """It cannot start although nobody before it can: what is kept for it from now on."""
@@ -274,29 +364,39 @@ class Oracle:
         if refusing_filter(node, self._with(empty, *reserved), task.shape, queue) is not None:
             return None
         here = [running for running in self.snapshot.running if running.node == node.name]
-        for running in here:
-            if running.stopping:
-                load = self._without(load, running)
-        missing = self._missing(node, load, task, queue)
-        moment, known = -math.inf, [one for one in here if one.ends_at is not None and not one.stopping]
+        gone = [running for running in here if running.stopping]
+        missing = self._missing(node, self._without(load, *gone), task, queue, self._lacking_gpus(node, task, gone))
+        moment, lacks = -math.inf, missing
+        known = [one for one in here if one.ends_at is not None and not one.stopping]
         for running in sorted(known, key=lambda one: (one.ends_at or 0.0, one.key, one.uid)):
-            if self._missing(node, load, task, queue) == 0:
+            if lacks == 0:
                 break
-            load, moment = self._without(load, running), running.ends_at or 0.0
-        if self._missing(node, load, task, queue) > 0:
-            moment = math.inf
-            load = self._with(self.loads[node.name], *reserved)
-            for running in here:
-                if running.stopping:
-                    load = self._without(load, running)
+            gone, moment = [*gone, running], running.ends_at or 0.0
+            lacks = self._missing(node, self._without(load, *gone), task, queue, self._lacking_gpus(node, task, gone))
+        if lacks > 0:
+            moment, gone = math.inf, [running for running in here if running.stopping]
+        load = self._without(load, *gone)
         near = not math.isfinite(moment) or moment <= self.snapshot.now or self.snapshot.now - task.queued_at > 4 * 3600
         kept = Kept(node.name, task, None if near else moment, self._with(load, task))
-        return (node.name in task.shape.avoid, moment, missing, kept)
+        kept.spare_gpus = -self._lacking_gpus(node, task, gone)
+        return (steps_down(node, task.shape) > 0, moment, missing, kept)
 
-    def _missing(self, node: NodeInfo, load: Load, task: PendingTask, queue: QueueInfo) -> float:
-        """The largest part of what it asks for that is not there."""
-        parts = [0.0]
-        for name in ("cpu_milli", "memory_bytes", "gpus"):
+    def _lacking_gpus(self, node: NodeInfo, task: PendingTask, gone: list[RunningTask]) -> int:
+        """How many GPUs that count for the task are missing, when these have ended and what is kept is gone; below 0: left over."""
+        load, wish, offered = self.loads[node.name], task.shape.gpu, single_gpus(node)
+        unknown = held_gpus(node, load) - sum(gpu.index in load.gpus for gpu in offered)
+        matching = [gpu.index for gpu in offered if suits(gpu, wish)]
+        left = sum(index not in load.gpus for index in matching) - unknown
+        for running in gone:
+            known = [gpu for gpu in node.gpus if gpu.index in running.gpus]
+            left += running.amounts.gpus - sum(not suits(gpu, wish) for gpu in known)
+        kept = sum(one.task.shape.request.gpus for one in self.kept if one.node == node.name)
+        return task.shape.request.gpus + kept - left
+
+    def _missing(self, node: NodeInfo, load: Load, task: PendingTask, queue: QueueInfo, gpus: int) -> float:
+        """The largest part of what it asks for that is not there. `gpus`: how many of them."""
+        parts = [0.0 if not task.shape.request.gpus else max(0, gpus) / task.shape.request.gpus]
+        for name in ("cpu_milli", "memory_bytes"):
             asked = getattr(task.shape.request, name)
             if asked:
                 lack = getattr(load.requested, name) + asked - getattr(node.allocatable, name)
@@ -313,7 +413,7 @@ class Oracle:
         queue = self.queues.get(task.queue) or QueueInfo(task.queue)
         if task.queue != kept.task.queue:
             queue = replace(queue, max_running_per_node=None)
-        return self._missing(node, kept.spare, task, queue) == 0
+        return self._missing(node, kept.spare, task, queue, task.shape.request.gpus - kept.spare_gpus) == 0
 
     def _outlived(self, kept: Kept, task: PendingTask) -> bool:
         duration_s = rounded(task.duration_s)
@@ -327,6 +427,8 @@ class Oracle:
         return load
 
     @staticmethod
-    def _without(load: Load, running: RunningTask) -> Load:
-        mine = load.queue_tasks.get(running.queue, 0) - 1
-        return Load(load.requested - running.amounts, load.tasks - 1, {**load.queue_tasks, running.queue: mine}, load.turn)
+    def _without(load: Load, *running: RunningTask) -> Load:
+        for one in running:
+            mine = load.queue_tasks.get(one.queue, 0) - 1
+            load = Load(load.requested - one.amounts, load.tasks - 1, {**load.queue_tasks, one.queue: mine}, load.turn)
+        return load

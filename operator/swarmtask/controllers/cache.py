@@ -20,13 +20,15 @@ from swarmtask.controllers.twins import Twins
 from swarmtask.kube import Object
 from swarmtask.lifecycle.members import is_recorded
 from swarmtask.lifecycle.reasons import RULES
+from swarmtask.resources import placement as resources
 from swarmtask.resources import units
 from swarmtask.resources.kinds import SWARM_NODE, SWARM_QUEUE, SWARM_TASK, Kind
 from swarmtask.resources.node import SwarmNode
+from swarmtask.resources.placement import dollars
 from swarmtask.resources.queue import SwarmQueue
 from swarmtask.resources.task import ANNOTATION_FRONT, Attempt, AttemptState, Phase, SwarmTask
 from swarmtask.scheduler.backlog import Backlog
-from swarmtask.scheduler.model import Amounts, PendingTask, QueueKey, RunningTask, TaskKey, TaskShape
+from swarmtask.scheduler.model import Amounts, GpuWish, PendingTask, QueueKey, RunningTask, TaskKey, TaskShape, Toleration
 
 logger = logging.getLogger(__name__)
 
@@ -37,12 +39,14 @@ _BETTER_ELSEWHERE = frozenset(reason.value for reason, rule in RULES.items() if 
 
 @dataclass(frozen=True, slots=True)
 class Holding:
-    """What one task holds: its place on a node and in its queue, and slots of the queue's limits (sorted pairs)."""
+    """What one task holds: its place on a node and in its queue, slots of the queue's limits (sorted pairs), and the indices of its
+    GPUs (none where they were not recorded: `amounts` has their number)."""
 
     node: str
     queue: QueueKey
     amounts: Amounts
     limits: tuple[tuple[str, int], ...] = ()
+    gpus: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +127,7 @@ class Cache:
         self._running: Counter[QueueKey] = Counter()
         self._queue_requested: dict[QueueKey, Amounts] = {}
         self._queue_tasks: dict[str, Counter[QueueKey]] = {}
+        self._gpus_held: dict[str, Counter[int]] = {}
         self._turns: dict[str, int] = {}
         self._turn = 0
         self._limit_holders: dict[tuple[QueueKey, str], dict[str, int]] = {}
@@ -318,6 +323,8 @@ class Cache:
             held = self._queue_requested.get(holding.queue, Amounts())
             self._queue_requested[holding.queue] = held + holding.amounts if sign > 0 else held - holding.amounts
             self._count_queue_task(holding, sign)
+            if holding.gpus:
+                self._count_gpus(holding, sign)
         if before is not None:
             for name, _ in before.limits:
                 holders = self._limit_holders[before.queue, name]
@@ -336,24 +343,34 @@ class Cache:
         if not here:
             del self._queue_tasks[holding.node]
 
+    def _count_gpus(self, holding: Holding, sign: int) -> None:
+        here = self._gpus_held.setdefault(holding.node, Counter())
+        for index in holding.gpus:
+            here[index] += sign
+            if not here[index]:
+                del here[index]
+        if not here:
+            del self._gpus_held[holding.node]
+
     # --- assumed placements ---
 
-    def assume(self, pending: PendingTask, node: str) -> bool:
+    def assume(self, pending: PendingTask, node: str, gpus: tuple[int, ...] = ()) -> bool:
         """Count a placement before it is stored. False when the task has changed since it was decided."""
         entry = self.tasks.get(pending.key)
         if entry is None or entry.pending != pending or pending.key in self._assumed:
             return False
         before = self._holding(pending.key)
-        self._assumed[pending.key] = _Assumption(pending, Holding(node, pending.queue, pending.shape.request, pending.shape.limits))
+        holding = Holding(node, pending.queue, pending.shape.request, pending.shape.limits, gpus)
+        self._assumed[pending.key] = _Assumption(pending, holding)
         self._account(pending.key, before)
         self._turn += 1
         self._turns[node] = self._turn
         return True
 
-    def assumed_node(self, key: TaskKey) -> str | None:
-        """The node that a task is assumed on; None when there is no such assumption (any more)."""
+    def assumption(self, key: TaskKey) -> tuple[str, tuple[int, ...]] | None:
+        """The node that a task is assumed on, and the indices of its GPUs; None when there is no such assumption (any more)."""
         assumed = self._assumed.get(key)
-        return None if assumed is None else assumed.holding.node
+        return None if assumed is None else (assumed.holding.node, assumed.holding.gpus)
 
     def drop_assumption(self, key: TaskKey) -> bool:
         """The placement was not stored. True when there was one: the task waits again."""
@@ -405,6 +422,7 @@ class Cache:
                 0,
                 one.holding.amounts,
                 now,
+                gpus=one.holding.gpus,
                 limits=one.holding.limits,
                 queued_at=one.pending.queued_at,
                 fronted=one.pending.front_at is not None,
@@ -417,6 +435,10 @@ class Cache:
     def requested(self, node: str) -> Amounts:
         """What live and assumed attempts hold on a node."""
         return self._requested.get(node, Amounts())
+
+    def gpus_held(self, node: str) -> frozenset[int]:
+        """Indices of the GPUs of a node that live and assumed attempts hold, as far as they are recorded."""
+        return frozenset(self._gpus_held.get(node, ()))
 
     def tasks_on(self, node: str) -> int:
         return self._tasks_on[node]
@@ -454,7 +476,7 @@ def pending_task(task: SwarmTask, queued_at: float | None = None) -> PendingTask
     """
     if task.status.phase is not Phase.QUEUED or task.metadata.deletion_timestamp is not None or task.is_array:
         return None
-    spec, requests = task.spec, task.spec.container.resources.requests
+    spec, requests, placement = task.spec, task.spec.container.resources.requests, task.spec.placement
     since = task.status.queued_time or task.metadata.creation_timestamp
     if queued_at is None:
         queued_at = since.timestamp() if since is not None else 0.0
@@ -467,12 +489,19 @@ def pending_task(task: SwarmTask, queued_at: float | None = None) -> PendingTask
         shape=TaskShape(
             request=Amounts(units.cpu_milli(requests.cpu), units.memory_bytes(requests.memory), requests.gpu),
             engine="" if spec.engine == "auto" else spec.engine,
-            node_name=spec.placement.node_name,
-            node_selector=tuple(sorted(spec.placement.node_selector.items())),
-            capabilities=frozenset(spec.placement.capabilities),
+            node_name=placement.node_name,
+            node_selector=tuple(sorted(placement.node_selector.items())),
+            capabilities=frozenset(placement.capabilities),
             limits=tuple(sorted(spec.limits.items())),
-            strategy=spec.placement.strategy,
+            strategy=placement.strategy,
             avoid=frozenset(attempt.node for attempt in task.status.attempts if attempt.reason in _BETTER_ELSEWHERE),
+            gpu=_gpu_wish(placement.gpu) if requests.gpu else GpuWish(),
+            tolerations=tuple(map(_toleration, placement.tolerations)),
+            regions=frozenset(placement.regions),
+            preferred_regions=frozenset(placement.preferred_regions),
+            max_latency_ms=placement.max_latency_milliseconds or None,
+            max_cost_per_hour=None if placement.max_cost_per_hour is None else float(dollars(placement.max_cost_per_hour)),
+            on_battery=placement.on_battery,
         ),
         front_at=front_at(task),
     )
@@ -511,6 +540,7 @@ def running_task(task: SwarmTask) -> RunningTask | None:
         attempt=current.number,
         amounts=holding.amounts,
         bound_at=0.0 if bound is None else bound.timestamp(),
+        gpus=holding.gpus,
         limits=holding.limits,
         stopping=current.state is AttemptState.STOPPING,
         queued_at=None if queued is None else queued.timestamp(),
@@ -525,6 +555,15 @@ def _differ(before: RunningTask | None, after: RunningTask | None) -> bool:
     return (before.stopping, before.priority) != (after.stopping, after.priority)
 
 
+def _gpu_wish(wish: resources.GpuWish) -> GpuWish:
+    return GpuWish(wish.vendor, wish.model.lower(), 0 if wish.memory is None else units.memory_bytes(wish.memory))
+
+
+def _toleration(toleration: resources.Toleration) -> Toleration:
+    value = None if toleration.operator == "Exists" else toleration.value
+    return Toleration(toleration.key, value, toleration.effect or None)
+
+
 def holding_of(task: SwarmTask) -> Holding | None:
     """What the live attempt of a task holds, as it was when it was bound."""
     current = task.status.current
@@ -532,4 +571,10 @@ def holding_of(task: SwarmTask) -> Holding | None:
         return None
     held = current.requested
     amounts = Amounts(units.cpu_milli(held.cpu), units.memory_bytes(held.memory), held.gpu)
-    return Holding(current.node, (task.key[0], held.queue or task.spec.queue), amounts, tuple(sorted(held.limits.items())))
+    return Holding(
+        current.node,
+        (task.key[0], held.queue or task.spec.queue),
+        amounts,
+        tuple(sorted(held.limits.items())),
+        tuple(held.gpu_indices),
+    )

@@ -127,7 +127,7 @@ class Executor:
             entry = self._cache.tasks.get(key)
             if entry is None or (uid and entry.task.metadata.uid != uid) or entry.task.is_array:
                 return
-            if isinstance(event, Bound) and self._cache.assumed_node(key) != event.node:
+            if isinstance(event, Bound) and self._cache.assumption(key) != (event.node, event.gpus):
                 return self._unbound()  # the task has changed since the cycle chose
             transition = handle(entry.task, self._actual(entry, event), self._clock.now(), self._policy)
             try:
@@ -232,7 +232,7 @@ class Executor:
                 case Submit(attempt=attempt):
                     lane = self._lane(entry, attempt.engine)
                     if lane is not None and entry.invalid is None:
-                        lane.submit(Submission(key, task.metadata.uid, attempt))
+                        lane.submit(Submission(key, task.metadata.uid, attempt, self._cache.nodes.get(attempt.node)))
                 case Stop(attempt=attempt, grace_s=grace_s):
                     lane = self._lane(entry, attempt.engine)
                     if lane is not None:

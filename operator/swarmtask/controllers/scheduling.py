@@ -95,10 +95,10 @@ class Scheduling:
     def _bind(self, binding: Binding) -> None:
         node = self._cache.nodes.get(binding.node)
         engine = next((item for item in node.status.engines if item.name == binding.engine), None) if node else None
-        if engine is None or not self._cache.assume(binding.task, binding.node):
+        if engine is None or not self._cache.assume(binding.task, binding.node, binding.gpus):
             return
         self._refusals.forget(binding.task.key)
-        self._executor.offer(binding.task.key, binding.task.uid, Bound(binding.node, binding.engine, engine.id))
+        self._executor.offer(binding.task.key, binding.task.uid, Bound(binding.node, binding.engine, engine.id, binding.gpus))
 
     def _preempt(self, preemption: Preemption) -> None:
         victim = preemption.victim

@@ -7,12 +7,13 @@ callers.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Any, Literal
 
 from swarmtask.lifecycle import conditions
 from swarmtask.lifecycle.deadlines import Policy, retry_at, retry_delay_s, whole
-from swarmtask.lifecycle.messages import Announcement, Observation, Reason, Transition, Twin
+from swarmtask.lifecycle.messages import Announcement, Bound, Observation, Reason, Transition, Twin
 from swarmtask.lifecycle.reasons import RULES
 from swarmtask.lifecycle.verdicts import judge
 from swarmtask.resources.meta import set_condition
@@ -143,22 +144,25 @@ class Draft:
             observed_generation=self._generation(),
         )  # fmt: skip
 
-    def bind(self, node: str, engine: str, engine_node_id: str) -> None:
-        """A new attempt on this node. From here on it holds what it requested."""
+    def bind(self, bound: Bound) -> None:
+        """A new attempt on the chosen node. From here on it holds what it requested."""
         status = self.status
         number = status.attempt + 1
         attempt = Attempt(
-            number=number, id=attempt_id(self.task.metadata.uid, number), node=node, engine=engine, engine_node_id=engine_node_id,
-            requested=self._requested(), bound_at=self.at,
+            number=number, id=attempt_id(self.task.metadata.uid, number), node=bound.node, engine=bound.engine,
+            engine_node_id=bound.engine_node_id, requested=self._requested(bound.gpus), bound_at=self.at,
         )  # fmt: skip
         status.attempts = [*status.attempts, attempt][-MAX_ATTEMPT_RECORDS:]
-        status.attempt, status.phase, status.node_name, status.engine = number, Phase.STARTING, node, engine
+        status.attempt, status.phase, status.node_name, status.engine = number, Phase.STARTING, bound.node, bound.engine
         status.queue_position, status.not_before, status.reason, status.message = None, None, None, None
-        self.announce("Scheduled", f"bound to {node} (attempt {number}, engine {engine})")
+        self.announce("Scheduled", f"bound to {bound.node} (attempt {number}, engine {bound.engine})")
 
-    def _requested(self) -> Requested:
+    def _requested(self, gpus: Sequence[int]) -> Requested:
         spec, requests = self.task.spec, self.task.spec.container.resources.requests
-        return Requested(cpu=requests.cpu, memory=requests.memory, gpu=requests.gpu, queue=spec.queue, limits=spec.limits)
+        return Requested(
+            cpu=requests.cpu, memory=requests.memory, gpu=requests.gpu, queue=spec.queue, limits=spec.limits,
+            gpu_indices=list(gpus),
+        )  # fmt: skip
 
     def back_off(self, reason: str, message: str, earlier: int) -> None:
         """Wait before the next attempt. `earlier`: failures of the same budget before this one."""

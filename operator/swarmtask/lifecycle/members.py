@@ -19,6 +19,7 @@ from swarmtask.resources.task import (
     ENV_COMPLETIONS,
     ENV_INDEX,
     LABEL_ARRAY,
+    LABEL_DEAD_LETTER,
     LABEL_INDEX,
     TERMINAL_PHASES,
     Phase,
@@ -124,6 +125,7 @@ def member_object(array: SwarmTask, index: int) -> dict[str, Any]:
     spec = {name: value for name, value in array.spec.to_dict().items() if name not in _ARRAY_ONLY}
     told = ((ENV_INDEX, str(index)), (ENV_COMPLETIONS, str(array.spec.completions)))
     env = [*spec["container"].get("env", ()), *({"name": name, "value": value} for name, value in told)]
+    labels = {name: value for name, value in array.metadata.labels.items() if name != LABEL_DEAD_LETTER}
     owner = {
         "apiVersion": API_VERSION, "kind": array.kind, "name": array.metadata.name, "uid": array.metadata.uid,
         "controller": True, "blockOwnerDeletion": True,
@@ -134,7 +136,7 @@ def member_object(array: SwarmTask, index: int) -> dict[str, Any]:
         "metadata": {
             "name": member_name(array.metadata.name, index),
             "namespace": array.key[0],
-            "labels": {LABEL_ARRAY: array_label(array.metadata.name), LABEL_INDEX: str(index)},
+            "labels": labels | {LABEL_ARRAY: array_label(array.metadata.name), LABEL_INDEX: str(index)},
             "ownerReferences": [owner],
         },
         "spec": spec | {"container": spec["container"] | {"env": env}, "ttlSecondsAfterFinished": TTL_S},

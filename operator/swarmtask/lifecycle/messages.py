@@ -98,7 +98,10 @@ class Observation:
 
 @dataclass(frozen=True, slots=True)
 class Twin:
-    """The task with the same dedupeKey that does the work: the oldest unfinished one, or the newest that succeeded in time.
+    """The task with the same dedupeKey whose outcome matters to this one.
+
+    The one that it waited for, if that has ended with an outcome; else the newest that succeeded in time; else the one that comes
+    first among the unfinished (`lifecycle.twins`), unless that is the task itself.
 
     Attributes:
         message: how it ended, where it has.

@@ -64,7 +64,7 @@ def handle(task: SwarmTask, event: TaskEvent, now: datetime, policy: Policy) -> 
                 return _nothing(task)
             _settle(draft, None)
             if draft.status.phase is Phase.QUEUED:
-                draft.bind(event.node, event.engine, event.engine_node_id)
+                draft.bind(event)
         case Unplaced():
             if draft.status.phase is not Phase.QUEUED:
                 return _nothing(task)

@@ -29,7 +29,7 @@ from swarmtask.scheduler.ordering import (
     Standstill,
 )
 from swarmtask.scheduler.preemption import candidates, make_room, make_slots, slots_of, without_the_needless
-from swarmtask.scheduler.reservation import Outlook, Prospect, Reservations, when
+from swarmtask.scheduler.reservation import Outlook, Prospect, Reservations, last_resorts, when
 
 MOST_RESERVATIONS = 8
 """Nodes that are kept in one cycle for tasks that wait for others to end by themselves. One for each queue or cohort; more of them
@@ -200,7 +200,7 @@ class Headroom:
         if for_queue is None:
             return None
         allowed = outlook.eligible & ~self._reservations.unpaid(task_class, outlook)
-        avoided = self._columns.last_resort(task_class.shape)
+        avoided = last_resorts(self._columns, task_class)
         plan = None
         for nodes in [allowed] if avoided is None else [allowed & ~avoided, allowed & avoided]:
             plan = plan or make_room(
@@ -215,7 +215,7 @@ class Headroom:
             if any(sum(one.get(name, 0) for one in given) < amount for name, amount in missing.items()):
                 return False
             here = [number for number in victims if occupancy.node[number] == node]
-            back = occupancy.amounts[:, here].sum(axis=1)
+            back = occupancy.given_back(task_class)[:, here].sum(axis=1)
             if any(back[dimension] < outlook.short[dimension, node] for dimension in needed(task_class)):
                 return False
             share = task_class.share
@@ -272,8 +272,7 @@ class Headroom:
 
     @cached_property
     def _occupancy(self) -> Occupancy:
-        snapshot = self._snapshot
-        return Occupancy(snapshot.running, snapshot.queues, self._columns, self._order.shares, snapshot.now)
+        return Occupancy(self._snapshot, self._columns, self._order.shares)
 
     @cached_property
     def _awaiting(self) -> set[TaskKey]:

@@ -6,13 +6,14 @@ that no sum overflows.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
-from swarmtask.scheduler.columns import DIMENSIONS, LIMIT, SLOTS, Columns, Floats, Ints, Mask, NodeShare, TaskClass
-from swarmtask.scheduler.model import QueueInfo, QueueKey, RunningTask, TaskKey
+from swarmtask.scheduler.columns import DIMENSIONS, GPUS, LIMIT, SLOTS, Columns, Floats, Ints, Mask, NodeShare, TaskClass
+from swarmtask.scheduler.gpus import ANY_GPU, matches
+from swarmtask.scheduler.model import GpuWish, Snapshot, TaskKey
 from swarmtask.scheduler.standing import level_of
 
 Indices = NDArray[np.intp]
@@ -24,7 +25,7 @@ class Occupancy:
     Attributes:
         tasks: those on nodes that the cycle knows, sorted by name.
         node: index of each one's node, intp[R].
-        amounts: what each gives back, int64[DIMENSIONS, R].
+        amounts: what each gives back, int64[DIMENSIONS, R]; to a class of tasks: `given_back`.
         share: row of its queue's share, intp[R]; -1 where the queue has none.
         priority: int64[R]. level: what would order it if it were queued again now, int64[R].
         bound_at: float64[R]. ends_at: float64[R], inf while not known.
@@ -34,12 +35,11 @@ class Occupancy:
 
     def __init__(
         self,
-        running: Sequence[RunningTask],
-        queues: Mapping[QueueKey, QueueInfo],
+        snapshot: Snapshot,
         columns: Columns,
         shares: Sequence[NodeShare],
-        now: float,
     ) -> None:
+        running, queues, now = snapshot.running, snapshot.queues, snapshot.now
         self.tasks = sorted((task for task in running if task.node in columns.index), key=lambda task: (task.key, task.uid))
         count = len(self.tasks)
         most = LIMIT // max(1, count)
@@ -65,6 +65,24 @@ class Occupancy:
         self.beneficiary: list[TaskKey | None] = [task.makes_room_for if task.stopping else None for task in self.tasks]
         self._nodes, self._shares = len(columns), len(shares)
         self._by_end: Indices | None = None
+        self._single = {node.name: {gpu.index: gpu for gpu in node.gpus} for node in snapshot.nodes if node.gpus}
+        self._given_back: dict[GpuWish, Ints] = {}
+
+    def given_back(self, task_class: TaskClass) -> Ints:
+        """What each gives back to a class: int64[DIMENSIONS, R]. Where the class does not take just any GPU, those that match count,
+        and all of an attempt of which it is not known which it holds."""
+        wish = task_class.shape.gpu
+        if wish == ANY_GPU or task_class.shape.request.gpus <= 0:
+            return self.amounts
+        found = self._given_back.get(wish)
+        if found is None:
+            found = self._given_back[wish] = self.amounts.copy()
+            for number, task in enumerate(self.tasks):
+                single = self._single.get(task.node, {})
+                known = [single[index] for index in task.gpus if index in single]
+                if known:
+                    found[GPUS, number] -= sum(not matches(gpu, wish) for gpu in known)
+        return found
 
     def awaited(self) -> set[TaskKey]:
         """Tasks that room is being made for."""
@@ -85,12 +103,12 @@ class Occupancy:
                 mask[number] = False
         return mask
 
-    def room_of(self, chosen: Mask) -> tuple[Ints, Ints]:
-        """What these give back to each node: int64[DIMENSIONS, N], and how many tasks of each share: int64[shares, N]."""
+    def room_of(self, chosen: Mask, task_class: TaskClass) -> tuple[Ints, Ints]:
+        """What these give back to a class on each node, int64[DIMENSIONS, N], and how many tasks of each share, int64[shares, N]."""
         room: Ints = np.zeros((DIMENSIONS, self._nodes), dtype=np.int64)
         tasks: Ints = np.zeros((self._shares, self._nodes), dtype=np.int64)
         for dimension in range(DIMENSIONS):
-            np.add.at(room[dimension], self.node[chosen], self.amounts[dimension][chosen])
+            np.add.at(room[dimension], self.node[chosen], self.given_back(task_class)[dimension][chosen])
         shared = chosen & (self.share >= 0)
         np.add.at(tasks, (self.share[shared], self.node[shared]), 1)
         return room, tasks
@@ -122,7 +140,8 @@ def first_that_suffices(
     starts = np.flatnonzero(np.r_[True, node[1:] != node[:-1]])
     sizes = np.diff(np.r_[starts, len(node)])
     suffices: Mask = np.ones(len(order), dtype=np.bool_)
-    rows = [(occupancy.amounts[dimension][order], short[dimension]) for dimension in needed(task_class)]
+    amounts = occupancy.given_back(task_class)
+    rows = [(amounts[dimension][order], short[dimension]) for dimension in needed(task_class)]
     if task_class.share is not None:
         rows.append(((occupancy.share[order] == task_class.share.row).astype(np.int64), short_share))
     for gives, lacks in rows:

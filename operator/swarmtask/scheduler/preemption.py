@@ -63,7 +63,7 @@ def make_room(
     short_share = outlook.short_share.copy()
     for number in already:
         node = occupancy.node[number]
-        short[:, node] -= occupancy.amounts[:, number]
+        short[:, node] -= occupancy.given_back(task_class)[:, number]
         if task_class.share is not None and occupancy.share[number] == task_class.share.row:
             short_share[node] -= 1
     fits: Mask = allowed & np.all(short[needed(task_class)] <= 0, axis=0) & (short_share <= 0)
@@ -93,7 +93,8 @@ def make_room(
 def _helps(occupancy: Occupancy, numbers: Indices, task_class: TaskClass, short: Ints, short_share: Ints) -> Floats:
     """float64[n]: the largest part of what is lacking on its node that each would give back."""
     node = occupancy.node[numbers]
-    rows = [(occupancy.amounts[dimension][numbers], short[dimension][node]) for dimension in needed(task_class)]
+    amounts = occupancy.given_back(task_class)
+    rows = [(amounts[dimension][numbers], short[dimension][node]) for dimension in needed(task_class)]
     if task_class.share is not None:
         rows.append(((occupancy.share[numbers] == task_class.share.row).astype(np.int64), short_share[node]))
     helps = np.zeros(len(numbers))

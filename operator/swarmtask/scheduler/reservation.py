@@ -14,9 +14,11 @@ import numpy as np
 from swarmtask.resources.units import format_cpu, human_duration, humanize_memory
 from swarmtask.scheduler.columns import CPU, DIMENSIONS, GPUS, MEMORY, SLOTS, Columns, Floats, Ints, Mask, NodeShare, TaskClass
 from swarmtask.scheduler.filters import ROOM_FILTERS, STATIC_FILTERS
+from swarmtask.scheduler.gpus import ANY_GPU
 from swarmtask.scheduler.model import PendingTask
 from swarmtask.scheduler.occupancy import Indices, Occupancy, first_that_suffices, needed
 from swarmtask.scheduler.ordering import Line
+from swarmtask.scheduler.preferences import factors
 
 PATIENCE_S = 4 * 3600.0
 """A task that has waited longer is no longer held up by tasks that are merely expected to end in time: expectations can be wrong
@@ -155,7 +157,9 @@ class Reservations:
         share_left = self._columns.share_left.copy()
         if task_class.share is not None:
             share_left[task_class.share.row] = task_class.share.most - self._share_kept(task_class)
-        empty = replace(self._columns.room, free=self._columns.allocatable - self._kept, share_left=share_left)
+        free = self._columns.allocatable - self._kept
+        gpus = self._columns.gpus.offered - self._kept[GPUS]
+        empty = replace(self._columns.room, free=tuple(free), share_left=tuple(share_left), gpu_left=tuple(gpus))
         for room_filter in ROOM_FILTERS:
             if room_filter.enabled(task_class):
                 mask &= room_filter.mask(empty, task_class)
@@ -163,8 +167,11 @@ class Reservations:
 
     def outlook(self, task_class: TaskClass, eligible: Mask, coming: Mask, occupancy: Occupancy) -> Outlook:
         """`coming`: bool[R], running tasks that end without anybody's doing."""
-        room, shares = occupancy.room_of(coming)
-        free: Ints = self._columns.free + room - self._kept
+        room, shares = occupancy.room_of(coming, task_class)
+        now: Ints = self._columns.free.copy()
+        if task_class.shape.request.gpus > 0 and task_class.shape.gpu != ANY_GPU:
+            now[GPUS] = self._columns.gpus.left[self._columns.gpus.rows[task_class.shape.gpu]]
+        free: Ints = now + room - self._kept
         asked = task_class.amounts[:, None] > 0
         short = np.where(asked, np.minimum(task_class.amounts[:, None] - np.maximum(free, -(2**61)), 2**62), 0)
         free_share, short_share = np.zeros_like(free[0]), np.zeros_like(free[0])
@@ -180,7 +187,7 @@ class Reservations:
         nodes = np.flatnonzero(outlook.eligible)
         if not len(nodes):
             return None
-        avoided = self._columns.last_resort(task_class.shape)
+        avoided = last_resorts(self._columns, task_class)
         if avoided is not None and not avoided[nodes].all():
             nodes = nodes[~avoided[nodes]]
         moments: Floats = np.where(outlook.fits, -np.inf, np.inf)
@@ -205,7 +212,7 @@ class Reservations:
         then, then_share = outlook.free[:, node].copy(), int(outlook.free_share[node])
         if prospect.last is not None:
             gone = self._gone_by(prospect.last, node, outlook, occupancy)
-            then += occupancy.amounts[:, gone].sum(axis=1)
+            then += occupancy.given_back(task_class)[:, gone].sum(axis=1)
             if task_class.share is not None:
                 then_share += int((occupancy.share[gone] == task_class.share.row).sum())
         spare = [max(0, free) for free in (then - task_class.amounts).tolist()]
@@ -246,6 +253,12 @@ class Reservations:
             part = np.maximum(outlook.short[dimension], 0) / float(task_class.amounts[dimension])
             np.maximum(missing, part, out=missing)
         return missing
+
+
+def last_resorts(columns: Columns, task_class: TaskClass) -> Mask | None:
+    """bool[N]: nodes that break some preference; None where there is no such node."""
+    factor = factors(columns, task_class)
+    return None if factor is None else factor < 1.0
 
 
 def when(prospect: Prospect, now: float) -> str:

@@ -1,0 +1,75 @@
+"""B11: a simulated run of a million tasks on ten thousand nodes, and how time grows from a tenth of it.
+
+The real scheduler on an event queue (`replay`): no API, no engine, no operator. Each size runs in a process of its own, so that the
+memory of one is not counted for the other; making the tasks is counted in memory and not in time.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import resource
+import subprocess
+import sys
+import time
+
+from swarmtask.scheduler.model import Amounts, NodeInfo, PendingTask
+from tests.benchmarks.kernel import GIB, QUEUE, shapes
+from tests.benchmarks.measuring import Effort, Figure, Goal, Spread
+from tests.benchmarks.replay import Replay
+
+MIB = 2**20
+GAP_S = 5.0
+"""Of simulated time; the operator's is far shorter, and a cycle of such a cluster takes about as long as this makes it wait."""
+
+
+def run(tasks: int, nodes: int) -> dict[str, float]:
+    """One run in this process."""
+    chance = random.Random(1)
+    cluster = [
+        NodeInfo(f"node-{number:05}", True, False, ("swarm",), Amounts(chance.choice([4000, 8000, 16_000]), chance.choice([16, 32]) * GIB))
+        for number in range(nodes)
+    ]
+    known = shapes()
+    pending = [
+        PendingTask(("home", f"task-{number}"), f"uid-{number:07}", QUEUE, chance.choice([0, 0, 0, 1000]), float(number), chance.choice(known))
+        for number in range(tasks)
+    ]
+    durations = {task.key: chance.uniform(30.0, 300.0) for task in pending}
+    wall, cpu = time.perf_counter(), time.process_time()
+    outcome = Replay(cluster, pending, durations, gap_s=GAP_S).run()
+    return {
+        "wall_s": time.perf_counter() - wall,
+        "cpu_s": time.process_time() - cpu,
+        "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        "cycles": outcome.cycles,
+        "placed": outcome.placed,
+        "simulated_s": outcome.makespan_s,
+    }
+
+
+def measured(tasks: int, nodes: int) -> dict[str, float]:
+    """One run in a process of its own."""
+    command = [sys.executable, "-m", "tests.benchmarks.growth", str(tasks), str(nodes)]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)  # noqa: S603 - this file
+    found: dict[str, float] = json.loads(done.stdout)
+    return found
+
+
+def simulated(effort: Effort) -> list[Figure]:
+    """B11. Interleaved pairs, fewer of them than elsewhere: one pair takes a minute."""
+    nodes, large, small = effort.sized(10_000, 100), effort.sized(1_000_000, 10_000), effort.sized(100_000, 1_000)
+    pairs = [(measured(small, nodes), measured(large, nodes)) for _ in range(max(1, effort.pairs))]
+    beside = {"small": pairs[0][0], "large": pairs[0][1]}
+    what = f"{nodes:,} nodes, {large:,} tasks"
+    return [
+        Figure("B11", f"CPU seconds of a simulated run of {what}", "s", Spread.of([b["cpu_s"] for _, b in pairs]), Goal("<=", 60), beside),
+        Figure("B11", "peak memory of the same", "MiB", Spread.of([b["peak_mib"] for _, b in pairs]), Goal("<=", 1.5 * 1000**3 / MIB)),
+        Figure(
+            "B11", f"time with {large:,} tasks / with {small:,}", "x", Spread.of([b["cpu_s"] / a["cpu_s"] for a, b in pairs]), Goal("<=", 11)
+        ),
+    ]
+
+
+if __name__ == "__main__":
+    print(json.dumps(run(int(sys.argv[1]), int(sys.argv[2]))))
