@@ -52,12 +52,8 @@ lab-down: $(STAMP) ## Remove the laboratory and all that it left
 demo: $(STAMP) ## Real work on this repository's sources, on the best engine of this machine
 	@$(BIN)/swarmtask demo
 
-bench: $(STAMP) ## The benchmarks: tables here, figures as JSON in build/bench
-	@mkdir -p build/bench
-	@for file in tests/benchmarks/*.py; do \
-	  name=$$(basename "$$file" .py); \
-	  PYTHONPATH=operator:. $(BIN)/python -m tests.benchmarks.$$name --json build/bench/$$name.json; \
-	done
+bench: $(STAMP) ## The benchmarks with their goals: a table here, JSON in build/bench; ONLY="B1 B3" chooses, QUICK=1 tries them
+	@PYTHONPATH=operator:. $(BIN)/python -m tests.benchmarks --json build/bench $(if $(QUICK),--quick) $(ONLY)
 
 sim: $(STAMP) ## Run the simulator on SEEDS (1000) seeds in two processes; FROM and WORKLOAD choose which
 	@PYTHONPATH=operator:. $(BIN)/python -m tests.simulation --seeds $(SEEDS) --from $(or $(FROM),0) --workload "$(WORKLOAD)"

@@ -110,7 +110,14 @@ def placement(effort: Effort) -> list[Figure]:
     ours, plain = interleaved(placements(snapshot), plain_loop(snapshot, SAMPLE), effort.pairs)
     sizes = f"{len(snapshot.pending):,} tasks of {SHAPES} shapes, {len(snapshot.nodes):,} nodes"
     return [
-        Figure("B1", f"cycle against a plain loop ({sizes})", "x", Spread.of(ratios(plain, ours)), Goal(">=", 100), _beside(ours, plain)),
+        Figure(
+            "B1",
+            f"cycle against a plain loop ({sizes})",
+            "x",
+            Spread.of(ratios(plain, ours)),
+            Goal(">=", 100),
+            _beside(ours, plain),
+        ),
         Figure(
             "B1",
             "placements per CPU second, queue and bookkeeping included",

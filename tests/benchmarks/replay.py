@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from swarmtask.scheduler.backlog import Backlog
 from swarmtask.scheduler.cycle import run_cycle
@@ -104,5 +104,7 @@ class Replay:
     def _change(self, changes: Mapping[int, tuple[Amounts, int]]) -> None:
         for number, (amounts, count) in changes.items():
             node = self._nodes[number]
-            self._nodes[number] = replace(node, requested=node.requested + amounts, tasks=node.tasks + count)
+            self._nodes[number] = NodeInfo(
+                node.name, True, False, node.engines, node.allocatable, node.requested + amounts, node.tasks + count, node.max_tasks
+            )
             self._free -= amounts

@@ -19,6 +19,8 @@ class _Run:
     index: int
     attempt: int = 0
     live: bool = False
+    retried: bool = False
+    """By a person, one by one: such a run goes on beside the waves of its array."""
     phase: Phase = Phase.PENDING
 
 
@@ -94,12 +96,12 @@ class ArrayRules:
         if status.attempt > run.attempt and status.observed_retry is None:
             if index in array.completed or index in array.failed:
                 self._log.add("I3", subject, at, f"attempt {status.attempt} began after index {index} was recorded")
-            others = [other for other in array.runs.values() if other is not run and other.live]
+            others = [other for other in array.runs.values() if other is not run and other.live and not other.retried]
             if any(other.index == index for other in others):
                 self._log.add("I2", subject, at, f"two runs of index {index} are live")
             if array.last is not None and len(others) + 1 > array.widest:
                 self._log.add("I9", subject, at, f"{len(others) + 1} runs are live, parallelism was never above {array.widest}")
-        run.attempt, run.phase = status.attempt, status.phase
+        run.attempt, run.phase, run.retried = status.attempt, status.phase, status.observed_retry is not None
         run.live = any(attempt.live for attempt in status.attempts)
         if task.finished:
             array.outcomes.setdefault(index, set()).add(status.phase)

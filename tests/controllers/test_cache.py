@@ -9,7 +9,7 @@ from typing import Any
 from swarmtask.controllers.cache import Cache, Change
 from swarmtask.kube import Object
 from swarmtask.resources.kinds import SWARM_NODE, SWARM_QUEUE, SWARM_TASK
-from swarmtask.scheduler.model import Amounts
+from swarmtask.scheduler.model import Amounts, RunningTask
 
 GIB = 2**30
 
@@ -220,3 +220,86 @@ def assert_sums(cache: Cache) -> None:
         assert cache.limit_holders(queue, "model/x") == slots.get(queue, {})
     waiting = {key for key, entry in cache.tasks.items() if entry.pending is not None and cache.assumption(key) is None}
     assert {item.key for item in cache.waiting()} == waiting
+
+
+def succeeded(name: str, version: int, *, seconds: int = 30, **spec: Any) -> Object:
+    body = task(name, version, phase="Succeeded", node="n1", **spec)
+    attempt = body["status"]["attempts"][0]
+    attempt |= {"state": "Succeeded", "boundAt": "2026-01-01T00:00:00Z", "finishedAt": f"2026-01-01T00:00:{seconds:02}Z"}
+    return body
+
+
+def test_waiting_tasks_hear_how_long_their_kind_runs_a_few_at_a_time_and_oldest_first() -> None:
+    cache = Cache()
+    for number in range(5):
+        cache.apply(SWARM_TASK, task(f"t{number}", number + 1))
+    cache.apply(SWARM_TASK, task("other", 6, cpu="2"))
+    cache.apply(SWARM_TASK, succeeded("done", 7))
+    cache.apply(SWARM_TASK, task("late", 8))
+
+    def known() -> dict[str, float | None]:
+        return {pending.key[1]: pending.duration_s for pending in cache.waiting()}
+
+    assert {name for name, duration_s in known().items() if duration_s} == {"late"}
+    cache.refresh_durations(2)
+    assert {name for name, duration_s in known().items() if duration_s} == {"t0", "t1", "late"}
+    cache.apply(SWARM_TASK, task("t2", 9, phase="Running", node="n1"))
+    cache.refresh_durations()
+    assert known() == {"t0": 30, "t1": 30, "t3": 30, "t4": 30, "late": 30, "other": None}
+    assert {pending.key for pending in cache.waiting()} == {entry.task.key for entry in cache.tasks.values() if entry.pending}
+
+
+def test_a_duration_that_hardly_moves_is_told_to_nobody_and_one_that_moves_is() -> None:
+    cache = Cache()
+    cache.apply(SWARM_TASK, task("waits", 1))
+    told = []
+    for number, seconds in enumerate((30, 31, 32, 59, 59, 59, 59), start=2):
+        cache.apply(SWARM_TASK, succeeded(f"done{number}", number, seconds=seconds))
+        cache.refresh_durations()
+        told.append(next(iter(cache.waiting())).duration_s)
+    assert told == [30, 30, 30, 30, 30, 45.5, 59]
+
+
+def test_learning_does_not_make_an_assumed_task_another_one() -> None:
+    cache = Cache()
+    cache.apply(SWARM_TASK, task("a", 1))
+    (chosen,) = cache.waiting()
+    cache.apply(SWARM_TASK, succeeded("done", 2))
+    cache.refresh_durations()
+    assert cache.assume(chosen, "n1")
+    assert cache.assumption(KEY) == ("n1", ())
+
+
+def test_the_same_success_is_learned_once_and_a_deleted_one_is_not_forgotten() -> None:
+    cache = Cache()
+    cache.apply(SWARM_TASK, task("waits", 1))
+    for version in (2, 3, 4):
+        cache.apply(SWARM_TASK, succeeded("quick", version, seconds=10))
+    cache.apply(SWARM_TASK, succeeded("slow", 5, seconds=40))
+    cache.remove(SWARM_TASK, ("default", "slow"), 6)
+    cache.refresh_durations()
+    assert next(iter(cache.waiting())).duration_s == 25
+
+
+def test_what_runs_is_listed_with_its_expected_end_and_is_the_same_object_until_it_changes() -> None:
+    cache = Cache()
+    cache.apply(SWARM_TASK, task("a", 1, phase="Running", node="n1"))
+    cache.apply(SWARM_TASK, task("waits", 2))
+    (pending,) = cache.waiting()
+    assert cache.assume(pending, "n2")
+
+    def seen(now: float) -> list[RunningTask]:
+        return cache.with_ends(cache.running_tasks(now), now)
+
+    running, assumed = seen(100.0)
+    assert (running.node, running.attempt, running.ends_at) == ("n1", 1, None)
+    assert (assumed.node, assumed.attempt, assumed.bound_at) == ("n2", 0, 100.0)
+    cache.apply(SWARM_TASK, succeeded("done", 3))
+    known = seen(110.0)
+    assert [one.ends_at for one in known] == [130.0, 130.0], "a start that is not recorded counts as now, once"
+    assert [one is other for one, other in zip(known, seen(120.0), strict=True)] == [True, True]
+    assert [one.ends_at for one in seen(140.0)] == [144.0, 144.0], "overdue: a tenth more of what it has taken"
+    cache.drop_assumption(pending.key)
+    assert [one.key[1] for one in seen(140.0)] == ["a"]
+    cache.remove(SWARM_TASK, KEY, 9)
+    assert seen(140.0) == []

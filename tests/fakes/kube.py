@@ -161,6 +161,11 @@ class FakeKube:
         prefix = (kind.group, kind.plural)
         return [_copy(obj) for key, obj in sorted(self._objects.items()) if key[:2] == prefix]
 
+    def view(self, kind: Kind) -> list[Object]:
+        """The same without copying, for those who only look, often: what they get must not be changed."""
+        prefix = (kind.group, kind.plural)
+        return [obj for key, obj in sorted(self._objects.items()) if key[:2] == prefix]
+
     def fail(
         self,
         verb: str,

@@ -23,8 +23,13 @@ NONE_LEFT = Amounts()
 
 
 def cut_of(cluster: Snapshot, free: Amounts = NONE_LEFT, slots: int | None = None, whole: int = 3, place: Place = order_key) -> Cut:
-    with patch.object(backlog, "WHOLE", whole):
+    with patch.object(backlog, "WHOLE", whole), patch.object(backlog, "MARGIN", 1), patch.object(backlog, "MOST", 3):
         return Backlog(cluster.pending).cut(free, slots, place)
+
+
+def another_key(task: PendingTask) -> tuple[int, float, str]:
+    """The same order, by a function that the backlog does not know."""
+    return order_key(task)
 
 
 def decided(cluster: Snapshot, cut: Cut) -> CycleResult:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 
 from swarmtask.scheduler.cycle import explain_task, run_cycle
-from swarmtask.scheduler.filters import ROOM_FILTERS, STATIC_FILTERS
+from swarmtask.scheduler.filters import ROOM_FILTERS, STATIC_FILTERS, tolerates
 from swarmtask.scheduler.model import Amounts, GpuInfo, GpuWish, NodeInfo, QueueInfo, Taint, TaskShape, Toleration
+from tests.scheduler import oracle
 from tests.scheduler.builders import DEFAULT, GIB, node, shape, snapshot, task
 
 QUEUE = QueueInfo(DEFAULT, max_running_per_node=2)
@@ -218,3 +221,17 @@ def test_words_about_several_nodes() -> None:
     nodes = [node("a", cost_per_hour=3.0, region="x"), node("b", cost_per_hour=0.75, region="x")]
     (refusal,) = run_cycle(snapshot(nodes, [task(wants=shape(max_cost_per_hour=0.1))])).refusals
     assert refusal.message == "0/2 nodes fit: 2 cost more than $0.1 an hour (cheapest $0.75)"
+
+
+def test_tolerations_compare_as_in_kubernetes_in_every_combination() -> None:
+    effects = ("NoSchedule", "PreferNoSchedule", "NoExecute")
+    taints = list(itertools.starmap(Taint, itertools.product(["gpu", "slow"], ["", "only"], effects)))
+    tolerations = list(itertools.starmap(Toleration, itertools.product(["", "gpu"], [None, "", "only"], [None, *effects])))
+    verdicts = set()
+    for first, second, taint in itertools.product(tolerations, tolerations[:3], taints):
+        wants = shape(tolerations=(first, second))
+        assert tolerates(wants, taint) is oracle.tolerates(wants, taint)
+        verdicts.add(tolerates(shape(tolerations=(first,)), taint))
+    assert verdicts == {True, False}
+    assert tolerates(shape(tolerations=(Toleration("gpu", None, "NoExecute"),)), Taint("gpu", "", "NoExecute"))
+    assert not tolerates(shape(tolerations=(Toleration("gpu", None, "NoExecute"),)), Taint("gpu", "", "NoSchedule"))

@@ -11,6 +11,8 @@ from swarmtask.scheduler.cycle import explain_task, run_cycle
 from swarmtask.scheduler.model import (
     Amounts,
     CycleResult,
+    GpuInfo,
+    GpuWish,
     LimitInfo,
     NodeInfo,
     PendingTask,
@@ -103,6 +105,18 @@ def test_the_least_important_then_the_fewest_then_the_newest() -> None:
 def test_nobody_is_stopped_who_does_not_help() -> None:
     running = [runs("memory", cpu=0, amounts=Amounts(0, 2**30)), runs("cpu", cpu=4000, at=500.0)]
     assert victims(cycle([node("a")], running, [URGENT])) == ["cpu"]
+
+
+def test_only_gpus_that_count_make_room() -> None:
+    gpus = (GpuInfo(0, "nvidia", "T4", held=True), GpuInfo(1, "nvidia", "A100", held=True))
+    running = [
+        runs("t4", amounts=Amounts(1000, 0, 1), gpus=(0,), at=900.0),
+        runs("a100", amounts=Amounts(1000, 0, 1), gpus=(1,), at=1.0),
+    ]
+    wants = replace(URGENT, shape=shape(gpus=1, gpu=GpuWish(model="a100")))
+    assert victims(cycle([replace(node("a", gpus=2), gpus=gpus)], running, [wants])) == ["a100"]
+    assert victims(cycle([replace(node("a", gpus=2), gpus=gpus)], running, [replace(URGENT, shape=shape(gpus=1))])) == ["t4"]
+    assert not cycle([replace(node("a", gpus=2), gpus=gpus[:1])], running[:1], [wants]).preemptions
 
 
 def test_several_share_no_victims_and_each_keeps_its_room() -> None:

@@ -112,7 +112,7 @@ def nodes(draw: st.DrawFn, name: str) -> NodeInfo:
     facts = {"ready": True, "unschedulable": False, "engines": ("local", "swarm"), **draw(some_of(quirks))}
     if gpus and "requested" not in facts:
         # Attempts hold what is marked, and sometimes one more of which nobody knows which it is.
-        facts["requested"] = Amounts(gpus=sum(gpu.held for gpu in gpus) + draw(st.sampled_from([0, 0, 1])))
+        facts["requested"] = Amounts(gpus=sum(gpu.held for gpu in gpus) + draw(st.sampled_from([0, 1, 1])))
     return NodeInfo(
         name=name,
         allocatable=allocatable,

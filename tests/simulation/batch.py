@@ -62,8 +62,7 @@ class Sums:
 
     def __str__(self) -> str:
         lines = [
-            f"{self.virtual_s / 3600:.1f} virtual hours, {self.commits} writes, "
-            f"{self.operators - self.done} restarts of the operator",
+            f"{self.virtual_s / 3600:.1f} virtual hours, {self.commits} writes, {self.operators - self.done} restarts of operators",
             "faults: " + ", ".join(f"{kind} {self.faults[kind]}" for kind in KINDS),
             f"killed at {len(self.died_at)} of {len(crashpoints.POINTS)} crash points: "
             + ", ".join(f"{point} {self.died_at[point]}" for point in crashpoints.POINTS),
@@ -84,10 +83,8 @@ def many(seeds: range, workload: str, without: tuple[str, ...], processes: int, 
             if time.monotonic() - told > PROGRESS_S:
                 told = time.monotonic()
                 speed = sums.done / (told - began)
-                left_min = (total - sums.done) / speed / 60
-                print(
-                    f"{sums.done}/{total} runs, {sums.dirty.total()} not clean, {speed:.1f}/s, {left_min:.0f} min left", flush=True
-                )
+                left = f"{speed:.1f}/s, {(total - sums.done) / speed / 60:.0f} min left"
+                print(f"{sums.done}/{total} runs, {sums.dirty.total()} not clean, {left}", flush=True)
     took_s = time.monotonic() - began
     print(f"{sums.done} runs in {took_s:.0f} s ({sums.done / took_s:.1f}/s): {sums}")
     return int(sums.dirty.total() > 0)

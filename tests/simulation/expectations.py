@@ -7,11 +7,12 @@ better than the operator can.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from itertools import takewhile
 
+from swarmtask.lifecycle.intervals import parse
 from swarmtask.resources import units
 from swarmtask.resources.task import Phase, SwarmTask
 from tests.fakes.engine import Outcome
@@ -36,18 +37,30 @@ def broken(world: World) -> Iterator[str]:
 
 
 def _dead_letters(births: dict[str, Birth], tasks: dict[str, SwarmTask]) -> Iterator[str]:
-    planned = {name for name, birth in births.items() if _dies(birth)}
-    for name, task in sorted(tasks.items()):
-        dead = task.status.phase is Phase.FAILED
-        if dead != (name in planned):
-            yield f"{name} is {task.status.phase.value} ({task.status.reason}), planned as a dead letter: {name in planned}"
+    for name, birth in sorted(births.items()):
+        task = tasks.get(name)
+        if task is None:
+            continue
+        status, planned = task.status, doomed(birth)
+        if status.reason == "Deduplicated" and status.outcome_of in births:
+            planned = doomed(births[status.outcome_of])
+        if (status.phase is Phase.FAILED) != planned:
+            yield f"{name} is {status.phase.value} ({status.reason}), planned as a dead letter: {planned}"
+        if task.is_array and task.finished and status.array is not None:
+            dead = {index for index, outcomes in enumerate(birth.members) if _dies(outcomes, birth.spec["backoffLimit"])}
+            told = set(parse(status.array.failed_indexes))
+            if told != dead:
+                yield f"{name} names {sorted(told)} as failed, planned are {sorted(dead)}"
 
 
-def _dies(birth: Birth) -> bool:
-    """Its program fails more often than the task may."""
-    last_for_ever = _fails(birth.outcomes[-1])
-    failures = len(list(takewhile(_fails, birth.outcomes)))
-    return (last_for_ever and failures == len(birth.outcomes)) or failures > birth.spec["backoffLimit"]
+def doomed(birth: Birth) -> bool:
+    """Its program fails more often than the task may; of an array, that of any index."""
+    return any(_dies(outcomes, birth.spec["backoffLimit"]) for outcomes in birth.members or (birth.outcomes,))
+
+
+def _dies(outcomes: Sequence[Outcome], limit: int) -> bool:
+    failures = len(list(takewhile(_fails, outcomes)))
+    return failures == len(outcomes) or failures > limit
 
 
 def _fails(outcome: Outcome) -> bool:

@@ -169,14 +169,19 @@ class Happenings:
         act(obj)
 
     def _edit(self, obj: Object) -> None:
-        change: Any = self._rng.choice((
+        changes: list[Any] = [
             {"priority": self._rng.randint(-5, 5)}, {"backoffLimit": self._rng.randint(0, 4)},
             {"container": {"image": f"busybox:{self._rng.randint(1, 9)}"}},
             {"container": {"resources": {"requests": {"cpu": self._rng.choice(("100m", "2", "4"))}}}},
             {"placement": {"nodeName": self._rng.choice((None, "n1"))}},
             {"queue": self._rng.choice(("default", "elsewhere"))},
             {"queueDeadlineSeconds": self._rng.choice((None, 1, 20))}, {"activeDeadlineSeconds": self._rng.choice((2, 20))},
-        ))  # fmt: skip
+        ]  # fmt: skip
+        if obj["spec"].get("completions"):
+            changes += [{"parallelism": self._rng.choice((None, 1, 3))}, {"maxFailedIndexes": self._rng.choice((None, 0, 1))}]
+        if obj["spec"].get("dedupeKey"):
+            changes.append({"dedupeKey": self._rng.choice((None, "a", "b"))})
+        change = self._rng.choice(changes)
         attempts = (obj.get("status") or {}).get("attempts") or [{"state": "Stopped"}]
         if "queue" in change and attempts[-1]["state"] not in ("Succeeded", "Failed", "Stopped"):
             return  # a running task that changes its queue leaves the old one's count at once: known, see docs/simulation.md

@@ -26,6 +26,7 @@ CALM_SHARE = 0.5
 SMALL_CHAOS_S = (6.0, 20.0)
 SMALL_NODES = (1, 2, 2, 2)
 SMALL_TASKS = (2, 6)
+SMALL_ARRAY = (2, 3)
 SMALL_DURATION_S = 10.0
 SMALL_HASTE = 2.0
 """So much more often faults strike in a small run."""
@@ -51,7 +52,7 @@ class Duration(_Part):
 
 
 class Group(_Part):
-    """Tasks of one sort. Of `cpu`, `memory`, `priority`, `queue` and `limits` each task gets one of the values."""
+    """Tasks of one sort. Of each list (`cpu` to `dedupe`, which gives the dedupeKey) each task gets one of the values."""
 
     count: Annotated[int, Field(ge=1)]
     from_s: float = 0.0
@@ -61,6 +62,7 @@ class Group(_Part):
     priority: list[int] = [0]
     queue: list[str] = ["default"]
     limits: list[dict[str, int]] = [{}]
+    dedupe: list[str] = [""]
     duration: Duration = Duration()
     programs: dict[Program, float] = {"good": 1.0}
     spec: dict[str, Any] = {}
@@ -105,6 +107,8 @@ class Birth:
     spec: dict[str, Any]
     outcomes: tuple[Outcome, ...]
     group: int
+    members: tuple[tuple[Outcome, ...], ...] = ()
+    """Of an array: the same for each index."""
 
 
 def names() -> list[str]:
@@ -152,8 +156,11 @@ def _few_tasks(groups: list[Group], pace: float, rng: random.Random) -> list[Gro
     for group in groups:
         share = min(group.count - 1, round(left * (group.count - 1) / total)) if total else 0
         duration = group.duration.model_copy(update={"max": max(group.duration.min, min(group.duration.max, SMALL_DURATION_S))})
+        spec = dict(group.spec)
+        if "completions" in spec:
+            spec["completions"] = min(spec["completions"], rng.choice(SMALL_ARRAY))
         few.append(group.model_copy(update={
-            "count": 1 + share, "from_s": group.from_s * pace, "to_s": group.to_s * pace, "duration": duration,
+            "count": 1 + share, "from_s": group.from_s * pace, "to_s": group.to_s * pace, "duration": duration, "spec": spec,
         }))  # fmt: skip
     return few
 
@@ -163,8 +170,10 @@ def draw(workload: Workload, rng: random.Random) -> list[Birth]:
     births = []
     for number, group in enumerate(workload.tasks):
         for index in range(group.count):
-            program = rng.choices(list(group.programs), list(group.programs.values()))[0]
-            outcomes, extra = _outcomes(program, group.duration.draw(rng), rng)
+            outcomes, extra = _program(group, rng)
+            members = tuple(_program(group, rng) for _ in range(group.spec.get("completions", 0)))
+            if any(needed for _, needed in members):
+                raise ValueError(f"group {number}: the programs of an array must end without a deadline")
             spec = {
                 "queue": rng.choice(group.queue),
                 "priority": rng.choice(group.priority),
@@ -173,16 +182,25 @@ def draw(workload: Workload, rng: random.Random) -> list[Birth]:
                     "resources": {"requests": {"cpu": rng.choice(group.cpu), "memory": rng.choice(group.memory)}},
                 },
                 "limits": rng.choice(group.limits),
+                "dedupeKey": rng.choice(group.dedupe),
                 "backoff": {"initialSeconds": rng.choice((0, 1, 2)), "maxSeconds": 5},
                 "backoffLimit": rng.choice((0, 1, 2, 3)),
                 "terminationGracePeriodSeconds": rng.choice((0, 1, 5)),
                 "startDeadlineSeconds": rng.choice((5, 30, 60)),
                 "ttlSecondsAfterFinished": rng.choice((5, 30, 3600, 3600, 3600)),
             }
+            whole = tuple(each for each, _ in members)
             births.append(
-                Birth(rng.uniform(group.from_s, group.to_s), f"t{number}-{index}", spec | group.spec | extra, outcomes, number)
+                Birth(
+                    rng.uniform(group.from_s, group.to_s), f"t{number}-{index}", spec | group.spec | extra, outcomes, number, whole
+                )
             )
     return sorted(births, key=lambda birth: (birth.at_s, birth.name))
+
+
+def _program(group: Group, rng: random.Random) -> tuple[tuple[Outcome, ...], dict[str, Any]]:
+    program = rng.choices(list(group.programs), list(group.programs.values()))[0]
+    return _outcomes(program, group.duration.draw(rng), rng)
 
 
 def _outcomes(program: Program, duration_s: float, rng: random.Random) -> tuple[tuple[Outcome, ...], dict[str, Any]]:

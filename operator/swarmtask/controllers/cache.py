@@ -15,6 +15,7 @@ from datetime import datetime
 
 from pydantic import ValidationError
 
+from swarmtask.controllers.learning import Learning, template_of
 from swarmtask.controllers.reading import explain, read_task, version_of
 from swarmtask.controllers.twins import Twins
 from swarmtask.kube import Object
@@ -34,6 +35,7 @@ logger = logging.getLogger(__name__)
 
 DEFAULT_QUEUE = "default"
 TOMBSTONES = 10_000
+DURATIONS_AT_ONCE = 2_000
 _BETTER_ELSEWHERE = frozenset(reason.value for reason, rule in RULES.items() if rule.prefers_another_node)
 
 
@@ -58,6 +60,7 @@ class TaskEntry:
         pending: how it stands before the scheduler, where it waits.
         holding: what its live attempt holds.
         running: how its live attempt stands before the scheduler.
+        template: what kind of work it is, as far as durations are concerned.
     """
 
     task: SwarmTask
@@ -66,6 +69,7 @@ class TaskEntry:
     pending: PendingTask | None
     holding: Holding | None
     running: RunningTask | None = None
+    template: str = ""
 
     @property
     def live(self) -> Attempt | None:
@@ -104,7 +108,8 @@ class _Assumption:
 
 
 class Cache:
-    """See the module. `listeners` are told of every change, after it is in place."""
+    """See the module. `listeners` are told of every change, after it is in place; `witnesses` of every task as it was and as it is
+    (None: it is not there), before them."""
 
     def __init__(self) -> None:
         self.tasks: dict[TaskKey, TaskEntry] = {}
@@ -114,6 +119,12 @@ class Cache:
         """Tasks of which nothing can be decided: key -> UID."""
         self.phases: Counter[tuple[QueueKey, Phase]] = Counter()
         self.listeners: list[Callable[[Change], None]] = []
+        self.witnesses: list[Callable[[TaskEntry | None, TaskEntry | None], None]] = []
+        self.learning = Learning()
+        self._stale: OrderedDict[TaskKey, None] = OrderedDict()
+        self._running_tasks: dict[TaskKey, RunningTask] = {}
+        self._ends: dict[TaskKey, tuple[RunningTask, RunningTask]] = {}
+        """What runs as it was last asked for, without and with its expected end."""
         self.twins = Twins()
         self._assumed: dict[TaskKey, _Assumption] = {}
         self.backlog = Backlog()
@@ -122,6 +133,7 @@ class Cache:
         self._on_nodes: dict[TaskKey, RunningTask] = {}
         self._preempted: dict[TaskKey, tuple[int, TaskKey]] = {}
         """Attempts that are to make room, and for whom, from the decision to their end."""
+        self._deleting: dict[TaskKey, None] = {}
         self._requested: dict[str, Amounts] = {}
         self._tasks_on: Counter[str] = Counter()
         self._running: Counter[QueueKey] = Counter()
@@ -205,14 +217,17 @@ class Cache:
             self.unreadable[key] = obj["metadata"].get("uid", "")
             return self._put_task(key, None)
         self.unreadable.pop(key, None)
-        task = read.task
+        task, template = read.task, template_of(read.task)
         entry = TaskEntry(
             task,
             version,
             read.invalid,
-            pending=pending_task(task) if read.invalid is None and not self._superfluous(task) else None,
+            pending=None
+            if read.invalid is not None or self._superfluous(task)
+            else pending_task(task, duration_s=self.learning.typical_s(template)),
             holding=holding_of(task),
             running=running_task(task),
+            template=template,
         )
         self._check_front(key, task)
         return self._put_task(key, entry)
@@ -265,8 +280,13 @@ class Cache:
         if entry is None:
             self.tasks.pop(key, None)
             self._live.pop(key, None)
+            self._deleting.pop(key, None)
         else:
             self.tasks[key] = entry
+            if entry.task.metadata.deletion_timestamp is not None:
+                self._deleting[key] = None
+            else:
+                self._deleting.pop(key, None)
             if not entry.task.is_array:  # its runs are counted
                 self.phases[(entry.queue, entry.task.status.phase)] += 1
             if entry.live is not None:
@@ -279,9 +299,13 @@ class Cache:
         self._account(key, before)
         self._put_running(key, None if entry is None else entry.running)
         self.twins.put(key, entry.task if entry is not None and entry.invalid is None else None)
+        self._stale.update(dict.fromkeys(self.learning.note(key, old, entry)))
+        for witness in self.witnesses:
+            witness(old, entry)
         return before != self._holding(key) or waited != self._pending(key) or _differ(ran, self._on_nodes.get(key))
 
     def _put_running(self, key: TaskKey, running: RunningTask | None) -> None:
+        self._running_tasks.pop(key, None)
         preempted = self._preempted.get(key)
         if running is None:
             self._on_nodes.pop(key, None)
@@ -292,6 +316,19 @@ class Cache:
             if preempted is not None:
                 running = replace(running, stopping=True, makes_room_for=preempted[1])
             self._on_nodes[key] = running
+
+    def refresh_durations(self, most: int = DURATIONS_AT_ONCE) -> None:
+        """Tell waiting tasks how long their kind is expected to run, where that has changed: the oldest `most` of those that have
+        not been told, because a lesson may concern a hundred thousand. Nobody is woken by it."""
+        for _ in range(min(most, len(self._stale))):
+            key, _ = self._stale.popitem(last=False)
+            entry = self.tasks.get(key)
+            if entry is None or entry.pending is None:
+                continue
+            pending = replace(entry.pending, duration_s=self.learning.typical_s(entry.template))
+            self.tasks[key] = replace(entry, pending=pending)
+            if key in self.backlog:
+                self.backlog.put(pending)
 
     def _holding(self, key: TaskKey) -> Holding | None:
         entry = self.tasks.get(key)
@@ -305,6 +342,7 @@ class Cache:
         return None if entry is None or key in self._assumed else entry.pending
 
     def _account(self, key: TaskKey, before: Holding | None) -> None:
+        self._running_tasks.pop(key, None)
         pending = self._pending(key)
         if pending is not None:
             self.backlog.put(pending)
@@ -412,25 +450,41 @@ class Cache:
 
     def running_tasks(self, now: float) -> list[RunningTask]:
         """Every live attempt, and every assumed one as if it had been placed `now` (seconds since the epoch)."""
-        assumed = [
-            RunningTask(
-                key,
-                one.pending.uid,
-                one.pending.queue,
-                one.pending.priority,
-                one.holding.node,
-                0,
-                one.holding.amounts,
-                now,
-                gpus=one.holding.gpus,
-                limits=one.holding.limits,
-                queued_at=one.pending.queued_at,
-                fronted=one.pending.front_at is not None,
-            )
-            for key, one in self._assumed.items()
-            if key not in self._on_nodes
-        ]
-        return [*self._on_nodes.values(), *assumed]
+        known = self._running_tasks
+        for key in {**self._live, **self._assumed}:
+            if key not in known:
+                known[key] = self._running_task(key, now)
+        return list(known.values())
+
+    def _running_task(self, key: TaskKey, now: float) -> RunningTask:
+        running, live = self._on_nodes.get(key), self._live.get(key)
+        if running is not None:
+            return running if live is not None and live.bound_at is not None else replace(running, bound_at=now)
+        assumed = self._assumed[key]
+        pending, holding = assumed.pending, assumed.holding
+        return RunningTask(
+            key, pending.uid, pending.queue, pending.priority, holding.node, 0, holding.amounts, now, gpus=holding.gpus,
+            limits=holding.limits, queued_at=pending.queued_at, fronted=pending.front_at is not None,
+        )  # fmt: skip
+
+    def with_ends(self, running: Iterable[RunningTask], now: float) -> list[RunningTask]:
+        """The same, with their expected ends as far as they are known.
+
+        What has not changed is the same object as last time: a cycle must not make ten thousand of them anew. An expected end is
+        looked at again once it has passed.
+        """
+        before, self._ends = self._ends, {}
+        for one in running:
+            given, known = before.get(one.key, (None, one))
+            if given is not one or known.ends_at is None or known.ends_at <= now:
+                ends_at = self.learning.ends_at(self.tasks[one.key].template, one.bound_at, now)
+                known = one if ends_at is None else replace(one, ends_at=ends_at)
+            self._ends[one.key] = (one, known)
+        return [known for _, known in self._ends.values()]
+
+    def deleting(self) -> list[TaskKey]:
+        """Tasks whose deletion somebody has asked for."""
+        return list(self._deleting)
 
     def requested(self, node: str) -> Amounts:
         """What live and assumed attempts hold on a node."""
@@ -468,11 +522,12 @@ class Cache:
         return queue[1] == DEFAULT_QUEUE or queue in self.queues
 
 
-def pending_task(task: SwarmTask, queued_at: float | None = None) -> PendingTask | None:
+def pending_task(task: SwarmTask, queued_at: float | None = None, duration_s: float | None = None) -> PendingTask | None:
     """How a waiting task stands before the scheduler; None when it does not wait.
 
     Args:
         queued_at: instead of when it came to the queue, in seconds since the epoch.
+        duration_s: how long such tasks run; None while that is not known.
     """
     if task.status.phase is not Phase.QUEUED or task.metadata.deletion_timestamp is not None or task.is_array:
         return None
@@ -504,6 +559,7 @@ def pending_task(task: SwarmTask, queued_at: float | None = None) -> PendingTask
             on_battery=placement.on_battery,
         ),
         front_at=front_at(task),
+        duration_s=duration_s,
     )
 
 

@@ -134,7 +134,14 @@ class Observer:
     def _look_again(self, listing: Listing, before: Listing | None) -> None:
         """Tasks for which something is outstanding that this list decides: what to remove, whether everything is gone."""
         first = before is None
-        for key, entry in list(self._cache.tasks.items()):
+        # Only these can have something outstanding; many thousands may wait or be finished.
+        keys = dict.fromkeys(key for key, _ in self._cache.live())
+        keys |= dict.fromkeys((seen.namespace, seen.task_name) for items in listing.by_task.values() for seen in items)
+        keys |= dict.fromkeys(self._cache.deleting())
+        for key in keys:
+            entry = self._cache.tasks.get(key)
+            if entry is None:
+                continue
             task = entry.task
             seen = listing.by_task.get(task.metadata.uid, ())
             live = entry.live

@@ -6,7 +6,6 @@ Called by `scheduling` before every cycle, and by `explaining` for a person. Dec
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from functools import lru_cache
 
 from swarmtask.controllers.cache import Cache
@@ -14,7 +13,7 @@ from swarmtask.resources import units
 from swarmtask.resources.node import NodeEngine, NodePhase, SwarmNode
 from swarmtask.resources.placement import dollars
 from swarmtask.scheduler.backlog import Place
-from swarmtask.scheduler.model import Amounts, GpuInfo, LimitInfo, NodeInfo, QueueInfo, QueueKey, RunningTask, Snapshot, Taint
+from swarmtask.scheduler.model import Amounts, GpuInfo, LimitInfo, NodeInfo, QueueInfo, QueueKey, Snapshot, Taint
 from swarmtask.scheduler.standing import place_of
 
 EngineReady = Callable[[NodeEngine], bool]
@@ -23,26 +22,18 @@ MOST_GPUS = 1024
 """Of one node; what SwarmNode can list."""
 
 
-EndsAt = Callable[[RunningTask], float | None]
-"""When is it expected to end, in seconds since the epoch? None while that is not known."""
-
-
-def take_snapshot(
-    cache: Cache, engine_ready: EngineReady, now: float, *, whole: bool = False, ends_at: EndsAt | None = None
-) -> Snapshot:
+def take_snapshot(cache: Cache, engine_ready: EngineReady, now: float, *, whole: bool = False) -> Snapshot:
     """What waits, the queues it waits in, every node, and what runs there, if anything waits.
 
     Args:
         now: seconds since the epoch.
         whole: everything that waits, without a cut; otherwise of many tasks that are alike only those that may start.
-        ends_at: asked for everything that runs.
     """
+    cache.refresh_durations()
     nodes = [_node_info(cache, name, node, engine_ready) for name, node in cache.nodes.items()]
     cut = None if whole else cache.backlog.cut(*_left(nodes), _place(cache, now))
     pending = list(cache.waiting()) if cut is None else cut.tasks
-    running = cache.running_tasks(now) if pending else []
-    if ends_at is not None:
-        running = [replace(task, ends_at=ends_at(task)) for task in running]
+    running = cache.with_ends(cache.running_tasks(now), now) if pending else []
     # The queue of a task that runs says where it would stand if it were queued again.
     keys = {task.queue for task in pending} | {task.queue for task in running}
     return Snapshot(now, nodes, pending, {key: queue_info(cache, key) for key in keys}, running, cut=cut)

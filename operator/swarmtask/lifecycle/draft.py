@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from swarmtask.lifecycle import conditions
 from swarmtask.lifecycle.deadlines import Policy, retry_at, retry_delay_s, whole
-from swarmtask.lifecycle.messages import Announcement, Bound, Observation, Reason, Transition, Twin
+from swarmtask.lifecycle.messages import Announcement, Bound, Observation, Reason, Transition, Twin, Unplaced
 from swarmtask.lifecycle.reasons import RULES
 from swarmtask.lifecycle.verdicts import judge
 from swarmtask.resources.meta import set_condition
@@ -133,15 +133,16 @@ class Draft:
         else:
             self.announce("Queued", f"waiting in queue {self.task.spec.queue}")
 
-    def place_in_queue(self, position: int, reason: str, message: str) -> None:
-        """Why it waits, in the scheduler's words."""
+    def place_in_queue(self, news: Unplaced) -> None:
+        """Why it waits and until when, in the scheduler's words."""
         status = self.status
-        if status.reason != reason:
-            self.announce("Waiting", message or reason)
-        status.queue_position, status.reason, status.message = max(1, position), reason, clip(message)
+        if status.reason != news.reason:
+            self.announce("Waiting", news.message or news.reason)
+        status.queue_position, status.reason, status.message = max(1, news.position), news.reason, clip(news.message)
+        status.estimated_start_time = None if news.estimated_start is None else whole(news.estimated_start)
         status.conditions = set_condition(
-            status.conditions, conditions.SCHEDULED, False, reason=reason, message=message, now=self.at,
-            observed_generation=self._generation(),
+            status.conditions, conditions.SCHEDULED, False, reason=news.reason,
+            message="; ".join(filter(None, (news.message, news.unknown))), now=self.at, observed_generation=self._generation(),
         )  # fmt: skip
 
     def bind(self, bound: Bound) -> None:
@@ -155,6 +156,7 @@ class Draft:
         status.attempts = [*status.attempts, attempt][-MAX_ATTEMPT_RECORDS:]
         status.attempt, status.phase, status.node_name, status.engine = number, Phase.STARTING, bound.node, bound.engine
         status.queue_position, status.not_before, status.reason, status.message = None, None, None, None
+        status.estimated_start_time = None
         self.announce("Scheduled", f"bound to {bound.node} (attempt {number}, engine {bound.engine})")
 
     def _requested(self, gpus: Sequence[int]) -> Requested:
@@ -178,6 +180,7 @@ class Draft:
         status = self.status
         status.phase, status.reason, status.message = phase, str(reason), clip(message)
         status.queue_position, status.not_before, status.outcome_of = None, None, None
+        status.estimated_start_time = None
         status.completion_time = self.at if status.start_time is None else max(self.at, status.start_time)
         if phase is Phase.SUCCEEDED:
             self.announce("Completed", message)
@@ -343,6 +346,7 @@ class Draft:
 
     def _leave_node(self) -> None:
         self.status.node_name, self.status.engine, self.status.queue_position = None, None, None
+        self.status.estimated_start_time = None
 
     def _describe_live(self) -> None:
         attempt, status = self.live, self.status

@@ -144,6 +144,7 @@ class Unplaced:
     Attributes:
         position: 1-based place in its queue.
         estimated_start: None while nothing is known.
+        unknown: why nothing is known of the start, for a person; for the condition only.
         message: counts per filter, for example "0/3 nodes fit: 2 too little memory (needs 16Gi, largest free 7.4Gi), 1 cordoned".
     """
 
@@ -151,6 +152,7 @@ class Unplaced:
     reason: str
     message: str
     estimated_start: datetime | None = None
+    unknown: str = ""
 
 
 @dataclass(frozen=True, slots=True)

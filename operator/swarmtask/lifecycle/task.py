@@ -70,7 +70,7 @@ def handle(task: SwarmTask, event: TaskEvent, now: datetime, policy: Policy) -> 
                 return _nothing(task)
             _settle(draft, None)
             if draft.status.phase is Phase.QUEUED:
-                draft.place_in_queue(event.position, event.reason, event.message)
+                draft.place_in_queue(event)
         case Preempt(attempt=number, by=by):
             live = draft.live
             if live is None or live.number != number or live.state is AttemptState.STOPPING:

@@ -17,8 +17,12 @@ from dataclasses import dataclass, field, replace
 from swarmtask.scheduler.model import Amounts, CycleResult, PendingTask, QueueKey, Refusal, TaskKey
 from swarmtask.scheduler.standing import order_key
 
-WHOLE = 1000
+WHOLE = 250
 """So many tasks that come first are always looked at, whatever fits; a backlog that is no longer is never cut."""
+MOST = 50_000
+"""More tasks that come first are not looked at in one cycle: the next one goes on."""
+MARGIN = 16
+"""Of each line so many more tasks are looked at, and as many again as come first: others may turn out not to fit."""
 CHUNK = 512
 
 _Entry = tuple[float, str, TaskKey, PendingTask]
@@ -180,12 +184,13 @@ class Backlog:
         lines = [line for queue in self._queues.values() for line in queue.values()]
         tasks: list[PendingTask] = []
         ends: dict[TaskKey, _End] = {}
-        for line, first in zip(lines, _depths(lines, place), strict=True):
+        for line, first in zip(lines, _depths(lines, place, free, slots), strict=True):
             if line.front:
                 tasks += line
                 continue
-            # One more than can start, so that a line runs out only where this figure is no bound.
-            depth = max(first, _most(next(iter(line)).shape.request, free, slots) + 1)
+            # One more than can start is enough, for then the line has not run out.
+            more = min(2 * first + MARGIN, _most(next(iter(line)).shape.request, free, slots) + 1)
+            depth = max(first, more)
             found = line.slice(0, depth)
             tasks += found
             if len(found) < len(line):
@@ -193,17 +198,26 @@ class Backlog:
         return Cut(tuple(tasks), ends, self._queues, place)
 
 
-def _depths(lines: list[_Line], place: Place) -> list[int]:
-    """How many of the WHOLE tasks that come first stand in each line. More than WHOLE wait."""
+def _depths(lines: list[_Line], place: Place, free: Amounts, slots: int | None) -> list[int]:
+    """How many of the tasks that come first stand in each line: as many as use up what is free if all of them fit, and at least
+    WHOLE. More than WHOLE wait."""
     depths = [0] * len(lines)
     waiting = [iter(line) for line in lines]
-    heap = [(place(next(line)), number) for number, line in enumerate(waiting)]
+    heads = [next(line) for line in waiting]
+    heap = [(place(head), number) for number, head in enumerate(heads)]
     heapq.heapify(heap)
-    for _ in range(WHOLE):
+    cpu, memory, gpus = max(0, free.cpu_milli), max(0, free.memory_bytes), max(0, free.gpus)
+    most = MOST if slots is None else min(MOST, max(0, slots))
+    count = 0
+    while heap and (count < WHOLE or (count < most and cpu >= 0 and memory >= 0 and gpus >= 0)):
         number = heap[0][1]
+        request = heads[number].shape.request
+        cpu, memory, gpus = cpu - request.cpu_milli, memory - request.memory_bytes, gpus - request.gpus
         depths[number] += 1
+        count += 1
         following = next(waiting[number], None)
         if following is not None:
+            heads[number] = following
             heapq.heapreplace(heap, (place(following), number))
         else:
             heapq.heappop(heap)
@@ -211,7 +225,7 @@ def _depths(lines: list[_Line], place: Place) -> list[int]:
 
 
 def _most(request: Amounts, free: Amounts, slots: int | None) -> int:
-    """More tasks of this size cannot start; of a size that takes nothing, WHOLE at a time."""
+    """More tasks of this size cannot start; of a size that takes nothing, MOST at a time."""
     bounds = [
         max(0, left) // wanted
         for wanted, left in (
@@ -222,7 +236,7 @@ def _most(request: Amounts, free: Amounts, slots: int | None) -> int:
         )
         if left is not None and wanted > 0
     ]
-    return min(bounds, default=WHOLE)
+    return min(bounds, default=MOST)
 
 
 @dataclass(frozen=True, slots=True)

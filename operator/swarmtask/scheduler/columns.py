@@ -331,7 +331,8 @@ def _turns(nodes: Sequence[NodeInfo]) -> Floats:
 
 def _table(rows: Sequence[tuple[int, ...]], limit: int) -> Ints:
     """int64[DIMENSIONS, n] from one tuple per node."""
-    table = np.empty((DIMENSIONS, len(rows)), dtype=np.int64)
-    for dimension in range(DIMENSIONS):
-        table[dimension] = [_capped(row[dimension], limit) for row in rows]
-    return table
+    try:
+        table = np.array(rows, dtype=np.int64).reshape(-1, DIMENSIONS)
+    except OverflowError:  # some amount is larger than any machine's
+        table = np.array([[_capped(amount, limit) for amount in row] for row in rows], dtype=np.int64)
+    return np.ascontiguousarray(table.clip(0, limit).T)

@@ -69,8 +69,8 @@ class Occupancy:
         self._given_back: dict[GpuWish, Ints] = {}
 
     def given_back(self, task_class: TaskClass) -> Ints:
-        """What each gives back to a class: int64[DIMENSIONS, R]. Where the class does not take just any GPU, those that match count,
-        and all of an attempt of which it is not known which it holds."""
+        """What each gives back to a class: int64[DIMENSIONS, R]. Where the class does not take just any GPU, those that match
+        count, and all of an attempt of which it is not known which it holds."""
         wish = task_class.shape.gpu
         if wish == ANY_GPU or task_class.shape.request.gpus <= 0:
             return self.amounts
@@ -104,7 +104,7 @@ class Occupancy:
         return mask
 
     def room_of(self, chosen: Mask, task_class: TaskClass) -> tuple[Ints, Ints]:
-        """What these give back to a class on each node, int64[DIMENSIONS, N], and how many tasks of each share, int64[shares, N]."""
+        """What these give back to a class on each node, int64[DIMENSIONS, N]; how many tasks of each share, int64[shares, N]."""
         room: Ints = np.zeros((DIMENSIONS, self._nodes), dtype=np.int64)
         tasks: Ints = np.zeros((self._shares, self._nodes), dtype=np.int64)
         for dimension in range(DIMENSIONS):
