@@ -40,7 +40,7 @@ check: lint ## Lint, types, import rules and the fast tests (under 2 minutes)
 
 test: lint ## Everything: lint, types, and every test, on a laboratory of three real Docker nodes
 	$(BIN)/python -m tests.lab.setup
-	$(BIN)/pytest -q
+	$(BIN)/python -m tests.run
 
 lab: $(STAMP) ## Start NODES laptops (3) as containers, joined to one Docker Swarm, and leave them running
 	$(BIN)/python -m tests.lab.setup

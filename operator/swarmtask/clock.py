@@ -94,12 +94,12 @@ class ManualClock:
 
 def format_time(moment: datetime) -> str:
     """RFC 3339 in whole seconds and UTC, as Kubernetes' `metav1.Time` writes it."""
-    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return moment.astimezone(UTC).isoformat(timespec="seconds").removesuffix("+00:00") + "Z"
 
 
 def format_micro_time(moment: datetime) -> str:
     """RFC 3339 with microseconds, as Kubernetes' `metav1.MicroTime` writes it (Leases, Events)."""
-    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    return moment.astimezone(UTC).isoformat(timespec="microseconds").removesuffix("+00:00") + "Z"
 
 
 def parse_time(text: str) -> datetime:

@@ -64,6 +64,9 @@ class OperatorSettings(Group):
     keep_finished_workloads: Annotated[int, Field(ge=0)] = Field(
         default=200, description="Newest finished engine objects kept so that their logs can be read."
     )
+    keep_array_members: Annotated[int, Field(ge=0)] = Field(
+        default=20, description="Newest runs of each array that succeeded and are kept as tasks, with their output."
+    )
     crash_point: str = Field(
         default="", description="For tests: the process ends at once where this is reached, for example after:write-status."
     )

@@ -77,7 +77,7 @@ def plain_loop(snapshot: Snapshot, sample: int) -> Callable[[], int]:
         oracle = Oracle.of(snapshot)
         for task in first:
             scores = oracle.scores(task)
-            oracle.place(task, max(scores, key=scores.__getitem__))
+            oracle.place(task, min(scores, key=lambda name: (scores[name][0], -scores[name][1])))
         return len(first)
 
     first = Oracle.order(snapshot)[:sample]

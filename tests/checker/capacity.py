@@ -55,6 +55,7 @@ class CapacityRules:
         self._idle_since.pop(live.node, None)
         if fresh:
             self._check_node(task, live, at)
+            self._check_gpus(task, live, at)
             self._check_queue(task, live, queue, at)
 
     def _check_node(self, task: SwarmTask, live: Attempt, at: datetime) -> None:
@@ -79,6 +80,21 @@ class CapacityRules:
                 )
         if node.spec.max_tasks is not None and len(there) > node.spec.max_tasks:
             self._log.add("I9", live.node, at, f"{live.id} is attempt {len(there)} of at most {node.spec.max_tasks} (maxTasks)")
+
+    def _check_gpus(self, task: SwarmTask, live: Attempt, at: datetime) -> None:
+        """Nobody else holds the GPUs that the attempt was given, and they are as many as it asked for."""
+        mine = live.requested.gpu_indices
+        if len(set(mine)) != len(mine) or len(mine) not in {0, live.requested.gpu}:
+            self._log.add("I9", live.node, at, f"{live.id} asked for {live.requested.gpu} GPUs and was given {mine}")
+        for other, _ in self._live.values():
+            both = set(mine).intersection(other.requested.gpu_indices)
+            if both and other.node == live.node and other.id != live.id:
+                self._log.add(
+                    "I9",
+                    live.node,
+                    at,
+                    f"{live.id} ({task.key[0]}/{task.key[1]}) was given GPU {min(both)}, which {other.id} holds",
+                )
 
     def _check_queue(self, task: SwarmTask, live: Attempt, key: tuple[str, str], at: datetime) -> None:
         queue = self._queues.get(key)

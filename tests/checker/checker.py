@@ -17,8 +17,10 @@ from typing import Any
 from swarmtask.resources.node import SwarmNode
 from swarmtask.resources.queue import SwarmQueue
 from swarmtask.resources.task import SwarmTask
+from tests.checker.arrays import ArrayRules
 from tests.checker.capacity import CapacityRules
 from tests.checker.objects import TaskRules
+from tests.checker.twins import TwinRules
 from tests.checker.violation import Violation, ViolationLog, owner_digits
 from tests.checker.watches import WatchRules
 from tests.checker.workloads import WorkloadRules
@@ -36,9 +38,11 @@ class Checker:
     def __init__(self, *, infrastructure_loss_limit: int = 20, cleanup_s: float = 60.0, orphan_s: float = 60.0) -> None:
         self._log = ViolationLog()
         self._tasks = TaskRules(self._log, infrastructure_loss_limit)
+        self._twins = TwinRules(self._log)
         self._capacity = CapacityRules(self._log, timedelta(seconds=cleanup_s))
         self._workloads = WorkloadRules(self._log, self._tasks, timedelta(seconds=cleanup_s), timedelta(seconds=orphan_s))
         self._watches = WatchRules(self._log)
+        self._arrays = ArrayRules(self._log)
 
     # --- facts about the API ---------------------------------------------------------------------------------------------
 
@@ -54,12 +58,16 @@ class Checker:
         """A task as the API shows it (created, changed, or listed)."""
         task = obj if isinstance(obj, SwarmTask) else SwarmTask.model_validate(obj)
         self._tasks.seen(task, at)
+        self._twins.task_seen(task, at)
         self._capacity.task_seen(task, at)
+        self._arrays.seen(task, at)
 
     def task_deleted(self, uid: str, at: datetime) -> None:
         """The API shows that the task is gone (DELETED)."""
         self._tasks.deleted(uid, at)
+        self._twins.task_gone(uid)
         self._capacity.task_gone(uid, at)
+        self._arrays.gone(uid)
 
     def tasks_listed(self, objects: Iterable[SwarmTask | Mapping[str, Any]], at: datetime) -> None:
         """A full list of all tasks: whatever was acknowledged and not deleted must be in it."""

@@ -68,6 +68,7 @@ class TaskRules:
             return
         known.deleted_at = at
         asked = known.delete_requested or (known.last is not None and known.last.metadata.deletion_timestamp is not None)
+        asked = asked or _run_of_an_array(known)
         if not asked and not self._lived_out(known, at):
             phase = known.last.status.phase.value if known.last is not None else "never seen"
             self._log.add("I1", known.subject, at, f"is gone, but nobody deleted it (phase {phase}, time to live not over)")
@@ -80,7 +81,7 @@ class TaskRules:
                 continue
             if known.acknowledged_at is None and known.last is None:
                 continue
-            if known.last is not None and known.last.metadata.deletion_timestamp is not None:
+            if known.last is not None and (known.last.metadata.deletion_timestamp is not None or _run_of_an_array(known)):
                 continue
             acked = f", acknowledged at {known.acknowledged_at.isoformat()}" if known.acknowledged_at else ""
             self._log.add("I1", known.subject, at, f"is not in the full list{acked}, and nobody deleted it")
@@ -179,18 +180,25 @@ class TaskRules:
         was_live = {attempt.number for attempt in before.attempts if attempt.live}
         ended = [a for a in after.attempts if not a.live and (a.number in was_live or a.number > before.attempt)]
         unseen = after.attempt - before.attempt > len(after.attempts)  # more attempts went by than are recorded
-        counting = [attempt for attempt in ended if _counts(attempt)]
+        counting = [attempt for attempt in ended if _counts(attempt, new)]
         if after.failures - before.failures > len(counting) and not unseen:
             told = ", ".join(f"{attempt.number} {attempt.reason}" for attempt in ended) or "none"
             self._log.add(
                 "I8", known.subject, at, f"failures went from {before.failures} to {after.failures}; attempts that ended: {told}"
             )
         gave_up = after.phase is Phase.FAILED and before.phase is not Phase.FAILED and bool(ended)
-        if gave_up and not _counts(ended[-1]) and _infrastructure(ended[-1]) and after.infrastructure_losses <= self._limit:
+        fails = bool(ended) and _wished(ended[-1], new) == "Fail"
+        bounded = bool(ended) and (_infrastructure(ended[-1]) or _wished(ended[-1], new) == "Ignore")
+        if gave_up and not fails and bounded and after.infrastructure_losses <= self._limit:
             self._log.add(
                 "I8", known.subject, at,
                 f"Failed by {ended[-1].reason} after {after.infrastructure_losses} losses, limit {self._limit}",
             )  # fmt: skip
+
+
+def _run_of_an_array(known: _Known) -> bool:
+    """Its array deletes it, and answers for it (`tests.checker.arrays`)."""
+    return known.last is not None and known.last.array_owner is not None
 
 
 def _set_back(earlier: Attempt, later: Attempt) -> bool:
@@ -202,9 +210,18 @@ def _row(attempt: Attempt) -> Reason | None:
     return Reason(attempt.reason) if attempt.reason in set(Reason) else None
 
 
-def _counts(attempt: Attempt) -> bool:
+def _counts(attempt: Attempt, task: SwarmTask) -> bool:
     reason = _row(attempt)
-    return reason is not None and RULES[reason].counts
+    return reason is not None and RULES[reason].counts and _wished(attempt, task) != "Ignore"
+
+
+def _wished(attempt: Attempt, task: SwarmTask) -> str | None:
+    """What the person's failurePolicy says of the attempt; None: nothing. Exit codes alone say nothing of infrastructure."""
+    for rule in task.spec.failure_policy:
+        reason_fits = attempt.reason in rule.on_reasons if rule.on_reasons else not _infrastructure(attempt)
+        if reason_fits and (not rule.on_exit_codes or attempt.exit_code in rule.on_exit_codes):
+            return rule.action
+    return None
 
 
 def _infrastructure(attempt: Attempt) -> bool:

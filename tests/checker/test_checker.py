@@ -8,11 +8,13 @@ from typing import Any
 
 import pytest
 
+from swarmtask.lifecycle.intervals import parse
 from swarmtask.resources.task import attempt_id
 from tests.checker.checker import Checker
 
 START = datetime(2026, 3, 1, 12, 0, 0, tzinfo=UTC)
 UID = "0f1e2d3c-4b5a-6978-8796-a5b4c3d2e1f0"
+ARRAY_UID = "aaaaaaaa-4b5a-6978-8796-a5b4c3d2e1f0"
 
 
 def at(seconds: float) -> datetime:
@@ -44,11 +46,11 @@ def deleting(obj: dict[str, Any]) -> dict[str, Any]:
     return {**obj, "metadata": {**obj["metadata"], "deletionTimestamp": stamp(0)}}
 
 
-def node(*, cpu: str = "2", memory: str = "2Gi", max_tasks: int | None = None, tasks: int = 0) -> dict[str, Any]:
+def node(*, cpu: str = "2", memory: str = "2Gi", gpu: int = 0, max_tasks: int | None = None, tasks: int = 0) -> dict[str, Any]:
     return {
         "metadata": {"name": "laptop-1"},
         "spec": {"maxTasks": max_tasks},
-        "status": {"allocatable": {"cpu": cpu, "memory": memory}, "tasks": tasks},
+        "status": {"allocatable": {"cpu": cpu, "memory": memory, "gpu": gpu}, "tasks": tasks},
     }
 
 
@@ -279,6 +281,22 @@ def _too_many_slots_of_a_limit(checker: Checker) -> None:
         checker.task_seen(task("Starting", live, uid=uid, name=f"lint-{number}"), at(number))
 
 
+def _bind_with_gpus(checker: Checker, *given: list[int]) -> None:
+    checker.node_seen(node(cpu="64", memory="64Gi", gpu=4), at(0))
+    for number, indices in enumerate(given):
+        uid = f"{number}{UID[1:]}"
+        live = attempt(1, "Starting", uid=uid) | {"requested": {"gpu": 1, "gpuIndices": indices}}
+        checker.task_seen(task("Starting", live, uid=uid, name=f"lint-{number}"), at(number))
+
+
+def _gpu_given_twice(checker: Checker) -> None:
+    _bind_with_gpus(checker, [0], [1], [0])
+
+
+def _more_gpus_than_asked_for(checker: Checker) -> None:
+    _bind_with_gpus(checker, [0, 1])
+
+
 def _version_shrinks(checker: Checker) -> None:
     checker.resource_version_seen("100", at(0))
     checker.resource_version_seen("99", at(1))
@@ -320,6 +338,73 @@ def _comes_back_from_the_dead(checker: Checker) -> None:
     checker.task_seen(DONE, at(2))
 
 
+def array(completed: str = "", failed: str = "", *, phase: str = "Running", **fields: Any) -> dict[str, Any]:
+    """The array `many` of two runs, one at a time."""
+    counts = {"succeeded": len(parse(completed)), "failed": len(parse(failed))} | fields
+    shown = task(phase, uid=ARRAY_UID, name="many", array={"completedIndexes": completed, "failedIndexes": failed, **counts})
+    shown["spec"] |= {"completions": 2, "parallelism": 1}
+    return shown
+
+
+def run_of(index: int, phase: str, *attempts: dict[str, Any], uid: str = UID) -> dict[str, Any]:
+    shown = task(phase, *attempts, uid=uid, name=f"many-{index}")
+    owner = {"apiVersion": "swarmtask.io/v1alpha1", "kind": "SwarmTask", "name": "many", "uid": ARRAY_UID, "controller": True}
+    shown["metadata"]["ownerReferences"] = [owner]
+    return shown
+
+
+SUCCESS = attempt(1, "Succeeded", reason="Completed", exitCode=0)
+
+
+def _recorded_without_an_end(checker: Checker) -> None:
+    checker.task_seen(run_of(0, "Running", attempt(1, "Running")), at(0))
+    checker.task_seen(array("0"), at(1))
+
+
+def _recorded_otherwise_than_it_ended(checker: Checker) -> None:
+    checker.task_seen(run_of(0, "Succeeded", SUCCESS), at(0))
+    checker.task_seen(array("", "0"), at(1))
+
+
+def _recorded_as_both(checker: Checker) -> None:
+    checker.task_seen(run_of(0, "Succeeded", SUCCESS), at(0))
+    checker.task_seen(array("0", "0"), at(1))
+
+
+def _a_record_is_taken_back(checker: Checker) -> None:
+    checker.task_seen(run_of(0, "Succeeded", SUCCESS), at(0))
+    checker.task_seen(array("0"), at(1))
+    checker.task_seen(array(), at(2))
+
+
+def _counts_do_not_add_up(checker: Checker) -> None:
+    checker.task_seen(array(succeeded=1), at(0))
+
+
+def _a_recorded_index_runs_again(checker: Checker) -> None:
+    checker.task_seen(run_of(0, "Succeeded", SUCCESS), at(0))
+    checker.task_seen(array("0"), at(1))
+    checker.task_deleted(UID, at(2))
+    other = f"9{UID[1:]}"
+    checker.task_seen(run_of(0, "Starting", attempt(1, "Starting", uid=other), uid=other), at(3))
+
+
+def _an_index_runs_twice_at_once(checker: Checker) -> None:
+    for uid in (UID, f"9{UID[1:]}"):
+        checker.task_seen(run_of(0, "Starting", attempt(1, "Starting", uid=uid), uid=uid), at(0))
+
+
+def _more_than_parallelism(checker: Checker) -> None:
+    checker.task_seen(array(), at(0))
+    for index, uid in enumerate((UID, f"9{UID[1:]}")):
+        checker.task_seen(run_of(index, "Starting", attempt(1, "Starting", uid=uid), uid=uid), at(1))
+
+
+def _succeeded_with_one_missing(checker: Checker) -> None:
+    checker.task_seen(run_of(0, "Succeeded", SUCCESS), at(0))
+    checker.task_seen(array("0", phase="Succeeded"), at(1))
+
+
 PLANTED: list[tuple[str, Callable[[Checker], None]]] = [
     ("I1", _never_seen),
     ("I1", _disappears),
@@ -356,6 +441,17 @@ PLANTED: list[tuple[str, Callable[[Checker], None]]] = [
     ("I9", _too_many_of_a_queue),
     ("I9", _too_many_of_a_queue_on_a_node),
     ("I9", _too_many_slots_of_a_limit),
+    ("I9", _gpu_given_twice),
+    ("I9", _more_gpus_than_asked_for),
+    ("I3", _recorded_without_an_end),
+    ("I3", _recorded_otherwise_than_it_ended),
+    ("I3", _recorded_as_both),
+    ("I3", _a_record_is_taken_back),
+    ("I3", _counts_do_not_add_up),
+    ("I3", _a_recorded_index_runs_again),
+    ("I2", _an_index_runs_twice_at_once),
+    ("I9", _more_than_parallelism),
+    ("I1", _succeeded_with_one_missing),
     ("I10", _version_shrinks),
     ("I10", _object_version_shrinks),
     ("I10", _same_version_other_object),
@@ -389,6 +485,12 @@ def test_what_is_within_its_time_is_not_accused() -> None:
     checker.assert_ok()
 
 
+def test_single_gpus_that_differ_or_are_not_recorded_break_nothing() -> None:
+    checker = Checker()
+    _bind_with_gpus(checker, [0], [1], [], [])
+    checker.assert_ok()
+
+
 def test_a_node_that_shrinks_under_what_runs_breaks_nothing() -> None:
     checker = Checker()
     checker.node_seen(node(), at(0))
@@ -411,6 +513,28 @@ def test_a_deletion_that_was_asked_for_is_not_a_loss() -> None:
     checker.delete_requested(UID, at(1))
     checker.tasks_listed([], at(2))
     checker.task_deleted(UID, at(2))
+    checker.assert_ok()
+
+
+def test_an_array_that_records_deletes_and_is_retried_is_not_accused() -> None:
+    checker = Checker()
+    checker.task_seen(array(), at(0))
+    checker.task_seen(run_of(0, "Running", attempt(1, "Running")), at(0))
+    checker.task_seen(run_of(0, "Failed", ERROR), at(1))
+    checker.task_seen(array("", "0"), at(2))
+    checker.task_deleted(UID, at(2))
+    uids = [f"{number}{UID[1:]}" for number in (7, 8)]
+    done = [attempt(1, "Succeeded", uid=uid, reason="Completed", exitCode=0) for uid in uids]
+    checker.task_seen(run_of(1, "Succeeded", done[0], uid=uids[0]), at(3))
+    checker.task_seen(array("1", "0", phase="Failed"), at(4))
+    retried = array("1")
+    retried["status"]["observedRetry"] = "1"
+    checker.task_seen(retried, at(5))
+    checker.task_seen(run_of(0, "Running", attempt(1, "Running", uid=uids[1]), uid=uids[1]), at(6))
+    checker.task_seen(run_of(0, "Succeeded", done[1], uid=uids[1]), at(7))
+    ended = array("0-1", phase="Succeeded")
+    ended["status"]["observedRetry"] = "1"
+    checker.task_seen(ended, at(8))
     checker.assert_ok()
 
 

@@ -15,11 +15,12 @@ def attempt(number: int = 1, state: str = "Running", *, uid: str = "00000000-000
 
 
 def add_task(kube: FakeKube, name: str, phase: str = "Queued", **status: Any) -> Object:
-    """A task of namespace default (or `namespace`), labelled app=test."""
-    namespace = status.pop("namespace", "default")
+    """A task of namespace default (or `namespace`), labelled app=test, in the queue default (or `queue`). `spec`: what else it
+    wishes."""
+    namespace, spec = status.pop("namespace", "default"), {"queue": status.pop("queue", "default")} | status.pop("spec", {})
     body = {
         "metadata": {"name": name, "namespace": namespace, "labels": {"app": "test"}},
-        "spec": {"queue": "default", "container": {"image": "acme/lint:1"}},
+        "spec": {"container": {"image": "acme/lint:1"}} | spec,
     }
     return kube.add(SWARM_TASK, body, status={"phase": phase, **status})
 
@@ -35,9 +36,9 @@ def add_node(kube: FakeKube, name: str = "desk") -> Object:
     )  # fmt: skip
 
 
-def add_queue(kube: FakeKube, name: str = "default") -> Object:
+def add_queue(kube: FakeKube, name: str = "default", *, spec: Object | None = None, **status: Any) -> Object:
     return kube.add(
         SWARM_QUEUE,
-        {"metadata": {"name": name, "namespace": "default"}, "spec": {"maxRunning": 5}},
-        status={"queued": 3, "running": 2},
+        {"metadata": {"name": name, "namespace": "default"}, "spec": {"maxRunning": 5} | (spec or {})},
+        status={"queued": 3, "running": 2} | status,
     )

@@ -54,6 +54,37 @@ async def test_created_then_unchanged_then_configured(swarmtask: Apply) -> None:
     assert third.stdout == "swarmtask.swarmtask.io/lint configured\n"
 
 
+def queue(spec: str) -> str:
+    return f"apiVersion: swarmtask.io/v1alpha1\nkind: SwarmQueue\nmetadata: {{name: default}}\nspec: {spec}\n"
+
+
+async def test_a_full_queue_refuses_the_rest_and_the_same_again_loses_nothing(swarmtask: Apply) -> None:
+    await swarmtask("apply", "-f", "-", input=queue("{maxQueued: 2}"))
+    tasks = "---\n".join(manifest(name) for name in ("a", "b", "c", "d"))
+    result = await swarmtask("apply", "-f", "-", input=tasks)
+    assert result.exit_code == 6
+    assert result.stdout.splitlines() == [f"swarmtask.swarmtask.io/{name} created" for name in ("a", "b")]
+    said = " ".join(result.stderr.split())
+    assert said.count("the queue default is full") == 1
+    assert 'document 3: swarmtasks.swarmtask.io "c" was not accepted: the queue' in said
+    assert 'document 4: swarmtasks.swarmtask.io "d" was not accepted: as above' in said
+    assert "Try again in 1 s." in said
+    assert "2 of 4 objects were applied, 2 not accepted for now. Nothing is lost" in said
+    await swarmtask("apply", "-f", "-", input=queue("{maxQueued: 4}"))
+    again = await swarmtask("apply", "-f", "-", input=tasks)
+    assert (again.exit_code, again.stderr) == (0, "")
+    words = [line.split()[1] for line in again.stdout.splitlines()]
+    assert words == ["unchanged", "unchanged", "created", "created"]
+
+
+async def test_run_into_a_full_queue_says_what_to_do(swarmtask: Apply) -> None:
+    await swarmtask("apply", "-f", "-", input=queue("{maxQueued: 0}"))
+    result = await swarmtask("run", "acme/lint")
+    assert (result.exit_code, result.stdout) == (6, "")
+    assert "kubectl -n default edit swarmqueue default" in " ".join(result.stderr.split())
+    assert "Try again in 1 s." in result.stderr
+
+
 async def test_one_bad_object_does_not_stop_the_others(swarmtask: Apply, tmp_path: Path) -> None:
     folder = tmp_path / "manifests"
     folder.mkdir()

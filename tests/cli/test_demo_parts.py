@@ -66,6 +66,7 @@ def test_the_manifests_are_valid_tasks() -> None:
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the image is made of Linux libraries")
+@pytest.mark.slow
 def test_the_image_holds_an_interpreter_that_finds_its_library() -> None:
     buffer = io.BytesIO()
     image._write_tar(buffer, find_sources())

@@ -49,10 +49,10 @@ def test_the_exit_codes_are_documented() -> None:
 def test_every_command_is_documented_and_explains_itself() -> None:
     text = (ROOT / "docs" / "cli.md").read_text()
     runner = CliRunner(env={"COLUMNS": "100", "TERM": "dumb"})
-    names = [command.name for command in app.registered_commands]
+    names = [command.name for command in app.registered_commands] + [group.name for group in app.registered_groups]
     assert set(names) >= {
         "up", "apiserver", "operator", "status", "kubeconfig", "join", "apply", "run", "get", "explain",
-        "logs", "cancel", "retry", "demo",
+        "logs", "cancel", "retry", "demo", "queue",
         "version",
     }  # fmt: skip
     for name in names:
@@ -75,16 +75,21 @@ def test_every_option_is_documented_and_every_documented_one_exists() -> None:
     section = (ROOT / "docs" / "cli.md").read_text().partition("## Options\n")[2].partition("\n## ")[0]
     documented = {
         row[0]: set(re.findall(r"`(-[^`]+)`", row[1])) - CONNECTION
-        for row in re.findall(r"^\| `([a-z]+)` \| (.*)\|$", section, re.MULTILINE)
+        for row in re.findall(r"^\| `([a-z ]+)` \| (.*)\|$", section, re.MULTILINE)
     }
     root = typer.main.get_command(app)
-    commands: dict[str, Any] = root.commands  # type: ignore[attr-defined]
+    commands: dict[str, Any] = {}
+    for name, command in root.commands.items():  # type: ignore[attr-defined]
+        inner = getattr(command, "commands", None)
+        commands |= {name: command} if inner is None else {f"{name} {part}": one for part, one in inner.items()}
     actual: dict[str, set[str]] = {}
     for name, command in commands.items():
         shown = [item for item in command.params if item.param_type_name == "option" and not item.hidden and item.name != "help"]
         actual[name] = {spelling for item in shown for spelling in [*item.opts, *item.secondary_opts]}
     assert documented == {name: options - CONNECTION for name, options in actual.items()}
-    speaking = {"status", "run", "apply", "get", "explain", "logs", "cancel", "retry"}
+    speaking = {"status", "run", "apply", "get", "explain", "logs", "cancel", "retry"} | {
+        f"queue {verb}" for verb in ("list", "position", "front", "hold", "release", "drain")
+    }
     assert {name for name, options in actual.items() if "--data-dir" not in options} == {"demo", "version"}
     assert {name for name, options in actual.items() if {"--kubeconfig", "--context"} <= options} == speaking | {"operator"}
     assert {name for name, options in actual.items() if {"--namespace", "-n"} <= options} == speaking - {"status"}

@@ -8,20 +8,22 @@ from typing import Any
 import pytest
 import yaml
 
+from swarmtask.cli import terminal
 from swarmtask.resources.kinds import SWARM_NODE
 from tests.cli.conftest import Swarmtask
 from tests.cli.tasks import add_queue, add_task
 from tests.fakes.kube import FakeKube
 
 
-def add_ready_node(kube: FakeKube, name: str, cpu: str = "4", **spec: Any) -> None:
-    resources = {"cpu": cpu, "memory": "8Gi", "gpu": 0}
+def add_ready_node(kube: FakeKube, name: str, cpu: str = "4", facts: dict[str, Any] | None = None, **spec: Any) -> None:
+    """`facts`: further fields of the status."""
+    resources = {"cpu": cpu, "memory": "8Gi", "gpu": len((facts or {}).get("gpus", ()))}
     kube.add(
         SWARM_NODE,
         {"metadata": {"name": name}, "spec": spec},
         status={
             "phase": "Ready", "capacity": resources, "allocatable": resources, "engines": [{"name": "local", "id": f"id-{name}"}],
-        },
+        } | (facts or {}),
     )  # fmt: skip
 
 
@@ -36,14 +38,82 @@ def test_the_chosen_node_comes_first_and_the_refused_say_why(swarmtask: Swarmtas
     lines = result.stdout.splitlines()
     assert lines[0] == "Task: default/lint (Queued, queue default)"
     assert lines[1] == "Outcome: starts on desk (engine local)"
-    heading, *rows = lines[3:]
-    assert heading.split() == [
-        "NODE", "VERDICT", "TOTAL", "BALANCE", "FEWTASKS", "READY", "CORDONED", "ENGINE", "MAXTASKS", "MEMORY", "CPU",
+    rows = {line[:12].strip(): line[12:].split() for line in lines[3:]}
+    assert list(rows) == [
+        "NODE", "VERDICT", "TOTAL", "capability", "latency", "cost", "load", "fewTasks", "REFUSED BY", "ready", "cordoned",
+        "engine", "taints", "maxTasks", "memory", "cpu",
     ]  # fmt: skip
-    assert [row.split()[0] for row in rows] == ["desk", "bed", "attic"]
-    assert [row[heading.index("VERDICT") :].split("  ")[0] for row in rows] == ["chosen", "fits", "refused by cordoned"]
-    assert rows[0].split()[5:] == ["yes"] * 6
-    assert rows[2][heading.index("CORDONED") :].startswith("NO")
+    assert rows["NODE"] == ["desk", "bed", "attic"]
+    assert rows["VERDICT"] == ["chosen", "fits", "refused"]
+    assert rows["REFUSED BY"] == ["-", "-", "cordoned"]
+    assert rows["cordoned"] == ["yes", "yes", "NO"]
+    assert all(rows[name] == ["yes"] * 3 for name in ("ready", "engine", "taints", "maxTasks", "memory", "cpu"))
+    assert float(rows["TOTAL"][0]) > float(rows["TOTAL"][1])
+
+
+THREE_NODES = """\
+Task: default/train (Queued, queue default)
+Outcome: starts on workstation (engine local, GPU 1)
+
+NODE           workstation   laptop-kitchen     desktop
+VERDICT        chosen        fits               refused
+LAST RESORT    -             battery, regions   regions
+TOTAL          0.6091        6e-37              6e-13
+  capability   0.2664        4e-37              4e-13
+  latency      0.1918        1e-37              1e-13
+  cost         0.0000        1e-37              1e-13
+  load         0.1499        0.0000             0.0000
+  fewTasks     0.0010        1e-39              1e-15
+REFUSED BY     -             -                  taints
+  ready        yes           yes                yes
+  cordoned     yes           yes                yes
+  engine       yes           yes                yes
+  regions      yes           yes                yes
+  taints       yes           yes                NO
+  cost         yes           yes                yes
+  gpu          yes           yes                NO
+  maxTasks     yes           yes                yes
+  memory       yes           yes                yes
+  cpu          yes           yes                yes
+"""
+
+
+def test_three_nodes_with_everything_fit_into_80_columns(
+    swarmtask: Swarmtask, kube: FakeKube, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(terminal, "width", lambda: 80)
+    gpus = [{"index": 0, "vendor": "nvidia", "model": "A100", "memory": "40Gi"}]
+    gpus.append({"index": 1, "vendor": "nvidia", "model": "GTX 1650", "memory": "4Gi"})
+    add_ready_node(kube, "workstation", region="lab", facts={"gpus": gpus, "latencyMilliseconds": 20}, costPerHour="12")
+    add_ready_node(kube, "laptop-kitchen", region="home", facts={"gpus": gpus[:1], "power": {"onBattery": True, "percent": 80}})
+    add_ready_node(kube, "desktop", region="home", taints=[{"key": "owner", "value": "anna", "effect": "NoSchedule"}])
+    add_queue(kube)
+    requests = {"cpu": "1", "memory": "1Gi", "gpu": 1}
+    placement = {
+        "gpu": {"vendor": "nvidia", "memory": "2Gi"}, "regions": ["home", "lab"], "preferredRegions": ["lab"],
+        "maxCostPerHour": "20",
+    }  # fmt: skip
+    spec = {"container": {"image": "acme/train:1", "resources": {"requests": requests}}, "placement": placement}
+    add_task(kube, "train", spec=spec)
+    output = swarmtask("explain", "train").stdout
+    assert output == THREE_NODES
+    assert max(map(len, output.splitlines())) <= 80
+    document = json.loads(swarmtask("explain", "train", "-o", "json").stdout)
+    assert document["outcome"]["gpuIndices"] == [1]
+    assert [node["lastResort"] for node in document["nodes"]] == [[], ["battery", "regions"], ["regions"]]
+
+
+def test_more_nodes_than_fit_into_a_line_come_below(swarmtask: Swarmtask, kube: FakeKube, monkeypatch: pytest.MonkeyPatch) -> None:
+    for number in range(5):
+        add_ready_node(kube, f"a-node-with-a-long-name-{number}")
+    add_task(kube, "lint")
+    for width, groups in ((80, 3), (10, 5), (200, 1)):
+        monkeypatch.setattr(terminal, "width", lambda width=width: width)
+        lines = swarmtask("explain", "lint").stdout.splitlines()
+        assert sum(line.startswith("NODE") for line in lines) == groups
+        assert sorted(name for line in lines if line.startswith("NODE") for name in line.split()[1:]) == [
+            f"a-node-with-a-long-name-{number}" for number in range(5)
+        ]
 
 
 def test_a_task_that_waits_says_why_and_where(swarmtask: Swarmtask, kube: FakeKube) -> None:

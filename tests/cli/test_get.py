@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from swarmtask.cli import tables, terminal
+from swarmtask.clock import format_time
 from swarmtask.errors import Expired, ServiceUnavailable
 from swarmtask.resources.kinds import SWARM_TASK
 from tests.cli.conftest import Swarmtask
@@ -208,3 +209,19 @@ def test_colours_of_a_log_survive_only_where_they_may() -> None:
     text = "\x1b[31mred\x1b[0m \x1b]0;title\x07plain\r\nover\rwritten\x1b[2J\n"
     assert terminal.clean_log(text, colours=True) == "\x1b[31mred\x1b[0m plain\nover\nwritten\n"
     assert terminal.clean_log(text, colours=False) == "red plain\nover\nwritten\n"
+
+
+def test_an_expired_task_and_an_estimate_are_shown(swarmtask: Swarmtask, kube: FakeKube) -> None:
+    add_queue(kube, throughputPerMinute=1.5)
+    add_task(kube, "late", "Expired", reason="QueueDeadline", message="not started within 60s of entering the queue")
+    moment = tables.parse_time("2027-01-01T00:00:00Z")
+    words = {"type": "Scheduled", "status": "False", "reason": "QueueFull", "message": "queue full", "lastTransitionTime": ""}
+    add_task(kube, "waits", "Queued", queuePosition=1, estimatedStartTime=format_time(moment), conditions=[words])
+    heading, late, waits = swarmtask("get", "tasks", "-o", "wide").stdout.splitlines()
+    assert late.split()[:2] == ["late", "Expired"]
+    assert "QueueDeadline" in late
+    assert waits[heading.index("ESTIMATED-START") :] == "2027-01-01T00:00:00Z"
+    screen = swarmtask("status").stdout
+    assert "1 Expired" in screen
+    assert "waits waits: queue full; may start in " in screen and "(2027-01-01T00:00:00Z)" in screen
+    assert "1.5" in next(line for line in screen.splitlines() if line.split()[:1] == ["default"])

@@ -284,6 +284,7 @@ def run_in_shell(script: str, folder: Path) -> subprocess.CompletedProcess[str]:
     )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_closed_stdout_is_no_defect(tmp_path: Path) -> None:
     for redirection in (">&-", "<&- >&-", "2>&-", "<&- >&- 2>&-"):
         result = run_in_shell(f'"$@" version {redirection}', tmp_path)

@@ -222,7 +222,8 @@ def test_delete_waits_for_finalizers(kubectl: Kubectl) -> None:
     kubectl("create", "-f", "-", stdin=text({**CONFIG, "metadata": {"name": "c", "finalizers": ["test.io/hold"]}}))
     assert '"c" deleted' in kubectl("delete", "cm", "c", "--wait=false")
     assert "deletionTimestamp" in get(kubectl, "cm", "c")["metadata"]
-    waiting = kubectl.follow("wait", "--for=delete", "cm/c", "--timeout=30s")
+    waiting = kubectl.follow("wait", "-v=6", "--for=delete", "cm/c", "--timeout=30s")
+    waiting.until(lambda line: "/configmaps" in line)  # it has seen the object, which must not be gone before
     kubectl("patch", "cm", "c", "--type=json", "-p", '[{"op":"remove","path":"/metadata/finalizers"}]')
     assert waiting.wait() == 0, waiting.seen
     assert "NotFound" in kubectl.fails("get", "cm", "c")

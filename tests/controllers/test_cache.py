@@ -9,16 +9,26 @@ from typing import Any
 from swarmtask.controllers.cache import Cache, Change
 from swarmtask.kube import Object
 from swarmtask.resources.kinds import SWARM_NODE, SWARM_QUEUE, SWARM_TASK
-from swarmtask.scheduler.model import Amounts
+from swarmtask.scheduler.model import Amounts, RunningTask
 
 GIB = 2**30
 
 
-def task(name: str, version: int, *, uid: str = "", phase: str = "Queued", node: str = "", cpu: str = "1", **spec: Any) -> Object:
+def task(
+    name: str,
+    version: int,
+    *,
+    uid: str = "",
+    phase: str = "Queued",
+    node: str = "",
+    cpu: str = "1",
+    gpus: tuple[int, ...] = (),
+    **spec: Any,
+) -> Object:
     uid = uid or f"uid-{name}"
     status: Object = {"phase": phase, "queuedTime": "2026-01-01T00:00:00Z"}
     if node:
-        held = {"cpu": cpu, "memory": "1Gi", "gpu": 0}
+        held = {"cpu": cpu, "memory": "1Gi", "gpu": len(gpus), "gpuIndices": list(gpus)}
         status["attempt"] = 1
         status["attempts"] = [
             {"number": 1, "id": f"st-{name}-1", "node": node, "engine": "swarm", "state": "Running", "requested": held}
@@ -75,7 +85,7 @@ def test_an_assumed_task_waits_no_more_and_holds_its_node() -> None:
     assert cache.running(("default", "default")) == 1
 
     cache.apply(SWARM_TASK, task("a", 6, phase="Starting", node="n1"))
-    assert cache.assumed_node(KEY) is None
+    assert cache.assumption(KEY) is None
     assert cache.requested("n1") == Amounts(1000, GIB)
     assert cache.tasks_on("n1") == 1
 
@@ -156,7 +166,8 @@ def test_sums_stay_sums_whatever_happens() -> None:
                 queue = rng.choice(["default", "q"])
                 cache.apply(SWARM_TASK, task(name, version, cpu=str(rng.randint(1, 3)), queue=queue, limits=limits))
             case 2:
-                running = task(name, version, phase="Running", node=rng.choice(["n1", "n2"]), cpu=str(rng.randint(1, 3)))
+                gpus = tuple(rng.sample(range(4), rng.randint(0, 2)))
+                running = task(name, version, phase="Running", node=rng.choice(["n1", "n2"]), cpu=str(rng.randint(1, 3)), gpus=gpus)
                 running["status"]["attempts"][0]["requested"] |= {"queue": rng.choice(["", "q"]), "limits": {"model/x": 3}}
                 cache.apply(SWARM_TASK, running)
             case 3:
@@ -164,7 +175,7 @@ def test_sums_stay_sums_whatever_happens() -> None:
             case 4:
                 waiting = list(cache.waiting())
                 if waiting:
-                    cache.assume(rng.choice(waiting), rng.choice(["n1", "n2"]))
+                    cache.assume(rng.choice(waiting), rng.choice(["n1", "n2"]), tuple(rng.sample(range(4), rng.randint(0, 2))))
             case _:
                 cache.drop_assumption(key)
         assert_sums(cache)
@@ -177,13 +188,17 @@ def assert_sums(cache: Cache) -> None:
     running: Counter[tuple[str, str]] = Counter()
     slots: dict[tuple[str, str], dict[str, int]] = {}
     queue_tasks: dict[str, Counter[tuple[str, str]]] = {"n1": Counter(), "n2": Counter()}
+    gpus: dict[str, set[int]] = {"n1": set(), "n2": set()}
     for key, entry in cache.tasks.items():
-        node = cache.assumed_node(key)
+        assumption = cache.assumption(key)
         if entry.holding is not None:
             node, amounts, queue = entry.holding.node, entry.holding.amounts, entry.holding.queue
             limits = entry.holding.limits
-        elif node is not None:
+            gpus[node] |= set(entry.holding.gpus)
+        elif assumption is not None:
             assert entry.pending is not None
+            node, indices = assumption
+            gpus[node] |= set(indices)
             amounts, queue, limits = entry.pending.shape.request, entry.pending.queue, entry.pending.shape.limits
         else:
             continue
@@ -197,10 +212,94 @@ def assert_sums(cache: Cache) -> None:
     for name in ("n1", "n2"):
         assert cache.requested(name) == requested.get(name, Amounts())
         assert cache.tasks_on(name) == tasks[name]
+        assert cache.gpus_held(name) == gpus[name]
         assert cache.queue_tasks_on(name) == queue_tasks[name]
     for queue in (("default", "default"), ("default", "q")):
         assert cache.running(queue) == running[queue]
         assert cache.queue_requested(queue) == by_queue.get(queue, Amounts())
         assert cache.limit_holders(queue, "model/x") == slots.get(queue, {})
-    waiting = {key for key, entry in cache.tasks.items() if entry.pending is not None and cache.assumed_node(key) is None}
+    waiting = {key for key, entry in cache.tasks.items() if entry.pending is not None and cache.assumption(key) is None}
     assert {item.key for item in cache.waiting()} == waiting
+
+
+def succeeded(name: str, version: int, *, seconds: int = 30, **spec: Any) -> Object:
+    body = task(name, version, phase="Succeeded", node="n1", **spec)
+    attempt = body["status"]["attempts"][0]
+    attempt |= {"state": "Succeeded", "boundAt": "2026-01-01T00:00:00Z", "finishedAt": f"2026-01-01T00:00:{seconds:02}Z"}
+    return body
+
+
+def test_waiting_tasks_hear_how_long_their_kind_runs_a_few_at_a_time_and_oldest_first() -> None:
+    cache = Cache()
+    for number in range(5):
+        cache.apply(SWARM_TASK, task(f"t{number}", number + 1))
+    cache.apply(SWARM_TASK, task("other", 6, cpu="2"))
+    cache.apply(SWARM_TASK, succeeded("done", 7))
+    cache.apply(SWARM_TASK, task("late", 8))
+
+    def known() -> dict[str, float | None]:
+        return {pending.key[1]: pending.duration_s for pending in cache.waiting()}
+
+    assert {name for name, duration_s in known().items() if duration_s} == {"late"}
+    cache.refresh_durations(2)
+    assert {name for name, duration_s in known().items() if duration_s} == {"t0", "t1", "late"}
+    cache.apply(SWARM_TASK, task("t2", 9, phase="Running", node="n1"))
+    cache.refresh_durations()
+    assert known() == {"t0": 30, "t1": 30, "t3": 30, "t4": 30, "late": 30, "other": None}
+    assert {pending.key for pending in cache.waiting()} == {entry.task.key for entry in cache.tasks.values() if entry.pending}
+
+
+def test_a_duration_that_hardly_moves_is_told_to_nobody_and_one_that_moves_is() -> None:
+    cache = Cache()
+    cache.apply(SWARM_TASK, task("waits", 1))
+    told = []
+    for number, seconds in enumerate((30, 31, 32, 59, 59, 59, 59), start=2):
+        cache.apply(SWARM_TASK, succeeded(f"done{number}", number, seconds=seconds))
+        cache.refresh_durations()
+        told.append(next(iter(cache.waiting())).duration_s)
+    assert told == [30, 30, 30, 30, 30, 45.5, 59]
+
+
+def test_learning_does_not_make_an_assumed_task_another_one() -> None:
+    cache = Cache()
+    cache.apply(SWARM_TASK, task("a", 1))
+    (chosen,) = cache.waiting()
+    cache.apply(SWARM_TASK, succeeded("done", 2))
+    cache.refresh_durations()
+    assert cache.assume(chosen, "n1")
+    assert cache.assumption(KEY) == ("n1", ())
+
+
+def test_the_same_success_is_learned_once_and_a_deleted_one_is_not_forgotten() -> None:
+    cache = Cache()
+    cache.apply(SWARM_TASK, task("waits", 1))
+    for version in (2, 3, 4):
+        cache.apply(SWARM_TASK, succeeded("quick", version, seconds=10))
+    cache.apply(SWARM_TASK, succeeded("slow", 5, seconds=40))
+    cache.remove(SWARM_TASK, ("default", "slow"), 6)
+    cache.refresh_durations()
+    assert next(iter(cache.waiting())).duration_s == 25
+
+
+def test_what_runs_is_listed_with_its_expected_end_and_is_the_same_object_until_it_changes() -> None:
+    cache = Cache()
+    cache.apply(SWARM_TASK, task("a", 1, phase="Running", node="n1"))
+    cache.apply(SWARM_TASK, task("waits", 2))
+    (pending,) = cache.waiting()
+    assert cache.assume(pending, "n2")
+
+    def seen(now: float) -> list[RunningTask]:
+        return cache.with_ends(cache.running_tasks(now), now)
+
+    running, assumed = seen(100.0)
+    assert (running.node, running.attempt, running.ends_at) == ("n1", 1, None)
+    assert (assumed.node, assumed.attempt, assumed.bound_at) == ("n2", 0, 100.0)
+    cache.apply(SWARM_TASK, succeeded("done", 3))
+    known = seen(110.0)
+    assert [one.ends_at for one in known] == [130.0, 130.0], "a start that is not recorded counts as now, once"
+    assert [one is other for one, other in zip(known, seen(120.0), strict=True)] == [True, True]
+    assert [one.ends_at for one in seen(140.0)] == [144.0, 144.0], "overdue: a tenth more of what it has taken"
+    cache.drop_assumption(pending.key)
+    assert [one.key[1] for one in seen(140.0)] == ["a"]
+    cache.remove(SWARM_TASK, KEY, 9)
+    assert seen(140.0) == []

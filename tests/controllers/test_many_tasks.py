@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections import Counter
 
+import pytest
+
 from swarmtask.resources.kinds import SWARM_QUEUE, SWARM_TASK
 from tests.controllers.world import World, running
 from tests.fakes.engine import Outcome
@@ -112,6 +114,7 @@ async def test_what_is_written_grows_with_what_happens_and_not_with_time() -> No
         assert [call for call in list(world.kube.calls)[before:] if call.verb not in ("get", "list", "watch")] == []
 
 
+@pytest.mark.slow
 async def test_news_about_places_in_a_long_queue_is_rationed() -> None:
     async with running(World("n1", status_refresh_s=1.0)) as world:
         for number in range(400):
@@ -201,6 +204,7 @@ async def test_strategies_of_queue_and_task_reach_the_scheduler() -> None:
         assert [world.task(f"round{number}").status.node_name for number in range(6)] == ["n2", "n3", "n1", "n2", "n3", "n1"]
 
 
+@pytest.mark.slow
 async def test_two_queues_of_a_cohort_share_three_to_one_and_take_back_what_was_lent() -> None:
     async with running(World("n1", "n2")) as world:
         world.add_queue("major", cohort="all", weight=3)
@@ -210,8 +214,8 @@ async def test_two_queues_of_a_cohort_share_three_to_one_and_take_back_what_was_
             world.add_task(f"minor{number}", queue="minor", memory="64Mi")
 
         def counts() -> tuple[int, int]:
-            live = [world.task(name) for name, phase in world.phases().items() if phase in ("Starting", "Running")]
-            queues = [task.spec.queue for task in live]
+            live = [obj for obj in world.kube.view(SWARM_TASK) if obj.get("status", {}).get("phase") in ("Starting", "Running")]
+            queues = [obj["spec"]["queue"] for obj in live]
             return queues.count("major"), queues.count("minor")
 
         await world.until(lambda: counts() == (0, 8))

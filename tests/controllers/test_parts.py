@@ -86,6 +86,26 @@ async def test_what_is_forgotten_is_not_taken() -> None:
     assert not queue.ready
 
 
+async def test_an_arrival_wakes_one_taker_and_one_that_goes_away_passes_it_on() -> None:
+    queue, _, _ = make_queue()
+    takers = [asyncio.create_task(queue.take()) for _ in range(4)]
+    await settle()
+    takers[1].cancel()
+    queue.put("a", "x", 1)
+    takers[0].cancel()  # called, but it never gets to answer
+    queue.put("b", "x", 2)
+    takers[2].cancel()  # the same, and nobody but the last is left
+    await settle()
+    assert takers[3].done()
+    assert takers[3].result() == ("a", {"x": 1})
+    assert await queue.take() == ("b", {"x": 2})
+    assert all(taker.cancelled() for taker in takers[:3])
+    last = asyncio.create_task(queue.take())
+    await settle()
+    queue.put("c", "x", 3)
+    assert await last == ("c", {"x": 3}), "no arrival is lost to those who went"
+
+
 # --- timers, bells, supervision ---
 
 

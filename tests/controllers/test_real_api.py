@@ -127,6 +127,26 @@ async def test_the_operator_survives_a_restart_of_the_api(tmp_path: Path) -> Non
         await api.aclose()
 
 
+async def test_an_array_runs_to_its_end_and_is_deleted_with_its_runs(tmp_path: Path) -> None:
+    count, script = 12, "import os, sys; sys.exit(3 if os.environ['SWARMTASK_INDEX'] == '7' else 0)"
+    async with (
+        real_api_server(tmp_path / "api") as kubeconfig,
+        KubeClient.from_kubeconfig(kubeconfig) as api,
+        operating(api, make_engine(tmp_path / "local")),
+    ):
+        many = task("many", sys.executable, "-c", script)
+        many["spec"] |= {"completions": count, "parallelism": 4, "backoffLimit": 0}
+        await api.create(SWARM_TASK, many)
+        done = await wait_for(api, SWARM_TASK, "many", "default", in_phase("Succeeded", "Failed"))
+        assert done["status"]["array"]["completedIndexes"] == "0-6,8-11", done["status"]
+        assert done["status"]["message"] == "11 of 12 succeeded; failed: 7"
+        labels = (await api.list(SWARM_TASK, "default", label_selector="swarmtask.io/array=many")).items
+        assert "many-7" in {item["metadata"]["name"] for item in labels}
+        await api.delete(SWARM_TASK, "many", "default")
+        for name in [item["metadata"]["name"] for item in labels]:
+            await wait_until_gone(api, name)
+
+
 async def wait_for_event(api: KubeClient, name: str, reason: str) -> None:
     async def follow() -> None:
         listed = await api.list(EVENT, "default")

@@ -17,7 +17,7 @@ FOREIGN_UID = "99999999-8888-7777-6666-555555555555"
 
 
 async def everything_happens(world: World) -> None:
-    """Work that passes every write: two nodes, retries, a cancel, a deletion, an end of life, an orphan."""
+    """Work that passes every write: two nodes, retries, a cancel, a deletion, an end of life, an orphan, arrays."""
     world.engine.script("flaky", Outcome(exit_code=1), Outcome())
     world.engine.script("cancelled", Outcome(duration_s=None))
     world.engine.script("deleted", Outcome(duration_s=None))
@@ -27,26 +27,34 @@ async def everything_happens(world: World) -> None:
     world.add_task("cancelled")
     world.add_task("deleted")
     world.add_task("brief", ttlSecondsAfterFinished=5)
+    for index in range(2):
+        world.engine.script(f"halted-{index}", Outcome(duration_s=None))
+    world.add_task("several", completions=3, cpu="100m", memory="64Mi")
+    world.add_task("halted", completions=2, cpu="100m", memory="64Mi")
     world.engine.adopt(
         Workload(attempt_id(FOREIGN_UID, 1), FOREIGN_UID, "default", "nobody", 1, "n1", "busybox"), Outcome(duration_s=None)
     )
     await world.until(lambda: world.phase("cancelled") == "Running" and world.phase("deleted") == "Running", restart=True)
-    world.kube.edit(SWARM_TASK, "cancelled", "default", {"metadata": {"annotations": {ANNOTATION_CANCEL: "me"}}})
+    await world.until(lambda: [world.phases().get(f"halted-{index}") for index in range(2)] == ["Running"] * 2, restart=True)
+    for name in ("cancelled", "halted"):
+        world.kube.edit(SWARM_TASK, name, "default", {"metadata": {"annotations": {ANNOTATION_CANCEL: "me"}}})
     world.kube.remove(SWARM_TASK, "deleted", "default")
 
     def done() -> bool:
         phases = world.phases()
-        succeeded = all(phases.get(name) == "Succeeded" for name in ("plain0", "plain1", "plain2", "plain3", "flaky"))
+        succeeded = all(phases.get(name) == "Succeeded" for name in ("plain0", "plain1", "plain2", "plain3", "flaky", "several"))
         gone = "deleted" not in phases and "brief" not in phases
         clean = attempt_id(FOREIGN_UID, 1) not in world.engine.names()
-        return succeeded and gone and clean and phases.get("cancelled") == "Cancelled"
+        ended = {phases.get(name) for name in ("cancelled", "halted")} == {"Cancelled"}
+        recorded = not any(f"several-{index}" in phases for index in range(3))
+        return succeeded and gone and clean and ended and recorded
 
     await world.until(done, 300, restart=True)
 
 
 @pytest.mark.parametrize("point", POINTS)
 async def test_a_crash_at_this_point_loses_and_repeats_nothing(point: str) -> None:
-    async with running(World("n1", "n2", orphan_grace_s=5.0), start=False) as world:
+    async with running(World("n1", "n2", orphan_grace_s=5.0, keep_array_members=0), start=False) as world:
         world.arm(point)
         await world.start(wait=False)
         await everything_happens(world)
@@ -55,6 +63,15 @@ async def test_a_crash_at_this_point_loses_and_repeats_nothing(point: str) -> No
             assert world.task(f"plain{number}").status.attempt == 1
         assert world.task("flaky").status.attempt == 2
         assert world.task("flaky").status.failures == 1
+        for name, completed, failed in (("several", "0-2", ""), ("halted", "", "0-1")):
+            array = world.task(name).status.array
+            assert array is not None
+            assert (array.completed_indexes, array.failed_indexes) == (completed, failed)
+        runs = [call.arguments["workload"].task_name for call in world.engine.called("submit")]
+        started = {name for name in runs if name.startswith(("several-", "halted-"))}
+        uids = {run.task_uid for run in world.engine.intervals()}
+        assert len(started) == 5
+        assert len(uids) == len(world.engine.intervals()) - 1 == 4 + 1 + 3 + 5 + 1, "nothing but the retry of flaky ran twice"
 
 
 @pytest.mark.parametrize("seed", range(4))

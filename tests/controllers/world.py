@@ -146,7 +146,7 @@ class World:
         return self.kube.peek(SWARM_TASK, name, namespace) is None
 
     def phases(self) -> dict[str, str]:
-        return {obj["metadata"]["name"]: (obj.get("status") or {}).get("phase", "") for obj in self.kube.all(SWARM_TASK)}
+        return {obj["metadata"]["name"]: (obj.get("status") or {}).get("phase", "") for obj in self.kube.view(SWARM_TASK)}
 
     def node(self, name: str) -> Object:
         obj = self.kube.peek(SWARM_NODE, name)

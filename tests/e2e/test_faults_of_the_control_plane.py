@@ -17,7 +17,11 @@ from tests.lab.images import TASK_TAG
 pytestmark = [pytest.mark.docker, pytest.mark.lab, pytest.mark.kubectl, pytest.mark.slow]
 
 SOON = {"type": "linear", "initialSeconds": 1, "maxSeconds": 1}
-FAST = {"SWARMTASK_OPERATOR__ORPHAN_GRACE_S": "1", "SWARMTASK_OPERATOR__STATUS_REFRESH_S": "0.2"}
+FAST = {
+    "SWARMTASK_OPERATOR__ORPHAN_GRACE_S": "1",
+    "SWARMTASK_OPERATOR__STATUS_REFRESH_S": "0.2",
+    "SWARMTASK_OPERATOR__KEEP_ARRAY_MEMBERS": "0",
+}
 
 
 def test_the_operator_dies_at_every_write(product: Product, lab: Lab, recorder: Recorder) -> None:
@@ -68,6 +72,12 @@ def _ask_for(point: str, product: Product, recorder: Recorder, number: int) -> N
             elsewhere = task("elsewhere", "true", image=TASK_TAG)
             elsewhere["metadata"]["namespace"] = f"space-{number:02}"
             product.apply(elsewhere, wanted)
+        case "write-array" | "create-member" | "delete-member":
+            product.apply(wanted, task(goes, "true", image=TASK_TAG, completions=2, ttlSecondsAfterFinished=0))
+        case "steer-member":
+            product.apply(wanted, task(goes, "sleep 600", image=TASK_TAG, completions=1, ttlSecondsAfterFinished=0))
+            _runs_or_operator_is_dead(product, f"{goes}-0")
+            product.kubectl("annotate", "st", goes, "swarmtask.io/cancel=by the test")
         case "remove-orphan":
             # Somebody takes our finalizer away: the service has no owner any more.
             product.apply(wanted, task(goes, "sleep 600", image=TASK_TAG))
@@ -84,7 +94,7 @@ def _runs_or_operator_is_dead(product: Product, name: str) -> None:
 
     def reached() -> bool:
         assert product.operator is not None
-        return not product.operator.alive or product.phases()[name] == "Running"
+        return not product.operator.alive or product.phases().get(name) == "Running"
 
     wait_until(f"{name} to run, or the operator to die", reached, 30)
 

@@ -14,7 +14,7 @@ import psutil
 import pytest
 
 from swarmtask.clock import SystemClock
-from swarmtask.engines.base import Availability, Engine, WorkloadState
+from swarmtask.engines.base import Availability, Engine, GpuDevice, WorkloadState
 from swarmtask.engines.local import LocalEngine, shim
 from swarmtask.engines.local.output import OutputReader
 from swarmtask.errors import ConfigurationError, EngineRejected
@@ -223,6 +223,16 @@ async def test_the_environment_is_small_and_given_values_win(rig: LocalRig, monk
     env = dict(line.split("=", 1) for line in (await rig.read(work.name)).decode().split("\0")[:-1])
     assert set(env) - {"PWD", "OLDPWD", "SHLVL", "_"} == {"PATH", "HOME", "LANG", "X"}
     assert env["LANG"] == "de_DE"
+
+
+async def test_a_process_sees_only_the_gpus_of_its_attempt(rig: LocalRig) -> None:
+    own = (("CUDA_VISIBLE_DEVICES", "0,1,2,3"),)
+    devices = (GpuDevice(1, "nvidia"), GpuDevice(3, "nvidia"))
+    work = rig.workload(Program("env -0"), env=own, gpus=2, gpu_devices=devices, node_has_gpus=True)
+    await rig.engine.submit(work)
+    await rig.finished(work.name)
+    env = dict(line.split("=", 1) for line in (await rig.read(work.name)).decode().split("\0")[:-1])
+    assert (env["CUDA_VISIBLE_DEVICES"], env["CUDA_DEVICE_ORDER"], env["NVIDIA_VISIBLE_DEVICES"]) == ("1,3", "PCI_BUS_ID", "1,3")
 
 
 @pytest.mark.parametrize(

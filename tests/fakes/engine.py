@@ -145,6 +145,12 @@ class _Run:
     lost: bool = False  # the engine has given it up because its node was Down
     next_exit: int = 0
     reported: Observation | None = None  # what the engine knows
+    reported_of: tuple[Any, ...] = ()  # the truth from which that was made
+
+    @property
+    def truth(self) -> tuple[Any, ...]:
+        """Everything that an observation tells."""
+        return (self.state, self.exit_code, self.reason, self.message, self.started_at, self.ended_at)
 
 
 @dataclass
@@ -631,8 +637,8 @@ class FakeEngine:
         for run in self._runs.values():
             node = self._nodes[run.workload.node_id]
             heard = node.connected and now >= node.ready_at
-            if run.reported is None or heard or run.state is WorkloadState.STOPPED:
-                run.reported = self._describe(run)
+            if (run.reported is None or heard or run.state is WorkloadState.STOPPED) and run.reported_of != run.truth:
+                run.reported, run.reported_of = self._describe(run), run.truth
 
     def _describe(self, run: _Run) -> Observation:
         work = run.workload

@@ -1,9 +1,10 @@
 """An in-memory `ObjectApi`: deterministic, recorded, and able to fail on demand.
 
-Used by the controllers' tests and the simulator. It keeps the promises of a Kubernetes API that the operator relies on, and passes
-the contract suite that the real client passes against the embedded server (`tests/kube/contract.py`): one growing resourceVersion,
-generation, the split between spec and status, merge and JSON patches with preconditions, finalizers, watches with history that can
-be compacted. It validates nothing: a broken object can be stored on purpose. What it does not know, it refuses loudly.
+Used by the controllers' tests and the simulator. It keeps the promises of a Kubernetes API that the operator relies on, and
+passes the contract suite that the real client passes against the embedded server (`tests/kube/contract.py`): one growing
+resourceVersion, generation, the split between spec and status, merge and JSON patches with preconditions, finalizers, watches
+with history that can be compacted, dependents that go with their last owner (at once, whatever propagation was asked for). It
+validates nothing: a broken object can be stored on purpose. What it does not know, it refuses loudly.
 """
 
 from __future__ import annotations
@@ -118,6 +119,8 @@ class FakeKube:
         self.deliver: Callable[[asyncio.Queue[WatchEvent | Exception], WatchEvent], None] = asyncio.Queue.put_nowait
         self._objects: dict[Key, Object] = {}
         self._kinds: dict[Key, Kind] = {}
+        self._uids: set[str] = set()
+        self._dependents: dict[str, set[Key]] = {}
         self._history: deque[_Change] = deque(maxlen=history)
         self._version = 100
         self._compacted = 100
@@ -157,6 +160,11 @@ class FakeKube:
         """Every stored object of a kind, by key, without a recorded call."""
         prefix = (kind.group, kind.plural)
         return [_copy(obj) for key, obj in sorted(self._objects.items()) if key[:2] == prefix]
+
+    def view(self, kind: Kind) -> list[Object]:
+        """The same without copying, for those who only look, often: what they get must not be changed."""
+        prefix = (kind.group, kind.plural)
+        return [obj for key, obj in sorted(self._objects.items()) if key[:2] == prefix]
 
     def fail(
         self,
@@ -458,7 +466,27 @@ class FakeKube:
             self._held.append(change)
         else:
             self._notify(change)
+        self._collect(kind, key, new, gone=gone)
         return new
+
+    def _collect(self, kind: Kind, key: Key, obj: Object, *, gone: bool) -> None:
+        """Whatever belongs to nobody any more is deleted, as by Kubernetes' garbage collector."""
+        uid, owners = obj["metadata"]["uid"], _owners(obj)
+        self._kinds[key] = kind
+        for owner in owners:
+            dependents = self._dependents.setdefault(owner, set())
+            (dependents.discard if gone else dependents.add)(key)
+        if not gone:
+            self._uids.add(uid)
+            doubtful = [key] if owners else []
+        else:
+            self._uids.discard(uid)
+            doubtful = sorted(self._dependents.pop(uid, ()))
+        for dependent in doubtful:
+            other = self._objects.get(dependent)
+            left = other is not None and not other["metadata"].get("deletionTimestamp") and _owners(other)
+            if left and self._uids.isdisjoint(left):
+                self._delete(self._kinds[dependent], dependent[3], dependent[2] or None, None)
 
     def _notify(self, change: _Change) -> None:
         for watcher in self._watchers:
@@ -503,6 +531,10 @@ def _copy(value: Any) -> Any:
 
 def _finalizers(obj: Object) -> list[str]:
     return list(obj["metadata"].get("finalizers") or [])
+
+
+def _owners(obj: Object) -> list[str]:
+    return [owner["uid"] for owner in obj["metadata"].get("ownerReferences") or ()]
 
 
 def _essence(obj: Object) -> Object:

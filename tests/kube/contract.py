@@ -232,6 +232,24 @@ class ObjectApiContract:
         with pytest.raises(NotFound):
             await api.get(CONFIG_MAP, name, "default")
 
+    async def test_what_an_object_owns_goes_with_it(self, api: ObjectApi) -> None:
+        owner = await api.create(CONFIG_MAP, config_map(fresh()), "default")
+        reference = {"apiVersion": "v1", "kind": "ConfigMap", "name": owner["metadata"]["name"], "uid": owner["metadata"]["uid"]}
+        owned, stays = fresh(), fresh()
+        since = (await api.list(CONFIG_MAP, "default")).resource_version
+        await api.create(CONFIG_MAP, config_map(stays), "default")
+        await api.create(CONFIG_MAP, config_map(owned, metadata={"ownerReferences": [reference]}), "default")
+        await api.delete(CONFIG_MAP, owner["metadata"]["name"], "default", propagation="Background")
+
+        async def collected() -> None:
+            async with aclosing(api.watch(CONFIG_MAP, "default", resource_version=since)) as stream:
+                async for event in stream:
+                    if event.type == "DELETED" and event.object["metadata"]["name"] == owned:
+                        return
+
+        await asyncio.wait_for(collected(), 20)
+        await api.get(CONFIG_MAP, stays, "default")
+
     # --- watch ---
 
     async def test_a_watch_from_a_list_misses_nothing(self, api: ObjectApi) -> None:

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from swarmtask.errors import ConfigurationError, Expired, Invalid, ServiceUnavailable, Unauthorized
+from swarmtask.errors import ConfigurationError, Expired, Invalid, ServiceUnavailable, TooManyRequests, Unauthorized
 from swarmtask.kube import KubeClient, ObjectApi
-from swarmtask.resources.kinds import CONFIG_MAP, SWARM_TASK
+from swarmtask.resources.kinds import CONFIG_MAP, SWARM_QUEUE, SWARM_TASK
 from tests.kube.contract import ObjectApiContract, config_map, fresh, task
 from tests.kube.real import real_api_server
 
@@ -35,6 +35,22 @@ class TestEmbeddedServer(ObjectApiContract):
         with pytest.raises(Invalid) as caught:
             await api.create(SWARM_TASK, body, "default")
         assert any("backoffLimit" in cause.field for cause in caught.value.causes)
+
+    async def test_a_full_queue_is_too_many_requests(self, api: ObjectApi) -> None:
+        queue, name = fresh("queue"), fresh()
+        body = {"apiVersion": SWARM_QUEUE.api_version, "kind": "SwarmQueue", "metadata": {"name": queue}, "spec": {"maxQueued": 0}}
+        await api.create(SWARM_QUEUE, body, "default")
+        refused = task(name)
+        refused["spec"]["queue"] = queue
+        for write in (
+            api.create(SWARM_TASK, refused, "default"),
+            api.patch(SWARM_TASK, name, refused, "default", type_="apply", field_manager="x"),
+        ):
+            with pytest.raises(TooManyRequests, match=f"edit swarmqueue {queue}") as caught:
+                await write
+            assert caught.value.retry_after_s == 1
+            assert caught.value.details["name"] == name
+            assert [cause.reason for cause in caught.value.causes] == ["QueueFull"]
 
     async def test_a_version_of_the_future_is_expired(self, api: ObjectApi) -> None:
         with pytest.raises(Expired):

@@ -9,20 +9,22 @@ from swarmtask.lifecycle.messages import (
     InvalidObject,
     NodeGone,
     Observed,
+    Preempt,
     Reason,
     Reconcile,
     SubmitRefused,
     TaskEvent,
+    Twin,
     Unplaced,
     Vanished,
 )
 from swarmtask.lifecycle.messages import WorkloadState as W
-from swarmtask.resources.task import ANNOTATION_CANCEL
+from swarmtask.resources.task import ANNOTATION_CANCEL, Phase
 from tests.lifecycle.story import Story
 
 
 def _new() -> Story:
-    return Story(backoffLimit=1, activeDeadlineSeconds=1000, startDeadlineSeconds=100, queueDeadlineSeconds=500)
+    return Story(dedupeKey="k", backoffLimit=1, activeDeadlineSeconds=1000, startDeadlineSeconds=100, queueDeadlineSeconds=500)
 
 
 def _suspended() -> Story:
@@ -35,6 +37,12 @@ def _suspended() -> Story:
 def _without_queue() -> Story:
     story = _new()
     story.reconcile(queue_exists=False)
+    return story
+
+
+def _deduplicated() -> Story:
+    story = _new()
+    story.reconcile(twin=Twin("first", "uid-of-first", Phase.RUNNING))
     return story
 
 
@@ -83,6 +91,8 @@ def _stopping(cause: str, begin: Callable[[], Story] = _running) -> Callable[[],
             story.delete()
         elif cause == "suspend":
             story.edit(suspend=True)
+        elif cause == "preempt":
+            story.tell(Preempt(story.status.attempt, ("team", "urgent")))
         else:
             story.wake()
         story.reconcile()
@@ -128,6 +138,7 @@ SITUATIONS: dict[str, Callable[[], Story]] = {
     "new": _new,
     "suspended": _suspended,
     "without queue": _without_queue,
+    "deduplicated": _deduplicated,
     "queued": _queued,
     "bound": _bound,
     "preparing": _preparing,
@@ -137,6 +148,7 @@ SITUATIONS: dict[str, Callable[[], Story]] = {
     "stopping for start deadline": _stopping("deadline", _preparing),
     "stopping for active deadline": _stopping("deadline"),
     "stopping for suspend": _stopping("suspend"),
+    "stopping for preemption": _stopping("preempt"),
     "stopping for cancel": _stopping("cancel"),
     "stopping for delete": _stopping("delete"),
     "stopping unseen": _stopping("cancel", _bound),
@@ -151,6 +163,11 @@ SITUATIONS: dict[str, Callable[[], Story]] = {
 EVENTS: dict[str, Callable[[Story], TaskEvent]] = {
     "reconcile": lambda story: Reconcile(),
     "queue gone": lambda story: Reconcile(queue_exists=False),
+    "twin runs": lambda story: Reconcile(twin=Twin("first", "uid-of-first", Phase.RUNNING)),
+    "twin succeeded": lambda story: Reconcile(twin=Twin("first", "uid-of-first", Phase.SUCCEEDED, 0)),
+    "twin failed": lambda story: Reconcile(twin=Twin("first", "uid-of-first", Phase.FAILED, 1)),
+    "twin cancelled": lambda story: Reconcile(twin=Twin("first", "uid-of-first", Phase.CANCELLED)),
+    "preempt": lambda story: Preempt(story.status.attempt, ("team", "urgent")),
     "bound": lambda story: Bound("laptop-7", "swarm", "id-of-laptop-7"),
     "unplaced": lambda story: Unplaced(2, "NoNodeFits", "0/3 nodes fit"),
     "pending": lambda story: Observed(story.seen(W.PENDING)),

@@ -21,6 +21,7 @@ from swarmtask.lifecycle.messages import (
     Reconcile,
     TaskEvent,
     Transition,
+    Twin,
     WakeAt,
     WorkloadState,
 )
@@ -34,7 +35,8 @@ START = datetime(2026, 3, 1, 12, 0, 0, tzinfo=UTC)
 
 
 def make_task(**spec: Any) -> SwarmTask:
-    """A stored task without a status; `spec` in wire names."""
+    """A stored task without a status; `spec` in wire names. Its delays are exact unless it asks for jitter."""
+    spec["backoff"] = {"jitterPercent": 0, **spec.get("backoff", {})}
     return SwarmTask.model_validate(
         {
             "metadata": {
@@ -80,8 +82,8 @@ class Story:
         self.last = transition
         return transition
 
-    def reconcile(self, *, queue_exists: bool = True) -> Transition:
-        return self.tell(Reconcile(queue_exists=queue_exists))
+    def reconcile(self, *, queue_exists: bool = True, twin: Twin | None = None) -> Transition:
+        return self.tell(Reconcile(queue_exists=queue_exists, twin=twin))
 
     def bind(self, node: str = "laptop-1") -> Transition:
         return self.tell(Bound(node, "swarm", f"id-of-{node}"))

@@ -17,26 +17,36 @@ NOW = datetime(2026, 3, 1, 12, 0, 0, tzinfo=UTC)
 @pytest.mark.parametrize(
     ("backoff", "delays"),
     [
-        (Backoff(initial_seconds=10, factor=2, max_seconds=100), [10, 20, 40, 80, 100, 100]),
-        (Backoff(initial_seconds=10, factor=1, max_seconds=100), [10, 10, 10]),
-        (Backoff(type="linear", initial_seconds=10, max_seconds=35), [10, 20, 30, 35, 35]),
+        (Backoff(initial_seconds=10, factor=2, max_seconds=100, jitter_percent=0), [10, 20, 40, 80, 100, 100]),
+        (Backoff(initial_seconds=10, factor=1, max_seconds=100, jitter_percent=0), [10, 10, 10]),
+        (Backoff(type="linear", initial_seconds=10, max_seconds=35, jitter_percent=0), [10, 20, 30, 35, 35]),
         (Backoff(initial_seconds=0, max_seconds=100), [0, 0, 0]),
-        (Backoff(initial_seconds=50, max_seconds=20), [20, 20]),
+        (Backoff(initial_seconds=50, max_seconds=20, jitter_percent=0), [20, 20]),
     ],
 )
 def test_delays(backoff: Backoff, delays: list[int]) -> None:
-    assert [retry_delay_s(backoff, earlier) for earlier in range(len(delays))] == delays
+    assert [retry_delay_s(backoff, earlier, "st-1") for earlier in range(len(delays))] == delays
 
 
-@given(
-    st.sampled_from(["exponential", "linear"]), st.integers(0, 31_536_000), st.integers(1, 100), st.integers(0, 31_536_000),
-    st.integers(-5, 1000),
+BACKOFFS = st.builds(
+    Backoff, type=st.sampled_from(["exponential", "linear"]), initial_seconds=st.integers(0, 31_536_000),
+    factor=st.integers(1, 100), max_seconds=st.integers(0, 31_536_000), jitter_percent=st.integers(0, 100),
 )  # fmt: skip
-def test_a_delay_is_never_negative_and_never_above_its_limit(
-    kind: str, initial: int, factor: int, limit: int, earlier: int
-) -> None:
-    backoff = Backoff.model_validate({"type": kind, "initialSeconds": initial, "factor": factor, "maxSeconds": limit})
-    assert 0 <= retry_delay_s(backoff, earlier) <= limit
+
+
+@given(BACKOFFS, st.integers(-5, 1000), st.text(max_size=20))
+def test_a_delay_is_never_negative_and_never_above_its_limit(backoff: Backoff, earlier: int, salt: str) -> None:
+    full = retry_delay_s(backoff.model_copy(update={"jitter_percent": 0}), earlier, salt)
+    delay_s = retry_delay_s(backoff, earlier, salt)
+    assert 0 <= full - full * backoff.jitter_percent // 100 <= delay_s <= full <= backoff.max_seconds
+    assert delay_s == retry_delay_s(backoff, earlier, salt)
+
+
+def test_jitter_keeps_tasks_apart_that_failed_together() -> None:
+    backoff = Backoff(initial_seconds=100, max_seconds=100, jitter_percent=20)
+    delays = [retry_delay_s(backoff, 0, f"st-{number:016x}-1") for number in range(2000)]
+    assert set(delays) == set(range(80, 101))
+    assert max(delays.count(delay_s) for delay_s in set(delays)) < 200
 
 
 @given(st.integers(0, 999_999), st.integers(0, 86_400))

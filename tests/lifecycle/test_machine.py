@@ -18,17 +18,20 @@ from swarmtask.lifecycle.messages import (
     NodeGone,
     Observation,
     Observed,
+    Preempt,
     Reason,
     ReleaseFinalizer,
     Submit,
     SubmitRefused,
     TaskEvent,
+    Twin,
     Unplaced,
     Vanished,
     WakeAt,
     WorkloadState,
 )
 from swarmtask.lifecycle.task import Policy
+from swarmtask.resources.failures import FailureRule
 from swarmtask.resources.task import (
     ANNOTATION_CANCEL,
     ANNOTATION_RETRY,
@@ -46,6 +49,17 @@ SCHEMA = task_schema()
 ENGINE_REASONS = st.sampled_from([None, None, None, Reason.IMAGE_PULL_FAILED, Reason.NODE_RESTARTED, Reason.OOM_KILLED])
 WORDS = st.sampled_from(["", "task: non-zero exit", "ü" * 5000, "\x00"])
 MOMENTS = st.none() | st.integers(-100_000, 100_000).map(lambda seconds: START + timedelta(seconds=seconds, microseconds=7))
+TWINS = st.none() | st.builds(
+    Twin, st.sampled_from(["first", "second"]), st.just("another"), st.sampled_from(Phase), st.sampled_from([None, 0, 1]), WORDS
+)
+RULES_GIVEN = st.lists(
+    st.builds(
+        FailureRule, on_reasons=st.just(["Error", "NodeLost", "Preempted", "StartDeadline"]), on_exit_codes=st.just([]),
+        action=st.sampled_from(["Retry", "Ignore", "Fail"]),
+    )
+    | st.builds(FailureRule, on_exit_codes=st.just([1, 137]), action=st.sampled_from(["Retry", "Ignore", "Fail"])),
+    max_size=2,
+)  # fmt: skip
 WHICH = st.sampled_from([0, 0, 0, 0, -1, -2, 1])
 """Offset from the current attempt number: mostly the current one."""
 
@@ -56,13 +70,16 @@ class TaskLife(RuleBasedStateMachine):
 
     @initialize(
         backoff_limit=st.integers(0, 3), initial=st.sampled_from([0, 5]), active=st.sampled_from([None, 30]),
-        queue=st.sampled_from([None, 60]), limit=st.integers(0, 3),
+        queue=st.sampled_from([None, 60]), limit=st.integers(0, 3), key=st.sampled_from(["", "k"]),
+        jitter=st.sampled_from([0, 100]),
     )  # fmt: skip
-    def begin(self, backoff_limit: int, initial: int, active: int | None, queue: int | None, limit: int) -> None:
+    def begin(self, backoff_limit: int, limit: int, **drawn: Any) -> None:
+        active, queue = drawn["active"], drawn["queue"]
         deadlines = {"activeDeadlineSeconds": active, "queueDeadlineSeconds": queue, "startDeadlineSeconds": 20}
         self.story = Story(
             Policy(infrastructure_loss_limit=limit, stop_margin_s=3), backoffLimit=backoff_limit,
-            backoff={"initialSeconds": initial, "maxSeconds": 60}, **{name: value for name, value in deadlines.items() if value},
+            backoff={"initialSeconds": drawn["initial"], "maxSeconds": 60, "jitterPercent": drawn["jitter"]},
+            dedupeKey=drawn["key"], **{name: value for name, value in deadlines.items() if value},
         )  # fmt: skip
         self.past = []
 
@@ -86,6 +103,19 @@ class TaskLife(RuleBasedStateMachine):
     @rule(queue_exists=st.sampled_from([True, True, True, False]))
     def reconcile(self, queue_exists: bool) -> None:
         self.story.reconcile(queue_exists=queue_exists)
+
+    @rule(twin=TWINS)
+    def find_twin(self, twin: Twin | None) -> None:
+        begun, asked = self.story.status.start_time is not None, self._new_retry()
+        self.story.reconcile(twin=twin)
+        status = self.story.status
+        if status.reason == "Deduplicated":
+            assert self.story.task.spec.dedupe_key
+            assert not begun or asked, "a task that has run is never deduplicated"
+
+    @rule(which=WHICH)
+    def preempt(self, which: int) -> None:
+        self.send(Preempt(self.story.status.attempt + which, ("team", "urgent")))
 
     @rule(node=st.sampled_from(["laptop-1", "laptop-2"]))
     def bind(self, node: str) -> None:
@@ -162,9 +192,9 @@ class TaskLife(RuleBasedStateMachine):
     def suspend(self, on: bool) -> None:
         self.story.edit(suspend=on)
 
-    @rule(limit=st.integers(0, 3))
-    def edit(self, limit: int) -> None:
-        self.story.edit(backoff_limit=limit)
+    @rule(limit=st.integers(0, 3), rules=RULES_GIVEN)
+    def edit(self, limit: int, rules: list[FailureRule]) -> None:
+        self.story.edit(backoff_limit=limit, failure_policy=rules)
 
     @rule(seconds=st.sampled_from([-100_000, -10, -0.5, 0.3, 1, 10, 100, 100_000]))
     def jump(self, seconds: float) -> None:
@@ -182,6 +212,7 @@ class TaskLife(RuleBasedStateMachine):
         assert (status.node_name is None) <= (status.phase not in BOUND_PHASES)
         assert (status.completion_time is not None) == (status.phase in TERMINAL_PHASES)
         assert (LABEL_DEAD_LETTER in story.task.metadata.labels) == (status.phase is Phase.FAILED)
+        assert (status.outcome_of is not None) == (status.reason == "Deduplicated")
         for attempt in status.attempts:
             if attempt.finished_at is not None and attempt.started_at is not None:
                 assert attempt.started_at <= attempt.finished_at

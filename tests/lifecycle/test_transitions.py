@@ -9,24 +9,38 @@ from tests.lifecycle.situations import EVENTS, SITUATIONS, outcome
 # situation -> {phase/reason/state of a live attempt that differs from the phase: [events]}
 TABLE: dict[str, dict[str, list[str]]] = {
     "new": {
-        "Queued": ["reconcile"],
+        "Queued": ["reconcile", "twin failed", "twin cancelled"],
         "Pending/QueueNotFound": ["queue gone"],
+        "Pending/Deduplicated": ["twin runs"],
+        "Succeeded/Deduplicated": ["twin succeeded"],
         "Failed/InvalidObject": ["invalid"],
     },
     "suspended": {
         "Failed/InvalidObject": ["invalid"],
     },
     "without queue": {
-        "Queued": ["reconcile"],
+        "Queued": ["reconcile", "twin failed", "twin cancelled"],
+        "Pending/Deduplicated": ["twin runs"],
+        "Succeeded/Deduplicated": ["twin succeeded"],
+        "Failed/InvalidObject": ["invalid"],
+    },
+    "deduplicated": {
+        "Queued": ["reconcile", "twin cancelled"],
+        "Pending/QueueNotFound": ["queue gone"],
+        "Succeeded/Deduplicated": ["twin succeeded"],
+        "Failed/Deduplicated": ["twin failed"],
         "Failed/InvalidObject": ["invalid"],
     },
     "queued": {
         "Pending/QueueNotFound": ["queue gone"],
+        "Pending/Deduplicated": ["twin runs"],
+        "Succeeded/Deduplicated": ["twin succeeded"],
         "Starting": ["bound"],
         "Queued/NoNodeFits": ["unplaced"],
         "Failed/InvalidObject": ["invalid"],
     },
     "bound": {
+        "Starting/Preempted/Stopping": ["preempt"],
         "Starting": ["pending", "preparing", "invalid"],
         "Starting/ImagePullFailed": ["pull fails"],
         "Running": ["running"],
@@ -40,6 +54,7 @@ TABLE: dict[str, dict[str, list[str]]] = {
         "Backoff/NodeLost": ["node gone"],
     },
     "preparing": {
+        "Starting/Preempted/Stopping": ["preempt"],
         "Starting/ImagePullFailed": ["pull fails"],
         "Running": ["running"],
         "Unknown/NodeUnreachable": ["unknown"],
@@ -53,6 +68,7 @@ TABLE: dict[str, dict[str, list[str]]] = {
         "Starting": ["invalid"],
     },
     "running": {
+        "Running/Preempted/Stopping": ["preempt"],
         "Unknown/NodeUnreachable": ["unknown"],
         "Succeeded/Completed": ["exit 0"],
         "Backoff/Error": ["exit 1"],
@@ -64,6 +80,7 @@ TABLE: dict[str, dict[str, list[str]]] = {
         "Running": ["invalid"],
     },
     "unknown before start": {
+        "Unknown/Preempted/Stopping": ["preempt"],
         "Starting": ["pending", "preparing"],
         "Starting/ImagePullFailed": ["pull fails"],
         "Running": ["running"],
@@ -77,6 +94,7 @@ TABLE: dict[str, dict[str, list[str]]] = {
         "Unknown/NodeUnreachable": ["invalid"],
     },
     "unknown": {
+        "Unknown/Preempted/Stopping": ["preempt"],
         "Running": ["pending", "preparing", "pull fails", "running"],
         "Succeeded/Completed": ["exit 0"],
         "Backoff/Error": ["exit 1"],
@@ -107,6 +125,11 @@ TABLE: dict[str, dict[str, list[str]]] = {
         "Unknown/Suspended/Stopping": ["unknown"],
         "Pending/Suspended": ["exit 0", "exit 1", "exit lost", "oom", "restarted", "rejected", "stopped", "vanished", "node gone"],
         "Running/Suspended/Stopping": ["invalid"],
+    },
+    "stopping for preemption": {
+        "Unknown/Preempted/Stopping": ["unknown"],
+        "Queued": ["exit 0", "exit 1", "exit lost", "oom", "restarted", "rejected", "stopped", "vanished", "node gone"],
+        "Running/Preempted/Stopping": ["invalid"],
     },
     "stopping for cancel": {
         "Unknown/Cancelled/Stopping": ["unknown"],

@@ -72,6 +72,13 @@ def _drop(path: str) -> Callable[[Object], None]:
 
 
 _C = "spec.container"
+
+
+def _array(env: dict[str, str] | None = None, **spec: Any) -> Object:
+    variables = [{"name": name, "value": value} for name, value in (env or {}).items()]
+    return {"completions": 3, "container": {"image": "busybox", "env": variables}, **spec}
+
+
 _CASES: list[tuple[str, Callable[[Object], None], tuple[str, ...], bool]] = [
     # wrong types
     ("spec-is-a-list", _set("spec", []), ("spec",), True),
@@ -165,6 +172,15 @@ _CASES: list[tuple[str, Callable[[Object], None], tuple[str, ...], bool]] = [
     ("args-too-many", _set(f"{_C}.args", ["x"] * 2000), ("spec.container.args",), True),
     ("image-too-long", _set(f"{_C}.image", "a" * 600), ("spec.container.image",), True),
     ("selector-value-too-long", _set("spec.placement.nodeSelector", {"a": "x" * 64}), ("spec.placement.nodeSelector",), True),
+    # arrays
+    ("completions-zero", _set("spec.completions", 0), ("spec.completions",), True),
+    ("completions-huge", _set("spec.completions", 100_001), ("spec.completions",), True),
+    ("parallelism-alone", _set("spec.parallelism", 3), ("spec",), True),
+    ("max-failed-alone", _set("spec.maxFailedIndexes", 3), ("spec",), True),
+    ("array-dedupe", _set("spec", _array(dedupeKey="x")), ("spec",), True),
+    ("array-env-index", _set("spec", _array({"SWARMTASK_INDEX": "7"})), ("spec",), True),
+    ("array-env-completions", _set("spec", _array({"SWARMTASK_COMPLETIONS": "7"})), ("spec",), True),
+    ("array-env-too-many", _set("spec", _array({f"A{i}": "x" for i in range(511)})), ("spec",), True),
     # what only the API server sees
     ("unknown-field", _set("spec.imagePullPolicy", "Always"), ("spec.imagePullPolicy",), False),
     ("unknown-nested-field", _set(f"{_C}.imge", "x"), ("spec.container.imge",), False),

@@ -12,7 +12,10 @@ DEFAULT = ("home", "default")
 
 
 def node(name: str = "laptop", cpu: int = 4000, memory: int = 8 * GIB, gpus: int = 0, **facts: Any) -> NodeInfo:
+    """`gpus` are how many it offers, `gpus_listed` the single ones."""
     facts = {"ready": True, "unschedulable": False, "engines": ("swarm",), **facts}
+    if "gpus_listed" in facts:
+        facts["gpus"] = facts.pop("gpus_listed")
     return NodeInfo(name=name, allocatable=Amounts(cpu, memory, gpus), **facts)
 
 

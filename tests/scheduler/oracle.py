@@ -8,17 +8,69 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from swarmtask.resources.fields import Strategy
-from swarmtask.scheduler.model import Amounts, NodeInfo, PendingTask, QueueInfo, QueueKey, Snapshot, TaskShape
+from swarmtask.scheduler.model import (
+    Amounts,
+    GpuInfo,
+    GpuWish,
+    NodeInfo,
+    PendingTask,
+    QueueInfo,
+    QueueKey,
+    Snapshot,
+    Taint,
+    TaskShape,
+    Weights,
+)
+
+STEP = 1e-12
+"""What is left of a total on a node that breaks the mildest preference."""
 
 
 @dataclass
 class Load:
-    """What a node holds so far."""
+    """What a node holds so far. `gpus`: indices that are known to be held."""
 
     requested: Amounts
     tasks: int
     queue_tasks: dict[QueueKey, int] = field(default_factory=dict)
     turn: int = 0
+    gpus: set[int] = field(default_factory=set)
+
+
+def tolerates(wants: TaskShape, taint: Taint) -> bool:
+    for toleration in wants.tolerations:
+        same_key = not toleration.key or toleration.key == taint.key
+        same_value = toleration.value is None or toleration.value == taint.value
+        same_effect = toleration.effect is None or toleration.effect == taint.effect
+        if same_key and same_value and same_effect:
+            return True
+    return False
+
+
+def single_gpus(node: NodeInfo) -> list[GpuInfo]:
+    """What the node offers: what it lists, and otherwise as many as its engine says, of which nothing is known."""
+    if node.gpus:
+        return sorted(node.gpus, key=lambda gpu: gpu.index)[: node.allocatable.gpus]
+    return [GpuInfo(index) for index in range(node.allocatable.gpus)]
+
+
+def held_gpus(node: NodeInfo, load: Load) -> int:
+    return max(load.requested.gpus, len(load.gpus & {gpu.index for gpu in single_gpus(node)}))
+
+
+def free_gpus(node: NodeInfo, load: Load, wish: GpuWish) -> list[GpuInfo]:
+    """Those that a task with this wish can get, in the order in which they are given away."""
+    offered = single_gpus(node)
+    unknown = held_gpus(node, load) - sum(gpu.index in load.gpus for gpu in offered)
+    matching = [
+        gpu
+        for gpu in offered
+        if gpu.index not in load.gpus
+        and wish.vendor in {"", gpu.vendor}
+        and wish.model.lower() in gpu.model.lower()
+        and wish.memory_bytes <= gpu.memory_bytes
+    ]
+    return sorted(matching[unknown:], key=lambda gpu: (gpu.memory_bytes, gpu.vendor, gpu.model, gpu.index))
 
 
 def refusing_filter(node: NodeInfo, load: Load, wants: TaskShape, queue: QueueInfo) -> str | None:
@@ -30,8 +82,16 @@ def refusing_filter(node: NodeInfo, load: Load, wants: TaskShape, queue: QueueIn
         ("engine", wants.engine in node.engines if wants.engine else bool(node.engines)),
         ("nodeName", wants.node_name in {"", node.name}),
         ("nodeSelector", all(node.labels.get(key) == value for key, value in wants.node_selector)),
+        ("regions", not wants.regions or node.region in wants.regions),
+        ("taints", all(taint.effect == "PreferNoSchedule" or tolerates(wants, taint) for taint in node.taints)),
         ("capabilities", wants.capabilities <= node.capabilities),
-        ("gpu", asked.gpus == 0 or held.gpus + asked.gpus <= offered.gpus),
+        ("cost", wants.max_cost_per_hour is None or node.cost_per_hour <= wants.max_cost_per_hour),
+        (
+            "latency",
+            wants.max_latency_ms is None or (node.latency_ms is not None and node.latency_ms <= wants.max_latency_ms),
+        ),
+        ("battery", wants.on_battery != "never" or not node.on_battery),
+        ("gpu", asked.gpus == 0 or len(free_gpus(node, load, wants.gpu)) >= asked.gpus),
         ("maxTasks", node.max_tasks is None or load.tasks + 1 <= node.max_tasks),
         (
             "maxRunningPerNode",
@@ -43,22 +103,32 @@ def refusing_filter(node: NodeInfo, load: Load, wants: TaskShape, queue: QueueIn
     return next((name for name, passes in rules if not passes), None)
 
 
-def score(node: NodeInfo, load: Load, wants: TaskShape, strategy: Strategy) -> float:
-    """The total of a strategy; next to nothing on a node to avoid."""
-    total = _total(node, load, wants, strategy)
-    return total * 1e-9 if node.name in wants.avoid else total
+def steps_down(node: NodeInfo, wants: TaskShape) -> int:
+    """How far the preferences that a node breaks take it down; 0 where it breaks none."""
+    return (
+        8 * (node.name in wants.avoid)
+        + 4 * any(taint.effect == "PreferNoSchedule" and not tolerates(wants, taint) for taint in node.taints)
+        + 2 * (node.on_battery and wants.on_battery == "avoid")
+        + (bool(wants.preferred_regions) and node.region not in wants.preferred_regions)
+    )
 
 
-def _total(node: NodeInfo, load: Load, wants: TaskShape, strategy: Strategy) -> float:
+def total(node: NodeInfo, load: Load, wants: TaskShape, strategy: Strategy, weights: Weights) -> float:
+    """The total of a strategy, before preferences."""
+    offered_gpus = len(single_gpus(node))
     pairs = [(node.allocatable.cpu_milli, load.requested.cpu_milli + wants.request.cpu_milli)]
     pairs.append((node.allocatable.memory_bytes, load.requested.memory_bytes + wants.request.memory_bytes))
     if wants.request.gpus:
-        pairs.append((node.allocatable.gpus, load.requested.gpus + wants.request.gpus))
+        pairs.append((offered_gpus, held_gpus(node, load) + wants.request.gpus))
     balance = min(max(0.0, 1 - after / offered) if offered else 0.0 for offered, after in pairs)
     few, many = 1 / (1 + load.tasks), (1 + load.tasks) / (2 + load.tasks)
     match strategy:
         case "balanced":
-            return (balance + 0.001 * few) / 1.001
+            capability = (1 + len(wants.capabilities) + wants.request.gpus) / (1 + len(node.capabilities) + offered_gpus)
+            latency = 0.5 if node.latency_ms is None else 1 - min(node.latency_ms, 500) / 500
+            cost = 1 - min(node.cost_per_hour, 10) / 10
+            mean = sum(weight * value for weight, value in zip(weights, (capability, balance, latency, cost), strict=True))
+            return (mean / sum(weights) + 0.001 * few) / 1.001
         case "pack":
             return (1 - balance + 0.001 * many) / 1.001
         case "spread":
@@ -87,7 +157,13 @@ class Oracle:
         return cls(
             nodes=sorted(snapshot.nodes, key=lambda node: node.name),
             loads={
-                node.name: Load(node.requested, node.tasks, dict(node.queue_tasks), turns.index(node.turn))
+                node.name: Load(
+                    node.requested,
+                    node.tasks,
+                    dict(node.queue_tasks),
+                    turns.index(node.turn),
+                    {gpu.index for gpu in node.gpus if gpu.held},
+                )
                 for node in snapshot.nodes
             },
             queues=dict(snapshot.queues),
@@ -151,18 +227,31 @@ class Oracle:
                 counts[name] = counts.get(name, 0) + 1
         return counts
 
-    def scores(self, task: PendingTask) -> dict[str, float]:
-        """Scores of the nodes where the task fits."""
+    def scores(self, task: PendingTask) -> dict[str, tuple[int, float]]:
+        """Of the nodes where the task fits: the steps that preferences take it down, and its total before that. Fewer steps win,
+        then the larger total."""
         queue = self.queues.get(task.queue) or QueueInfo(task.queue)
         strategy = task.shape.strategy or queue.strategy
         return {
-            node.name: score(node, self.loads[node.name], task.shape, strategy)
+            node.name: (
+                steps_down(node, task.shape),
+                total(node, self.loads[node.name], task.shape, strategy, queue.weights),
+            )
             for node in self.nodes
             if self.refused_by(node, task) is None
         }
 
+    def gpus(self, task: PendingTask, name: str) -> tuple[int, ...]:
+        """The GPUs that the task gets on the node."""
+        node = next(node for node in self.nodes if node.name == name)
+        if not task.shape.request.gpus:
+            return ()
+        free = free_gpus(node, self.loads[name], task.shape.gpu)
+        return tuple(sorted(gpu.index for gpu in free[: task.shape.request.gpus]))
+
     def place(self, task: PendingTask, node: str) -> None:
         load = self.loads[node]
+        load.gpus |= set(self.gpus(task, node))
         load.requested += task.shape.request
         load.tasks += 1
         load.turn = 1 + max(load.turn for load in self.loads.values())

@@ -108,7 +108,7 @@ def test_explain_adds_up_and_takes_a_task_that_is_not_queued() -> None:
     assert found.outcome.node == "b"
     for verdict in found.nodes:
         assert sum(verdict.scores.values()) == pytest.approx(verdict.score)
-    assert found.nodes[0].scores.keys() == {"balance", "fewTasks"}
+    assert found.nodes[0].scores.keys() == {"capability", "latency", "cost", "load", "fewTasks"}
 
 
 def test_explain_of_a_closed_queue_still_judges_the_nodes() -> None:

@@ -118,7 +118,7 @@ def test_work_goes_where_most_is_left_of_the_scarcest_resource() -> None:
 
 def test_gpus_count_only_for_those_who_ask() -> None:
     nodes = [node("busy-gpu", cpu=8000, gpus=2, requested=Amounts(0, 0, 2)), node("plain", cpu=4000)]
-    (binding,) = run_cycle(snapshot(nodes, [task(wants=shape(cpu=1000))])).bindings
+    (binding,) = run_cycle(snapshot(nodes, [task(wants=shape(cpu=1000, strategy="least-busy"))])).bindings
     assert binding.node == "busy-gpu"
     nodes = [node("half", cpu=8000, gpus=2, requested=Amounts(0, 0, 1)), node("idle", cpu=4000, gpus=2)]
     (binding,) = run_cycle(snapshot(nodes, [task(wants=shape(cpu=1000, gpus=1))])).bindings

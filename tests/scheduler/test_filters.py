@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 
 from swarmtask.scheduler.cycle import explain_task, run_cycle
-from swarmtask.scheduler.filters import ROOM_FILTERS, STATIC_FILTERS
-from swarmtask.scheduler.model import Amounts, NodeInfo, QueueInfo, TaskShape
+from swarmtask.scheduler.filters import ROOM_FILTERS, STATIC_FILTERS, tolerates
+from swarmtask.scheduler.model import Amounts, GpuInfo, GpuWish, NodeInfo, QueueInfo, Taint, TaskShape, Toleration
+from tests.scheduler import oracle
 from tests.scheduler.builders import DEFAULT, GIB, node, shape, snapshot, task
 
 QUEUE = QueueInfo(DEFAULT, max_running_per_node=2)
 """Of every task in the tables below."""
+
+GPU_ONLY = Taint("gpu", "only", "NoSchedule")
+LEAVING = Taint("leaving", "", "NoExecute")
+SLOW = Taint("slow", "", "PreferNoSchedule")
+A100 = GpuInfo(0, "nvidia", "NVIDIA A100-SXM4", 40 * GIB)
+GTX = GpuInfo(1, "nvidia", "GeForce GTX 1650", 4 * GIB)
+MI300 = GpuInfo(2, "amd", "Instinct MI300X", 192 * GIB)
+MIXED = node(gpus=3, gpus_listed=(A100, GTX, MI300))
 
 PASSES: list[tuple[str, NodeInfo, TaskShape]] = [
     ("ready", node(), shape()),
@@ -21,7 +32,22 @@ PASSES: list[tuple[str, NodeInfo, TaskShape]] = [
     ("nodeSelector", node(labels={"zone": "home", "arch": "arm64"}), shape(node_selector=(("arch", "arm64"), ("zone", "home")))),
     ("nodeSelector", node(labels={"zone": ""}), shape(node_selector=(("zone", ""),))),
     ("capabilities", node(capabilities=frozenset({"coding", "browser"})), shape(capabilities=frozenset({"coding"}))),
+    ("regions", node(region="home"), shape(regions=frozenset({"home", "lab"}))),
+    ("taints", node(), shape()),
+    ("taints", node(taints=(SLOW,)), shape()),
+    ("taints", node(taints=(GPU_ONLY,)), shape(tolerations=(Toleration("gpu", "only", "NoSchedule"),))),
+    ("taints", node(taints=(GPU_ONLY,)), shape(tolerations=(Toleration("gpu", None, None),))),
+    ("taints", node(taints=(GPU_ONLY, LEAVING)), shape(tolerations=(Toleration("", None, None),))),
+    ("taints", node(taints=(LEAVING,)), shape(tolerations=(Toleration("leaving", "", "NoExecute"),))),
+    ("cost", node(cost_per_hour=0.02), shape(max_cost_per_hour=0.02)),
+    ("cost", node(), shape(max_cost_per_hour=0.0)),
+    ("latency", node(latency_ms=50), shape(max_latency_ms=50)),
+    ("battery", node(), shape(on_battery="never")),
     ("gpu", node(gpus=2), shape(gpus=2)),
+    ("gpu", MIXED, shape(gpus=3)),
+    ("gpu", MIXED, shape(gpus=2, gpu=GpuWish("nvidia"))),
+    ("gpu", MIXED, shape(gpus=1, gpu=GpuWish("", "a100"))),
+    ("gpu", MIXED, shape(gpus=1, gpu=GpuWish("amd", "mi300", 192 * GIB))),
     ("maxTasks", node(max_tasks=2, tasks=1), shape()),
     ("maxTasks", node(max_tasks=None, tasks=10_000), shape()),
     ("maxRunningPerNode", node(tasks=9, queue_tasks={DEFAULT: 1, ("home", "night"): 8}), shape()),
@@ -50,6 +76,38 @@ REFUSES: list[tuple[str, NodeInfo, TaskShape, str]] = [
         shape(capabilities=frozenset({"coding", "browser"})),
         "1 lacks one of the capabilities browser, coding",
     ),
+    ("regions", node(region="attic"), shape(regions=frozenset({"home"})), "1 not in region home"),
+    ("regions", node(), shape(regions=frozenset({"lab", "home"})), "1 not in regions home or lab"),
+    ("taints", node(taints=(GPU_ONLY,)), shape(), "1 has taint gpu=only:NoSchedule that is not tolerated"),
+    (
+        "taints",
+        node(taints=(GPU_ONLY, LEAVING, SLOW)),
+        shape(tolerations=(Toleration("gpu", "other", None), Toleration("leaving", None, "NoSchedule"))),
+        "1 has taints gpu=only:NoSchedule, leaving:NoExecute that are not tolerated",
+    ),
+    (
+        "taints",
+        node(taints=tuple(Taint(key, "", "NoSchedule") for key in "edcba")),
+        shape(),
+        "1 has taints a:NoSchedule, b:NoSchedule, c:NoSchedule and 2 more that are not tolerated",
+    ),
+    ("cost", node(cost_per_hour=1.25), shape(max_cost_per_hour=0.5), "1 costs more than $0.5 an hour (cheapest $1.25)"),
+    ("latency", node(latency_ms=51), shape(max_latency_ms=50), "1 not known to be within 50 ms (nearest 51 ms)"),
+    ("latency", node(), shape(max_latency_ms=50), "1 not known to be within 50 ms (unknown)"),
+    ("battery", node(on_battery=True), shape(on_battery="never"), "1 on battery"),
+    (
+        "gpu",
+        MIXED,
+        shape(gpus=2, gpu=GpuWish("nvidia", "", 8 * GIB)),
+        "1 too few GPUs (needs 2 nvidia with 8Gi each, most free 1; never fits: it offers 1)",
+    ),
+    (
+        "gpu",
+        node(gpus=2, gpus_listed=(A100, GpuInfo(1, "nvidia", "NVIDIA A100-SXM4", 40 * GIB, held=True))),
+        shape(gpus=2, gpu=GpuWish("", "a100")),
+        "1 too few GPUs (needs 2 a100, most free 1)",
+    ),
+    ("gpu", node(gpus=2), shape(gpus=1, gpu=GpuWish("amd")), "1 too few GPUs (needs 1 amd, most free 0; never fits: it offers 0)"),
     ("gpu", node(gpus=2, requested=Amounts(0, 0, 1)), shape(gpus=2), "1 too few GPUs (needs 2, most free 1)"),
     ("gpu", node(), shape(gpus=1), "1 too few GPUs (needs 1, most free 0; never fits: it offers 0)"),
     ("maxTasks", node(max_tasks=2, tasks=2), shape(), "1 at its limit of 2 tasks"),
@@ -118,14 +176,20 @@ def test_every_filter_has_both_cases_and_a_name_of_its_own() -> None:
 
 def test_refusals_are_counted_in_the_documented_order() -> None:
     assert [filter_.name for filter_ in (*STATIC_FILTERS, *ROOM_FILTERS)] == [
-        "ready", "cordoned", "engine", "nodeName", "nodeSelector", "capabilities", "gpu", "maxTasks",
-        "maxRunningPerNode", "memory", "cpu",
+        "ready", "cordoned", "engine", "nodeName", "nodeSelector", "regions", "taints", "capabilities", "cost",
+        "latency", "battery", "gpu", "maxTasks", "maxRunningPerNode", "memory", "cpu",
     ]  # fmt: skip
 
 
 def test_a_node_that_several_filters_refuse_is_counted_at_the_first() -> None:
-    hopeless = node(ready=False, unschedulable=True, engines=(), cpu=0, memory=0, max_tasks=0)
-    wants = shape(1, 1, 1, engine="nomad", node_name="x", node_selector=(("a", "b"),), capabilities=frozenset({"c"}))
+    hopeless = node(
+        ready=False, unschedulable=True, engines=(), cpu=0, memory=0, max_tasks=0, taints=(GPU_ONLY,), on_battery=True,
+        cost_per_hour=1.0,
+    )  # fmt: skip
+    wants = shape(
+        1, 1, 1, engine="nomad", node_name="x", node_selector=(("a", "b"),), capabilities=frozenset({"c"}),
+        regions=frozenset({"r"}), on_battery="never", max_latency_ms=1, max_cost_per_hour=0.0,
+    )  # fmt: skip
     (refusal,) = run_cycle(snapshot([hopeless], [task(wants=wants)])).refusals
     assert refusal.counts == {"ready": 1}
     assert not any(explain_task(snapshot([hopeless], []), task(wants=wants)).nodes[0].filters.values())
@@ -144,3 +208,30 @@ def test_labels_that_nobody_selects_on_do_not_matter() -> None:
     nodes = [node(f"n{number}", labels={"hostname": f"n{number}"}) for number in range(3)]
     result = run_cycle(snapshot(nodes, [task(wants=shape(node_selector=(("hostname", "n1"),))), task("other")]))
     assert {binding.task.key[1]: binding.node for binding in result.bindings} == {"other": "n0", "task": "n1"}
+
+
+def test_words_about_several_nodes() -> None:
+    nodes = [node("a", taints=(GPU_ONLY,)), node("b", taints=(GPU_ONLY, SLOW)), node("c", latency_ms=80), node("d")]
+    (refusal,) = run_cycle(snapshot(nodes, [task(wants=shape(max_latency_ms=50))])).refusals
+    assert refusal.message == (
+        "0/4 nodes fit: 2 not known to be within 50 ms (nearest 80 ms, 1 unknown), "
+        "2 have taint gpu=only:NoSchedule that is not tolerated"
+    )
+    assert refusal.counts == {"taints": 2, "latency": 2}
+    nodes = [node("a", cost_per_hour=3.0, region="x"), node("b", cost_per_hour=0.75, region="x")]
+    (refusal,) = run_cycle(snapshot(nodes, [task(wants=shape(max_cost_per_hour=0.1))])).refusals
+    assert refusal.message == "0/2 nodes fit: 2 cost more than $0.1 an hour (cheapest $0.75)"
+
+
+def test_tolerations_compare_as_in_kubernetes_in_every_combination() -> None:
+    effects = ("NoSchedule", "PreferNoSchedule", "NoExecute")
+    taints = list(itertools.starmap(Taint, itertools.product(["gpu", "slow"], ["", "only"], effects)))
+    tolerations = list(itertools.starmap(Toleration, itertools.product(["", "gpu"], [None, "", "only"], [None, *effects])))
+    verdicts = set()
+    for first, second, taint in itertools.product(tolerations, tolerations[:3], taints):
+        wants = shape(tolerations=(first, second))
+        assert tolerates(wants, taint) is oracle.tolerates(wants, taint)
+        verdicts.add(tolerates(shape(tolerations=(first,)), taint))
+    assert verdicts == {True, False}
+    assert tolerates(shape(tolerations=(Toleration("gpu", None, "NoExecute"),)), Taint("gpu", "", "NoExecute"))
+    assert not tolerates(shape(tolerations=(Toleration("gpu", None, "NoExecute"),)), Taint("gpu", "", "NoSchedule"))

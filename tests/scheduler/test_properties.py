@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -10,63 +11,137 @@ from hypothesis import strategies as st
 
 from swarmtask.resources.fields import Strategy
 from swarmtask.scheduler.cycle import explain_task, run_cycle
-from swarmtask.scheduler.model import Amounts, Binding, LimitInfo, NodeInfo, PendingTask, QueueInfo, QueueKey, Snapshot, TaskShape
-from tests.scheduler.oracle import Oracle
+from swarmtask.scheduler.model import (
+    Amounts,
+    Binding,
+    GpuInfo,
+    GpuWish,
+    LimitInfo,
+    NodeInfo,
+    PendingTask,
+    QueueInfo,
+    Snapshot,
+    Taint,
+    TaskShape,
+    Toleration,
+)
+from tests.scheduler.oracle import STEP, Oracle, single_gpus
 
 CAPABILITIES = ("browser", "coding")
 LIMITS = ("model/x", "provider/y")
 QUEUES = (("home", "default"), ("home", "night"), ("lab", "default"))
 
 # Few distinct values, so that ties, exact fits and full nodes are common; mostly ones of which several fit, so that much is placed.
-GPUS = [0, 0, 0, 1, 2]
+GPUS = [0, 0, 1, 1, 2]
 amounts = st.builds(
     Amounts,
     st.sampled_from([4000, 4000, 8000, 1000, 500, 1, 0, 2**60]),
     st.sampled_from([2**33, 2**33, 2**34, 2**31, 2**30, 1, 0, 2**60]),
-    st.sampled_from(GPUS),
+    st.sampled_from([4, 2, 1, 0]),
 )
 wishes = st.builds(
     Amounts,
-    st.sampled_from([500, 0, 1000, 1, 2000, 4000, 2**60, 2**70]),
-    st.sampled_from([2**30, 0, 2**31, 2**20, 1, 2**33, 2**60, 2**63]),
+    st.sampled_from([500, 0, 1000, 1, 2000, 500, 100, 100, 4000, 2**60, 2**70]),
+    st.sampled_from([2**30, 0, 2**31, 2**20, 1, 2**29, 2**28, 2**20, 2**33, 2**60, 2**63]),
     st.sampled_from(GPUS),
 )
 node_names = st.sampled_from(["a", "b", "c", "d", "e"])
 labels = st.dictionaries(st.sampled_from(["zone", "arch"]), st.sampled_from(["", "x", "y"]))
 
 
+REGIONS = ("", "home", "lab")
+effects = st.sampled_from(["NoSchedule", "NoSchedule", "PreferNoSchedule", "PreferNoSchedule", "NoExecute"])
+taints = st.builds(Taint, st.sampled_from(["gpu", "slow"]), st.sampled_from(["", "only"]), effects)
+tolerations = st.builds(
+    Toleration, st.sampled_from(["gpu", "slow", ""]), st.sampled_from([None, None, "", "only"]), st.one_of(st.none(), effects)
+)
+vendors, models = st.sampled_from(["nvidia", "nvidia", "amd", ""]), st.sampled_from(["Tesla A100", "Tesla A100", "MI300", ""])
+gpu_wishes = st.one_of(
+    st.just(GpuWish()),
+    st.builds(
+        GpuWish, st.sampled_from(["", "", "nvidia"]), st.sampled_from(["", "a1", "a1", "mi"]), st.sampled_from([0, 0, 2**33])
+    ),
+)
+
+
+def some_of(fields: dict[str, st.SearchStrategy[object]]) -> st.SearchStrategy[dict[str, object]]:
+    """Values for none of the fields, mostly, or for up to three."""
+    some = st.lists(st.sampled_from(sorted(fields)), max_size=3, unique=True)
+    chosen = st.one_of(st.just([]), st.just([]), some)
+    return chosen.flatmap(lambda names: st.fixed_dictionaries({name: fields[name] for name in names}))
+
+
+@st.composite
+def listed_gpus(draw: st.DrawFn) -> tuple[GpuInfo, ...]:
+    """As a node may list them: in any order, with gaps, held or not."""
+    indices = draw(st.lists(st.integers(0, 5), unique=True, min_size=2, max_size=6))
+    memory = st.sampled_from([0, 2**33, 2**35])
+    return tuple(GpuInfo(index, draw(vendors), draw(models), draw(memory), draw(st.integers(0, 4)) == 0) for index in indices)
+
+
 strategies: st.SearchStrategy[Strategy] = st.sampled_from(["balanced", "pack", "spread", "least-busy", "round-robin"])
+
+
+quirks: dict[str, st.SearchStrategy[object]] = {
+    "ready": st.just(value=False),
+    "unschedulable": st.just(value=True),
+    "engines": st.sampled_from([("local",), ("swarm", "local"), ()]),
+    "requested": amounts,
+    "queue_tasks": st.dictionaries(st.sampled_from(QUEUES), st.integers(1, 2), max_size=1),
+    "max_tasks": st.integers(0, 9),
+    "labels": labels,
+    "capabilities": st.frozensets(st.sampled_from(CAPABILITIES)),
+    "taints": st.lists(taints, min_size=1, max_size=2).map(tuple),
+    "region": st.sampled_from(REGIONS),
+    "cost_per_hour": st.sampled_from([0.02, 1.5, 10.0, 1e6]),
+    "latency_ms": st.sampled_from([0.0, 1.5, 80.0, 500.0, 1e6]),
+    "on_battery": st.just(value=True),
+}
+"""What makes a node other than the rest. Few at a time, so that most nodes take most tasks."""
 
 
 @st.composite
 def nodes(draw: st.DrawFn, name: str) -> NodeInfo:
     allocatable = draw(amounts)
+    gpus = draw(st.one_of(st.just(()), listed_gpus(), listed_gpus()))
+    if gpus:
+        # The count follows the list, some time later.
+        allocatable = replace(allocatable, gpus=draw(st.sampled_from([len(gpus), len(gpus), len(gpus) + 1, len(gpus) - 1])))
+    facts = {"ready": True, "unschedulable": False, "engines": ("local", "swarm"), **draw(some_of(quirks))}
+    if gpus and "requested" not in facts:
+        # Attempts hold what is marked, and sometimes one more of which nobody knows which it is.
+        facts["requested"] = Amounts(gpus=sum(gpu.held for gpu in gpus) + draw(st.sampled_from([0, 1, 1])))
     return NodeInfo(
         name=name,
-        ready=draw(st.integers(0, 9)) > 0,
-        unschedulable=draw(st.integers(0, 9)) == 0,
-        engines=draw(st.sampled_from([("swarm",), ("local", "swarm"), ("swarm", "local"), ("local",), ()])),
         allocatable=allocatable,
-        requested=draw(st.one_of(st.just(Amounts()), st.just(Amounts()), st.just(allocatable), amounts)),
         tasks=draw(st.integers(0, 3)),
         turn=draw(st.integers(0, 4)),
-        queue_tasks=draw(st.dictionaries(st.sampled_from(QUEUES), st.integers(1, 2), max_size=1)),
-        max_tasks=draw(st.one_of(st.none(), st.none(), st.integers(0, 9))),
-        labels=draw(labels),
-        capabilities=frozenset(draw(st.sets(st.sampled_from(CAPABILITIES)))),
+        gpus=gpus,
+        **facts,
     )
 
 
-shapes = st.builds(
-    TaskShape,
-    wishes,
-    engine=st.sampled_from(["", "", "", "swarm", "nomad"]),
-    node_name=st.one_of(st.just(""), st.just(""), node_names),
-    node_selector=st.one_of(st.just({}), st.just({}), labels).map(lambda wanted: tuple(sorted(wanted.items()))),
-    capabilities=st.one_of(st.just(frozenset[str]()), st.frozensets(st.sampled_from(CAPABILITIES))),
-    strategy=st.one_of(st.just(""), st.just(""), strategies),
-    limits=st.dictionaries(st.sampled_from(LIMITS), st.integers(1, 3), max_size=2).map(lambda taken: tuple(sorted(taken.items()))),
-    avoid=st.one_of(st.just(frozenset[str]()), st.frozensets(node_names)),
+demands: dict[str, st.SearchStrategy[object]] = {
+    "engine": st.sampled_from(["swarm", "swarm", "nomad"]),
+    "node_name": node_names,
+    "node_selector": labels.map(lambda wanted: tuple(sorted(wanted.items()))),
+    "capabilities": st.frozensets(st.sampled_from(CAPABILITIES)),
+    "strategy": strategies,
+    "limits": st.dictionaries(st.sampled_from(LIMITS), st.integers(1, 3), max_size=2).map(
+        lambda taken: tuple(sorted(taken.items()))
+    ),
+    "avoid": st.frozensets(node_names),
+    "tolerations": st.lists(tolerations, min_size=1, max_size=2).map(tuple),
+    "regions": st.frozensets(st.sampled_from(REGIONS[1:])),
+    "preferred_regions": st.frozensets(st.sampled_from(REGIONS[1:])),
+    "max_latency_ms": st.sampled_from([1, 100, 10_000_000]),
+    "max_cost_per_hour": st.sampled_from([0.0, 0.02, 5.0]),
+    "on_battery": st.sampled_from(["allow", "never"]),
+}
+"""What a task may want beside room."""
+shapes = st.builds(lambda request, gpu, some: TaskShape(request, gpu=gpu, **some), wishes, gpu_wishes, some_of(demands))
+queue_weights = st.one_of(
+    st.just((40, 30, 20, 10)), st.tuples(*[st.sampled_from([0, 1, 1000])] * 4).filter(any), st.just((0, 0, 0, 7))
 )
 
 
@@ -75,8 +150,8 @@ limits = st.builds(LimitInfo, st.integers(0, 8), st.dictionaries(st.sampled_from
 
 @st.composite
 def snapshots(draw: st.DrawFn) -> Snapshot:
-    names = draw(st.lists(node_names, unique=True))
-    known = draw(st.lists(shapes, min_size=1, max_size=4))
+    names = draw(st.lists(node_names, unique=True, min_size=draw(st.sampled_from([0, 3, 4, 5]))))
+    known = draw(st.lists(shapes, min_size=1, max_size=6))
     count = draw(st.integers(0, 25))
     pending = [
         PendingTask(
@@ -101,6 +176,7 @@ def snapshots(draw: st.DrawFn) -> Snapshot:
             weight=draw(st.sampled_from([1, 1, 2, 10])),
             requested=draw(st.one_of(st.just(Amounts()), wishes)),
             limits=draw(st.dictionaries(st.sampled_from(LIMITS), limits)),
+            weights=draw(queue_weights),
         )
         for key in QUEUES[: draw(st.integers(0, len(QUEUES)))]
     ]
@@ -122,7 +198,7 @@ def test_replayed_in_order_every_decision_is_the_oracles(snapshot: Snapshot) -> 
     oracle = Oracle.of(snapshot)
     order = Oracle.order(snapshot)
     engines = {node.name: node.engines for node in snapshot.nodes}
-    parked: dict[tuple[TaskShape, str, QueueKey | None], dict[str, int]] = {}
+    parked: dict[tuple[object, ...], dict[str, int]] = {}
     waiting, started = list(order), []
     while waiting:
         task = oracle.next(waiting)
@@ -132,8 +208,11 @@ def test_replayed_in_order_every_decision_is_the_oracles(snapshot: Snapshot) -> 
             assert closed is None
             scores = oracle.scores(task)
             assert binding.node in scores
-            assert binding.score == pytest.approx(scores[binding.node], abs=1e-9)
-            assert binding.score >= max(scores.values()) - 1e-9
+            steps, total = scores[binding.node]
+            assert binding.score == pytest.approx(total * STEP**steps, rel=1e-9, abs=0.0)
+            assert steps == min(taken for taken, _ in scores.values())
+            assert total >= max(rival for taken, rival in scores.values() if taken == steps) - 1e-9
+            assert binding.gpus == oracle.gpus(task, binding.node)
             assert 0.0 <= binding.score <= 1.0
             assert binding.engine == (task.shape.engine or engines[binding.node][0])
             oracle.place(task, binding.node)
@@ -153,7 +232,9 @@ def test_replayed_in_order_every_decision_is_the_oracles(snapshot: Snapshot) -> 
                 assert not oracle.scores(other)
                 queue = snapshot.queues.get(other.queue) or QueueInfo(other.queue)
                 share = other.queue if queue.max_running_per_node is not None else None
-                counts = parked.setdefault((other.shape, other.shape.strategy or queue.strategy, share), oracle.refusals(other))
+                strategy = other.shape.strategy or queue.strategy
+                weights = queue.weights if strategy == "balanced" else None
+                counts = parked.setdefault((other.shape, strategy, weights, share), oracle.refusals(other))
                 assert dict(refusal.counts) == counts
                 assert sum(counts.values()) == len(snapshot.nodes)
                 assert refusal.message.startswith(f"0/{len(snapshot.nodes)} " if snapshot.nodes else "no nodes have joined yet")
@@ -173,6 +254,13 @@ def test_nothing_is_over_committed(snapshot: Snapshot) -> None:
         for name in ("cpu_milli", "memory_bytes", "gpus"):
             asked = sum(getattr(task.shape.request, name) for task in here)
             assert not asked or getattr(node.requested, name) + asked <= getattr(node.allocatable, name)
+        offered = {gpu.index for gpu in single_gpus(node)}
+        given = [index for binding in result.bindings if binding.node == node.name for index in binding.gpus]
+        assert len(given) == sum(task.shape.request.gpus for task in here)
+        assert len(set(given)) == len(given), "a GPU was given twice"
+        assert offered.issuperset(given)
+        assert not {gpu.index for gpu in node.gpus if gpu.held}.intersection(given)
+        assert not given or node.requested.gpus + len(given) <= len(offered)
         assert not here or node.max_tasks is None or node.tasks + len(here) <= node.max_tasks
         for queue in snapshot.queues.values():
             ours = sum(task.queue == queue.key for task in here)

@@ -6,11 +6,16 @@ import multiprocessing
 import time
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 
+from swarmtask.controllers import crashpoints
+from tests.simulation.chances import KINDS
 from tests.simulation.story import Result, simulate
-from tests.simulation.workload import names
+from tests.simulation.workload import Scope, names
 
 PROGRESS_S = 10.0
+CHUNK = 8
+"""Runs that a process takes at a time."""
 
 
 def chosen(workload: str) -> list[str]:
@@ -26,32 +31,63 @@ def runs(seeds: range, workload: str = "") -> Iterator[tuple[int, str]]:
     return ((seed, turn[seed % len(turn)]) for seed in seeds)
 
 
-def _one(job: tuple[int, str, tuple[str, ...]]) -> Result:
-    return simulate(job[0], job[1], without=job[2])
+Job = tuple[int, str, tuple[str, ...], Scope | None]
 
 
-def many(seeds: range, workload: str, without: tuple[str, ...], processes: int) -> int:
+def _one(job: Job) -> Result:
+    seed, workload, without, scope = job
+    return simulate(seed, workload, without=without, scope=scope)
+
+
+@dataclass
+class Sums:
+    """What many runs came to."""
+
+    done: int = 0
+    virtual_s: float = 0.0
+    commits: int = 0
+    operators: int = 0
+    dirty: Counter[str] = field(default_factory=Counter)
+    faults: Counter[str] = field(default_factory=Counter)
+    died_at: Counter[str] = field(default_factory=Counter)
+
+    def add(self, result: Result) -> None:
+        self.done += 1
+        self.virtual_s += result.virtual_s
+        self.commits += result.commits
+        self.operators += result.operators
+        self.dirty[result.workload] += bool(result.failures)
+        self.faults += result.faults
+        self.died_at += result.died_at
+
+    def __str__(self) -> str:
+        lines = [
+            f"{self.virtual_s / 3600:.1f} virtual hours, {self.commits} writes, {self.operators - self.done} restarts of operators",
+            "faults: " + ", ".join(f"{kind} {self.faults[kind]}" for kind in KINDS),
+            f"killed at {len(self.died_at)} of {len(crashpoints.POINTS)} crash points: "
+            + ", ".join(f"{point} {self.died_at[point]}" for point in crashpoints.POINTS),
+            f"{self.dirty.total()} runs not clean",
+        ]
+        return "\n".join([*lines, *(f"  {name}: {count}" for name, count in sorted(self.dirty.items()) if count)])
+
+
+def many(seeds: range, workload: str, without: tuple[str, ...], processes: int, scope: Scope | None = None) -> int:
     """Run them all, telling how it goes; 1 when a run was not clean."""
-    jobs = [(*run, without) for run in runs(seeds, workload)]
+    total, jobs = len(seeds), ((*run, without, scope) for run in runs(seeds, workload))
+    sums = Sums()
     began = told = time.monotonic()
-    done, virtual_s, commits, operators = 0, 0.0, 0, 0
-    dirty: Counter[str] = Counter()
     with multiprocessing.get_context("spawn").Pool(processes) as pool:
-        for result in pool.imap_unordered(_one, jobs, chunksize=4):
-            done, virtual_s = done + 1, virtual_s + result.virtual_s
-            commits, operators = commits + result.commits, operators + result.operators
-            dirty[result.workload] += bool(result.failures)
+        for result in pool.imap_unordered(_one, jobs, chunksize=CHUNK):
+            sums.add(result)
             report(result)
             if time.monotonic() - told > PROGRESS_S:
                 told = time.monotonic()
-                print(f"{done}/{len(jobs)} runs, {dirty.total()} not clean, {done / (told - began):.1f}/s", flush=True)
+                speed = sums.done / (told - began)
+                left = f"{speed:.1f}/s, {(total - sums.done) / speed / 60:.0f} min left"
+                print(f"{sums.done}/{total} runs, {sums.dirty.total()} not clean, {left}", flush=True)
     took_s = time.monotonic() - began
-    print(
-        f"{done} runs in {took_s:.0f} s ({done / took_s:.1f}/s): {virtual_s / 3600:.1f} virtual hours, {commits} writes, "
-        f"{operators - done} restarts of the operator; {dirty.total()} runs not clean"
-        + "".join(f"\n  {name}: {count}" for name, count in sorted(dirty.items()) if count)
-    )
-    return int(dirty.total() > 0)
+    print(f"{sums.done} runs in {took_s:.0f} s ({sums.done / took_s:.1f}/s): {sums}")
+    return int(sums.dirty.total() > 0)
 
 
 def report(result: Result) -> None:

@@ -14,16 +14,18 @@ from types import MappingProxyType
 from typing import Any
 from unittest.mock import patch
 
+from swarmtask.controllers import arrays, scheduling
 from swarmtask.controllers import cache as cache_module
 from swarmtask.controllers import executor as executor_module
-from swarmtask.controllers import scheduling
 from swarmtask.controllers.cache import Cache, Holding
 from swarmtask.controllers.executor import Executor
 from swarmtask.controllers.lane import EngineLane
 from swarmtask.controllers.observer import Observer
 from swarmtask.controllers.snapshots import take_snapshot
+from swarmtask.controllers.twins import Twins
 from swarmtask.controllers.waiting import Timers
 from swarmtask.lifecycle import commands, draft, observed
+from swarmtask.lifecycle.array import DeleteMember
 from swarmtask.lifecycle.messages import Observed, Reason, ReleaseFinalizer
 from swarmtask.resources.kinds import SWARM_TASK
 from swarmtask.resources.meta import FINALIZER
@@ -181,7 +183,69 @@ def ignores_max_running() -> Iterator[None]:
         yield
 
 
+# --- twins and arrays ---
+
+
+@bug
+def runs_the_same_work_twice() -> Iterator[None]:
+    """Nobody looks for another task with the same dedupeKey."""
+    with patch.object(Twins, "of", lambda self, task, now: None):
+        yield
+
+
+@bug
+def deletes_a_run_before_it_is_recorded() -> Iterator[None]:
+    """A run of an array that has ended is deleted at once, and so runs again when its end was not recorded yet."""
+    original = arrays.outstanding
+
+    def outstanding(task: Any, members: Any, *rest: Any) -> Any:
+        ended = tuple(DeleteMember(member) for member in members.values() if member.ended and not member.deleting)
+        return (*ended, *original(task, members, *rest))
+
+    with patch.object(arrays, "outstanding", outstanding):
+        yield
+
+
 # --- attempts ---
+
+
+@bug
+def resubmits_under_the_same_number() -> Iterator[None]:
+    """A workload that vanished is submitted again, without a new attempt."""
+    original = observed._lose
+
+    def lose(one: Any, live: Any, reason: Reason, message: str) -> None:
+        if reason is Reason.WORKLOAD_LOST and live.state is not AttemptState.STOPPING:
+            one.update(live, state=AttemptState.STARTING, observed=False, started_at=None)
+        else:
+            original(one, live, reason, message)
+
+    with patch.object(observed, "_lose", lose):
+        yield
+
+
+@bug
+def ignores_slots() -> Iterator[None]:
+    """spec.limits of a queue does not count."""
+
+    def snapshot(*seen: Any) -> Snapshot:
+        taken = take_snapshot(*seen)
+        return replace(taken, queues={key: replace(queue, limits={}) for key, queue in taken.queues.items()})
+
+    with patch.object(scheduling, "take_snapshot", snapshot):
+        yield
+
+
+@bug
+def shares_without_weights() -> Iterator[None]:
+    """All queues of a cohort are due the same."""
+
+    def snapshot(*seen: Any) -> Snapshot:
+        taken = take_snapshot(*seen)
+        return replace(taken, queues={key: replace(queue, weight=1) for key, queue in taken.queues.items()})
+
+    with patch.object(scheduling, "take_snapshot", snapshot):
+        yield
 
 
 @bug

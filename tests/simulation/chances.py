@@ -7,11 +7,13 @@ others are rare, common or heavy, because a run in which everything fails all th
 from __future__ import annotations
 
 import random
+from collections import Counter
 from collections.abc import Collection, Mapping
 from typing import Final
 
 PER_CALL: Final[Mapping[str, float]] = {
     "api.slow": 0.05, "api.late": 0.05, "api.error": 0.03, "api.conflict": 0.04, "api.lost": 0.03,
+    "api.wire": 0.02,
     "watch.break": 0.01, "watch.expire": 0.01, "watch.late": 0.1, "watch.repeat": 0.05,
     "hint.drop": 0.3, "hint.late": 0.1, "hint.repeat": 0.1,
     "engine.slow": 0.1, "engine.late": 0.1, "engine.error": 0.05, "engine.lost": 0.05, "engine.wire": 0.03,
@@ -41,11 +43,13 @@ class Chances:
 
     Attributes:
         active: False ends all faults.
+        struck: how often each kind has struck so far.
     """
 
     def __init__(self, rng: random.Random, weights: Mapping[str, float], without: Collection[str] = ()) -> None:
         self.rng = rng
         self.active = True
+        self.struck: Counter[str] = Counter()
         self.rates: dict[str, float] = {}
         for kind, rate in (PER_CALL | PER_MINUTE).items():
             group = kind.partition(".")[0]
@@ -57,7 +61,10 @@ class Chances:
     def hit(self, kind: str) -> bool:
         """Does a fault of this kind strike now?"""
         rate = self.rates.get(kind, 0.0)
-        return self.active and rate > 0 and self.rng.random() < rate
+        strikes = self.active and rate > 0 and self.rng.random() < rate
+        if strikes:
+            self.struck[kind] += 1
+        return strikes
 
     def delay_s(self) -> float:
         """How long something that is slow takes: mostly little, now and then much."""

@@ -24,6 +24,7 @@ from tests.simulation.chances import Chances
 T = TypeVar("T")
 CALL_TIMEOUT_S = 15.0
 LONGEST_ON_THE_WIRE_S = 25.0
+WRITES = ("create", "replace", "patch", "delete")
 
 
 class FlakyKube:
@@ -117,6 +118,8 @@ class FlakyKube:
             raise ServiceUnavailable(f"simulated: this {verb} failed")
         if verb in ("patch", "replace") and hit("api.conflict"):
             raise Conflict("simulated: somebody was faster")
+        if verb in WRITES and hit("api.wire"):
+            return await _on_the_wire(self._clock, self._chances, verb, act, Timeout)
         answer = await act()
         if hit("api.late"):
             await self._clock.sleep(self._chances.delay_s())
@@ -208,22 +211,31 @@ class FlakyEngine:
         return answer
 
     async def _on_the_wire(self, method: str, name: str, act: Callable[[], Awaitable[T]]) -> T:
-        """The request is sent and takes long: it arrives also when its sender has given it up, or is dead."""
-        delay_s = self._chances.rng.uniform(0, LONGEST_ON_THE_WIRE_S)
-
         async def arrive() -> T:
-            await self._clock.sleep(delay_s)
             if method == "submit":
                 self.late.add(name)
             return await act()
 
-        def seen(arrival: asyncio.Task[T]) -> None:
-            if not arrival.cancelled():
-                arrival.exception()
+        return await _on_the_wire(self._clock, self._chances, method, arrive, EngineUnavailable)
 
-        request = asyncio.get_running_loop().create_task(arrive(), context=Context())
-        request.add_done_callback(seen, context=Context())  # whoever waits may be dead by then
-        try:
-            return await asyncio.wait_for(asyncio.shield(request), CALL_TIMEOUT_S)
-        except TimeoutError:
-            raise EngineUnavailable(f"simulated: {method} was given up after {CALL_TIMEOUT_S:g} s") from None
+
+async def _on_the_wire(
+    clock: Clock, chances: Chances, verb: str, act: Callable[[], Awaitable[T]], given_up: Callable[[str], Exception]
+) -> T:
+    """The request is sent and takes long: it arrives also when its sender has given it up, or is dead."""
+    delay_s = chances.rng.uniform(0, LONGEST_ON_THE_WIRE_S)
+
+    async def arrive() -> T:
+        await clock.sleep(delay_s)
+        return await act()
+
+    def seen(arrival: asyncio.Task[T]) -> None:
+        if not arrival.cancelled():
+            arrival.exception()
+
+    request = asyncio.get_running_loop().create_task(arrive(), context=Context())
+    request.add_done_callback(seen, context=Context())  # whoever waits may be dead by then
+    try:
+        return await asyncio.wait_for(asyncio.shield(request), CALL_TIMEOUT_S)
+    except TimeoutError:
+        raise given_up(f"simulated: this {verb} was given up after {CALL_TIMEOUT_S:g} s") from None

@@ -40,7 +40,7 @@ class Happenings:
         """(moment, kind, what to do) of everything that will happen, by time."""
         moments: list[tuple[float, str, Callable[[], None]]] = []
         for kind, act in self._kinds.items():
-            rate = self._world.chances.rates.get(kind, 0.0)
+            rate = self._world.chances.rates.get(kind, 0.0) * self._world.haste
             at_s = self._rng.expovariate(rate / 60) if rate else float("inf")
             while at_s < self._world.workload.chaos_s:
                 moments.append((at_s, kind, act))
@@ -141,7 +141,7 @@ class Happenings:
         if found:
             name = self._rng.choice(found)
             self._world.note(f"somebody removes {name} behind the operator's back")
-            self._world.excused.add(name)  # with the name went what keeps a late submit from running it again
+            self._world.removed.add(name)
             engine.lose(name)
 
     def _observed(self) -> set[str]:
@@ -169,14 +169,19 @@ class Happenings:
         act(obj)
 
     def _edit(self, obj: Object) -> None:
-        change: Any = self._rng.choice((
+        changes: list[Any] = [
             {"priority": self._rng.randint(-5, 5)}, {"backoffLimit": self._rng.randint(0, 4)},
             {"container": {"image": f"busybox:{self._rng.randint(1, 9)}"}},
             {"container": {"resources": {"requests": {"cpu": self._rng.choice(("100m", "2", "4"))}}}},
             {"placement": {"nodeName": self._rng.choice((None, "n1"))}},
             {"queue": self._rng.choice(("default", "elsewhere"))},
             {"queueDeadlineSeconds": self._rng.choice((None, 1, 20))}, {"activeDeadlineSeconds": self._rng.choice((2, 20))},
-        ))  # fmt: skip
+        ]  # fmt: skip
+        if obj["spec"].get("completions"):
+            changes += [{"parallelism": self._rng.choice((None, 1, 3))}, {"maxFailedIndexes": self._rng.choice((None, 0, 1))}]
+        if obj["spec"].get("dedupeKey"):
+            changes.append({"dedupeKey": self._rng.choice((None, "a", "b"))})
+        change = self._rng.choice(changes)
         attempts = (obj.get("status") or {}).get("attempts") or [{"state": "Stopped"}]
         if "queue" in change and attempts[-1]["state"] not in ("Succeeded", "Failed", "Stopped"):
             return  # a running task that changes its queue leaves the old one's count at once: known, see docs/simulation.md
@@ -237,9 +242,13 @@ class Happenings:
         if not queues:
             return
         name = self._rng.choice(queues)["metadata"]["name"]
-        change: dict[str, Any] | None = self._rng.choice((
+        changes: list[dict[str, Any] | None] = [
             {"stopped": True}, {"stopped": None}, {"maxRunning": self._rng.randint(0, 4)}, {"maxRunning": None}, None,
-        ))  # fmt: skip
+            {"maxRunningPerNode": self._rng.randint(0, 2)}, {"maxRunningPerNode": None},
+        ]  # fmt: skip
+        for limit in sorted((self._world.workload.queues.get(name) or {}).get("limits") or ()):
+            changes += [{"limits": {limit: self._rng.randint(0, 4)}}, {"limits": {limit: None}}]
+        change = self._rng.choice(changes)
         if change is None:
             self._world.note(f"a person deletes the queue {name}")
             self._world.kube.remove(SWARM_QUEUE, name, "default")

@@ -18,6 +18,9 @@ from swarmtask.resources.kinds import SWARM_NODE, Kind
 from swarmtask.scheduler.model import TaskKey
 
 Slot = tuple[str, TaskKey]
+Amounts = dict[str, float]
+"""Name of a bound -> how much is allowed; what is not named is not bounded."""
+UNBOUNDED = float("inf")
 
 
 @dataclass
@@ -33,7 +36,7 @@ class Limits:
 
     def __init__(self, tell: Callable[[Kind, Object], None]) -> None:
         self._tell = tell
-        self._told: dict[Slot, tuple[float, ...]] = {}
+        self._told: dict[Slot, Amounts] = {}
         self._lowered: dict[Slot, tuple[Kind, _Lowered]] = {}
 
     def changed(self, kind: Kind, obj: Object) -> None:
@@ -43,7 +46,7 @@ class Limits:
             return
         slot = (kind.plural, (obj["metadata"].get("namespace") or "", obj["metadata"]["name"]))
         told, waiting = self._told.get(slot), self._lowered.get(slot)
-        if told is None or all(new >= old for new, old in zip(amounts, told, strict=True)):
+        if told is None or _covers(amounts, told):
             self._lowered.pop(slot, None)
             self._say(kind, slot, obj)
         elif waiting is None or _limits(kind, waiting[1].obj) != amounts:
@@ -74,15 +77,23 @@ class Limits:
         self._tell(kind, obj)
 
 
-def _limits(kind: Kind, obj: Object) -> tuple[float, ...] | None:
-    """What is allowed, larger meaning more; None where nothing is said yet."""
+def _covers(new: Amounts, old: Amounts) -> bool:
+    """Nothing is bounded more tightly than before."""
+    return all(amount >= old.get(name, UNBOUNDED) for name, amount in new.items())
+
+
+def _limits(kind: Kind, obj: Object) -> Amounts | None:
+    """What is bounded, and by how much; None where nothing is said yet."""
     spec = obj.get("spec") or {}
     if kind is not SWARM_NODE:
-        limit = spec.get("maxRunning")
-        return (float("inf") if limit is None else limit,)
-    allocatable = (obj.get("status") or {}).get("allocatable")
-    if not allocatable:
-        return None
-    limit = spec.get("maxTasks")
-    amounts = (units.cpu_milli(allocatable["cpu"]), units.memory_bytes(allocatable["memory"]), allocatable.get("gpu", 0))
-    return (*amounts, float("inf") if limit is None else limit)
+        bounds = {name: spec.get(name) for name in ("maxRunning", "maxRunningPerNode")}
+        bounds |= {f"limit {name}": slots for name, slots in (spec.get("limits") or {}).items()}
+    else:
+        offered = (obj.get("status") or {}).get("allocatable")
+        if not offered:
+            return None
+        bounds = {
+            "cpu": units.cpu_milli(offered["cpu"]), "memory": units.memory_bytes(offered["memory"]), "gpu": offered.get("gpu", 0),
+            "maxTasks": spec.get("maxTasks"),
+        }  # fmt: skip
+    return {name: amount for name, amount in bounds.items() if amount is not None}

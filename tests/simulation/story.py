@@ -8,15 +8,18 @@ from __future__ import annotations
 import asyncio
 import gc
 import random
+from collections import Counter
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from swarmtask.controllers import crashpoints
 from swarmtask.resources.kinds import SWARM_TASK
+from tests.simulation.chances import KINDS, PER_MINUTE
+from tests.simulation.expectations import broken
 from tests.simulation.happenings import Happenings
 from tests.simulation.loop import Livelock, Stalled
 from tests.simulation.verdict import wrongs
-from tests.simulation.workload import draw, load
+from tests.simulation.workload import SMALL_HASTE, Scope, draw, draw_scope, load, small
 from tests.simulation.world import World
 
 LOOK_S = 0.5
@@ -31,6 +34,9 @@ class Result:
     Attributes:
         failures: what was wrong, oldest first; empty: the run is clean.
         fingerprint: equal for equal runs.
+        faults: kind -> how often it struck.
+        died_at: crash point -> how often an operator was killed there.
+        asked: the scope, where it was not left to the seed.
     """
 
     seed: int
@@ -41,31 +47,55 @@ class Result:
     virtual_s: float
     commits: int
     operators: int
+    faults: Counter[str] = field(default_factory=Counter)
+    died_at: Counter[str] = field(default_factory=Counter)
+    asked: Scope | None = None
 
     @property
     def replay(self) -> str:
-        return f"python -m tests.simulation --seed {self.seed} --workload {self.workload}"
+        chosen = f" --scope {self.asked}" if self.asked else ""
+        return f"python -m tests.simulation --seed {self.seed} --workload {self.workload}{chosen}"
 
 
-def simulate(seed: int, workload: str, *, without: Collection[str] = (), trace: Callable[[str], None] | None = None) -> Result:
+def simulate(
+    seed: int,
+    workload: str,
+    *,
+    without: Collection[str] = (),
+    scope: Scope | None = None,
+    trace: Callable[[str], None] | None = None,
+) -> Result:
     """Run one seed.
 
     Args:
         without: kinds of faults (or first words of kinds) that are off; every other draw stays the same.
+        scope: how much of the workload; None lets the seed decide.
         trace: takes a line for everything that happens.
     """
-    plan = load(workload)
 
     def source(purpose: str) -> random.Random:
         return random.Random(f"{workload}/{seed}/{purpose}")
 
+    rng = source("scope")
+    drawn = draw_scope(rng)
+    chosen = scope or drawn
+    plan = small(load(workload), rng) if chosen == "small" else load(workload)
+    absent = KINDS if chosen == "calm" else without
     collecting = gc.isenabled()
     gc.disable()  # when garbage is collected must not matter, and it costs a fifth of a run
     try:
-        world = World(seed, plan, draw(plan, source("births")), source, without=without, trace=trace)
-        world.note(f"{workload} seed {seed}; faults: {world.chances}")
+        world = World(
+            seed,
+            plan,
+            draw(plan, source("births")),
+            source,
+            without=absent,
+            haste=SMALL_HASTE if chosen == "small" else 1.0,
+            trace=trace,
+        )
+        world.note(f"{workload} seed {seed}, {chosen}; faults: {world.chances}")
         try:
-            world.run(lambda: _story(world))
+            world.run(lambda: _story(world, calm=chosen == "calm"))
         except (Livelock, Stalled) as error:
             world.failures.append(f"BUG the run does not end: {error}")
     finally:
@@ -80,10 +110,13 @@ def simulate(seed: int, workload: str, *, without: Collection[str] = (), trace: 
         virtual_s=world.loop.time(),
         commits=world.commits,
         operators=world.operators,
+        faults=+world.chances.struck,
+        died_at=world.died_at,
+        asked=scope,
     )
 
 
-async def _story(world: World) -> None:
+async def _story(world: World, *, calm: bool) -> None:
     happenings = Happenings(world, world.source("happenings"))
     moments = [(birth.at_s, f"birth of {birth.name}", lambda birth=birth: world.create_task(birth)) for birth in world.births]
     moments += happenings.plan()
@@ -92,11 +125,14 @@ async def _story(world: World) -> None:
     for at_s, kind, act in moments:
         await _pass_until(world, at_s)
         world.note(f"-- {kind}")
+        world.chances.struck[kind] += kind in PER_MINUTE
         act()
         world.look_closely()
     await _pass_until(world, world.workload.chaos_s)
     _make_peace(world)
-    await _come_to_rest(world)
+    if await _come_to_rest(world) and calm:
+        for line in broken(world):
+            world.fail("EXPECT", "in the end", line)
 
 
 async def _pass_until(world: World, at_s: float) -> None:
@@ -116,16 +152,15 @@ def _make_peace(world: World) -> None:
         world.start_operator()
 
 
-async def _come_to_rest(world: World) -> None:
+async def _come_to_rest(world: World) -> bool:
     end_s = world.loop.time() + PATIENCE_S
-    left: list[str] = []
     while world.loop.time() < end_s:
         await asyncio.sleep(1.0)
         world.look_closely()
-        left = wrongs(world)
-        if not left:
+        if next(wrongs(world), None) is None:
             world.checker.tasks_listed(world.kube.all(SWARM_TASK), world.true_clock.now())
             world.look_closely()
-            return
-    for line in left:
+            return True
+    for line in wrongs(world):
         world.fail("REST", "in the end", line)
+    return False

@@ -6,20 +6,27 @@ import random
 
 import pytest
 
-from tests.simulation.batch import runs
+from swarmtask.controllers import crashpoints
+from tests.simulation.batch import Sums, runs
 from tests.simulation.chances import KINDS
+from tests.simulation.expectations import doomed
 from tests.simulation.story import simulate
-from tests.simulation.workload import draw, load, names
+from tests.simulation.workload import Group, Program, draw, load, names, small
 
-FEW = range(12)
-PER_TEST = 25
-MANY = [range(first, first + PER_TEST) for first in range(FEW.stop, 212, PER_TEST)]
+FEW = range(100)
+MANY = range(FEW.stop, 1000)
 
 
-def all_clean(seeds: range) -> None:
-    dirty = [result for seed, workload in runs(seeds) if (result := simulate(seed, workload)).failures]
-    told = "\n".join(f"{result.failures[0]}\n  replay: {result.replay}" for result in dirty)
+def all_clean(seeds: range) -> Sums:
+    sums, dirty = Sums(), []
+    for seed, workload in runs(seeds):
+        result = simulate(seed, workload)
+        sums.add(result)
+        if result.failures:
+            dirty.append(f"{result.failures[0]}\n  replay: {result.replay}")
+    told = "\n".join(dirty)
     assert not dirty, f"{len(dirty)} of {len(seeds)} runs were not clean:\n{told}"
+    return sums
 
 
 def test_a_few_seeds_run_clean() -> None:
@@ -27,20 +34,52 @@ def test_a_few_seeds_run_clean() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seeds", MANY, ids=lambda seeds: f"{seeds.start}-{seeds.stop - 1}")
-def test_many_seeds_run_clean(seeds: range) -> None:
-    all_clean(seeds)
+@pytest.mark.timeout(1500)
+def test_many_seeds_run_clean_and_meet_every_fault_at_every_write() -> None:
+    sums = all_clean(MANY)
+    assert set(KINDS) <= sums.faults.keys()
+    assert set(crashpoints.POINTS) <= sums.died_at.keys()
 
 
 @pytest.mark.parametrize("workload", names())
 def test_every_workload_can_be_read_and_drawn(workload: str) -> None:
     births = draw(load(workload), random.Random(1))
-    assert 10 <= len(births) <= 40
+    assert 10 <= len(births) <= 60
     assert [birth.at_s for birth in births] == sorted(birth.at_s for birth in births)
 
 
 @pytest.mark.parametrize("workload", names())
-def test_without_faults_every_task_ends_as_its_program_does(workload: str) -> None:
-    result = simulate(1, workload, without=KINDS)
+def test_what_a_workload_expects_holds_where_nothing_goes_wrong(workload: str) -> None:
+    result = simulate(1, workload, scope="calm")
     assert result.failures == ()
     assert result.operators == 1
+    assert not result.faults
+
+
+@pytest.mark.parametrize("workload", names())
+def test_a_small_run_has_something_of_every_group(workload: str) -> None:
+    plan = load(workload)
+    for seed in range(20):
+        part = small(plan, random.Random(seed))
+        assert len(part.tasks) == len(plan.tasks)
+        assert all(1 <= few.count <= many.count for few, many in zip(part.tasks, plan.tasks, strict=True))
+        assert 1 <= sum(group.count for group in part.nodes) <= sum(group.count for group in plan.nodes)
+        assert part.chaos_s <= plan.chaos_s
+
+
+@pytest.mark.parametrize(
+    ("program", "limit", "dies"),
+    [
+        ("good", 0, False), ("bad", 3, True), ("flaky", 0, True), ("flaky", 1, False), ("oom", 0, True), ("no_image", 1, False),
+        ("refused", 0, True), ("endless", 2, True), ("stuck", 1, False), ("stubborn", 0, False),
+    ],
+)  # fmt: skip
+def test_what_dies_is_known_from_the_program(program: Program, limit: int, dies: bool) -> None:
+    group = Group(count=1, programs={program: 1.0}, spec={"backoffLimit": limit})
+    (birth,) = draw(load("steady").model_copy(update={"tasks": [group]}), random.Random(1))
+    assert doomed(birth) is dies
+
+
+def test_the_command_replays_the_scope_that_was_asked_for() -> None:
+    assert simulate(1, "giant", scope="calm").replay.endswith("--seed 1 --workload giant --scope calm")
+    assert simulate(1, "giant").replay.endswith("--seed 1 --workload giant")

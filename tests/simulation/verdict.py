@@ -14,7 +14,7 @@ from swarmtask.controllers.cache import Cache
 from swarmtask.engines.base import NodeState
 from swarmtask.lifecycle.messages import FINAL_WORKLOAD_STATES
 from swarmtask.resources import units
-from swarmtask.resources.kinds import SWARM_NODE, SWARM_QUEUE, SWARM_TASK
+from swarmtask.resources.kinds import SWARM_NODE, SWARM_QUEUE
 from swarmtask.resources.node import NodePhase, SwarmNode
 from swarmtask.resources.queue import SwarmQueue
 from swarmtask.resources.task import BOUND_PHASES, LABEL_DEAD_LETTER, Phase, SwarmTask
@@ -26,20 +26,21 @@ LATE_S = 45.0
 """A finished task may outlive its time to live by this."""
 
 
-def wrongs(world: World) -> list[str]:
-    """What is not yet as it must be in the end, each with its reason; empty: the run has ended well."""
-    tasks = [SwarmTask.model_validate(obj) for obj in world.kube.all(SWARM_TASK)]
+def wrongs(world: World) -> Iterator[str]:
+    """What is not yet as it must be in the end, each with its reason, one by one; none: the run has ended well."""
+    tasks = world.tasks()
     nodes = [SwarmNode.model_validate(obj) for obj in world.kube.all(SWARM_NODE)]
     queues = [SwarmQueue.model_validate(obj) for obj in world.kube.all(SWARM_QUEUE)]
-    found = [*_restless(world, tasks, nodes, queues), *_left_over(world, tasks), *_untrue(world, tasks)]
+    yield from _restless(world, tasks, nodes, queues)
+    yield from _left_over(world, tasks)
+    yield from _untrue(world, tasks)
     held = _held(tasks)
-    found += _nodes(nodes, held)
-    found += _queues(queues, tasks)
+    yield from _nodes(nodes, held)
+    yield from _queues(queues, tasks)
     if world.operator is not None:
-        found += _memory(world.operator.cache, tasks, held)
+        yield from _memory(world.operator.cache, tasks, held)
         if world.operator.executor.backlog:
-            found.append(f"{world.operator.executor.backlog} tasks still have events that wait")
-    return found
+            yield f"{world.operator.executor.backlog} tasks still have events that wait"
 
 
 # --- tasks ---
@@ -51,7 +52,7 @@ def _restless(world: World, tasks: list[SwarmTask], nodes: list[SwarmNode], queu
         if task.metadata.deletion_timestamp is not None:
             yield f"{task.metadata.name} is still being deleted"
         elif not task.finished:
-            lie = _lie(task, room, queues)
+            lie = _array_lie(task, tasks, queues) if task.is_array else _lie(task, tasks, room, queues)
             if lie:
                 yield f"{task.metadata.name} is {task.status.phase.value} {task.status.reason}: {lie}"
         elif task.status.completion_time is not None:
@@ -60,7 +61,20 @@ def _restless(world: World, tasks: list[SwarmTask], nodes: list[SwarmNode], queu
                 yield f"{task.metadata.name} has outlived its time to live"
 
 
-def _lie(task: SwarmTask, room: dict[str, Amounts], queues: list[SwarmQueue]) -> str:
+def _array_lie(task: SwarmTask, tasks: list[SwarmTask], queues: list[SwarmQueue]) -> str:
+    """The same for an array: it waits for runs, and why these wait is asked of each."""
+    status, spec = task.status, task.spec
+    if not status.message:
+        return "it does not say why"
+    if spec.suspend or status.reason == "Suspended":
+        return "" if spec.suspend and status.reason == "Suspended" and status.phase is Phase.PENDING else "suspended or not?"
+    if status.reason == "QueueNotFound":
+        return "its queue exists" if any(one.metadata.name == spec.queue for one in queues) else ""
+    runs = [one for one in tasks if one.array_owner is not None and one.array_owner.uid == task.metadata.uid]
+    return "" if any(not run.finished for run in runs) else "none of its runs waits for anything"
+
+
+def _lie(task: SwarmTask, tasks: list[SwarmTask], room: dict[str, Amounts], queues: list[SwarmQueue]) -> str:
     """Why the reason for which this task waits is not true; empty when it is."""
     status, spec = task.status, task.spec
     queue = next((one for one in queues if one.metadata.name == spec.queue), None)
@@ -69,12 +83,21 @@ def _lie(task: SwarmTask, room: dict[str, Amounts], queues: list[SwarmQueue]) ->
     if spec.suspend or status.reason == "Suspended":
         return "" if spec.suspend and status.reason == "Suspended" and status.phase is Phase.PENDING else "suspended or not?"
     match status.phase, status.reason:
+        case Phase.PENDING, "Deduplicated":
+            twins = [one for one in tasks if one.spec.dedupe_key == spec.dedupe_key and not one.finished and one is not task]
+            return "" if any(one.status.reason != "Deduplicated" for one in twins) else "no task of its dedupeKey is at work"
         case Phase.PENDING, "QueueNotFound":
             return "its queue exists" if queue is not None else ""
         case Phase.QUEUED, "QueueStopped":
             return "" if queue is not None and queue.spec.stopped else "its queue is not stopped"
         case Phase.QUEUED, "QueueFull":
             return "" if queue is not None and queue.spec.max_running == 0 else "its queue has room, or will have"
+        case Phase.QUEUED, "LimitReached":
+            most = {} if queue is None else queue.spec.limits
+            never = [name for name, slots in spec.limits.items() if slots > most.get(name, slots)]
+            return "" if never else "the slots that it needs are free, or will be"
+        case Phase.QUEUED, "NoNodeFits" if queue is not None and queue.spec.max_running_per_node == 0:
+            return ""
         case Phase.QUEUED, "NoNodeFits":
             requests, where = spec.container.resources.requests, spec.placement.node_name
             wish = Amounts(units.cpu_milli(requests.cpu), units.memory_bytes(requests.memory), requests.gpu)
@@ -109,6 +132,8 @@ def _untrue(world: World, tasks: list[SwarmTask]) -> Iterator[str]:
             if attempt.exit_code is not None and world.exit_codes.get(attempt.id, attempt.exit_code) != attempt.exit_code:
                 yield f"{attempt.id} is stored with exit code {attempt.exit_code}, it was {world.exit_codes[attempt.id]}"
         current = task.status.current
+        if task.is_array or task.status.reason == "Deduplicated":
+            continue
         if task.status.phase is Phase.SUCCEEDED and (current is None or world.exit_codes.get(current.id) != 0):
             yield f"{task.metadata.name} is Succeeded, yet its attempt never ended with 0"
 
@@ -158,7 +183,7 @@ def _nodes(nodes: list[SwarmNode], held: dict[str, tuple[int, Amounts]]) -> Iter
 
 def _queues(queues: list[SwarmQueue], tasks: list[SwarmTask]) -> Iterator[str]:
     for queue in queues:
-        phases = Counter(task.status.phase for task in tasks if task.spec.queue == queue.metadata.name)
+        phases = Counter(task.status.phase for task in tasks if task.spec.queue == queue.metadata.name and not task.is_array)
         truth = (phases[Phase.QUEUED], sum(phases[phase] for phase in BOUND_PHASES), phases[Phase.FAILED])
         told = (queue.status.queued, queue.status.running, queue.status.dead_letters)
         if told != truth:

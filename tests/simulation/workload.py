@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -16,6 +17,19 @@ from pydantic import BaseModel, ConfigDict, Field
 from tests.fakes.engine import Outcome
 
 FOLDER = Path(__file__).parent / "workloads"
+
+Scope = Literal["small", "whole", "calm"]
+"""Of one run: a small part of the workload, all of it, or all of it with nothing going wrong (then `expect` holds)."""
+WHOLE_SHARE = 0.06
+CALM_SHARE = 0.5
+"""Of the whole ones."""
+SMALL_CHAOS_S = (6.0, 20.0)
+SMALL_NODES = (1, 2, 2, 2)
+SMALL_TASKS = (2, 6)
+SMALL_ARRAY = (2, 3)
+SMALL_DURATION_S = 10.0
+SMALL_HASTE = 2.0
+"""So much more often faults strike in a small run."""
 
 Program = Literal["good", "bad", "flaky", "oom", "stubborn", "polite", "no_image", "refused", "endless", "stuck"]
 
@@ -38,7 +52,7 @@ class Duration(_Part):
 
 
 class Group(_Part):
-    """Tasks of one sort. Of `cpu`, `memory`, `priority` and `queue` each task gets one of the values."""
+    """Tasks of one sort. Of each list (`cpu` to `dedupe`, which gives the dedupeKey) each task gets one of the values."""
 
     count: Annotated[int, Field(ge=1)]
     from_s: float = 0.0
@@ -47,6 +61,8 @@ class Group(_Part):
     memory: list[str] = ["512Mi"]
     priority: list[int] = [0]
     queue: list[str] = ["default"]
+    limits: list[dict[str, int]] = [{}]
+    dedupe: list[str] = [""]
     duration: Duration = Duration()
     programs: dict[Program, float] = {"good": 1.0}
     spec: dict[str, Any] = {}
@@ -58,6 +74,18 @@ class NodeGroup(_Part):
     memory_gib: int = 8
 
 
+class Expect(_Part):
+    """What holds of a whole run in which nothing goes wrong, beyond the invariants and beyond the dead letters that are planned.
+
+    Attributes:
+        start_s: number of a group -> so many seconds after its birth each task of it runs at the latest.
+        shares: while all queues of a cohort have tasks that wait, what each holds differs from its due by less than this part.
+    """
+
+    start_s: dict[int, float] = {}
+    shares: Annotated[float, Field(gt=0, lt=1)] | None = None
+
+
 class Workload(_Part):
     """One file."""
 
@@ -67,6 +95,7 @@ class Workload(_Part):
     queues: dict[str, dict[str, Any]] = {}
     tasks: list[Group]
     faults: dict[str, float] = {}
+    expect: Expect = Expect()
 
 
 @dataclass(frozen=True)
@@ -77,6 +106,9 @@ class Birth:
     name: str
     spec: dict[str, Any]
     outcomes: tuple[Outcome, ...]
+    group: int
+    members: tuple[tuple[Outcome, ...], ...] = ()
+    """Of an array: the same for each index."""
 
 
 def names() -> list[str]:
@@ -84,9 +116,53 @@ def names() -> list[str]:
     return sorted(path.stem for path in FOLDER.glob("*.yaml"))
 
 
+@cache
 def load(name: str) -> Workload:
     """Raises FileNotFoundError, or ValueError naming the field."""
     return Workload.model_validate(yaml.safe_load((FOLDER / f"{name}.yaml").read_text()))
+
+
+def draw_scope(rng: random.Random) -> Scope:
+    """How much of its workload a run takes where nobody says."""
+    if rng.random() >= WHOLE_SHARE:
+        return "small"
+    return "calm" if rng.random() < CALM_SHARE else "whole"
+
+
+def small(workload: Workload, rng: random.Random) -> Workload:
+    """A small part of a workload that is over soon.
+
+    What goes wrong can nearly always be shown with a few tasks on two nodes (the small-scope hypothesis), and one whole world costs
+    as much as five to ten small ones. In a small one everything happens faster: less time between births, more faults a minute.
+    """
+    chaos_s = rng.uniform(*SMALL_CHAOS_S)
+    pace = chaos_s / workload.chaos_s
+    return workload.model_copy(update={
+        "chaos_s": chaos_s, "nodes": _few_nodes(workload.nodes, rng), "tasks": _few_tasks(workload.tasks, pace, rng),
+        "expect": Expect(),
+    })  # fmt: skip
+
+
+def _few_nodes(groups: list[NodeGroup], rng: random.Random) -> list[NodeGroup]:
+    single = [group.model_copy(update={"count": 1}) for group in groups for _ in range(group.count)]
+    return rng.sample(single, min(len(single), rng.choice(SMALL_NODES)))
+
+
+def _few_tasks(groups: list[Group], pace: float, rng: random.Random) -> list[Group]:
+    """Of every group at least one, so that what makes the workload is there."""
+    left = max(rng.randint(*SMALL_TASKS) - len(groups), 0)
+    total = sum(group.count - 1 for group in groups)
+    few = []
+    for group in groups:
+        share = min(group.count - 1, round(left * (group.count - 1) / total)) if total else 0
+        duration = group.duration.model_copy(update={"max": max(group.duration.min, min(group.duration.max, SMALL_DURATION_S))})
+        spec = dict(group.spec)
+        if "completions" in spec:
+            spec["completions"] = min(spec["completions"], rng.choice(SMALL_ARRAY))
+        few.append(group.model_copy(update={
+            "count": 1 + share, "from_s": group.from_s * pace, "to_s": group.to_s * pace, "duration": duration, "spec": spec,
+        }))  # fmt: skip
+    return few
 
 
 def draw(workload: Workload, rng: random.Random) -> list[Birth]:
@@ -94,8 +170,10 @@ def draw(workload: Workload, rng: random.Random) -> list[Birth]:
     births = []
     for number, group in enumerate(workload.tasks):
         for index in range(group.count):
-            program = rng.choices(list(group.programs), list(group.programs.values()))[0]
-            outcomes, extra = _outcomes(program, group.duration.draw(rng), rng)
+            outcomes, extra = _program(group, rng)
+            members = tuple(_program(group, rng) for _ in range(group.spec.get("completions", 0)))
+            if any(needed for _, needed in members):
+                raise ValueError(f"group {number}: the programs of an array must end without a deadline")
             spec = {
                 "queue": rng.choice(group.queue),
                 "priority": rng.choice(group.priority),
@@ -103,14 +181,26 @@ def draw(workload: Workload, rng: random.Random) -> list[Birth]:
                     "image": "busybox",
                     "resources": {"requests": {"cpu": rng.choice(group.cpu), "memory": rng.choice(group.memory)}},
                 },
+                "limits": rng.choice(group.limits),
+                "dedupeKey": rng.choice(group.dedupe),
                 "backoff": {"initialSeconds": rng.choice((0, 1, 2)), "maxSeconds": 5},
                 "backoffLimit": rng.choice((0, 1, 2, 3)),
                 "terminationGracePeriodSeconds": rng.choice((0, 1, 5)),
                 "startDeadlineSeconds": rng.choice((5, 30, 60)),
                 "ttlSecondsAfterFinished": rng.choice((5, 30, 3600, 3600, 3600)),
             }
-            births.append(Birth(rng.uniform(group.from_s, group.to_s), f"t{number}-{index}", spec | group.spec | extra, outcomes))
+            whole = tuple(each for each, _ in members)
+            births.append(
+                Birth(
+                    rng.uniform(group.from_s, group.to_s), f"t{number}-{index}", spec | group.spec | extra, outcomes, number, whole
+                )
+            )
     return sorted(births, key=lambda birth: (birth.at_s, birth.name))
+
+
+def _program(group: Group, rng: random.Random) -> tuple[tuple[Outcome, ...], dict[str, Any]]:
+    program = rng.choices(list(group.programs), list(group.programs.values()))[0]
+    return _outcomes(program, group.duration.draw(rng), rng)
 
 
 def _outcomes(program: Program, duration_s: float, rng: random.Random) -> tuple[tuple[Outcome, ...], dict[str, Any]]:

@@ -12,6 +12,7 @@ import hashlib
 import logging
 import random
 import re
+from collections import Counter
 from collections.abc import Callable, Collection
 from contextvars import Context
 from datetime import UTC, datetime, timedelta
@@ -21,8 +22,9 @@ from swarmtask.controllers import crashpoints
 from swarmtask.controllers.operator import Operator
 from swarmtask.engines.base import EngineNode, NodeState
 from swarmtask.kube import Object
+from swarmtask.lifecycle.members import member_name
 from swarmtask.resources.kinds import EVENT, SWARM_NODE, SWARM_QUEUE, SWARM_TASK, Kind
-from swarmtask.resources.task import SwarmTask
+from swarmtask.resources.task import Phase, SwarmTask
 from swarmtask.settings import OperatorSettings
 from tests.checker.checker import Checker
 from tests.checker.violation import digits_of, owner_digits
@@ -68,6 +70,7 @@ class World:
     """See the module.
 
     Attributes:
+        haste: so many times as often as `chances` says something happens.
         failures: what was found wrong, oldest first; the run ends at the first.
         restores: what ends every condition that is not for ever (a held watch, a lost node); called when faults end.
     """
@@ -80,9 +83,10 @@ class World:
         source: Callable[[str], random.Random],
         *,
         without: Collection[str] = (),
+        haste: float = 1.0,
         trace: Callable[[str], None] | None = None,
     ) -> None:
-        self.source, self.workload, self.births = source, workload, births
+        self.source, self.workload, self.births, self.haste = source, workload, births, haste
         self.loop = SimLoop(source("order"))
         self.clock, self.true_clock = WallClock(self.loop), WallClock(self.loop)
         self.chances = Chances(source("faults"), workload.faults, without)
@@ -94,13 +98,21 @@ class World:
         self._verdict: asyncio.Future[None] = self.loop.create_future()
         self._asked_to_delete: set[str] = set()
         self.excused: set[str] = set()
-        """Attempts whose overlaps are nobody's fault: they could not be stopped with proof, or somebody removed them by hand."""
+        """Attempts whose overlaps are nobody's fault: they could not be stopped with proof."""
+        self.removed: set[str] = set()
+        """Attempts that somebody removed by hand: with the name went what keeps a late submit from running it again."""
         self._latest_wall = START
         self._runs_changed = False
+        self._known: dict[str, SwarmTask] = {}
+        """UID -> the newest version of a task, read."""
+        self._won: dict[tuple[str, str], str] = {}
+        """(UID of an array, name of a run) -> UID of the run that succeeded."""
         self._attempts: dict[str, int] = {}
         """Digits of a task's UID -> its highest attempt number so far."""
         self.adopted: set[str] = set()
         """Orphans that were put onto the engine behind the operator's back."""
+        self.died_at: Counter[str] = Counter()
+        """Crash point -> how often an operator was killed there."""
         self.exit_codes: dict[str, int | None] = {}
 
         self.checker = Checker(cleanup_s=1e6, orphan_s=1e6)  # how soon it must be tidy, `verdict` says: faults may last
@@ -229,6 +241,7 @@ class World:
 
         def die(reached: str) -> None:
             crashpoints.arm("")
+            self.died_at[reached] += 1
             self.kill_operator(reached, pause_s)
             raise Crash(reached)
 
@@ -253,6 +266,8 @@ class World:
         if self.kube.peek(SWARM_TASK, birth.name, "default") is not None:
             return
         self.engine.script(birth.name, *birth.outcomes)
+        for index, outcomes in enumerate(birth.members):
+            self.engine.script(member_name(birth.name, index), *outcomes)
         body = {"metadata": {"name": birth.name, "namespace": "default"}, "spec": birth.spec}
         created = self.kube.add(SWARM_TASK, body)
         self.checker.acknowledged_create("default", birth.name, created["metadata"]["uid"], self.true_clock.now())
@@ -283,12 +298,15 @@ class World:
 
     def _task_committed(self, obj: Object, gone: bool, now: datetime) -> None:
         uid = obj["metadata"]["uid"]
-        task = SwarmTask.model_validate(obj)
+        task = self._read(obj)
         self._attempts[digits_of(uid)] = max(task.status.attempt, self._attempts.get(digits_of(uid), 0))
         for attempt in task.status.attempts:
             if attempt.message is not None and UNPROVEN in attempt.message:
                 self.excused.add(attempt.id)
-        if (gone or task.metadata.deletion_timestamp is not None) and uid not in self._asked_to_delete:
+        owner = task.array_owner
+        if owner is not None and not gone:
+            self._check_index(owner.uid, task)
+        if (gone or task.metadata.deletion_timestamp is not None) and uid not in self._asked_to_delete and owner is None:
             self._asked_to_delete.add(uid)
             done, ttl_s = task.status.completion_time, task.spec.ttl_seconds_after_finished
             if not task.finished or done is None or done + timedelta(seconds=ttl_s) > self._latest_wall:
@@ -301,6 +319,28 @@ class World:
         held = {run.workload.name for run in self.engine._runs.values() if run.workload.task_uid == uid}
         for name in sorted(held - self.flaky_engine.late):
             self.fail("I6", task.metadata.name, f"is gone while the engine still holds {name}")
+
+    def _check_index(self, array: str, task: SwarmTask) -> None:
+        """I3: an index whose run has succeeded never runs again, unless a person deleted that run, or had retried it: what the
+        array has recorded stays, so its success does not count."""
+        slot, uid = (array, task.metadata.name), task.metadata.uid
+        winner = self._won.get(slot)
+        if task.status.phase is Phase.SUCCEEDED and task.status.observed_retry is None:
+            self._won[slot] = uid
+        elif winner not in (None, uid) and winner not in self._asked_to_delete and task.status.attempt:
+            self.fail("I3", task.metadata.name, f"runs again after {winner} had succeeded")
+
+    def tasks(self) -> list[SwarmTask]:
+        """Every stored task, by name."""
+        return [self._read(obj) for obj in self.kube.view(SWARM_TASK)]
+
+    def _read(self, obj: Object) -> SwarmTask:
+        """Each version is read once; nobody here changes what was read."""
+        metadata = obj["metadata"]
+        known = self._known.get(metadata["uid"])
+        if known is None or known.metadata.resource_version != metadata["resourceVersion"]:
+            known = self._known[metadata["uid"]] = SwarmTask.model_validate(obj)
+        return known
 
     def _ran(self, interval: Interval) -> None:
         self._runs_changed = True
@@ -341,11 +381,17 @@ class World:
             return
         self._runs_changed = False
         for violation in self.checker.violations():
-            if violation.invariant == "I2" and self.excused & set(_ATTEMPT.findall(violation.evidence)):
+            if violation.invariant == "I2" and self._is_excused(violation.evidence):
                 continue
             self.fail(violation.invariant, violation.subject, violation.evidence)
         for message in self.engine.unexpected:
-            self.fail("I4", "engine", message)
+            if not self.flaky_engine.late & set(_ATTEMPT.findall(message)):  # the spec was edited while it was under way
+                self.fail("I4", "engine", message)
+
+    def _is_excused(self, evidence: str) -> bool:
+        """An attempt that somebody removed by hand may run again when a request of it was still under way, never otherwise."""
+        names = set(_ATTEMPT.findall(evidence))
+        return bool(self.excused & names) or bool(self.removed & self.flaky_engine.late & names)
 
     def _unhandled(self, _loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         if not isinstance(context.get("exception"), Crash):

@@ -153,7 +153,7 @@ class Application:
         user = self._authenticator.authenticate(headers.get("authorization", ""))
         if user is None:
             raise Unauthorized("Unauthorized: send the bearer token of the kubeconfig")
-        request = Request(scope["method"], path, parse_query(scope.get("query_string", b"")), headers)
+        request = Request(scope["method"], path, parse_query(scope.get("query_string", b"")), headers, client=user.name)
         if request.method not in ("GET", "HEAD"):
             request.body = await self._read_body(receive)
             await read_yaml(request)

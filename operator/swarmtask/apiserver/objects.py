@@ -16,12 +16,13 @@ from swarmtask.apiserver import admission, definitions, faults, versions
 from swarmtask.apiserver import metadata as meta
 from swarmtask.apiserver.apply import record_update, server_side_apply
 from swarmtask.apiserver.patch import apply_patch
+from swarmtask.apiserver.queue_admission import QueueAdmission
 from swarmtask.apiserver.records import Key, Record
 from swarmtask.apiserver.scale import scale_of, with_scale
 from swarmtask.apiserver.store import Store
 from swarmtask.apiserver.types import ResourceType, TypeRegistry
 from swarmtask.clock import Clock, format_time
-from swarmtask.errors import BadRequest, Cause, Conflict, Invalid, NotFound
+from swarmtask.errors import BadRequest, Cause, Conflict, Invalid, NotFound, SwarmTaskError
 
 NAMESPACES = ("", "namespaces")
 PROTECTED_NAMESPACES = frozenset({"default", "kube-system", "kube-public"})
@@ -36,6 +37,7 @@ class WriteOptions:
 
     Attributes:
         manager: who writes, for managedFields.
+        client: authenticated name of who sent it; empty for what the server itself writes.
         validation: Strict, Warn or Ignore.
         duplicates: paths that the body gave twice.
         warnings: filled by the service; for the answer's headers.
@@ -46,6 +48,7 @@ class WriteOptions:
     validation: str = "Ignore"
     duplicates: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
+    client: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +82,7 @@ class ObjectService:
         self.store = store
         self.registry = registry
         self.clock = clock
+        self.queues = QueueAdmission(store, clock)
 
     @staticmethod
     def key(rt: ResourceType, namespace: str, name: str) -> Key:
@@ -87,7 +91,7 @@ class ObjectService:
     # --- create ----------------------------------------------------------------------------------------------------------
 
     async def create(self, rt: ResourceType, namespace: str, body: Any, options: WriteOptions) -> Written:
-        """Raises AlreadyExists, BadRequest, Invalid, Forbidden, NotFound (of the namespace), InsufficientStorage."""
+        """Raises AlreadyExists, BadRequest, Invalid, Forbidden, NotFound (namespace), TooManyRequests, InsufficientStorage."""
         obj = admission.check_header(rt, body)
         metadata = meta.check_types(rt, obj)
         if metadata.get("resourceVersion"):
@@ -113,6 +117,7 @@ class ObjectService:
         if "status" in rt.subresources:
             obj.pop("status", None)
         self._kind_birth(rt, obj)
+        self.queues.fill_defaults(rt, namespace, obj)
         admission.default(rt, obj)
         if not tracked:
             record_update(rt, None, obj, manager=options.manager, now=now, subresource="")
@@ -122,9 +127,14 @@ class ObjectService:
         key = self.key(rt, namespace, name)
         if self.store.head(key) is not None:
             raise faults.already_exists(rt, name)
+        token = self.queues.admit(rt, namespace, obj, client=options.client, dry_run=options.dry_run)
         if options.dry_run:
             return Written(orjson.dumps(obj), created=True)
-        record = await self.store.put(key, versions.to_storage(rt, obj), replacing=None)
+        try:
+            record = await self.store.put(key, versions.to_storage(rt, obj), replacing=None)
+        except SwarmTaskError:
+            self.queues.give_back(token)
+            raise
         return Written(versions.encoded(rt, record), created=True)
 
     def _free_name(self, rt: ResourceType, namespace: str, base: str) -> str:
@@ -173,7 +183,7 @@ class ObjectService:
     async def replace(
         self, rt: ResourceType, namespace: str, name: str, body: Any, options: WriteOptions, *, subresource: str | None = None
     ) -> Written:
-        """PUT. Raises NotFound, Conflict, BadRequest, Invalid, InsufficientStorage."""
+        """PUT. Raises NotFound, Conflict, BadRequest, Invalid, TooManyRequests, InsufficientStorage."""
         new = admission.check_header(rt, body)
         metadata = meta.check_types(rt, new)
         self._check_identity(rt, metadata, namespace, name)
@@ -288,6 +298,8 @@ class ObjectService:
             definitions.admit(self.store, rt, new, old, now)
         if _finished(rt, new):
             return await self._remove(rt, record, new, options.dry_run)
+        if subresource is None:
+            self.queues.admit_edit(rt, record, new)
         if options.dry_run:
             return Written(orjson.dumps(new))
         if _same(old, new):

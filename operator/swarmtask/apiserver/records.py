@@ -1,7 +1,7 @@
 """What the store holds: keys, records and changes, as values.
 
 Called by every part of the API server that reads or writes objects. A record is the encoded object plus the few fields that are
-looked at without decoding it. Knows nothing of SQL, HTTP or kinds.
+looked at without decoding it. Knows nothing of SQL or HTTP.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
 import orjson
+
+from swarmtask.apiserver.waiting import waits_in
 
 Collection = tuple[str, str]
 """(group, plural): objects of all versions of one kind are stored once."""
@@ -36,6 +38,7 @@ class Record:
         body: the object as compact JSON, its resourceVersion included.
         api_version: of the version in which it was written.
         owners: UIDs of its ownerReferences.
+        waits_in: the queue in which it is a waiting task; empty for everything else.
     """
 
     key: Key
@@ -46,6 +49,7 @@ class Record:
     labels: Mapping[str, str] = field(repr=False)
     owners: tuple[str, ...] = ()
     deleting: bool = False
+    waits_in: str = ""
 
     @classmethod
     def of(cls, key: Key, rv: int, obj: Mapping[str, Any], body: bytes) -> Record:
@@ -60,6 +64,7 @@ class Record:
             labels=metadata.get("labels") or {},
             owners=tuple(reference.get("uid", "") for reference in metadata.get("ownerReferences") or ()),
             deleting="deletionTimestamp" in metadata,
+            waits_in=waits_in(key, obj),
         )
 
     def decode(self) -> dict[str, Any]:

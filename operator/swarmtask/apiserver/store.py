@@ -34,6 +34,7 @@ import structlog
 
 from swarmtask.apiserver.index import Index
 from swarmtask.apiserver.records import Change, Collection, Key, LogEntry, Record
+from swarmtask.apiserver.waiting import WaitingCounts
 from swarmtask.errors import ConfigurationError, Expired, InsufficientStorage, InternalError, ServiceUnavailable, SwarmTaskError
 
 log = structlog.get_logger(__name__)
@@ -98,6 +99,7 @@ class Store:
         self._db: sqlite3.Connection
         self._reader: sqlite3.Connection
         self.index = Index()
+        self.waiting = WaitingCounts()
         self._log: list[LogEntry] = []
         self._floor = 0
         self._committed_rv = FIRST_VERSION
@@ -290,6 +292,7 @@ class Store:
     def _enqueue(self, change: Change) -> asyncio.Future[Record]:
         future: asyncio.Future[Record] = asyncio.get_running_loop().create_future()
         self._overlay[change.key] = (change, future)
+        self.waiting.staged(change)
         self._queue.append((change, future))
         self._newest = future
         self._wake.set()
@@ -338,7 +341,8 @@ class Store:
         queued, self._queue = self._queue, []
         self._overlay.clear()
         log.error("writes refused", count=len(batch) + len(queued), error=error.message)
-        for _, future in (*batch, *queued):
+        for change, future in (*batch, *queued):
+            self.waiting.undone(change)
             if not future.done():
                 future.set_exception(error)
                 future.exception()  # the writer may be gone; it must not be reported as never retrieved
@@ -410,6 +414,7 @@ class Store:
                 raise ConfigurationError(f"{self._path} is damaged (revision {rv} is missing): restore it from a backup")
             records.append(Record.of(Key((group, plural), namespace, name), rv, orjson.loads(body), body))
         self.index.load(records)
+        self.waiting.load(records)
         self._log = [
             LogEntry(rv, type_, Key((group, plural), namespace, name), previous)
             for rv, type_, group, plural, namespace, name, previous in db.execute(

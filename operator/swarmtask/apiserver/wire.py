@@ -35,6 +35,7 @@ class Request:
 
     Attributes:
         body: as it came, but JSON where it came as YAML.
+        client: authenticated name of the sender.
         duplicates: paths of the keys that a YAML body gave more than once; None where the body was no YAML.
     """
 
@@ -44,6 +45,7 @@ class Request:
     headers: Mapping[str, str]
     body: bytes = b""
     duplicates: list[str] | None = None
+    client: str = ""
 
     def flag(self, name: str) -> bool:
         """As Kubernetes reads booleans: present and not `false` or `0`."""

@@ -17,7 +17,7 @@ from swarmtask.cli.kindnames import kind_of_document
 from swarmtask.cli.options import ClientDataDir, Context, Kubeconfig, Namespace
 from swarmtask.cli.session import Session, Target, connect
 from swarmtask.cli.tables import reference
-from swarmtask.errors import BadRequest, Conflict, NotFound, SwarmTaskError
+from swarmtask.errors import BadRequest, Conflict, NotFound, SwarmTaskError, TooManyRequests
 from swarmtask.kube import Object
 from swarmtask.resources.kinds import Kind
 
@@ -44,7 +44,8 @@ async def apply(
 ) -> None:
     """Create or change objects from YAML or JSON files.
 
-    Every object is tried, and gets a line of its own; the exit code is not 0 when any of them failed.
+    Every object is tried, and gets a line of its own; the exit code is not 0 when any of them failed. Tasks for which a queue has
+    no room now are not waited for: apply the same again later.
     """
     documents, codes = _read_all(filename)
     if not documents and not codes:
@@ -52,8 +53,8 @@ async def apply(
         raise BadRequest(f"nothing to apply: no object in {names}")
     if documents:
         async with connect(Target(data_dir, kubeconfig, context, namespace)) as session:
-            for document in documents:
-                codes.append(await _apply_one(session, document, namespace, force=force_conflicts, dry_run=dry_run))
+            errors = await _apply_all(session, documents, namespace, force=force_conflicts, dry_run=dry_run)
+            codes += [exit_code_of(error) for error in errors]
     code = combined(codes)
     if code is not ExitCode.OK:
         raise typer.Exit(code)
@@ -93,16 +94,38 @@ def _files(name: str) -> list[str]:
     return [name]
 
 
-async def _apply_one(session: Session, document: Document, namespace: str | None, *, force: bool, dry_run: bool) -> ExitCode:
-    """Apply one object and print its line; an error is told and turned into its exit code."""
-    try:
-        kind, obj, scope = _check(document, session.namespace, namespace)
-        verb = await _patch(session, kind, obj, scope, force=force, dry_run=dry_run)
-    except SwarmTaskError as error:
-        terminal.complain(error if error.message.startswith(document.source) else _located(error, document))
-        return exit_code_of(error)
-    terminal.emit(f"{reference(kind, obj)} {verb}{' (dry run)' if dry_run else ''}")
-    return ExitCode.OK
+async def _apply_all(
+    session: Session, documents: list[Document], namespace: str | None, *, force: bool, dry_run: bool
+) -> list[SwarmTaskError]:
+    """Apply one object after the other and print the line of each; what failed, in the same order."""
+    errors: list[SwarmTaskError] = []
+    told: set[str] = set()
+    for document in documents:
+        try:
+            kind, obj, scope = _check(document, session.namespace, namespace)
+            verb = await _patch(session, kind, obj, scope, force=force, dry_run=dry_run)
+        except SwarmTaskError as error:
+            _tell(error if error.message.startswith(document.source) else _located(error, document), told)
+            errors.append(error)
+        else:
+            terminal.emit(f"{reference(kind, obj)} {verb}{' (dry run)' if dry_run else ''}")
+    not_now = sum(isinstance(error, TooManyRequests) for error in errors)
+    if not_now:
+        terminal.say(
+            f"{len(documents) - len(errors)} of {len(documents)} objects were applied, {not_now} not accepted for now. "
+            "Nothing is lost: apply the same again later, what is there already stays as it is."
+        )
+    return errors
+
+
+def _tell(error: SwarmTaskError, told: set[str]) -> None:
+    """Complain; why a queue has no room is said in full once, not for each of a thousand tasks. `told`: what was said so far."""
+    why = error.causes[0].message if isinstance(error, TooManyRequests) and error.causes else ""
+    if why and why in told:
+        terminal.complain(error.message.replace(why, "as above"))
+    else:
+        terminal.complain(error)
+        told.add(why)
 
 
 def _check(document: Document, default_namespace: str, asked: str | None) -> tuple[Kind, Object, str | None]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -61,25 +61,51 @@ def _print_table(found: ExplainedTask) -> None:
     if not found.waits:
         terminal.emit("Assuming: that it were queued now, and that it held nothing")
     if "node" in outcome:
-        terminal.emit(terminal.clean_line(f"Outcome: starts on {outcome['node']} (engine {outcome['engine']})"))
+        gpus = outcome["gpuIndices"]
+        with_gpus = f", GPU{'' if len(gpus) == 1 else 's'} {', '.join(map(str, gpus))}" if gpus else ""
+        terminal.emit(terminal.clean_line(f"Outcome: starts on {outcome['node']} (engine {outcome['engine']}{with_gpus})"))
     else:
         terminal.emit(terminal.clean_line(f"Outcome: waits, {outcome['reason']}: {outcome['message']}"))
         terminal.emit(f"Position: {outcome['position']}")
     nodes = _ranked(found)
     if not nodes:
         return
-    scores, filters = list(nodes[0].scores), list(nodes[0].filters)
-    rows = [["NODE", "VERDICT", "TOTAL", *map(str.upper, scores), *map(str.upper, filters)]]
+    chosen = outcome.get("node")
+    for group in _groups(nodes, terminal.width()):
+        terminal.emit("")
+        tables.print_lines(tables.plain_table(_rows(group, chosen)))
+
+
+def _rows(nodes: Sequence[NodeVerdict], chosen: str | None) -> list[list[str]]:
+    """One column per node: its name, the verdict, what each score adds, what each filter says."""
+    first = nodes[0]
+    rows = [
+        ["NODE", *(terminal.clean_line(node.node) for node in nodes)],
+        ["VERDICT", *(_verdict(node, chosen) for node in nodes)],
+    ]
+    if any(node.last_resort for node in nodes):
+        rows.append(["LAST RESORT", *(", ".join(node.last_resort) or "-" for node in nodes)])
+    rows.append(["TOTAL", *(_share(node, node.score) for node in nodes)])
+    rows += [[f"  {name}", *(_share(node, node.scores[name]) for node in nodes)] for name in first.scores]
+    rows.append(["REFUSED BY", *(node.refused_by or "-" for node in nodes)])
+    rows += [[f"  {name}", *("yes" if node.filters[name] else "NO" for node in nodes)] for name in first.filters]
+    return rows
+
+
+def _groups(nodes: Sequence[NodeVerdict], width: int) -> Iterator[Sequence[NodeVerdict]]:
+    """As many nodes beside each other as fit into a line, and at least one."""
+    group: list[NodeVerdict] = []
     for node in nodes:
-        rows.append([
-            terminal.clean_line(node.node),
-            _verdict(node, outcome.get("node")),
-            f"{node.score:.4f}",
-            *(f"{node.scores[score]:.4f}" for score in scores),
-            *("yes" if node.filters[name] else "NO" for name in filters),
-        ])  # fmt: skip
-    terminal.emit("")
-    tables.print_lines(tables.plain_table(rows))
+        if group and max(len(line) for line in tables.plain_table(_rows([*group, node], node.node))) > width:
+            yield group
+            group = []
+        group.append(node)
+    yield group
+
+
+def _share(node: NodeVerdict, value: float) -> str:
+    """A part of the total. On a last resort it is next to nothing, and only its order of magnitude can be told."""
+    return f"{value:.0e}" if node.last_resort and value else f"{value:.4f}"
 
 
 def _ranked(found: ExplainedTask) -> Sequence[NodeVerdict]:
@@ -91,14 +117,14 @@ def _ranked(found: ExplainedTask) -> Sequence[NodeVerdict]:
 
 def _verdict(node: NodeVerdict, chosen: str | None) -> str:
     if node.refused_by is not None:
-        return f"refused by {node.refused_by}"
+        return "refused"
     return "chosen" if node.node == chosen else "fits"
 
 
 def _outcome(found: ExplainedTask) -> dict[str, Any]:
     outcome = found.explanation.outcome
     if isinstance(outcome, Binding):
-        return {"node": outcome.node, "engine": outcome.engine, "score": outcome.score}
+        return {"node": outcome.node, "engine": outcome.engine, "score": outcome.score, "gpuIndices": list(outcome.gpus)}
     return {"position": outcome.position, "reason": outcome.reason, "message": outcome.message, "counts": dict(outcome.counts)}
 
 
@@ -115,6 +141,7 @@ def _document(found: ExplainedTask) -> dict[str, Any]:
                 "refusedBy": node.refused_by,
                 "score": node.score,
                 "scores": dict(node.scores),
+                "lastResort": list(node.last_resort),
                 "filters": dict(node.filters),
             }
             for node in _ranked(found)

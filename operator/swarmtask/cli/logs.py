@@ -18,9 +18,11 @@ from swarmtask.cli.command import command
 from swarmtask.cli.options import ClientDataDir, Context, Kubeconfig, Namespace
 from swarmtask.cli.session import Session, Target, connect
 from swarmtask.engines.base import Engine
-from swarmtask.errors import NotFound, WorkloadNotFound
+from swarmtask.errors import Invalid, NotFound, WorkloadNotFound
+from swarmtask.lifecycle.intervals import parse
+from swarmtask.lifecycle.members import array_label, member_name
 from swarmtask.resources.kinds import SWARM_TASK
-from swarmtask.resources.task import MAX_ATTEMPT_RECORDS, Attempt, AttemptState, SwarmTask
+from swarmtask.resources.task import LABEL_ARRAY, MAX_ATTEMPT_RECORDS, ArrayStatus, Attempt, AttemptState, SwarmTask
 
 _NOT_BEGUN = frozenset({AttemptState.STARTING})
 
@@ -38,6 +40,9 @@ async def logs(
         int | None,
         typer.Option("--attempt", metavar="N", min=1, help="Of this attempt only. (default: the newest)", show_default=False),
     ] = None,
+    index: Annotated[
+        int | None, typer.Option("--index", metavar="N", min=0, help="Of this run of an array.", show_default=False)
+    ] = None,
     tail: Annotated[
         int | None, typer.Option("--tail", metavar="N", min=0, help="Only the last N lines.", show_default=False)
     ] = None,
@@ -49,11 +54,49 @@ async def logs(
 ) -> None:
     """Show what a task has written, stdout and stderr together."""
     async with connect(Target(data_dir, kubeconfig, context, namespace)) as session, EngineLogs(session) as reader:
-        name = task.rpartition("/")[2]
+        name = await _meant(session, task.rpartition("/")[2], index)
         if follow:
             await follow_task(session, reader, name, attempt=attempt, tail=tail, timestamps=timestamps)
         else:
             await _show(session, reader, name, attempt=attempt, tail=tail, timestamps=timestamps)
+
+
+async def _meant(session: Session, name: str, index: int | None) -> str:
+    """The task whose output is meant: this one, or one run of this array.
+
+    Raises:
+        NotFound: there is no such run (any more); says what became of it. Invalid: only one of array and index is given.
+    """
+    task = SwarmTask.model_validate(await session.api.get(SWARM_TASK, name, session.namespace))
+    if not task.is_array:
+        if index is not None:
+            raise Invalid(f"{name} is no array: leave --index out")
+        return name
+    if index is None:
+        label = f"{LABEL_ARRAY}={array_label(name)}"
+        raise Invalid(f"{name} is an array: give --index N, or list its runs with `swarmtask get st -l {label}`")
+    run = member_name(name, index)
+    try:
+        stored = SwarmTask.model_validate(await session.api.get(SWARM_TASK, run, session.namespace))
+        owner = stored.array_owner
+    except NotFound:
+        owner = None
+    if owner is None or owner.uid != task.metadata.uid:
+        raise NotFound(f"there is no output of index {index} of {name}: {_without_task(task, index)}")
+    return run
+
+
+def _without_task(array: SwarmTask, index: int) -> str:
+    """Why an index has no task."""
+    status, total = array.status.array or ArrayStatus(), array.spec.completions or 0
+    if index in parse(status.completed_indexes):
+        return "it succeeded; only the newest operator.keep_array_members runs that succeeded stay with their output"
+    if index in parse(status.failed_indexes):
+        why = next((text for text in status.failures if text.startswith(f"{index}: ")), "")
+        return f"it did not succeed ({why.partition(': ')[2] or 'only the first ten that failed stay with their output'})"
+    if index >= total:
+        return f"its indices are 0 to {total - 1}"
+    return "it was not run" if array.finished else "it has not been begun yet"
 
 
 class EngineLogs:

@@ -5,7 +5,7 @@ Called by `start`. Every command registers itself from its own module.
 
 from __future__ import annotations
 
-from swarmtask.cli import apply, demo, explain, get, info, logs, run, serve, status, steer, up
+from swarmtask.cli import apply, demo, explain, get, info, logs, queues, run, serve, status, steer, up
 from swarmtask.cli.program import new_app
 
 TASKS, CONTROL_PLANE, OTHER = "Tasks", "Control plane", "Other"
@@ -22,5 +22,6 @@ get.register(app, TASKS)
 explain.register(app, TASKS)
 logs.register(app, TASKS)
 steer.register(app, TASKS)
+queues.register(app, TASKS)
 demo.register(app, OTHER)
 info.register_version(app, OTHER)

@@ -59,6 +59,16 @@ async def run(
     backoff_limit: Annotated[
         int | None, typer.Option("--backoff-limit", min=0, help="Retries after the first attempt. (default: 3)", show_default=False)
     ] = None,
+    completions: Annotated[
+        int | None,
+        typer.Option(
+            "--completions", metavar="N", min=1, help="An array: N runs, each with its SWARMTASK_INDEX.", show_default=False
+        ),
+    ] = None,
+    parallelism: Annotated[
+        int | None,
+        typer.Option("--parallelism", metavar="N", min=1, help="Runs of the array at the same time.", show_default=False),
+    ] = None,
     wait: Annotated[bool, typer.Option("--wait", help="Wait for the end; exit code 1 unless it succeeds.")] = False,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="The same, and show its output.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Let the server check everything and store nothing.")] = False,
@@ -72,6 +82,12 @@ async def run(
 
     What follows -- is run exactly as written, without a shell, and replaces the image's entry point.
     """
+    if completions is not None and follow:
+        raise typer.BadParameter(
+            "an array has many outputs: use --wait, and `swarmtask logs NAME --index N`", param_hint="--follow"
+        )
+    if parallelism is not None and completions is None:
+        raise typer.BadParameter("only an array has runs at the same time: give --completions too", param_hint="--parallelism")
     requests = {key: value for key, value in (("cpu", cpu), ("memory", memory), ("gpu", gpu)) if value is not None}
     container: dict[str, Any] = {"image": image}
     if arguments:
@@ -81,7 +97,8 @@ async def run(
     if requests:
         container["resources"] = {"requests": requests}
     spec: dict[str, Any] = {"container": container, **_priority(priority)}
-    for key, value in (("queue", queue), ("engine", engine.value if engine else None), ("backoffLimit", backoff_limit)):
+    plain = {"queue": queue, "engine": engine.value if engine else None, "backoffLimit": backoff_limit}
+    for key, value in (plain | {"completions": completions, "parallelism": parallelism}).items():
         if value is not None:
             spec[key] = value
     if node:

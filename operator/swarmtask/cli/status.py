@@ -14,6 +14,7 @@ from rich.text import Text
 from swarmtask.cli import tables, terminal
 from swarmtask.cli.command import command
 from swarmtask.cli.options import ClientDataDir, Context, Kubeconfig, VersionOutput
+from swarmtask.cli.places import may_start, scheduled_words
 from swarmtask.cli.session import Session, Target, connect
 from swarmtask.clock import parse_time
 from swarmtask.kube import Object
@@ -45,7 +46,7 @@ async def status(
         lines = [*_control_plane(session, version), Text()]
         lines += [*_section("Nodes", _nodes(nodes.items)), Text()]
         lines += [*_section("Queues", _queues(queues.items, session.clock.now())), Text()]
-        lines += _tasks(tasks.items)
+        lines += _tasks(tasks.items, session.clock.now())
         tables.print_lines(lines)
 
 
@@ -93,7 +94,7 @@ def _memory(quantity: Any) -> str:
 def _queues(queues: Sequence[Object], now: datetime) -> list[Text]:
     if not queues:
         return [Text("none yet: `default` appears with the first task")]
-    rows = [["NAME", "QUEUED", "RUNNING", "MAX-RUNNING", "DEAD", "OLDEST"]]
+    rows = [["NAME", "QUEUED", "RUNNING", "MAX-RUNNING", "DEAD", "OLDEST", "PER-MINUTE"]]
     several = len({str(queue["metadata"].get("namespace")) for queue in queues}) > 1
     for queue in sorted(queues, key=lambda item: (str(item["metadata"].get("namespace")), str(item["metadata"]["name"]))):
         name = str(queue["metadata"]["name"])
@@ -107,15 +108,21 @@ def _queues(queues: Sequence[Object], now: datetime) -> list[Text]:
             "-" if limit is None else str(limit),
             str(tables.value_at(queue, ".status.deadLetters") or 0),
             tables.age(parse_time(str(oldest)), now) if oldest else "-",
+            terminal.clean_line(str(tables.value_at(queue, ".status.throughputPerMinute") or 0)),
         ])  # fmt: skip
     return tables.plain_table(rows)
 
 
 def _count(tasks: Sequence[Object]) -> Counter[str]:
-    return Counter(str(tables.value_at(task, ".status.phase") or Phase.PENDING.value) for task in tasks)
+    """By phase. The runs of an array are counted, the array is not."""
+    return Counter(str(tables.value_at(task, ".status.phase") or Phase.PENDING.value) for task in tasks if not _is_array(task))
 
 
-def _tasks(tasks: Sequence[Object]) -> list[Text]:
+def _is_array(task: Object) -> bool:
+    return tables.value_at(task, ".spec.completions") is not None or tables.value_at(task, ".status.array") is not None
+
+
+def _tasks(tasks: Sequence[Object], now: datetime) -> list[Text]:
     lines = [Text("Tasks", style="bold")]
     if not tasks:
         return [*lines, Text("  none yet: try `swarmtask run IMAGE -- CMD`, or `swarmtask demo`")]
@@ -128,10 +135,17 @@ def _tasks(tasks: Sequence[Object]) -> list[Text]:
         summary.append("   ")
     summary.rstrip()
     lines.append(summary)
-    stuck = [task for task in tasks if tables.value_at(task, ".status.phase") not in TERMINAL_PHASES and _waits(task)]
+    unfinished = [task for task in tasks if tables.value_at(task, ".status.phase") not in TERMINAL_PHASES]
+    for task in [task for task in unfinished if _is_array(task)][:_WAITING_SHOWN]:
+        name, words = task["metadata"]["name"], tables.value_at(task, ".status.message") or "not begun yet"
+        lines.append(Text(f"  {terminal.clean_line(f'array {name}: {words}')}", style="dim"))
+    stuck = [task for task in unfinished if not _is_array(task) and _waits(task)]
+    stuck.sort(key=lambda task: (tables.value_at(task, ".status.queuePosition") or float("inf"), task["metadata"]["name"]))
     for task in stuck[:_WAITING_SHOWN]:
         name = terminal.clean_line(str(task["metadata"]["name"]))
-        lines.append(Text(f"  {name} waits: {_waits(task)}", style="dim"))
+        estimated = tables.value_at(task, ".status.estimatedStartTime")
+        when = f"; {may_start(parse_time(str(estimated)), now)}" if estimated else ""
+        lines.append(Text(f"  {name} waits: {_waits(task)}{when}", style="dim"))
     if len(stuck) > _WAITING_SHOWN:
         lines.append(Text(f"  and {len(stuck) - _WAITING_SHOWN} more wait", style="dim"))
     return lines
@@ -143,12 +157,7 @@ def _waits(task: Object) -> str:
         return ""
     if tables.value_at(task, ".spec.suspend"):
         return ""  # a wish, not a wait: the count of Pending tells it
-    for condition in tables.value_at(task, ".status.conditions") or []:
-        if isinstance(condition, dict) and condition.get("type") == "Scheduled" and condition.get("status") == "False":
-            return terminal.clean_line(
-                str(condition.get("message") or tables.value_at(task, ".status.message") or condition.get("reason") or "")
-            )
-    return ""
+    return terminal.clean_line(scheduled_words(task))
 
 
 def _document(

@@ -3,25 +3,27 @@
 from __future__ import annotations
 
 import getpass
-from collections.abc import Awaitable, Callable
 from datetime import UTC
 from typing import Annotated
 
 import typer
 
-from swarmtask.cli import terminal
+from swarmtask.cli.bulk import Choice, annotate, for_each, phase_of
 from swarmtask.cli.command import command
-from swarmtask.cli.exits import ExitCode, combined, exit_code_of
 from swarmtask.cli.options import ClientDataDir, Context, Kubeconfig, Namespace, Selector
-from swarmtask.cli.session import Session, Target, connect
-from swarmtask.cli.tables import reference
-from swarmtask.errors import Invalid, SwarmTaskError
+from swarmtask.cli.session import Session, Target
+from swarmtask.errors import Invalid
 from swarmtask.kube import Object
 from swarmtask.resources.kinds import SWARM_TASK
 from swarmtask.resources.task import ANNOTATION_CANCEL, ANNOTATION_RETRY, TERMINAL_PHASES, Phase
 
 Names = Annotated[list[str] | None, typer.Argument(metavar="TASK", show_default=False)]
-Step = Callable[[Session, Object], Awaitable[str]]
+OfQueue = Annotated[str, typer.Option("--queue", metavar="NAME", help="Of those, only tasks of this queue.", show_default=False)]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Show which tasks are meant, and change nothing.")]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask before several tasks are changed.")]
+
+UNFINISHED = frozenset(Phase) - TERMINAL_PHASES
+RETRIABLE = TERMINAL_PHASES - {Phase.SUCCEEDED}
 
 
 def register(app: typer.Typer, panel: str) -> None:
@@ -32,7 +34,11 @@ def register(app: typer.Typer, panel: str) -> None:
 async def cancel(
     names: Names = None,
     selector: Selector = "",
+    all_: Annotated[bool, typer.Option("--all", help="Every task of the namespace that has not ended.")] = False,
+    queue: OfQueue = "",
     reason: Annotated[str, typer.Option("--reason", help="Kept with the task.", show_default=False)] = "",
+    dry_run: DryRun = False,
+    yes: Yes = False,
     namespace: Namespace = None,
     data_dir: ClientDataDir = None,
     kubeconfig: Kubeconfig = None,
@@ -40,96 +46,71 @@ async def cancel(
 ) -> None:
     """End tasks that wait or run. They become Cancelled and stay readable.
 
-    A running container gets SIGTERM, and SIGKILL after its grace period.
+    One that waits ends at once. A running container gets SIGTERM, and SIGKILL after its grace period.
     """
+    choice = Choice(names or (), selector, all_, queue, lambda task: phase_of(task) in UNFINISHED)
+    choice.check("--all")
 
     async def step(session: Session, task: Object) -> str:
-        phase = _phase(task)
+        phase = phase_of(task)
         if phase is Phase.CANCELLED:
             return "is cancelled already"
         if phase in TERMINAL_PHASES:
             raise Invalid(f"{task['metadata']['name']} has ended already ({phase}): there is nothing to cancel")
-        # Unlike every earlier text: after a retry the operator ignores the cancel that it has acted on already.
-        moment = session.clock.now().astimezone(UTC).isoformat(timespec="milliseconds")
-        await _annotate(session, task, {ANNOTATION_CANCEL: f"{reason or f'by {_who()}'} at {moment}"})
+        await request_cancel(session, task, reason, dry_run=dry_run)
         return "cancel requested"
 
-    await _for_each(Target(data_dir, kubeconfig, context, namespace), names, selector, step, skip_finished=True)
+    await for_each(Target(data_dir, kubeconfig, context, namespace), choice, step, verb="cancel", dry_run=dry_run, yes=yes)
 
 
 async def retry(
     names: Names = None,
     selector: Selector = "",
+    all_dead: Annotated[bool, typer.Option("--all-dead", help="Every dead letter of the namespace: tasks that Failed.")] = False,
+    queue: OfQueue = "",
+    dry_run: DryRun = False,
+    yes: Yes = False,
     namespace: Namespace = None,
     data_dir: ClientDataDir = None,
     kubeconfig: Kubeconfig = None,
     context: Context = None,
 ) -> None:
-    """Give tasks that ended otherwise than Succeeded a new budget of attempts."""
+    """Give tasks that ended otherwise than Succeeded a new budget of attempts.
+
+    With --all-dead, only those that Failed; --selector and --queue choose among them. The runs of an array are retried with it.
+    """
+    phases = frozenset({Phase.FAILED}) if all_dead else RETRIABLE
+    choice = Choice(names or (), selector, all_dead, queue, lambda task: phase_of(task) in phases and _array_of(task) is None)
+    choice.check("--all-dead")
 
     async def step(session: Session, task: Object) -> str:
-        phase, name = _phase(task), task["metadata"]["name"]
+        phase, name = phase_of(task), task["metadata"]["name"]
+        array = _array_of(task)
+        if array is not None:
+            raise Invalid(f"{name} is a run of the array {array}: `swarmtask retry {array}` runs again what failed")
         if phase is Phase.SUCCEEDED:
             raise Invalid(f"{name} has succeeded: to run it again, apply it under another name")
         if phase not in TERMINAL_PHASES:
             raise Invalid(f"{name} has not ended ({phase}): only a finished task can be retried")
         moment = session.clock.now().astimezone(UTC).isoformat()
         # A cancelled task would be cancelled again at once if its mark stayed.
-        await _annotate(session, task, {ANNOTATION_RETRY: moment, ANNOTATION_CANCEL: None})
+        await annotate(session, task, {ANNOTATION_RETRY: moment, ANNOTATION_CANCEL: None}, dry_run=dry_run)
         return "retry requested"
 
-    await _for_each(Target(data_dir, kubeconfig, context, namespace), names, selector, step, skip_finished=False)
+    await for_each(Target(data_dir, kubeconfig, context, namespace), choice, step, verb="retry", dry_run=dry_run, yes=yes)
 
 
-async def _for_each(target: Target, names: list[str] | None, selector: str, step: Step, *, skip_finished: bool) -> None:
-    if bool(names) == bool(selector):
-        raise typer.BadParameter("give task names, or --selector, and not both", param_hint="TASK")
-    codes: list[ExitCode] = []
-    async with connect(target) as session:
-        for task in await _selected(session, names, selector, codes, skip_finished=skip_finished):
-            try:
-                outcome = await step(session, task)
-            except SwarmTaskError as error:
-                terminal.complain(error)
-                codes.append(exit_code_of(error))
-                continue
-            terminal.emit(f"{reference(SWARM_TASK, task)} {outcome}")
-    code = combined(codes)
-    if code is not ExitCode.OK:
-        raise typer.Exit(code)
+async def request_cancel(session: Session, task: Object, reason: str = "", *, dry_run: bool = False) -> None:
+    """Ask the operator to end a task. `reason` is kept with it; who asked, where there is none."""
+    # Unlike every earlier text: after a retry the operator ignores the cancel that it has acted on already.
+    moment = session.clock.now().astimezone(UTC).isoformat(timespec="milliseconds")
+    await annotate(session, task, {ANNOTATION_CANCEL: f"{reason or f'by {_who()}'} at {moment}"}, dry_run=dry_run)
 
 
-async def _selected(
-    session: Session, names: list[str] | None, selector: str, codes: list[ExitCode], *, skip_finished: bool
-) -> list[Object]:
-    """The tasks that are meant. A selector silently leaves out those for which the step makes no sense."""
-    if not names:
-        found = (await session.api.list(SWARM_TASK, session.namespace, label_selector=selector)).items
-        unfit = TERMINAL_PHASES if skip_finished else frozenset(Phase) - TERMINAL_PHASES | {Phase.SUCCEEDED}
-        fit = [task for task in found if _phase(task) not in unfit]
-        if not fit:
-            terminal.say(f"{len(found)} tasks match, none of them can be acted on." if found else "No task matches.")
-        return fit
-    tasks = []
-    for name in names:
-        try:
-            tasks.append(await session.api.get(SWARM_TASK, name.rpartition("/")[2], session.namespace))
-        except SwarmTaskError as error:
-            terminal.complain(error)
-            codes.append(exit_code_of(error))
-    return tasks
-
-
-async def _annotate(session: Session, task: Object, annotations: dict[str, str | None]) -> None:
-    metadata = task["metadata"]
-    await session.api.patch(
-        SWARM_TASK, metadata["name"], {"metadata": {"annotations": annotations}}, metadata.get("namespace")
-    )  # fmt: skip
-
-
-def _phase(task: Object) -> Phase:
-    text = task.get("status", {}).get("phase") or Phase.PENDING
-    return Phase(text) if text in set(Phase) else Phase.UNKNOWN
+def _array_of(task: Object) -> str | None:
+    """The array whose run this is."""
+    owners = task["metadata"].get("ownerReferences") or ()
+    return next((owner["name"] for owner in owners if owner.get("controller") and owner.get("kind") == SWARM_TASK.kind), None)
 
 
 def _who() -> str:

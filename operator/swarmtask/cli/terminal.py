@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import sys
 
 from rich.console import Console
@@ -81,6 +82,11 @@ def open_closed_streams() -> None:
 def stdout() -> Console:
     """Where data goes. Made anew each time: tests and pipes replace the stream."""
     return _Console(file=sys.stdout, highlight=False, markup=False, emoji=False, soft_wrap=True)
+
+
+def width() -> int:
+    """How many characters fit into a line of stdout; 80 where it is no terminal and COLUMNS does not say otherwise."""
+    return shutil.get_terminal_size().columns
 
 
 def stderr() -> Console:

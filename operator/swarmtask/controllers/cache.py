@@ -10,36 +10,44 @@ from __future__ import annotations
 import logging
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from pydantic import ValidationError
 
+from swarmtask.controllers.learning import Learning, template_of
 from swarmtask.controllers.reading import explain, read_task, version_of
+from swarmtask.controllers.twins import Twins
 from swarmtask.kube import Object
+from swarmtask.lifecycle.members import is_recorded
 from swarmtask.lifecycle.reasons import RULES
+from swarmtask.resources import placement as resources
 from swarmtask.resources import units
 from swarmtask.resources.kinds import SWARM_NODE, SWARM_QUEUE, SWARM_TASK, Kind
 from swarmtask.resources.node import SwarmNode
+from swarmtask.resources.placement import dollars
 from swarmtask.resources.queue import SwarmQueue
-from swarmtask.resources.task import Attempt, Phase, SwarmTask
+from swarmtask.resources.task import Attempt, AttemptState, Phase, SwarmTask
 from swarmtask.scheduler.backlog import Backlog
-from swarmtask.scheduler.model import Amounts, PendingTask, QueueKey, TaskKey, TaskShape
+from swarmtask.scheduler.model import Amounts, GpuWish, PendingTask, QueueKey, RunningTask, TaskKey, TaskShape, Toleration
 
 logger = logging.getLogger(__name__)
 
 DEFAULT_QUEUE = "default"
 TOMBSTONES = 10_000
+DURATIONS_AT_ONCE = 2_000
 _BETTER_ELSEWHERE = frozenset(reason.value for reason, rule in RULES.items() if rule.prefers_another_node)
 
 
 @dataclass(frozen=True, slots=True)
 class Holding:
-    """What one task holds: its place on a node and in its queue, and slots of the queue's limits (sorted pairs)."""
+    """What one task holds: its place on a node and in its queue, slots of the queue's limits (sorted pairs), and the indices of its
+    GPUs (none where they were not recorded: `amounts` has their number)."""
 
     node: str
     queue: QueueKey
     amounts: Amounts
     limits: tuple[tuple[str, int], ...] = ()
+    gpus: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +58,7 @@ class TaskEntry:
         invalid: why its spec cannot be read, else None.
         pending: how it stands before the scheduler, where it waits.
         holding: what its live attempt holds.
+        template: what kind of work it is, as far as durations are concerned.
     """
 
     task: SwarmTask
@@ -57,6 +66,7 @@ class TaskEntry:
     invalid: str | None
     pending: PendingTask | None
     holding: Holding | None
+    template: str = ""
 
     @property
     def live(self) -> Attempt | None:
@@ -95,7 +105,8 @@ class _Assumption:
 
 
 class Cache:
-    """See the module. `listeners` are told of every change, after it is in place."""
+    """See the module. `listeners` are told of every change, after it is in place; `witnesses` of every task as it was and as it is
+    (None: it is not there), before them."""
 
     def __init__(self) -> None:
         self.tasks: dict[TaskKey, TaskEntry] = {}
@@ -105,6 +116,13 @@ class Cache:
         """Tasks of which nothing can be decided: key -> UID."""
         self.phases: Counter[tuple[QueueKey, Phase]] = Counter()
         self.listeners: list[Callable[[Change], None]] = []
+        self.witnesses: list[Callable[[TaskEntry | None, TaskEntry | None], None]] = []
+        self.learning = Learning()
+        self._stale: OrderedDict[TaskKey, None] = OrderedDict()
+        self._running_tasks: dict[TaskKey, RunningTask] = {}
+        self._ends: dict[TaskKey, tuple[RunningTask, RunningTask]] = {}
+        """What runs as it was last asked for, without and with its expected end."""
+        self.twins = Twins()
         self._assumed: dict[TaskKey, _Assumption] = {}
         self.backlog = Backlog()
         """What waits before the scheduler; to be read only."""
@@ -115,6 +133,7 @@ class Cache:
         self._running: Counter[QueueKey] = Counter()
         self._queue_requested: dict[QueueKey, Amounts] = {}
         self._queue_tasks: dict[str, Counter[QueueKey]] = {}
+        self._gpus_held: dict[str, Counter[int]] = {}
         self._turns: dict[str, int] = {}
         self._turn = 0
         self._limit_holders: dict[tuple[QueueKey, str], dict[str, int]] = {}
@@ -192,15 +211,26 @@ class Cache:
             self.unreadable[key] = obj["metadata"].get("uid", "")
             return self._put_task(key, None)
         self.unreadable.pop(key, None)
-        task = read.task
+        task, template = read.task, template_of(read.task)
         entry = TaskEntry(
             task,
             version,
             read.invalid,
-            pending=pending_task(task) if read.invalid is None else None,
+            pending=None
+            if read.invalid is not None or self._superfluous(task)
+            else pending_task(task, duration_s=self.learning.typical_s(template)),
             holding=holding_of(task),
+            template=template,
         )
         return self._put_task(key, entry)
+
+    def _superfluous(self, task: SwarmTask) -> bool:
+        """A run of an array that has ended, or has recorded it: a create that came late. It must not start before it is deleted."""
+        owner = task.array_owner
+        array = self.tasks.get((task.key[0], owner.name)) if owner is not None else None
+        if owner is None or array is None or array.task.metadata.uid != owner.uid or task.status.observed_retry is not None:
+            return False
+        return array.task.finished or is_recorded(array.task, task.metadata.name)
 
     def _apply_node(self, name: str, obj: Object) -> bool:
         old = self.nodes.get(name)
@@ -230,7 +260,7 @@ class Cache:
     def _put_task(self, key: TaskKey, entry: TaskEntry | None) -> bool:
         """Replace an entry and carry every sum along. True when a scheduling cycle would see a difference."""
         old, before, waited = self.tasks.get(key), self._holding(key), self._pending(key)
-        if old is not None:
+        if old is not None and not old.task.is_array:
             self.phases[(old.queue, old.task.status.phase)] -= 1
         if entry is None:
             self.tasks.pop(key, None)
@@ -242,7 +272,8 @@ class Cache:
                 self._deleting[key] = None
             else:
                 self._deleting.pop(key, None)
-            self.phases[(entry.queue, entry.task.status.phase)] += 1
+            if not entry.task.is_array:  # its runs are counted
+                self.phases[(entry.queue, entry.task.status.phase)] += 1
             if entry.live is not None:
                 self._live[key] = entry.live
             else:
@@ -251,7 +282,24 @@ class Cache:
         if assumed is not None and (entry is None or entry.holding is not None or entry.pending != assumed.pending):
             del self._assumed[key]
         self._account(key, before)
+        self.twins.put(key, entry.task if entry is not None and entry.invalid is None else None)
+        self._stale.update(dict.fromkeys(self.learning.note(key, old, entry)))
+        for witness in self.witnesses:
+            witness(old, entry)
         return before != self._holding(key) or waited != self._pending(key)
+
+    def refresh_durations(self, most: int = DURATIONS_AT_ONCE) -> None:
+        """Tell waiting tasks how long their kind is expected to run, where that has changed: the oldest `most` of those that have
+        not been told, because a lesson may concern a hundred thousand. Nobody is woken by it."""
+        for _ in range(min(most, len(self._stale))):
+            key, _ = self._stale.popitem(last=False)
+            entry = self.tasks.get(key)
+            if entry is None or entry.pending is None:
+                continue
+            pending = replace(entry.pending, duration_s=self.learning.typical_s(entry.template))
+            self.tasks[key] = replace(entry, pending=pending)
+            if key in self.backlog:
+                self.backlog.put(pending)
 
     def _holding(self, key: TaskKey) -> Holding | None:
         entry = self.tasks.get(key)
@@ -265,6 +313,7 @@ class Cache:
         return None if entry is None or key in self._assumed else entry.pending
 
     def _account(self, key: TaskKey, before: Holding | None) -> None:
+        self._running_tasks.pop(key, None)
         pending = self._pending(key)
         if pending is not None:
             self.backlog.put(pending)
@@ -283,6 +332,8 @@ class Cache:
             held = self._queue_requested.get(holding.queue, Amounts())
             self._queue_requested[holding.queue] = held + holding.amounts if sign > 0 else held - holding.amounts
             self._count_queue_task(holding, sign)
+            if holding.gpus:
+                self._count_gpus(holding, sign)
         if before is not None:
             for name, _ in before.limits:
                 holders = self._limit_holders[before.queue, name]
@@ -301,24 +352,34 @@ class Cache:
         if not here:
             del self._queue_tasks[holding.node]
 
+    def _count_gpus(self, holding: Holding, sign: int) -> None:
+        here = self._gpus_held.setdefault(holding.node, Counter())
+        for index in holding.gpus:
+            here[index] += sign
+            if not here[index]:
+                del here[index]
+        if not here:
+            del self._gpus_held[holding.node]
+
     # --- assumed placements ---
 
-    def assume(self, pending: PendingTask, node: str) -> bool:
+    def assume(self, pending: PendingTask, node: str, gpus: tuple[int, ...] = ()) -> bool:
         """Count a placement before it is stored. False when the task has changed since it was decided."""
         entry = self.tasks.get(pending.key)
         if entry is None or entry.pending != pending or pending.key in self._assumed:
             return False
         before = self._holding(pending.key)
-        self._assumed[pending.key] = _Assumption(pending, Holding(node, pending.queue, pending.shape.request, pending.shape.limits))
+        holding = Holding(node, pending.queue, pending.shape.request, pending.shape.limits, gpus)
+        self._assumed[pending.key] = _Assumption(pending, holding)
         self._account(pending.key, before)
         self._turn += 1
         self._turns[node] = self._turn
         return True
 
-    def assumed_node(self, key: TaskKey) -> str | None:
-        """The node that a task is assumed on; None when there is no such assumption (any more)."""
+    def assumption(self, key: TaskKey) -> tuple[str, tuple[int, ...]] | None:
+        """The node that a task is assumed on, and the indices of its GPUs; None when there is no such assumption (any more)."""
         assumed = self._assumed.get(key)
-        return None if assumed is None else assumed.holding.node
+        return None if assumed is None else (assumed.holding.node, assumed.holding.gpus)
 
     def drop_assumption(self, key: TaskKey) -> bool:
         """The placement was not stored. True when there was one: the task waits again."""
@@ -339,6 +400,40 @@ class Cache:
         """Every live attempt."""
         return iter(list(self._live.items()))
 
+    def running_tasks(self, now: float) -> list[RunningTask]:
+        """Every live attempt, and every assumed one as if it had been placed `now` (seconds since the epoch)."""
+        known = self._running_tasks
+        for key in {**self._live, **self._assumed}:
+            if key not in known:
+                known[key] = self._running_task(key, now)
+        return list(known.values())
+
+    def _running_task(self, key: TaskKey, now: float) -> RunningTask:
+        entry, holding = self.tasks[key], self._holding(key)
+        assert holding is not None  # noqa: S101 - it is live or assumed
+        live = entry.live
+        return RunningTask(
+            key, entry.task.metadata.uid, holding.queue, entry.task.spec.effective_priority, holding.node,
+            0 if live is None else live.number, holding.amounts,
+            now if live is None or live.bound_at is None else live.bound_at.timestamp(), gpus=holding.gpus, limits=holding.limits,
+            stopping=live is not None and live.state is AttemptState.STOPPING,
+        )  # fmt: skip
+
+    def with_ends(self, running: Iterable[RunningTask], now: float) -> list[RunningTask]:
+        """The same, with their expected ends as far as they are known.
+
+        What has not changed is the same object as last time: a cycle must not make ten thousand of them anew. An expected end is
+        looked at again once it has passed.
+        """
+        before, self._ends = self._ends, {}
+        for one in running:
+            given, known = before.get(one.key, (None, one))
+            if given is not one or known.ends_at is None or known.ends_at <= now:
+                ends_at = self.learning.ends_at(self.tasks[one.key].template, one.bound_at, now)
+                known = one if ends_at is None else replace(one, ends_at=ends_at)
+            self._ends[one.key] = (one, known)
+        return [known for _, known in self._ends.values()]
+
     def deleting(self) -> list[TaskKey]:
         """Tasks whose deletion somebody has asked for."""
         return list(self._deleting)
@@ -346,6 +441,10 @@ class Cache:
     def requested(self, node: str) -> Amounts:
         """What live and assumed attempts hold on a node."""
         return self._requested.get(node, Amounts())
+
+    def gpus_held(self, node: str) -> frozenset[int]:
+        """Indices of the GPUs of a node that live and assumed attempts hold, as far as they are recorded."""
+        return frozenset(self._gpus_held.get(node, ()))
 
     def tasks_on(self, node: str) -> int:
         return self._tasks_on[node]
@@ -375,15 +474,16 @@ class Cache:
         return queue[1] == DEFAULT_QUEUE or queue in self.queues
 
 
-def pending_task(task: SwarmTask, queued_at: float | None = None) -> PendingTask | None:
+def pending_task(task: SwarmTask, queued_at: float | None = None, duration_s: float | None = None) -> PendingTask | None:
     """How a waiting task stands before the scheduler; None when it does not wait.
 
     Args:
         queued_at: instead of when it came to the queue, in seconds since the epoch.
+        duration_s: how long such tasks run; None while that is not known.
     """
-    if task.status.phase is not Phase.QUEUED or task.metadata.deletion_timestamp is not None:
+    if task.status.phase is not Phase.QUEUED or task.metadata.deletion_timestamp is not None or task.is_array:
         return None
-    spec, requests = task.spec, task.spec.container.resources.requests
+    spec, requests, placement = task.spec, task.spec.container.resources.requests, task.spec.placement
     since = task.status.queued_time or task.metadata.creation_timestamp
     if queued_at is None:
         queued_at = since.timestamp() if since is not None else 0.0
@@ -396,14 +496,31 @@ def pending_task(task: SwarmTask, queued_at: float | None = None) -> PendingTask
         shape=TaskShape(
             request=Amounts(units.cpu_milli(requests.cpu), units.memory_bytes(requests.memory), requests.gpu),
             engine="" if spec.engine == "auto" else spec.engine,
-            node_name=spec.placement.node_name,
-            node_selector=tuple(sorted(spec.placement.node_selector.items())),
-            capabilities=frozenset(spec.placement.capabilities),
+            node_name=placement.node_name,
+            node_selector=tuple(sorted(placement.node_selector.items())),
+            capabilities=frozenset(placement.capabilities),
             limits=tuple(sorted(spec.limits.items())),
-            strategy=spec.placement.strategy,
+            strategy=placement.strategy,
             avoid=frozenset(attempt.node for attempt in task.status.attempts if attempt.reason in _BETTER_ELSEWHERE),
+            gpu=_gpu_wish(placement.gpu) if requests.gpu else GpuWish(),
+            tolerations=tuple(map(_toleration, placement.tolerations)),
+            regions=frozenset(placement.regions),
+            preferred_regions=frozenset(placement.preferred_regions),
+            max_latency_ms=placement.max_latency_milliseconds or None,
+            max_cost_per_hour=None if placement.max_cost_per_hour is None else float(dollars(placement.max_cost_per_hour)),
+            on_battery=placement.on_battery,
         ),
+        duration_s=duration_s,
     )
+
+
+def _gpu_wish(wish: resources.GpuWish) -> GpuWish:
+    return GpuWish(wish.vendor, wish.model.lower(), 0 if wish.memory is None else units.memory_bytes(wish.memory))
+
+
+def _toleration(toleration: resources.Toleration) -> Toleration:
+    value = None if toleration.operator == "Exists" else toleration.value
+    return Toleration(toleration.key, value, toleration.effect or None)
 
 
 def holding_of(task: SwarmTask) -> Holding | None:
@@ -413,4 +530,10 @@ def holding_of(task: SwarmTask) -> Holding | None:
         return None
     held = current.requested
     amounts = Amounts(units.cpu_milli(held.cpu), units.memory_bytes(held.memory), held.gpu)
-    return Holding(current.node, (task.key[0], held.queue or task.spec.queue), amounts, tuple(sorted(held.limits.items())))
+    return Holding(
+        current.node,
+        (task.key[0], held.queue or task.spec.queue),
+        amounts,
+        tuple(sorted(held.limits.items())),
+        tuple(held.gpu_indices),
+    )

@@ -40,7 +40,7 @@ from swarmtask.lifecycle.messages import (
 from swarmtask.lifecycle.task import Policy, handle, outstanding
 from swarmtask.resources.kinds import SWARM_TASK
 from swarmtask.resources.meta import FINALIZER
-from swarmtask.resources.task import SwarmTask
+from swarmtask.resources.task import TERMINAL_PHASES, SwarmTask
 from swarmtask.scheduler.model import TaskKey
 
 logger = logging.getLogger(__name__)
@@ -70,6 +70,7 @@ class Executor:
         self._policy = Policy(infrastructure_loss_limit=around.settings.infrastructure_loss_limit)
         self._missing: set[tuple[str, str]] = set()
         self._queue: KeyedQueue[TaskKey, Slot, tuple[str, TaskEvent | None]] = KeyedQueue(around.delays, around.rng)
+        cache.twins.stir = self.look
 
     @property
     def backlog(self) -> int:
@@ -119,16 +120,18 @@ class Executor:
     # --- decide and write ---
 
     async def _decide(self, key: TaskKey, uid: str, event: TaskEvent | None) -> None:
+        if isinstance(event, Bound):
+            await self._look_for_twin(key, uid)
         for _ in range(MAX_CONFLICTS):
             entry = self._cache.tasks.get(key)
-            if entry is None or (uid and entry.task.metadata.uid != uid):
+            if entry is None or (uid and entry.task.metadata.uid != uid) or entry.task.is_array:
                 return
-            if isinstance(event, Bound) and self._cache.assumed_node(key) != event.node:
+            if isinstance(event, Bound) and self._cache.assumption(key) != (event.node, event.gpus):
                 return self._unbound()  # the task has changed since the cycle chose
             transition = handle(entry.task, self._actual(entry, event), self._clock.now(), self._policy)
             try:
                 if transition.changed or transition.labels:
-                    await self._write(key, entry, transition)
+                    await self._write_assumed(key, entry, transition)
                 if isinstance(event, Bound):
                     self._note_birth(transition)
                 break
@@ -145,6 +148,12 @@ class Executor:
         if isinstance(event, Bound) and self._cache.drop_assumption(key):
             self._unbound()
 
+    async def _look_for_twin(self, key: TaskKey, uid: str) -> None:
+        """Just before a task starts: another one of its dedupeKey may have gone ahead since it was let into the queue."""
+        entry = self._cache.tasks.get(key)
+        if entry is not None and entry.task.spec.dedupe_key:
+            await self._decide(key, uid, None)
+
     def _note_birth(self, transition: Transition) -> None:
         current = transition.status.current
         if transition.changed and current is not None and current.live and current.engine in self._lanes:
@@ -155,7 +164,17 @@ class Executor:
             return event
         if entry.invalid is not None:
             return InvalidObject(entry.invalid)
-        return Reconcile(queue_exists=self._cache.queue_exists(entry.queue))
+        twin = self._cache.twins.of(entry.task, self._clock.now())
+        return Reconcile(queue_exists=self._cache.queue_exists(entry.queue), twin=twin)
+
+    async def _write_assumed(self, key: TaskKey, entry: TaskEntry, transition: Transition) -> None:
+        """Others of its dedupeKey see a task that goes ahead as if that were stored already; an end they see when it is stored."""
+        if transition.status.phase not in TERMINAL_PHASES:
+            self._cache.twins.assume(key, entry.task.model_copy(update={"status": transition.status}))
+        try:
+            await self._write(key, entry, transition)
+        finally:
+            self._cache.twins.drop_assumption(key)
 
     async def _write(self, key: TaskKey, entry: TaskEntry, transition: Transition) -> None:
         """Metadata first, then the status: if only the first is done, the same event comes to the same answer again."""
@@ -169,11 +188,11 @@ class Executor:
             self._cache.apply(SWARM_TASK, obj, own=True)
             version = obj["metadata"]["resourceVersion"]
         if transition.changed:
-            patch = {"metadata": {"uid": task.metadata.uid, "resourceVersion": version}}
+            # The phase is always named: one that equals the model's default may never have been written.
+            status = difference(task.status, transition.status) | {"phase": transition.status.phase.value}
+            patch = {"metadata": {"uid": task.metadata.uid, "resourceVersion": version}, "status": status}
             with write_point("write-status"):
-                obj = await self._api.patch(
-                    SWARM_TASK, key[1], patch | {"status": difference(task.status, transition.status)}, key[0], subresource="status"
-                )
+                obj = await self._api.patch(SWARM_TASK, key[1], patch, key[0], subresource="status")
             self._cache.apply(SWARM_TASK, obj, own=True)
         for announcement in transition.announcements:
             self._announcer.tell(SWARM_TASK, task.metadata, announcement)
@@ -200,16 +219,17 @@ class Executor:
 
     async def _perform(self, key: TaskKey) -> None:
         entry = self._cache.tasks.get(key)
-        if entry is None:
+        if entry is None or entry.task.is_array:
             return
         task, now = entry.task, self._clock.now()
         wake: WakeAt | None = None
+        awaited = self._cache.twins.awaited(key)  # looked at again when the last one has taken its outcome
         for command in outstanding(task, now, self._policy, self._present(task)):
             match command:
                 case Submit(attempt=attempt):
                     lane = self._lane(entry, attempt.engine)
                     if lane is not None and entry.invalid is None:
-                        lane.submit(Submission(key, task.metadata.uid, attempt))
+                        lane.submit(Submission(key, task.metadata.uid, attempt, self._cache.nodes.get(attempt.node)))
                 case Stop(attempt=attempt, grace_s=grace_s):
                     lane = self._lane(entry, attempt.engine)
                     if lane is not None:
@@ -218,9 +238,9 @@ class Executor:
                     lane = self._lane(entry, attempt.engine)
                     if lane is not None:
                         lane.remove(attempt.id)
-                case ReleaseFinalizer():
+                case ReleaseFinalizer() if not awaited:
                     await self._release(key, task)
-                case DeleteTask():
+                case DeleteTask() if not awaited:
                     await self._delete(key, task)
                 case WakeAt():
                     wake = command

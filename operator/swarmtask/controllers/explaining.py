@@ -50,6 +50,8 @@ async def explain_stored(api: ObjectApi, key: TaskKey, now: float) -> ExplainedT
         raise NotFound(f"SwarmTask {'/'.join(key)} was deleted just now")
     if entry.invalid is not None:
         raise Invalid(f"SwarmTask {'/'.join(key)}: {entry.invalid}")
+    if entry.task.is_array:
+        raise Invalid(_about_array(cache, entry.task))
     task, pending = entry.task, entry.pending
     if pending is None:
         # As if it came to the queue now: last among its equals, and what it holds was given back.
@@ -62,3 +64,15 @@ async def explain_stored(api: ObjectApi, key: TaskKey, now: float) -> ExplainedT
     # The queue of a task that does not wait may have nothing else that waits.
     snapshot = replace(snapshot, queues={**snapshot.queues, pending.queue: queue_info(cache, pending.queue)})
     return ExplainedTask(task, entry.pending is not None, explain_task(snapshot, pending))
+
+
+def _about_array(cache: Cache, array: SwarmTask) -> str:
+    """An array is never placed itself: which of its runs to ask about."""
+    waiting = [pending.key for pending in cache.waiting() if _runs_for(cache.tasks[pending.key].task, array)]
+    name = min(waiting, default=("", f"{array.metadata.name}-N"), key=lambda key: (len(key[1]), key[1]))[1]
+    return f"SwarmTask {'/'.join(array.key)} is an array, its runs are placed one by one: explain one, for example {name}"
+
+
+def _runs_for(task: SwarmTask, array: SwarmTask) -> bool:
+    owner = task.array_owner
+    return owner is not None and owner.uid == array.metadata.uid

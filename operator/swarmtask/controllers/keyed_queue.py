@@ -36,7 +36,8 @@ class KeyedQueue(Generic[Key, Slot, Item]):
         self._busy: set[Key] = set()
         self._paused: set[Key] = set()
         self._failures: dict[Key, int] = {}
-        self._arrival = asyncio.Event()
+        self._idle: deque[asyncio.Future[None]] = deque()
+        """Takers that wait, the longest first. An arrival wakes one of them, not all."""
 
     def __len__(self) -> int:
         """Keys that wait or are being handled."""
@@ -63,8 +64,26 @@ class KeyedQueue(Generic[Key, Slot, Item]):
                 if slots:
                     self._busy.add(key)
                     return key, slots
-            self._arrival.clear()
-            await self._arrival.wait()
+            await self._arrival()
+
+    async def _arrival(self) -> None:
+        call: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._idle.append(call)
+        try:
+            await call
+        except asyncio.CancelledError:
+            if not call.cancelled():
+                self._wake()  # it was called already and will not answer any more: let the next one
+            elif call in self._idle:
+                self._idle.remove(call)
+            raise
+
+    def _wake(self) -> None:
+        while self._idle:
+            call = self._idle.popleft()
+            if not call.done():  # or its taker is being cancelled
+                call.set_result(None)
+                return
 
     def done(self, key: Key) -> None:
         self._busy.discard(key)
@@ -97,4 +116,4 @@ class KeyedQueue(Generic[Key, Slot, Item]):
         if key in self._waiting and key not in self._queued and key not in self._busy and key not in self._paused:
             self._queued.add(key)
             self._ready.append(key)
-            self._arrival.set()
+            self._wake()

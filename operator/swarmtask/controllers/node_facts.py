@@ -129,7 +129,10 @@ def status_of(node: SwarmNode, facts: NodeFacts, requested: Amounts, tasks: int,
     old = node.status
     phase, reason, message = phase_of(facts)
     best = facts.best
-    capacity = _resources(Amounts(best.cpu_milli, best.memory_bytes, best.gpus)) if best is not None else old.capacity
+    # Few engines know GPUs; what the node itself lists counts where it is more.
+    capacity = (
+        _resources(Amounts(best.cpu_milli, best.memory_bytes, max(best.gpus, len(old.gpus)))) if best is not None else old.capacity
+    )
     reserved = Amounts(units.cpu_milli(node.spec.reserved.cpu), units.memory_bytes(node.spec.reserved.memory))
     offered = _amounts(capacity) - reserved
     status = old.model_copy(

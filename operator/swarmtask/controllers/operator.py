@@ -16,6 +16,7 @@ from typing import Any
 from swarmtask.clock import Clock
 from swarmtask.controllers import crashpoints
 from swarmtask.controllers.announcements import Announcer
+from swarmtask.controllers.arrays import Arrays
 from swarmtask.controllers.cache import Cache, Change
 from swarmtask.controllers.executor import Executor
 from swarmtask.controllers.intake import Intake, default_intake
@@ -91,6 +92,7 @@ class Operator:
             self._lanes[engine.name] = EngineLane(engine, self._around, self._wanted, self._refuse)
         self._nodes = Nodes(self._around, self.cache, self._lanes, self.executor)
         self._queues = Queues(self._around, self.cache)
+        self._arrays = Arrays(self._around, self.cache)
         self.scheduling = Scheduling(self._around, self.cache, self.executor, self._nodes.engine_ready)
         self._nodes.offer_changed = self._unbound
         self._engines_known = asyncio.Event()
@@ -139,6 +141,7 @@ class Operator:
             "executor": self.executor.run,
             "scheduling": self._schedule,
             "queues": self._queues.run,
+            "arrays": self._arrays.run,
             "nodes": self._nodes.run,
         }
         for lane, observer in zip(self._lanes.values(), self._observers, strict=True):
@@ -195,6 +198,7 @@ class Operator:
         """Wake whoever looks at what has changed."""
         if change.kind is SWARM_TASK:
             self._queues.bell.ring()
+            self._arrays.note(change)
             if change.gone:
                 self._task_gone(change)
             elif not change.own:
@@ -203,7 +207,7 @@ class Operator:
             self._queues.bell.ring()
             for key, entry in self.cache.tasks.items() if change.placement else ():
                 if entry.queue == change.key and entry.live is None and not entry.task.finished:
-                    self.executor.look(key)
+                    (self._arrays if entry.task.is_array else self.executor).look(key)
         elif change.kind is SWARM_NODE:
             self._nodes.bell.ring()
         if change.placement:

@@ -1,7 +1,8 @@
 """SwarmQueues: the counts in their status, and the queue `default` where there are tasks.
 
-Called by the operator as one loop. It counts from the cache's sums, writes a status only when it has changed, and at most once per
-`status_refresh_s`. It never starts or stops a task.
+Called by the operator as one loop. It counts from the cache's sums and from `figures`, writes a status only when it has changed,
+and at most once per `status_refresh_s`; where only time has passed, once in `FIGURES_S`, until nothing changes by time any more. It
+never starts or stops a task.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from datetime import UTC, datetime
 
 from swarmtask.controllers.cache import DEFAULT_QUEUE, Cache
 from swarmtask.controllers.crashpoints import write_point
+from swarmtask.controllers.figures import Figures, Reading
 from swarmtask.controllers.reading import difference
 from swarmtask.controllers.surroundings import Surroundings
 from swarmtask.controllers.waiting import Bell
@@ -23,6 +25,9 @@ from swarmtask.scheduler.model import QueueKey
 
 logger = logging.getLogger(__name__)
 
+FIGURES_S = 30.0
+"""Throughput and waits that change by the passing of time alone are written at most once in so many seconds."""
+
 
 class Queues:
     """See the module. `bell`: ring it when tasks or queues have changed."""
@@ -30,13 +35,22 @@ class Queues:
     def __init__(self, around: Surroundings, cache: Cache) -> None:
         self._api, self._cache, self._settings, self._clock = around.api, cache, around.settings, around.clock
         self.bell = Bell(around.clock)
+        self._figures = Figures(around.clock)
+        cache.witnesses.append(self._figures.note)
+        self._written: dict[QueueKey, float] = {}
+        """When the status of each queue was written last, in monotonic seconds."""
+        self._due: float | None = None
+        """When figures have to be looked at again, in monotonic seconds."""
 
     async def run(self) -> None:
         """Until cancelled. `bell` must be rung once to begin."""
-        again = True  # also when this loop has failed: the ring that it was woken by is used up
+        timeout_s: float | None = self._settings.status_refresh_s
         while True:
-            await self.bell.wait(self._settings.status_refresh_s if again else None)
-            again = await self.refresh()
+            # The first time, and when this loop has failed, it does not wait for a ring: the one that it was woken by is used up.
+            await self.bell.wait(timeout_s)
+            timeout_s = self._settings.status_refresh_s
+            if not await self.refresh():
+                timeout_s = None if self._due is None else max(0.0, self._due - self._clock.monotonic())
             await self._clock.sleep(self._settings.status_refresh_s)
 
     async def refresh(self) -> bool:
@@ -46,13 +60,30 @@ class Queues:
             if (namespace, DEFAULT_QUEUE) not in self._cache.queues:
                 again |= not await self._create_default(namespace)
         oldest = self._cache.backlog.oldest()
+        self._due = None
+        self._written = {key: written for key, written in self._written.items() if key in self._cache.queues}
         for key, queue in list(self._cache.queues.items()):
-            status = self._status(key, queue, oldest.get(key))
-            if status != queue.status:
+            reading = self._figures.read(key)
+            counted = self._counted(key, queue, oldest.get(key))
+            status = counted.model_copy(update=_as_status(reading))
+            if status != queue.status and (counted != queue.status or self._may_age(key)):
                 again |= not await self._write(key, queue, status)
+            elif status != queue.status:
+                self._look_again(self._written[key] + FIGURES_S)
+            if reading.changes_at is not None:
+                ahead_s = reading.changes_at - self._clock.now().timestamp()
+                self._look_again(self._clock.monotonic() + max(FIGURES_S, ahead_s))
         return again
 
-    def _status(self, key: QueueKey, queue: SwarmQueue, oldest: float | None) -> QueueStatus:
+    def _may_age(self, key: QueueKey) -> bool:
+        """Only the figures have changed: is it time to write them?"""
+        return self._clock.monotonic() >= self._written.get(key, float("-inf")) + FIGURES_S
+
+    def _look_again(self, moment: float) -> None:
+        self._due = moment if self._due is None else min(self._due, moment)
+
+    def _counted(self, key: QueueKey, queue: SwarmQueue, oldest: float | None) -> QueueStatus:
+        """The status with what can be counted now; the figures are as they were."""
         phases = self._cache.phases
         stopped = queue.spec.stopped
         return queue.status.model_copy(
@@ -101,4 +132,13 @@ class Queues:
             self._cache.remove(SWARM_QUEUE, key)
             return True
         self._cache.apply(SWARM_QUEUE, obj)
+        self._written[key] = self._clock.monotonic()
         return True
+
+
+def _as_status(reading: Reading) -> dict[str, float | int | None]:
+    return {
+        "throughput_per_minute": reading.throughput_per_minute,
+        "wait_seconds_p50": reading.wait_p50_s,
+        "wait_seconds_p99": reading.wait_p99_s,
+    }

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
 
 from swarmtask.controllers.cache import Cache
 from swarmtask.controllers.executor import Executor
@@ -19,7 +20,8 @@ from swarmtask.controllers.waiting import Bell
 from swarmtask.lifecycle.messages import Bound, Unplaced
 from swarmtask.scheduler.backlog import Cut
 from swarmtask.scheduler.cycle import run_cycle
-from swarmtask.scheduler.model import Binding, CycleResult, Refusal, TaskKey
+from swarmtask.scheduler.estimates import Estimates, estimate_starts
+from swarmtask.scheduler.model import Binding, CycleResult, Refusal, Snapshot, TaskKey
 
 logger = logging.getLogger(__name__)
 
@@ -27,6 +29,8 @@ REFUSALS_PER_S = 100
 """At most so many tasks are told in one second why they wait."""
 POSITIONS_PER_STEP = 20
 """Per so many places in the queue, news about the place is written that many times more seldom."""
+DRIFT_S, DRIFT_SHARE = 10.0, 0.1
+"""An estimate that moves by less than either is no news."""
 
 
 class Scheduling:
@@ -47,21 +51,29 @@ class Scheduling:
         self.cycles = 0
         self.first_cycle = asyncio.Event()
         self._beyond_from = 0
-        self._said: dict[TaskKey, tuple[int, str, str]] = {}
+        self._estimates = Estimates()
+        self._estimate_again_at = float("-inf")
+        self._said: dict[TaskKey, tuple[int, str, str, float | None]] = {}
         """What each waiting task was told last, stored by now or not."""
         self._refusals = RefusalBudget(around.settings.status_refresh_s)
 
     async def run(self) -> None:
         """Until cancelled. `bell` must be rung once to begin."""
         timeout_s: float | None = None
-        took_s = 0.0
+        took_s, quiet_s = 0.0, DRIFT_S
         while True:
-            await self.bell.wait(timeout_s)
+            rung = await self.bell.wait(timeout_s)
+            # Where nothing happens although it was expected, estimates are looked at again, ever more seldom.
+            quiet_s = DRIFT_S if rung else 2 * quiet_s
             # Changes within the gap share a cycle; a cycle over very many tasks leaves at least two thirds of the time to others.
             await self._clock.sleep(max(self._settings.cycle_gap_s, 2 * took_s))
             began = self._clock.monotonic()
-            timeout_s = self._settings.status_refresh_s if self.cycle() else None
+            deferred = self.cycle()
             took_s = self._clock.monotonic() - began
+            timeout_s = self._settings.status_refresh_s if deferred else None
+            if not deferred and self._estimates.starts:
+                ahead_s = min(self._estimates.starts.values()) - self._clock.now().timestamp()
+                timeout_s = max(0.0, ahead_s) + quiet_s
 
     def cycle(self) -> bool:
         """One cycle. True when some task has not been told yet why it waits."""
@@ -76,7 +88,7 @@ class Scheduling:
             self._bind(binding)
         if not result.complete:
             self.bell.ring()
-        deferred = self._tell(refusals)
+        deferred = self._tell(refusals, snapshot.now) if self._estimate(snapshot, result) else True
         self.first_cycle.set()
         return deferred or (snapshot.cut is not None and bool(snapshot.cut.ends))
 
@@ -89,26 +101,39 @@ class Scheduling:
         self._beyond_from = start + len(found)
         return found
 
+    def _estimate(self, snapshot: Snapshot, result: CycleResult) -> bool:
+        """False when it is too early for that: estimating takes a tenth of the time at most, and what is told is told with it."""
+        began = self._clock.monotonic()
+        if began < self._estimate_again_at:
+            return False
+        self._estimates = estimate_starts(snapshot, result)
+        self._estimate_again_at = began + 11 * (self._clock.monotonic() - began)
+        return True
+
     def _bind(self, binding: Binding) -> None:
         node = self._cache.nodes.get(binding.node)
         engine = next((item for item in node.status.engines if item.name == binding.engine), None) if node else None
-        if engine is None or not self._cache.assume(binding.task, binding.node):
+        if engine is None or not self._cache.assume(binding.task, binding.node, binding.gpus):
             return
         self._refusals.forget(binding.task.key)
-        self._executor.offer(binding.task.key, binding.task.uid, Bound(binding.node, binding.engine, engine.id))
+        self._executor.offer(binding.task.key, binding.task.uid, Bound(binding.node, binding.engine, engine.id, binding.gpus))
 
-    def _tell(self, refusals: Sequence[Refusal]) -> bool:
-        now = self._clock.monotonic()
+    def _tell(self, refusals: Sequence[Refusal], wall: float) -> bool:
+        now, starts = self._clock.monotonic(), self._estimates.starts
         if len(self._said) > 2 * len(self._cache.backlog) + 100:
             self._said = {key: said for key, said in self._said.items() if key in self._cache.backlog}
         news = []
         for refusal in refusals:
             entry = self._cache.tasks.get(refusal.task.key)
             status = entry.task.status if entry is not None else None
+            said = self._said.get(refusal.task.key)
             told = (refusal.position, refusal.reason, refusal.message)
+            start = starts.get(refusal.task.key)
             # What is stored may be about to be overwritten by what was said before and is still being written.
-            if status is None or (status.queue_position, status.reason, status.message) == told == self._said.get(
-                refusal.task.key, told
+            if status is None or (
+                (status.queue_position, status.reason, status.message) == told
+                and not moved(_seconds(status.estimated_start_time), start, wall)
+                and (said is None or (said[:3] == told and not moved(said[3], start, wall)))
             ):
                 continue
             # A task that knows no reason yet comes first, whatever its place.
@@ -116,10 +141,29 @@ class Scheduling:
         news.sort(key=lambda item: item[:2])
         chosen = self._refusals.choose([refusal for _, _, refusal in news], now)
         for refusal in chosen:
-            self._said[refusal.task.key] = (refusal.position, refusal.reason, refusal.message)
-            unplaced = Unplaced(refusal.position, refusal.reason, refusal.message)
+            start = starts.get(refusal.task.key)
+            self._said[refusal.task.key] = (refusal.position, refusal.reason, refusal.message, start)
+            unplaced = Unplaced(
+                refusal.position,
+                refusal.reason,
+                refusal.message,
+                None if start is None else datetime.fromtimestamp(start, UTC),
+                self._estimates.why_unknown(refusal),
+            )
             self._executor.offer(refusal.task.key, refusal.task.uid, unplaced)
         return len(chosen) < len(news)
+
+
+def moved(old: float | None, new: float | None, now: float) -> bool:
+    """Whether another estimate is news: it is known, or not known, now; or it is off by more than ten seconds and more than a tenth
+    of the time until then. All in seconds since the epoch."""
+    if old is None or new is None:
+        return old is not new
+    return abs(new - old) > max(DRIFT_S, DRIFT_SHARE * (new - now))
+
+
+def _seconds(moment: datetime | None) -> float | None:
+    return None if moment is None else moment.timestamp()
 
 
 class RefusalBudget:

@@ -6,14 +6,18 @@ Called by `scheduling` before every cycle, and by `explaining` for a person. Dec
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
 
 from swarmtask.controllers.cache import Cache
 from swarmtask.resources import units
 from swarmtask.resources.node import NodeEngine, NodePhase, SwarmNode
-from swarmtask.scheduler.model import Amounts, LimitInfo, NodeInfo, QueueInfo, QueueKey, Snapshot
+from swarmtask.resources.placement import dollars
+from swarmtask.scheduler.model import Amounts, GpuInfo, LimitInfo, NodeInfo, QueueInfo, QueueKey, Snapshot, Taint
 
 EngineReady = Callable[[NodeEngine], bool]
 """Does this engine offer this node for work right now?"""
+MOST_GPUS = 1024
+"""Of one node; what SwarmNode can list."""
 
 
 def take_snapshot(cache: Cache, engine_ready: EngineReady, now: float, *, whole: bool = False) -> Snapshot:
@@ -23,11 +27,13 @@ def take_snapshot(cache: Cache, engine_ready: EngineReady, now: float, *, whole:
         now: seconds since the epoch.
         whole: everything that waits, without a cut; otherwise of many tasks that are alike only those that may start.
     """
+    cache.refresh_durations()
     nodes = [_node_info(cache, name, node, engine_ready) for name, node in cache.nodes.items()]
     cut = None if whole else cache.backlog.cut(*_left(nodes))
     pending = list(cache.waiting()) if cut is None else cut.tasks
     queues = {key: queue_info(cache, key) for key in {task.queue for task in pending}}
-    return Snapshot(now, nodes, pending, queues, cut=cut)
+    running = cache.with_ends(cache.running_tasks(now), now) if pending else ()
+    return Snapshot(now, nodes, pending, queues, running, cut=cut)
 
 
 def _left(nodes: list[NodeInfo]) -> tuple[Amounts, int | None]:
@@ -62,6 +68,7 @@ def queue_info(cache: Cache, key: QueueKey) -> QueueInfo:
         cohort=spec.cohort,
         weight=spec.weight,
         requested=cache.queue_requested(key),
+        weights=(spec.weights.capability, spec.weights.load, spec.weights.latency, spec.weights.cost),
         limits={name: LimitInfo(most, cache.limit_holders(key, name)) for name, most in spec.limits.items()},
     )
 
@@ -88,4 +95,25 @@ def _node_info(cache: Cache, name: str, node: SwarmNode, engine_ready: EngineRea
         turn=cache.turn(name),
         labels=node.metadata.labels,
         capabilities=frozenset(node.spec.capabilities),
+        taints=tuple(Taint(taint.key, taint.value, taint.effect) for taint in node.spec.taints),
+        region=node.spec.region,
+        cost_per_hour=float(dollars(node.spec.cost_per_hour)),
+        latency_ms=node.status.latency_milliseconds,
+        on_battery=node.status.power.on_battery,
+        gpus=_gpus(node, cache.gpus_held(name)) if capacity.gpu else (),
     )
+
+
+def _gpus(node: SwarmNode, held: frozenset[int]) -> tuple[GpuInfo, ...]:
+    """Single GPUs: those that the node lists; otherwise, where some are held, as many as its engine says."""
+    listed = {gpu.index: gpu for gpu in node.status.gpus}
+    if listed:
+        return tuple(_gpu(index, gpu.vendor, gpu.model, gpu.memory, index in held) for index, gpu in listed.items())
+    if not held:
+        return ()
+    return tuple(_gpu(index, "", "", "0", index in held) for index in range(min(node.status.capacity.gpu, MOST_GPUS)))
+
+
+@lru_cache(maxsize=16_384)
+def _gpu(index: int, vendor: str, model: str, memory: str, held: bool) -> GpuInfo:
+    return GpuInfo(index, vendor, model, units.memory_bytes(memory), held)

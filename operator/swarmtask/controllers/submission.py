@@ -17,12 +17,13 @@ from dataclasses import dataclass
 from swarmtask.controllers.crashpoints import write_point
 from swarmtask.controllers.keyed_queue import KeyedQueue
 from swarmtask.controllers.surroundings import Surroundings
-from swarmtask.engines.base import Engine, Workload
+from swarmtask.engines.base import Engine, GpuDevice, Workload
 from swarmtask.errors import EngineRejected, NotFound, SwarmTaskError
 from swarmtask.kube import Object
 from swarmtask.lifecycle.messages import Reason, SubmitRefused
 from swarmtask.resources import units
 from swarmtask.resources.kinds import SECRET
+from swarmtask.resources.node import SwarmNode
 from swarmtask.resources.task import Attempt, SecretKeyRef, SwarmTask
 from swarmtask.scheduler.model import TaskKey
 
@@ -39,9 +40,12 @@ class SecretMissing(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Submission:
+    """An attempt to submit. `node`: where it was bound, as last seen; None when that is gone."""
+
     key: TaskKey
     uid: str
     attempt: Attempt
+    node: SwarmNode | None = None
 
 
 Wanted = Callable[[Submission], SwarmTask | None]
@@ -142,7 +146,7 @@ class Submissions:
             return
         attempt = submission.attempt
         try:
-            workload = build_workload(task, attempt, await self._environment(task))
+            workload = build_workload(task, attempt, await self._environment(task), submission.node)
             if self._wanted(submission) is None:  # reading secrets took its time
                 return
             with write_point("submit"):
@@ -203,12 +207,13 @@ def secret_value(secret: Object | None, reference: SecretKeyRef) -> str | None:
     return value
 
 
-def build_workload(task: SwarmTask, attempt: Attempt, env: tuple[tuple[str, str], ...]) -> Workload:
+def build_workload(task: SwarmTask, attempt: Attempt, env: tuple[tuple[str, str], ...], node: SwarmNode | None = None) -> Workload:
     """What the engine is told to run for an attempt; what it holds is what was counted when it was bound."""
     container = task.spec.container
     memory_request = units.memory_bytes(attempt.requested.memory)
     limits = container.resources.limits
     memory_limit = units.memory_bytes(limits.memory) if limits.memory is not None else memory_request
+    vendors = {gpu.index: gpu.vendor.lower() for gpu in node.status.gpus} if node is not None else {}
     return Workload(
         name=attempt.id,
         task_uid=task.metadata.uid,
@@ -227,4 +232,6 @@ def build_workload(task: SwarmTask, attempt: Attempt, env: tuple[tuple[str, str]
         cpu_limit_milli=units.cpu_milli(limits.cpu) if limits.cpu is not None else None,
         memory_limit_bytes=max(memory_limit, memory_request) or None,
         grace_s=task.spec.termination_grace_period_seconds,
+        gpu_devices=tuple(GpuDevice(index, vendors.get(index, "")) for index in attempt.requested.gpu_indices),
+        node_has_gpus=node is not None and node.status.capacity.gpu > 0,
     )

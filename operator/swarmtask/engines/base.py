@@ -71,6 +71,14 @@ class EngineNode:
 
 
 @dataclass(frozen=True, slots=True)
+class GpuDevice:
+    """One GPU of a node, by the number that the node's driver gives it. `vendor`: empty while not known."""
+
+    index: int
+    vendor: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Workload:
     """What to run for one attempt. All strings are literal: an engine that knows templates must escape them.
 
@@ -79,6 +87,8 @@ class Workload:
         node_id: the engine's own ID of the node it is pinned to.
         command, args: replace the image's entry point and arguments; empty means the image's own.
         env: values already resolved (secrets included); never logged.
+        gpus, gpu_devices: how many GPUs the attempt holds, and which; none are named where that was not recorded.
+        node_has_gpus: the node has some, whoever holds them.
         memory_limit_bytes: hard limit. cpu_limit_milli: None means not limited.
         grace_s: seconds between SIGTERM and SIGKILL.
     """
@@ -100,13 +110,19 @@ class Workload:
     cpu_limit_milli: int | None = None
     memory_limit_bytes: int | None = None
     grace_s: int = 10
+    gpu_devices: tuple[GpuDevice, ...] = ()
+    node_has_gpus: bool = False
 
     def __repr__(self) -> str:  # env may hold secrets
         return f"Workload({self.name!r}, image={self.image!r}, node_id={self.node_id!r})"
 
     @property
     def spec_hash(self) -> str:
-        """Hash of everything that decides what runs; tells an own earlier submit from a foreign object of the same name."""
+        """Hash of everything that decides what runs; tells an own earlier submit from a foreign object of the same name.
+
+        Which GPUs it sees is left out: the indices follow from the name, and what is known of vendors may change between two
+        submits of one attempt.
+        """
         parts = [
             self.name, self.task_uid, self.attempt, self.node_id, self.image, list(self.command), list(self.args),
             [list(pair) for pair in self.env], self.working_dir, self.cpu_request_milli, self.memory_request_bytes, self.gpus,
@@ -212,6 +228,6 @@ class Engine(Protocol):
 
 __all__ = [
     "FINAL_WORKLOAD_STATES", "LABEL_ATTEMPT", "LABEL_CLUSTER", "LABEL_MANAGED", "LABEL_SPEC_HASH", "LABEL_TASK_NAME",
-    "LABEL_TASK_NAMESPACE", "LABEL_TASK_UID", "Availability", "Engine", "EngineCapabilities", "EngineNode", "Hint", "NodeState",
-    "Observation", "Workload", "WorkloadState",
+    "LABEL_TASK_NAMESPACE", "LABEL_TASK_UID", "Availability", "Engine", "EngineCapabilities", "EngineNode", "GpuDevice", "Hint",
+    "NodeState", "Observation", "Workload", "WorkloadState",
 ]  # fmt: skip

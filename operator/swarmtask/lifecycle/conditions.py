@@ -53,7 +53,7 @@ def derive(status: TaskStatus, now: datetime, generation: int | None, evidence: 
 
     running = {Phase.RUNNING: True, Phase.UNKNOWN: None}.get(phase, False)
     put(RUNNING, running, NODE_UNREACHABLE if running is None else phase.value, (status.message or "") if running is None else "")
-    put(COMPLETE, phase is Phase.SUCCEEDED, "Completed" if phase is Phase.SUCCEEDED else _unfinished(phase))
+    put(COMPLETE, phase is Phase.SUCCEEDED, (status.reason or "Completed") if phase is Phase.SUCCEEDED else _unfinished(phase))
     if terminal and phase is not Phase.SUCCEEDED:
         put(FAILED, True, status.reason or phase.value, evidence)
     else:

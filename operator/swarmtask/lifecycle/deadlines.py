@@ -9,6 +9,7 @@ plain sum: up to a second late, never early.
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
@@ -40,14 +41,17 @@ def whole(moment: datetime) -> datetime:
     return aware.replace(microsecond=0)
 
 
-def retry_delay_s(backoff: Backoff, earlier: int) -> int:
-    """Seconds to wait before a retry when `earlier` failures of the same budget came before this one.
+def retry_delay_s(backoff: Backoff, earlier: int, salt: str) -> int:
+    """Whole seconds to wait before a retry when `earlier` failures of the same budget came before this one.
 
-    exponential: initial x factor^earlier; linear: initial x (earlier + 1); never more than maxSeconds.
+    exponential: initial x factor^earlier; linear: initial x (earlier + 1); never more than maxSeconds. Shortened by up to
+    jitterPercent, by a part that is a function of `salt` (what was tried), so that the same question has the same answer.
     """
     steps = max(0, earlier)
     growth = steps + 1 if backoff.type == "linear" else backoff.factor**steps
-    return min(backoff.initial_seconds * growth, backoff.max_seconds)
+    longest = min(backoff.initial_seconds * growth, backoff.max_seconds)
+    choices = longest * backoff.jitter_percent // 100 + 1
+    return longest - int.from_bytes(hashlib.sha256(salt.encode()).digest()[:8]) % choices
 
 
 def retry_at(now: datetime, delay_s: int) -> datetime:

@@ -7,13 +7,15 @@ callers.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Any, Literal
 
 from swarmtask.lifecycle import conditions
 from swarmtask.lifecycle.deadlines import Policy, retry_at, retry_delay_s, whole
-from swarmtask.lifecycle.messages import Announcement, Observation, Reason, Transition
-from swarmtask.lifecycle.reasons import RULES, Action
+from swarmtask.lifecycle.messages import Announcement, Bound, Observation, Reason, Transition, Twin, Unplaced
+from swarmtask.lifecycle.reasons import RULES
+from swarmtask.lifecycle.verdicts import judge
 from swarmtask.resources.meta import set_condition
 from swarmtask.resources.task import (
     LABEL_DEAD_LETTER,
@@ -29,6 +31,8 @@ from swarmtask.resources.task import (
 )
 
 MESSAGE_LIMIT = 4096
+TOLD_LIMIT = MESSAGE_LIMIT - 256
+"""Of the attempt that ended a task: leaves room for why there is no other one."""
 EVIDENCE_LIMIT = 400
 _STOP_RANK = {
     Reason.PREEMPTED: 0, Reason.SUSPENDED: 1, Reason.START_DEADLINE: 2, Reason.ACTIVE_DEADLINE: 2, Reason.CANCELLED: 3,
@@ -95,55 +99,77 @@ class Draft:
             self.announce(reason, message)
         self._leave_node()
         status.phase, status.reason, status.message = Phase.PENDING, str(reason), clip(message)
-        status.queued_time = None
+        status.queued_time, status.outcome_of = None, None
 
-    def enter_queue(self) -> None:
-        """Queued, at the end of the backoff or as soon as it may."""
+    def follow(self, twin: Twin) -> None:
+        """Pending: another task does the same work, and this one waits for its outcome."""
+        self.hold(Reason.DEDUPLICATED, f"waits for the outcome of {twin.name}, which has the same dedupeKey")
+        self.status.outcome_of = twin.name
+
+    def take_outcome(self, twin: Twin) -> None:
+        """The same work was done by another task: end as that one has."""
+        words = f": {twin.message}" if twin.message else ""
+        self.status.exit_code = twin.exit_code
+        self.end(twin.phase, Reason.DEDUPLICATED, f"took the outcome of {twin.name}, which has the same dedupeKey{words}")
+        self.status.outcome_of = twin.name
+
+    def enter_queue(self, *, keep_place: bool = False) -> None:
+        """Queued, at the end of the backoff or as soon as it may.
+
+        Args:
+            keep_place: it goes where it was before it started, not to the end.
+        """
         status = self.status
         retrying = status.phase is Phase.BACKOFF
         if status.phase is Phase.PENDING and status.reason == Reason.SUSPENDED:
             self.announce("Resumed", "spec.suspend is off again")
         self._leave_node()
         status.phase, status.reason, status.message, status.not_before = Phase.QUEUED, None, None, None
-        if status.queued_time is None or status.start_time is not None:
+        status.outcome_of = None
+        if status.queued_time is None or (status.start_time is not None and not keep_place):
             status.queued_time = self.at
         if retrying:
             self.announce("Retrying", f"queued for attempt {status.attempt + 1}")
         else:
             self.announce("Queued", f"waiting in queue {self.task.spec.queue}")
 
-    def place_in_queue(self, position: int, reason: str, message: str) -> None:
-        """Why it waits, in the scheduler's words."""
+    def place_in_queue(self, news: Unplaced) -> None:
+        """Why it waits and until when, in the scheduler's words."""
         status = self.status
-        if status.reason != reason:
-            self.announce("Waiting", message or reason)
-        status.queue_position, status.reason, status.message = max(1, position), reason, clip(message)
+        if status.reason != news.reason:
+            self.announce("Waiting", news.message or news.reason)
+        status.queue_position, status.reason, status.message = max(1, news.position), news.reason, clip(news.message)
+        status.estimated_start_time = None if news.estimated_start is None else whole(news.estimated_start)
         status.conditions = set_condition(
-            status.conditions, conditions.SCHEDULED, False, reason=reason, message=message, now=self.at,
-            observed_generation=self._generation(),
+            status.conditions, conditions.SCHEDULED, False, reason=news.reason,
+            message="; ".join(filter(None, (news.message, news.unknown))), now=self.at, observed_generation=self._generation(),
         )  # fmt: skip
 
-    def bind(self, node: str, engine: str, engine_node_id: str) -> None:
-        """A new attempt on this node. From here on it holds what it requested."""
+    def bind(self, bound: Bound) -> None:
+        """A new attempt on the chosen node. From here on it holds what it requested."""
         status = self.status
         number = status.attempt + 1
         attempt = Attempt(
-            number=number, id=attempt_id(self.task.metadata.uid, number), node=node, engine=engine, engine_node_id=engine_node_id,
-            requested=self._requested(), bound_at=self.at,
+            number=number, id=attempt_id(self.task.metadata.uid, number), node=bound.node, engine=bound.engine,
+            engine_node_id=bound.engine_node_id, requested=self._requested(bound.gpus), bound_at=self.at,
         )  # fmt: skip
         status.attempts = [*status.attempts, attempt][-MAX_ATTEMPT_RECORDS:]
-        status.attempt, status.phase, status.node_name, status.engine = number, Phase.STARTING, node, engine
+        status.attempt, status.phase, status.node_name, status.engine = number, Phase.STARTING, bound.node, bound.engine
         status.queue_position, status.not_before, status.reason, status.message = None, None, None, None
-        self.announce("Scheduled", f"bound to {node} (attempt {number}, engine {engine})")
+        status.estimated_start_time = None
+        self.announce("Scheduled", f"bound to {bound.node} (attempt {number}, engine {bound.engine})")
 
-    def _requested(self) -> Requested:
+    def _requested(self, gpus: Sequence[int]) -> Requested:
         spec, requests = self.task.spec, self.task.spec.container.resources.requests
-        return Requested(cpu=requests.cpu, memory=requests.memory, gpu=requests.gpu, queue=spec.queue, limits=spec.limits)
+        return Requested(
+            cpu=requests.cpu, memory=requests.memory, gpu=requests.gpu, queue=spec.queue, limits=spec.limits,
+            gpu_indices=list(gpus),
+        )  # fmt: skip
 
     def back_off(self, reason: str, message: str, earlier: int) -> None:
         """Wait before the next attempt. `earlier`: failures of the same budget before this one."""
         status = self.status
-        delay_s = retry_delay_s(self.task.spec.backoff, earlier)
+        delay_s = retry_delay_s(self.task.spec.backoff, earlier, attempt_id(self.task.metadata.uid, status.attempt))
         self._leave_node()
         status.phase, status.reason, status.message = Phase.BACKOFF, str(reason), clip(message)
         status.not_before = retry_at(self.now, delay_s)
@@ -153,7 +179,8 @@ class Draft:
         """The terminal phase, left only by an explicit retry."""
         status = self.status
         status.phase, status.reason, status.message = phase, str(reason), clip(message)
-        status.queue_position, status.not_before = None, None
+        status.queue_position, status.not_before, status.outcome_of = None, None, None
+        status.estimated_start_time = None
         status.completion_time = self.at if status.start_time is None else max(self.at, status.start_time)
         if phase is Phase.SUCCEEDED:
             self.announce("Completed", message)
@@ -170,7 +197,7 @@ class Draft:
         status.phase, status.reason, status.message = Phase.PENDING, None, None
         status.failures, status.infrastructure_losses = 0, 0
         status.start_time, status.completion_time, status.exit_code, status.queued_time = None, None, None, None
-        status.observed_retry = request
+        status.observed_retry, status.outcome_of = request, None
         status.conditions = []
         self._leave_node()
         self.announce("RetryRequested", "a new budget of attempts begins")
@@ -193,6 +220,12 @@ class Draft:
             self.update(attempt, state=AttemptState.STOPPING, stop_reason=reason.value, stop_requested_at=self.at)
         self.announce("Stopping", f"attempt {attempt.number} on {attempt.node}: {message}")
 
+    def preempt(self, attempt: Attempt, by: str) -> None:
+        """Ask for the end of the attempt, to make room. `by`: who needs it, as "namespace/name"; kept as evidence."""
+        words = f"preempted by {by}"
+        self.begin_stop(self.update(attempt, reason=None, message=clip(words)), Reason.PREEMPTED, words)
+        self.announce(Reason.PREEMPTED, f"Preempted by {by}: attempt {attempt.number} on {attempt.node} is stopped", "Warning")
+
     def succeed(self, attempt: Attempt, observation: Observation) -> None:
         """The work is done."""
         attempt = self._close(
@@ -209,25 +242,37 @@ class Draft:
         self, attempt: Attempt, reason: Reason, message: str, exit_code: int | None = None, finished_at: datetime | None = None
     ) -> None:
         """The attempt failed: pay from the budget that the reason's row names, then try again or give up."""
-        status, rule = self.status, RULES[reason]
         attempt = self._close(attempt, AttemptState.FAILED, reason, exit_code=exit_code, message=message, finished_at=finished_at)
-        told = describe(attempt)
+        told = describe(attempt, TOLD_LIMIT)
         self.announce("AttemptFailed", told, "Warning")
-        if rule.counts:
-            status.failures += 1
-            spent, earlier = status.failures > self.task.spec.backoff_limit, status.failures - 1
-            bound = f"backoffLimit {self.task.spec.backoff_limit} is used up"
-        else:
-            status.infrastructure_losses += 1
-            limit = self.policy.infrastructure_loss_limit
-            spent, earlier = status.infrastructure_losses > limit, status.infrastructure_losses - 1
-            bound = f"lost {status.infrastructure_losses} attempts through no fault of the task (limit {limit})"
-        if rule.action is Action.FAIL:
-            self.end(Phase.FAILED, reason, told)
-        elif spent:
-            self.end(Phase.FAILED, reason, f"{told}; {bound}")
+        why, earlier = self._pay(attempt, reason)
+        if why is not None:
+            self.end(Phase.FAILED, reason, f"{told}; {why}" if why else told)
         else:
             self.back_off(reason, told, earlier)
+
+    def _pay(self, attempt: Attempt, reason: Reason) -> tuple[str | None, int]:
+        """Take the attempt from the budget that its verdict names.
+
+        Returns:
+            (why there is no further attempt, or None when there is; how many were taken from that budget before).
+        """
+        status, limit = self.status, self.policy.infrastructure_loss_limit
+        verdict = judge(self.task.spec.failure_policy, reason, attempt.exit_code)
+        rule = "" if verdict.rule is None else f"failurePolicy rule {verdict.rule}"
+        if verdict.counts:
+            status.failures += 1
+            paid, limit = status.failures, self.task.spec.backoff_limit
+            bound = f"backoffLimit {limit} is used up"
+        else:
+            status.infrastructure_losses += 1
+            paid = status.infrastructure_losses
+            bound = f"lost {paid} attempts through no fault of the task (limit {limit})"
+            if rule and not RULES[reason].infrastructure:
+                bound = f"{paid} attempts were lost or, as by {rule}, ignored (limit {limit})"
+        if verdict.gives_up:
+            return rule, paid - 1
+        return (bound if paid > limit else None), paid - 1
 
     def stopped(self, attempt: Attempt, message: str, exit_code: int | None = None, finished_at: datetime | None = None) -> None:
         """A stop that was asked for has taken effect; what follows depends on who asked."""
@@ -240,15 +285,15 @@ class Draft:
             limit = f"stopped by {reason.value}" if cause is not reason else RULES[reason].meaning.removesuffix(".")
             self.fail(attempt, cause, f"{limit}{': ' if words else ''}{words}", exit_code, finished_at)
             return
+        if reason is Reason.PREEMPTED and attempt.message:
+            message = f"{attempt.message}: {message}" if message else attempt.message
         attempt = self._close(attempt, AttemptState.STOPPED, reason, exit_code=exit_code, message=message, finished_at=finished_at)
         if reason is Reason.PREEMPTED:
-            self.status.infrastructure_losses += 1
-            most = self.policy.infrastructure_loss_limit
-            if self.status.infrastructure_losses > most:
-                lost = f"lost {self.status.infrastructure_losses} attempts through no fault of the task (limit {most})"
-                self.end(Phase.FAILED, reason, f"{describe(attempt)}; {lost}")
+            why, _ = self._pay(attempt, reason)
+            if why is not None:
+                self.end(Phase.FAILED, reason, f"{describe(attempt, TOLD_LIMIT)}; {why}")
             else:
-                self.enter_queue()
+                self.enter_queue(keep_place=True)
         elif reason is Reason.SUSPENDED:
             self.hold(Reason.SUSPENDED, f"attempt {attempt.number} was stopped because spec.suspend was set")
         else:
@@ -273,9 +318,9 @@ class Draft:
         lines = [describe(attempt, EVIDENCE_LIMIT) for attempt in self.status.attempts]
         if not lines:
             return self.status.message or ""
-        told = clip(self.status.message or "", EVIDENCE_LIMIT)
-        if told.startswith(lines[-1]):  # the newest attempt is why it ended: that is said once
-            lines.pop()
+        told, newest = self.status.message or "", describe(self.status.attempts[-1], TOLD_LIMIT)
+        # The newest attempt is why it ended: that is said once, with why there is no other one.
+        told = lines.pop() + told[len(newest) :] if told.startswith(newest) else clip(told, EVIDENCE_LIMIT)
         return "; ".join([told, *lines])
 
     # --- inside ----------------------------------------------------------------------------------------------------------
@@ -301,13 +346,16 @@ class Draft:
 
     def _leave_node(self) -> None:
         self.status.node_name, self.status.engine, self.status.queue_position = None, None, None
+        self.status.estimated_start_time = None
 
     def _describe_live(self) -> None:
         attempt, status = self.live, self.status
         if attempt is None:
             return
         if attempt.state is AttemptState.STOPPING:
-            status.reason, status.message = attempt.stop_reason, f"stopping attempt {attempt.number} on {attempt.node}"
+            words = f": {attempt.message}" if attempt.stop_reason == Reason.PREEMPTED and attempt.message else ""
+            status.reason = attempt.stop_reason
+            status.message = clip(f"stopping attempt {attempt.number} on {attempt.node}{words}")
         elif status.phase is Phase.UNKNOWN:
             status.reason = conditions.NODE_UNREACHABLE
             status.message = f"{attempt.node} does not answer: attempt {attempt.number} may or may not be running"

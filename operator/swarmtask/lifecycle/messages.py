@@ -98,7 +98,10 @@ class Observation:
 
 @dataclass(frozen=True, slots=True)
 class Twin:
-    """The task with the same dedupeKey that does the work: the oldest unfinished one, or the newest that succeeded in time.
+    """The task with the same dedupeKey whose outcome matters to this one.
+
+    The one that it waited for, if that has ended with an outcome; else the newest that succeeded in time; else the one that comes
+    first among the unfinished (`lifecycle.twins`), unless that is the task itself.
 
     Attributes:
         message: how it ended, where it has.
@@ -141,6 +144,7 @@ class Unplaced:
     Attributes:
         position: 1-based place in its queue.
         estimated_start: None while nothing is known.
+        unknown: why nothing is known of the start, for a person; for the condition only.
         message: counts per filter, for example "0/3 nodes fit: 2 too little memory (needs 16Gi, largest free 7.4Gi), 1 cordoned".
     """
 
@@ -148,6 +152,7 @@ class Unplaced:
     reason: str
     message: str
     estimated_start: datetime | None = None
+    unknown: str = ""
 
 
 @dataclass(frozen=True, slots=True)

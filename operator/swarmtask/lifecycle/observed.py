@@ -43,7 +43,7 @@ def apply(draft: Draft, live: Attempt, event: EngineFact) -> None:
         case SubmitRefused(reason=reason, message=message) if not live.observed:
             # Once the engine has shown the workload, a refusal answers a repeated submit and says nothing about the one that runs.
             if live.state is AttemptState.STOPPING:
-                draft.stopped(draft.update(live, reason=reason.value, message=clip(message)), message)
+                draft.stopped(draft.update(live, reason=reason.value, message=_kept(live) or clip(message)), message)
             else:
                 draft.fail(live, reason, message)
         case _:
@@ -102,7 +102,7 @@ def _prepare(draft: Draft, live: Attempt, seen: Observation) -> None:
     reason = seen.reason.value if seen.reason is not None else live.reason
     if reason is not None and reason != live.reason:
         draft.announce(reason, seen.message or f"attempt {live.number} on {live.node}", "Warning")
-    draft.update(live, observed=True, reason=reason, message=clip(seen.message) or live.message)
+    draft.update(live, observed=True, reason=reason, message=_kept(live) or clip(seen.message) or live.message)
 
 
 def _run(draft: Draft, live: Attempt, seen: Observation) -> None:
@@ -114,10 +114,15 @@ def _run(draft: Draft, live: Attempt, seen: Observation) -> None:
     started = whole(seen.started_at) if seen.started_at is not None else draft.at
     started = min(max(started, live.bound_at or started), draft.at)
     state = live.state if live.state is AttemptState.STOPPING else AttemptState.RUNNING
-    draft.update(live, state=state, observed=True, started_at=started, reason=None, message=None)
+    draft.update(live, state=state, observed=True, started_at=started, reason=None, message=_kept(live))
     draft.status.phase = Phase.RUNNING
     draft.status.start_time = draft.status.start_time or started
     draft.announce("Started", f"attempt {live.number} runs on {live.node}")
+
+
+def _kept(live: Attempt) -> str | None:
+    """While an attempt is being preempted, its message says for whom; that stays."""
+    return live.message if live.stop_reason == Reason.PREEMPTED else None
 
 
 def _end(draft: Draft, live: Attempt, seen: Observation) -> None:
@@ -135,7 +140,7 @@ def _end(draft: Draft, live: Attempt, seen: Observation) -> None:
         draft.fail(live, seen.reason, seen.message, seen.exit_code, seen.finished_at)
     elif live.state is AttemptState.STOPPING and not (reason is Reason.COMPLETED and _ended_before_stop(draft, live, seen)):
         if seen.reason is not None and live.started_at is None:
-            live = draft.update(live, reason=seen.reason.value, message=clip(seen.message))
+            live = draft.update(live, reason=seen.reason.value, message=_kept(live) or clip(seen.message))
         draft.stopped(live, seen.message, seen.exit_code, seen.finished_at)
     elif reason is Reason.COMPLETED:
         draft.succeed(live, seen)

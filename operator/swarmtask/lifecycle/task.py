@@ -28,8 +28,17 @@ from swarmtask.lifecycle.messages import (
     Unplaced,
 )
 from swarmtask.lifecycle.reasons import RULES
+from swarmtask.lifecycle.twins import begun, following
 from swarmtask.resources.meta import get_condition
-from swarmtask.resources.task import ANNOTATION_CANCEL, ANNOTATION_RETRY, Attempt, AttemptState, Phase, SwarmTask
+from swarmtask.resources.task import (
+    ANNOTATION_CANCEL,
+    ANNOTATION_RETRY,
+    TERMINAL_PHASES,
+    Attempt,
+    AttemptState,
+    Phase,
+    SwarmTask,
+)
 
 _MAX_SETTLE_STEPS = 8
 
@@ -48,20 +57,20 @@ def handle(task: SwarmTask, event: TaskEvent, now: datetime, policy: Policy) -> 
     """
     draft = Draft(task, now, policy)
     match event:
-        case Reconcile(queue_exists=queue_exists):
-            _settle(draft, queue_exists)
+        case Reconcile():
+            _settle(draft, event)
         case Bound():
             if draft.status.phase is not Phase.QUEUED:
                 return _nothing(task)
             _settle(draft, None)
             if draft.status.phase is Phase.QUEUED:
-                draft.bind(event.node, event.engine, event.engine_node_id)
+                draft.bind(event)
         case Unplaced():
             if draft.status.phase is not Phase.QUEUED:
                 return _nothing(task)
             _settle(draft, None)
             if draft.status.phase is Phase.QUEUED:
-                draft.place_in_queue(event.position, event.reason, event.message)
+                draft.place_in_queue(event)
         case Preempt(attempt=number, by=by):
             live = draft.live
             if live is None or live.number != number or live.state is AttemptState.STOPPING:
@@ -69,7 +78,7 @@ def handle(task: SwarmTask, event: TaskEvent, now: datetime, policy: Policy) -> 
             _settle(draft, None)
             live = draft.live
             if live is not None and live.state is not AttemptState.STOPPING:
-                draft.begin_stop(live, Reason.PREEMPTED, f"preempted by {'/'.join(by)}")
+                draft.preempt(live, "/".join(by))
         case InvalidObject():
             _refuse(draft, event)
         case _:
@@ -98,8 +107,8 @@ def _refuse(draft: Draft, event: InvalidObject) -> None:
     draft.invalid = event.message
 
 
-def _settle(draft: Draft, queue_exists: bool | None) -> None:
-    """Apply the rules that need no event until none applies. `queue_exists` None: as it was known before."""
+def _settle(draft: Draft, world: Reconcile | None) -> None:
+    """Apply the rules that need no event until none applies. `world`: what is around the task; None: as it was known before."""
     draft.mend_times()
     _take_retry(draft)
     for _ in range(_MAX_SETTLE_STEPS):
@@ -108,7 +117,7 @@ def _settle(draft: Draft, queue_exists: bool | None) -> None:
             return
         live = draft.live
         if live is None:
-            _settle_waiting(draft, queue_exists)
+            _settle_waiting(draft, world)
         else:
             _settle_live(draft, live)
         if before == (draft.status.phase, draft.status.reason, draft.live):
@@ -141,8 +150,8 @@ def _wish_to_end(draft: Draft) -> tuple[Reason, str] | None:
     return None
 
 
-def _settle_waiting(draft: Draft, queue_exists: bool | None) -> None:
-    """No attempt is live: end it, hold it, expire it, or let it queue."""
+def _settle_waiting(draft: Draft, world: Reconcile | None) -> None:
+    """No attempt is live: end it, hold it, let it wait for another one's outcome, expire it, or let it queue."""
     status, spec = draft.status, draft.task.spec
     if wish := _wish_to_end(draft):
         if wish[0] is Reason.CANCELLED:
@@ -153,13 +162,15 @@ def _settle_waiting(draft: Draft, queue_exists: bool | None) -> None:
         if status.phase is not Phase.PENDING or status.reason != Reason.SUSPENDED:
             draft.hold(Reason.SUSPENDED, "spec.suspend is set")
         return
+    if _done_elsewhere(draft, world):
+        return
     expires = queue_deadline(spec, status)
     if expires is not None and expires <= draft.now:
         draft.end(Phase.EXPIRED, Reason.QUEUE_DEADLINE, f"not started within {spec.queue_deadline_seconds}s of entering the queue")
         return
     if status.not_before is not None and _backing_off(draft):
         return
-    if not _queue_known(draft, queue_exists):
+    if not _queue_known(draft, world):
         if status.phase is not Phase.PENDING or status.reason != conditions.QUEUE_NOT_FOUND:
             draft.hold(conditions.QUEUE_NOT_FOUND, f"there is no SwarmQueue {spec.queue} in this namespace: create it")
         return
@@ -181,9 +192,32 @@ def _backing_off(draft: Draft) -> bool:
     return True
 
 
-def _queue_known(draft: Draft, queue_exists: bool | None) -> bool:
-    if queue_exists is not None:
-        return queue_exists
+def _done_elsewhere(draft: Draft, world: Reconcile | None) -> bool:
+    """Whether another task does this task's work or has done it: then wait for its outcome, or take it.
+
+    A failure is taken only from the task that was waited for: one that happened before is no reason not to try.
+    """
+    status, follows = draft.status, following(draft.status)
+    if not draft.task.spec.dedupe_key or begun(status):
+        return False
+    if world is None:
+        return follows is not None
+    twin = world.twin
+    if twin is None or twin.uid == draft.task.metadata.uid:
+        return False
+    if twin.phase is Phase.SUCCEEDED or (twin.phase is Phase.FAILED and follows == twin.name):
+        draft.take_outcome(twin)
+        return True
+    if twin.phase in TERMINAL_PHASES:
+        return False
+    if follows != twin.name:
+        draft.follow(twin)
+    return True
+
+
+def _queue_known(draft: Draft, world: Reconcile | None) -> bool:
+    if world is not None:
+        return world.queue_exists
     admitted = get_condition(draft.status.conditions, conditions.ADMITTED)
     return admitted is None or admitted.reason != conditions.QUEUE_NOT_FOUND
 

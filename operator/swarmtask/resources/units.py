@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 from decimal import ROUND_CEILING, Decimal
+from functools import lru_cache
 
 QUANTITY_PATTERN = r"^\+?([0-9]{1,19}(\.[0-9]{0,9})?|\.[0-9]{1,9})(m|k|M|G|T|P|E|Ki|Mi|Gi|Ti|Pi|Ei|[eE][+-]?[0-9]{1,2})?$"
 """A quantity that is not negative. (Kubernetes' own grammar also allows a minus sign and n, u; no field here can use them.)"""
@@ -35,6 +36,7 @@ _QUANTITY = re.compile(QUANTITY_PATTERN)
 _SPLIT = re.compile(r"^\+?([0-9.]+)(.*)$")
 
 
+@lru_cache(maxsize=4096, typed=True)  # the same few texts are read all the time; True is no 1
 def parse_quantity(text: str | int | float) -> Decimal:
     """Read a Kubernetes quantity (`500m`, `2Gi`, `1e3`, `4`) as an exact decimal.
 

@@ -17,7 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from swarmtask.resources.fields import Strategy
-from swarmtask.scheduler.model import Amounts, NodeInfo, QueueKey, TaskShape
+from swarmtask.scheduler import gpus
+from swarmtask.scheduler.gpus import ANY_GPU, GpuCounts
+from swarmtask.scheduler.model import GpuWish, NodeInfo, QueueKey, Taint, TaskShape, Weights
 
 Mask = NDArray[np.bool_]
 Ints = NDArray[np.int64]
@@ -28,6 +30,7 @@ CPU, MEMORY, GPUS, SLOTS = range(4)
 DIMENSIONS = 4
 
 LIMIT = 2**62
+BALANCED_WEIGHTS: Weights = (40, 30, 20, 10)
 
 
 def _capped(amount: int, limit: int = LIMIT) -> int:
@@ -60,6 +63,7 @@ class TaskClass:
             or a broadcast column takes, and a cycle does little else.
         floors: by dimension, what must be free on a node that takes one; far below zero where nothing is asked for, because a node
             that holds more than it offers still takes a task that asks for none of it.
+        weights: of the strategy balanced; what they are for other strategies does not matter.
     """
 
     shape: TaskShape
@@ -68,9 +72,16 @@ class TaskClass:
     floors: tuple[int, ...]
     strategy: Strategy
     share: NodeShare | None
+    weights: Weights = BALANCED_WEIGHTS
 
     @classmethod
-    def of(cls, shape: TaskShape, strategy: Strategy = "balanced", share: NodeShare | None = None) -> TaskClass:
+    def of(
+        cls,
+        shape: TaskShape,
+        strategy: Strategy = "balanced",
+        share: NodeShare | None = None,
+        weights: Weights = BALANCED_WEIGHTS,
+    ) -> TaskClass:
         request = shape.request
         amounts = (*map(_capped, (request.cpu_milli, request.memory_bytes, request.gpus)), 1)
         return cls(
@@ -80,6 +91,7 @@ class TaskClass:
             tuple(amount if amount > 0 else -2 * LIMIT for amount in amounts),
             strategy,
             share,
+            weights,
         )
 
 
@@ -95,6 +107,8 @@ class NodeClass:
     labels: Mapping[str, str]
     capabilities: frozenset[str]
     engines: tuple[str, ...]
+    taints: tuple[Taint, ...] = ()
+    region: str = ""
 
 
 class Rows(Protocol):
@@ -134,20 +148,32 @@ class Room:
         share_left: int64[number of shares, n], how many more tasks each queue with a share may start there.
         turns: float64[n], the place of each node in the order in which they were last given a task, 0 for those that never were;
             None where no class of tasks asks for it.
+        gpu_left: int64[wishes, n], how many GPUs that match a wish can be given away; `gpu_rows` has the row of each wish.
     """
 
     free: Rows
     per_unit: Rows
     tasks: Floats
     share_left: Rows
-    turns: Floats | None = None
+    turns: Floats | None
+    gpu_left: Rows
+    gpu_rows: Mapping[GpuWish, int]
 
     def take(self, nodes: Ints) -> Room:
         """The same for some nodes; to be read before the next placement."""
-        # Most clusters need neither shares nor turns.
+        # Most clusters need no shares, turns or wishes for GPUs.
         share_left = _SomeOf(self.share_left, nodes) if self.share_left else self.share_left
         turns = None if self.turns is None else self.turns[nodes]
-        return Room(_SomeOf(self.free, nodes), _SomeOf(self.per_unit, nodes), self.tasks[nodes], share_left, turns)
+        gpu_left = _SomeOf(self.gpu_left, nodes) if self.gpu_rows else self.gpu_left
+        return Room(
+            _SomeOf(self.free, nodes),
+            _SomeOf(self.per_unit, nodes),
+            self.tasks[nodes],
+            share_left,
+            turns,
+            gpu_left,
+            self.gpu_rows,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,8 +182,11 @@ class Columns:
 
     Attributes:
         ready, cordoned: bool[N].
+        on_battery: bool[N].
+        latency_ms: float64[N], NaN where it is not known. cost_per_hour: float64[N].
         node_classes, class_of: the classes, and the index of each node's class, intp[N].
         allocatable: int64[DIMENSIONS, N].
+        gpus: single GPUs; changes as the cycle places tasks.
         room: what is left; changes as the cycle places tasks.
         free, share_left: its tables, once more.
     """
@@ -166,9 +195,13 @@ class Columns:
     index: Mapping[str, int]
     ready: Mask
     cordoned: Mask
+    on_battery: Mask
+    latency_ms: Floats
+    cost_per_hour: Floats
     node_classes: tuple[NodeClass, ...]
     class_of: NDArray[np.intp]
     allocatable: Ints
+    gpus: GpuCounts
     room: Room
     free: Ints = field(repr=False)
     share_left: Ints = field(repr=False)
@@ -182,6 +215,7 @@ class Columns:
         shares: Sequence[NodeShare] = (),
         *,
         turns: bool = False,
+        gpu_wishes: Collection[GpuWish] = (),
     ) -> Columns:
         """Columns of `nodes`.
 
@@ -189,6 +223,7 @@ class Columns:
             label_keys: the labels that waiting tasks select on.
             shares: in the order of their rows.
             turns: whether a score asks who was last given a task.
+            gpu_wishes: of the waiting tasks that ask for GPUs; without one no single GPU can be given away.
         """
         ordered = sorted(nodes, key=lambda node: node.name)
         keys = sorted(label_keys)
@@ -197,32 +232,50 @@ class Columns:
         class_of = np.empty(len(ordered), dtype=np.intp)
         for number, node in enumerate(ordered):
             labels = {key: node.labels[key] for key in keys if key in node.labels}
-            identity = (tuple(labels.items()), node.capabilities, node.engines)
+            identity = (tuple(labels.items()), node.capabilities, node.engines, node.taints, node.region)
             found = classes.setdefault(identity, len(node_classes))
             if found == len(node_classes):
-                node_classes.append(NodeClass(labels, node.capabilities, node.engines))
+                node_classes.append(NodeClass(labels, node.capabilities, node.engines, node.taints, node.region))
             class_of[number] = found
         allocatable = _table(
-            [(*_amounts(node.allocatable), LIMIT if node.max_tasks is None else node.max_tasks) for node in ordered], LIMIT - 1
+            [
+                (
+                    node.allocatable.cpu_milli,
+                    node.allocatable.memory_bytes,
+                    gpus.offered(node),
+                    LIMIT if node.max_tasks is None else node.max_tasks,
+                )
+                for node in ordered
+            ],
+            LIMIT - 1,
         )
-        requested = _table([(*_amounts(node.requested), node.tasks) for node in ordered], LIMIT)
+        requested = _table(
+            [(node.requested.cpu_milli, node.requested.memory_bytes, gpus.held(node), node.tasks) for node in ordered], LIMIT
+        )
         per_unit = np.zeros(allocatable.shape)
         np.divide(1.0, allocatable, out=per_unit, where=allocatable > 0)
         free, share_left = allocatable - requested, _share_left(ordered, shares)
+        counts = GpuCounts.of(ordered, gpu_wishes)
         return cls(
             names=tuple(node.name for node in ordered),
             index={node.name: number for number, node in enumerate(ordered)},
             ready=np.array([node.ready for node in ordered], dtype=np.bool_),
             cordoned=np.array([node.unschedulable for node in ordered], dtype=np.bool_),
+            on_battery=np.array([node.on_battery for node in ordered], dtype=np.bool_),
+            latency_ms=np.array([node.latency_ms for node in ordered], dtype=np.float64),
+            cost_per_hour=np.array([node.cost_per_hour for node in ordered], dtype=np.float64),
             node_classes=tuple(node_classes),
             class_of=class_of,
             allocatable=allocatable,
+            gpus=counts,
             room=Room(
                 tuple(free),
                 tuple(per_unit),
                 requested[SLOTS].astype(np.float64),
                 tuple(share_left),
                 _turns(ordered) if turns else None,
+                tuple(counts.left),
+                counts.rows,
             ),
             free=free,
             share_left=share_left,
@@ -240,33 +293,28 @@ class Columns:
         """Engines that reach a node, preferred first."""
         return self.node_classes[int(self.class_of[node])].engines
 
-    def last_resort(self, shape: TaskShape) -> Mask | None:
-        """The nodes that a task of this shape takes only when no other fits; None where there is no such node."""
-        avoided = [self.index[name] for name in shape.avoid if name in self.index]
-        if not avoided:
-            return None
-        mask = np.zeros(len(self), dtype=np.bool_)
-        mask[avoided] = True
-        return mask
-
     def holds(self, node: int, task_class: TaskClass) -> bool:
         """Whether one more task of the class finds its amounts on a node: what all of `filters.AMOUNT_FILTERS` say together."""
-        cpu, memory, gpus, slots = self.free[:, node].tolist()
+        cpu, memory, free_gpus, slots = self.free[:, node].tolist()
         floors = task_class.floors
-        return bool(cpu >= floors[CPU] and memory >= floors[MEMORY] and gpus >= floors[GPUS] and slots >= floors[SLOTS])
+        if cpu < floors[CPU] or memory < floors[MEMORY] or free_gpus < floors[GPUS] or slots < floors[SLOTS]:
+            return False
+        shape = task_class.shape
+        if shape.request.gpus <= 0 or shape.gpu == ANY_GPU:
+            return True
+        return bool(self.gpus.left[self.gpus.rows[shape.gpu], node] >= floors[GPUS])
 
-    def place(self, node: int, task_class: TaskClass) -> None:
-        """Take one task's room from a node. The caller has made sure that it fits."""
+    def place(self, node: int, task_class: TaskClass) -> tuple[int, ...]:
+        """Take one task's room from a node, and return the indices of the GPUs that it gets. The caller has made sure that it
+        fits."""
         self.free[:, node] -= task_class.amounts
         self.room.tasks[node] += 1
         if task_class.share is not None:
             self.share_left[task_class.share.row, node] -= 1
         if self.room.turns is not None:
             self.room.turns[node] = self.room.turns.max() + 1
-
-
-def _amounts(amounts: Amounts) -> tuple[int, int, int]:
-    return amounts.cpu_milli, amounts.memory_bytes, amounts.gpus
+        request = task_class.shape.request
+        return self.gpus.take(node, task_class.shape.gpu, request.gpus) if request.gpus > 0 else ()
 
 
 def _share_left(nodes: Sequence[NodeInfo], shares: Sequence[NodeShare]) -> Ints:

@@ -9,8 +9,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-import numpy as np
-
 from swarmtask.scheduler.cohorts import offered
 from swarmtask.scheduler.columns import Columns, TaskClass
 from swarmtask.scheduler.explain import no_node_fits, verdicts
@@ -18,7 +16,8 @@ from swarmtask.scheduler.filters import label_keys
 from swarmtask.scheduler.model import Amounts, Binding, CycleResult, PendingTask, QueueKey, Refusal, Snapshot
 from swarmtask.scheduler.ordering import NO_NODE_FITS, Line, Order, Standstill
 from swarmtask.scheduler.placement import Placement
-from swarmtask.scheduler.scores import LAST_RESORT, TOTALS
+from swarmtask.scheduler.preferences import broken, factors
+from swarmtask.scheduler.scores import total_of
 
 
 def run_cycle(snapshot: Snapshot) -> CycleResult:
@@ -35,12 +34,13 @@ def run_cycle(snapshot: Snapshot) -> CycleResult:
 
 @dataclass(slots=True)
 class Place:
-    """The head of a line starts on a node (its index in the columns)."""
+    """The head of a line starts on a node (its index in the columns). `gpus` are chosen when the decision is applied."""
 
     rank: int
     task_class: TaskClass
     node: int
     score: float
+    gpus: tuple[int, ...] = ()
 
 
 @dataclass(slots=True)
@@ -65,6 +65,7 @@ class Cycle:
             label_keys([task_class.shape for task_class in classes]),
             self.order.shares,
             turns=any(task_class.strategy == "round-robin" for task_class in classes),
+            gpu_wishes={task_class.shape.gpu for task_class in classes if task_class.shape.request.gpus > 0},
         )
         self._placement = Placement(self.columns, len(self.order.tasks))
         self._unfit: dict[TaskClass, Standstill] = {}
@@ -96,7 +97,7 @@ class Cycle:
         """Carry out what `decide` has just returned."""
         # 5. Take the room, or park the line and with it its class.
         if isinstance(decision, Place):
-            self._placement.place(decision.node, decision.task_class)
+            decision.gpus = self._placement.place(decision.node, decision.task_class)
             self.order.advance()
             self._placed.append(decision)
         else:
@@ -107,7 +108,7 @@ class Cycle:
 
     def binding(self, place: Place) -> Binding:
         engine = place.task_class.shape.engine or self.columns.engines(place.node)[0]
-        return Binding(self.order.tasks[place.rank], self.columns.names[place.node], engine, place.score)
+        return Binding(self.order.tasks[place.rank], self.columns.names[place.node], engine, place.score, place.gpus)
 
     def result(self) -> CycleResult:
         # 6. Say what was decided: bindings in the order of decision, and for all others their place in the queue and why.
@@ -133,8 +134,9 @@ class NodeVerdict:
         filters: name -> passed, for every filter that applies to the task, in the order in which refusals are counted.
         refused_by: the first filter that refused; None where the task fits.
         scores: name -> what the score adds to the total.
-        score: the total, 0..1, almost nothing on a node that the task avoids; also given where the task does not fit, though
+        score: the total, 0..1, almost nothing on a node that is a last resort; also given where the task does not fit, though
             nothing compares it there.
+        last_resort: names of the preferences that keep the task away as long as it fits elsewhere, the strongest first.
     """
 
     node: str
@@ -142,6 +144,7 @@ class NodeVerdict:
     refused_by: str | None
     scores: Mapping[str, float]
     score: float
+    last_resort: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,16 +188,18 @@ def explain_task(snapshot: Snapshot, task: PendingTask) -> Explanation:
 
 
 def _node_verdicts(columns: Columns, task_class: TaskClass) -> tuple[NodeVerdict, ...]:
-    total = TOTALS[task_class.strategy]
+    total = total_of(task_class.strategy, task_class.weights)
     masks = {filter_.name: mask.tolist() for filter_, mask in verdicts(columns, task_class)}
-    avoided = columns.last_resort(task_class.shape)
-    weight = 1.0 if avoided is None else np.where(avoided, LAST_RESORT, 1.0)
-    parts = {name: (part * weight).tolist() for name, part in total.parts(columns.room, task_class)}
-    totals = (total.values(columns.room, task_class) * weight).tolist()
+    factor = factors(columns, task_class)
+    weight = 1.0 if factor is None else factor
+    parts = {name: (part * weight).tolist() for name, part in total.parts(columns, task_class)}
+    totals = (total.values(columns.room, task_class, total.fixed(columns, task_class)) * weight).tolist()
+    preferences = [(preference.name, mask.tolist()) for _, preference, mask in broken(columns, task_class)]
     found = []
     for number, name in enumerate(columns.names):
         filters = {filter_name: mask[number] for filter_name, mask in masks.items()}
         refused_by = next((filter_name for filter_name, passed in filters.items() if not passed), None)
         scores = {score_name: part[number] for score_name, part in parts.items()}
-        found.append(NodeVerdict(name, filters, refused_by, scores, min(totals[number], 1.0)))
+        last_resort = tuple(preference for preference, mask in preferences if mask[number])
+        found.append(NodeVerdict(name, filters, refused_by, scores, min(totals[number], 1.0), last_resort))
     return tuple(found)

@@ -17,7 +17,11 @@ import numpy as np
 
 from swarmtask.resources.units import format_cpu, format_memory, humanize_memory
 from swarmtask.scheduler.columns import CPU, GPUS, MEMORY, SLOTS, Columns, Mask, NodeClass, Room, TaskClass
-from swarmtask.scheduler.model import TaskShape
+from swarmtask.scheduler.gpus import ANY_GPU
+from swarmtask.scheduler.model import GpuWish, Taint, TaskShape
+
+TAINTS_NAMED = 3
+"""So many different taints are named in a message."""
 
 
 class Filter(Protocol):
@@ -167,6 +171,139 @@ class Capabilities:
 
 
 @dataclass(frozen=True, slots=True)
+class Regions:
+    """The node is in one of the regions that the task names."""
+
+    name: str = "regions"
+
+    def enabled(self, task_class: TaskClass) -> bool:
+        return bool(task_class.shape.regions)
+
+    def mask(self, columns: Columns, task_class: TaskClass) -> Mask:
+        wanted = task_class.shape.regions
+        return per_node_class(columns, lambda node_class: node_class.region in wanted)
+
+    def explain(self, refused: Mask, columns: Columns, task_class: TaskClass) -> str:
+        wanted = sorted(task_class.shape.regions)
+        return f"{_count(refused)} not in {_plural(len(wanted), 'region')} {' or '.join(wanted)}"
+
+
+@dataclass(frozen=True, slots=True)
+class Taints:
+    """The task tolerates every taint of the node with the effect NoSchedule or NoExecute."""
+
+    name: str = "taints"
+
+    def enabled(self, task_class: TaskClass) -> bool:
+        return True
+
+    def mask(self, columns: Columns, task_class: TaskClass) -> Mask:
+        shape = task_class.shape
+        return per_node_class(columns, lambda node_class: not untolerated(shape, node_class.taints))
+
+    def explain(self, refused: Mask, columns: Columns, task_class: TaskClass) -> str:
+        found = {
+            _taint_words(taint)
+            for number in np.unique(columns.class_of[refused])
+            for taint in untolerated(task_class.shape, columns.node_classes[number].taints)
+        }
+        named = sorted(found)[:TAINTS_NAMED]
+        more = f" and {len(found) - len(named)} more" if len(found) > len(named) else ""
+        taints, verb = _plural(len(found), "taint"), "is" if len(found) == 1 else "are"
+        return f"{_count(refused)} {_verb(refused, 'has', 'have')} {taints} {', '.join(named)}{more} that {verb} not tolerated"
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """An hour of the node costs no more than the task allows."""
+
+    name: str = "cost"
+
+    def enabled(self, task_class: TaskClass) -> bool:
+        return task_class.shape.max_cost_per_hour is not None
+
+    def mask(self, columns: Columns, task_class: TaskClass) -> Mask:
+        most = task_class.shape.max_cost_per_hour
+        assert most is not None  # noqa: S101 - enabled
+        mask: Mask = columns.cost_per_hour <= most
+        return mask
+
+    def explain(self, refused: Mask, columns: Columns, task_class: TaskClass) -> str:
+        cheapest = columns.cost_per_hour[refused].min()
+        most = task_class.shape.max_cost_per_hour
+        return f"{_count(refused)} {_verb(refused, 'costs', 'cost')} more than ${most:.10g} an hour (cheapest ${cheapest:.10g})"
+
+
+@dataclass(frozen=True, slots=True)
+class Latency:
+    """The node is known to be as near as the task demands."""
+
+    name: str = "latency"
+
+    def enabled(self, task_class: TaskClass) -> bool:
+        return task_class.shape.max_latency_ms is not None
+
+    def mask(self, columns: Columns, task_class: TaskClass) -> Mask:
+        most = task_class.shape.max_latency_ms
+        assert most is not None  # noqa: S101 - enabled
+        mask: Mask = columns.latency_ms <= most  # never true of NaN: a node whose latency is not known does not pass
+        return mask
+
+    def explain(self, refused: Mask, columns: Columns, task_class: TaskClass) -> str:
+        found = columns.latency_ms[refused]
+        known = found[~np.isnan(found)]
+        unknown = len(found) - len(known)
+        facts = []
+        if len(known):
+            facts.append(f"nearest {known.min():.10g} ms")
+        if unknown:
+            facts.append("unknown" if unknown == len(found) else f"{unknown} unknown")
+        return f"{len(found)} not known to be within {task_class.shape.max_latency_ms} ms ({', '.join(facts)})"
+
+
+@dataclass(frozen=True, slots=True)
+class Battery:
+    """The node does not run on battery."""
+
+    name: str = "battery"
+
+    def enabled(self, task_class: TaskClass) -> bool:
+        return task_class.shape.on_battery == "never"
+
+    def mask(self, columns: Columns, task_class: TaskClass) -> Mask:
+        return ~columns.on_battery
+
+    def explain(self, refused: Mask, columns: Columns, task_class: TaskClass) -> str:
+        return f"{_count(refused)} on battery"
+
+
+@dataclass(frozen=True, slots=True)
+class MatchingGpus:
+    """Enough GPUs are free, of those that count for the task."""
+
+    name: str = "gpu"
+
+    def enabled(self, task_class: TaskClass) -> bool:
+        return bool(task_class.need[GPUS] > 0)
+
+    def mask(self, room: Room, task_class: TaskClass) -> Mask:
+        wish = task_class.shape.gpu
+        left = room.free[GPUS] if wish == ANY_GPU else room.gpu_left[room.gpu_rows[wish]]
+        mask: Mask = left >= task_class.need[GPUS]
+        return mask
+
+    def explain(self, refused: Mask, columns: Columns, task_class: TaskClass) -> str:
+        wish, need = task_class.shape.gpu, int(task_class.need[GPUS])
+        row = None if wish == ANY_GPU else columns.gpus.rows[wish]
+        free = max(0, int((columns.room.free[GPUS] if row is None else columns.gpus.left[row])[refused].max()))
+        offered = int((columns.allocatable[GPUS] if row is None else columns.gpus.offered[row])[refused].max())
+        facts = f"needs {need}{_wish_words(wish)}, most free {free}"
+        if offered < need:
+            facts += f"; never fits: {_verb(refused, 'it', 'largest of them')} offers {offered}"
+        return f"{_count(refused)} too few GPUs ({facts})"
+
+
+@dataclass(frozen=True, slots=True)
 class MaxTasks:
     """The node runs fewer tasks than it may."""
 
@@ -250,14 +387,15 @@ class Fits:
         return f"{_count(refused)} {self.too_little} ({facts})"
 
 
-FITS_GPUS = Fits("gpu", GPUS, "too few GPUs", "most", str, str)
 FITS_MEMORY = Fits("memory", MEMORY, "too little memory", "largest", humanize_memory, format_memory)
 FITS_CPU = Fits("cpu", CPU, "too little CPU", "most", format_cpu, format_cpu)
 
-STATIC_FILTERS: tuple[StaticFilter, ...] = (Ready(), Cordoned(), Engine(), NodeName(), NodeSelector(), Capabilities())
-MAX_TASKS = MaxTasks()
-ROOM_FILTERS: tuple[RoomFilter, ...] = (FITS_GPUS, MAX_TASKS, QueueShare(), FITS_MEMORY, FITS_CPU)
-AMOUNT_FILTERS: frozenset[RoomFilter] = frozenset({FITS_GPUS, MAX_TASKS, FITS_MEMORY, FITS_CPU})
+STATIC_FILTERS: tuple[StaticFilter, ...] = (
+    Ready(), Cordoned(), Engine(), NodeName(), NodeSelector(), Regions(), Taints(), Capabilities(), Cost(), Latency(), Battery(),
+)  # fmt: skip
+MATCHING_GPUS, MAX_TASKS = MatchingGpus(), MaxTasks()
+ROOM_FILTERS: tuple[RoomFilter, ...] = (MATCHING_GPUS, MAX_TASKS, QueueShare(), FITS_MEMORY, FITS_CPU)
+AMOUNT_FILTERS: frozenset[RoomFilter] = frozenset({MATCHING_GPUS, MAX_TASKS, FITS_MEMORY, FITS_CPU})
 """Those that only compare amounts; `Columns.holds` answers for all of them about one node."""
 
 
@@ -267,9 +405,31 @@ def per_node_class(columns: Columns, accepts: Callable[[NodeClass], bool]) -> Ma
     return verdicts[columns.class_of]
 
 
+def tolerates(shape: TaskShape, taint: Taint) -> bool:
+    """Does the task say that this taint does not keep it away? As Kubernetes' tolerations do."""
+    return any(
+        toleration.key in {"", taint.key} and toleration.value in {None, taint.value} and toleration.effect in {None, taint.effect}
+        for toleration in shape.tolerations
+    )
+
+
+def untolerated(shape: TaskShape, taints: tuple[Taint, ...]) -> list[Taint]:
+    """Those of `taints` that keep the task away."""
+    return [taint for taint in taints if taint.effect != "PreferNoSchedule" and not tolerates(shape, taint)]
+
+
 def label_keys(shapes: list[TaskShape]) -> set[str]:
     """Labels that decide where these shapes fit: the only ones that tell classes of nodes apart."""
     return {key for shape in shapes for key, _ in shape.node_selector}
+
+
+def _taint_words(taint: Taint) -> str:
+    return f"{taint.key}={taint.value}:{taint.effect}" if taint.value else f"{taint.key}:{taint.effect}"
+
+
+def _wish_words(wish: GpuWish) -> str:
+    words = "".join(f" {word}" for word in (wish.vendor, wish.model) if word)
+    return f"{words} with {humanize_memory(wish.memory_bytes)} each" if wish.memory_bytes else words
 
 
 def _count(refused: Mask) -> int:

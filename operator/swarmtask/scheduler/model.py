@@ -167,7 +167,8 @@ class PendingTask:
         queue: (namespace, queue name).
         queued_at: seconds since the epoch; older first among equal priorities, then `uid`.
         front_at: when a person moved it to the front of its queue, in seconds since the epoch; None: nobody did.
-        duration_s: how long such tasks run, as far as that has been learned; None while it is not known.
+        duration_s: how long such tasks run, as far as that has been learned; None while it is not known. Learning more does not
+            make it another task.
     """
 
     key: TaskKey
@@ -177,7 +178,7 @@ class PendingTask:
     queued_at: float
     shape: TaskShape
     front_at: float | None = None
-    duration_s: float | None = None
+    duration_s: float | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, slots=True)

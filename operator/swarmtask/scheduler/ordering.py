@@ -17,8 +17,8 @@ from types import MappingProxyType
 
 from swarmtask.resources.fields import Strategy
 from swarmtask.scheduler.cohorts import Claim, Cohort
-from swarmtask.scheduler.columns import NodeShare, TaskClass
-from swarmtask.scheduler.model import Amounts, LimitInfo, PendingTask, QueueInfo, QueueKey, TaskShape
+from swarmtask.scheduler.columns import BALANCED_WEIGHTS, NodeShare, TaskClass
+from swarmtask.scheduler.model import Amounts, LimitInfo, PendingTask, QueueInfo, QueueKey, TaskShape, Weights
 
 NO_NODE_FITS = "NoNodeFits"
 QUEUE_STOPPED = "QueueStopped"
@@ -153,7 +153,7 @@ class Order:
     Attributes:
         tasks: in the order in which they would start; a task's index is its rank.
         lines: the line of each task, by rank.
-        classes: one per shape and strategy, and per queue where the queue has a share.
+        classes: one per shape and strategy (with the queue's weights), and per queue where the queue has a share.
         shares: of the queues that bound what one node runs of them, by row.
 
     Args:
@@ -251,21 +251,22 @@ class Order:
 
 
 class _Interner:
-    """Equal shapes -> one class, except where their queues' strategies or shares tell them apart.
+    """Equal shapes -> one class, except where their queues' strategies, weights or shares tell them apart.
 
     Caches usually share shape objects, so identity is asked before equality.
     """
 
     def __init__(self, classes: list[TaskClass]) -> None:
         self._classes = classes
-        self._by_value: dict[tuple[TaskShape, Strategy, NodeShare | None], int] = {}
+        self._by_value: dict[tuple[TaskShape, Strategy, NodeShare | None, Weights], int] = {}
 
     def number(self, shape: TaskShape, gate: Gate) -> int:
         number = gate.numbers.get(id(shape))
         if number is None:
             strategy = shape.strategy or gate.queue.strategy
-            number = self._by_value.setdefault((shape, strategy, gate.share), len(self._classes))
+            weights = gate.queue.weights if strategy == "balanced" else BALANCED_WEIGHTS
+            number = self._by_value.setdefault((shape, strategy, gate.share, weights), len(self._classes))
             if number == len(self._classes):
-                self._classes.append(TaskClass.of(shape, strategy, gate.share))
+                self._classes.append(TaskClass.of(shape, strategy, gate.share, weights))
             gate.numbers[id(shape)] = number
         return number

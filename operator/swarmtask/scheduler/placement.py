@@ -17,7 +17,8 @@ import numpy as np
 
 from swarmtask.scheduler.columns import Columns, Floats, Ints, Mask, Room, TaskClass
 from swarmtask.scheduler.filters import AMOUNT_FILTERS, ROOM_FILTERS, STATIC_FILTERS, RoomFilter
-from swarmtask.scheduler.scores import LAST_RESORT, TOTALS, Total
+from swarmtask.scheduler.preferences import factors
+from swarmtask.scheduler.scores import Total, total_of
 
 INFEASIBLE = np.array(-1.0)
 """Below every score. An array without dimensions: numpy takes it faster than a number."""
@@ -34,7 +35,8 @@ class _Evaluation:
         total: the scores of its strategy.
         amount_filters: filters that only compare amounts; room_filters: all other room filters that the class enables.
         allowed: bool[N], what static filters say; None when they let every node pass.
-        avoided: bool[N], nodes that are the last resort; None when there are none.
+        fixed: what static scores add to the total, float64[N] or one number; None where nothing.
+        factors: float64[N], by what the total is multiplied because of preferences; None where by 1.
         values: float64[N], total score where the class fits, else INFEASIBLE. Amounts may be too small on nodes that changed
             after `checked`.
         seen, checked: how many placements are accounted for, in the scores and in the amounts.
@@ -44,7 +46,8 @@ class _Evaluation:
     amount_filters: tuple[RoomFilter, ...]
     room_filters: tuple[RoomFilter, ...]
     allowed: Mask | None
-    avoided: Mask | None
+    fixed: Floats | None
+    factors: Floats | None
     values: Floats
     seen: int
     checked: int
@@ -86,12 +89,13 @@ class Placement:
                 return node, min(value, 1.0)
             self._check(task_class, evaluation)
 
-    def place(self, node: int, task_class: TaskClass) -> None:
-        """Take the room of one task of the class, which `best` has just chosen the node for."""
-        self._columns.place(node, task_class)
+    def place(self, node: int, task_class: TaskClass) -> tuple[int, ...]:
+        """Take the room of one task of the class, which `best` has just chosen the node for, and return the indices of its GPUs."""
+        gpus = self._columns.place(node, task_class)
         self._changed[self._placed] = node
         self._changed_at[node] = self._placed
         self._placed += 1
+        return gpus
 
     def forget(self, task_class: TaskClass) -> None:
         """No task of the class comes up again."""
@@ -104,12 +108,14 @@ class Placement:
             if static_filter.enabled(task_class):
                 allowed &= static_filter.mask(self._columns, task_class)
         enabled = [room_filter for room_filter in ROOM_FILTERS if room_filter.enabled(task_class)]
+        total = total_of(task_class.strategy, task_class.weights)
         evaluation = _Evaluation(
-            TOTALS[task_class.strategy],
+            total,
             tuple(room_filter for room_filter in enabled if room_filter in AMOUNT_FILTERS),
             tuple(room_filter for room_filter in enabled if room_filter not in AMOUNT_FILTERS),
             None if allowed.all() else allowed,
-            self._columns.last_resort(task_class.shape),
+            total.fixed(self._columns, task_class),
+            factors(self._columns, task_class),
             np.empty(0),
             self._placed,
             self._placed,
@@ -122,7 +128,7 @@ class Placement:
 
     def _evaluate_all(self, task_class: TaskClass, evaluation: _Evaluation) -> None:
         room = self._columns.room
-        values = _values(task_class, evaluation, room, evaluation.allowed, evaluation.avoided)
+        values = _values(task_class, evaluation, room)
         np.putmask(values, ~_masks(task_class, evaluation.amount_filters, room), INFEASIBLE)
         evaluation.values = values
         evaluation.seen = evaluation.checked = self._placed
@@ -133,9 +139,7 @@ class Placement:
             self._evaluate_all(task_class, evaluation)
             return
         changed = self._changed[evaluation.seen : self._placed]
-        allowed = None if evaluation.allowed is None else evaluation.allowed[changed]
-        avoided = None if evaluation.avoided is None else evaluation.avoided[changed]
-        evaluation.values[changed] = _values(task_class, evaluation, self._columns.room.take(changed), allowed, avoided)
+        evaluation.values[changed] = _values(task_class, evaluation, self._columns.room.take(changed), changed)
         evaluation.seen = self._placed
 
     def _check(self, task_class: TaskClass, evaluation: _Evaluation) -> None:
@@ -158,11 +162,16 @@ def _masks(task_class: TaskClass, room_filters: tuple[RoomFilter, ...], room: Ro
     return mask
 
 
-def _values(task_class: TaskClass, evaluation: _Evaluation, room: Room, allowed: Mask | None, avoided: Mask | None) -> Floats:
-    """float64[n]: total score, or INFEASIBLE, for the n nodes of `room`. Amounts are not looked at."""
-    values = evaluation.total.values(room, task_class)
-    if avoided is not None:
-        np.multiply(values, LAST_RESORT, out=values, where=avoided)
+def _values(task_class: TaskClass, evaluation: _Evaluation, room: Room, nodes: Ints | None = None) -> Floats:
+    """float64[n]: total score, or INFEASIBLE, for the n nodes of `room`: these, or all. Amounts are not looked at."""
+    allowed, fixed, factor = evaluation.allowed, evaluation.fixed, evaluation.factors
+    if nodes is not None:
+        allowed = None if allowed is None else allowed[nodes]
+        fixed = fixed if fixed is None or not fixed.ndim else fixed[nodes]
+        factor = None if factor is None else factor[nodes]
+    values = evaluation.total.values(room, task_class, fixed)
+    if factor is not None:
+        values *= factor
     if evaluation.room_filters:
         mask = _masks(task_class, evaluation.room_filters, room)
         allowed = mask if allowed is None else allowed & mask

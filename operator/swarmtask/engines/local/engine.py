@@ -36,6 +36,7 @@ from swarmtask.engines.base import (
     Observation,
     Workload,
 )
+from swarmtask.engines.devices import gpu_environment
 from swarmtask.engines.local import record as records
 from swarmtask.engines.local import shim
 from swarmtask.engines.local.output import OutputReader
@@ -191,6 +192,7 @@ class LocalEngine:
     def _submit(self, workload: Workload) -> None:
         environment = {"PATH": os.environ.get("PATH", os.defpath), "HOME": str(Path.home()), "LANG": "C.UTF-8"}
         environment.update(workload.env)
+        environment.update(gpu_environment(workload, isolated=False))
         try:
             attempt = records.create(self._attempts, workload, self._settings.max_output_bytes, environment)
         except FileExistsError as error:

@@ -20,6 +20,7 @@ from swarmtask.engines.base import (
     LABEL_TASK_UID,
     Workload,
 )
+from swarmtask.engines.devices import gpu_environment
 
 LABEL_STOPPED = "swarmtask.io/stopped"
 """Value `true` on a service that was told to stop; set in the same update that takes its task away."""
@@ -70,8 +71,9 @@ def task_template(
         container["Command"] = list(workload.command)
     if workload.args:
         container["Args"] = list(workload.args)
-    if workload.env:
-        container["Env"] = [f"{name}={escape(value)}" for name, value in workload.env]
+    variables = dict(workload.env) | gpu_environment(workload, isolated=True)
+    if variables:
+        container["Env"] = [f"{name}={escape(value)}" for name, value in variables.items()]
     if workload.working_dir:
         container["Dir"] = workload.working_dir
     if capability_add:

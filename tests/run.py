@@ -1,0 +1,203 @@
+"""The whole suite as two pytest runs side by side: `python -m tests.run [arguments of pytest]`. `make test` runs this.
+
+Half of the suite computes, the other half mostly waits for Docker nodes; one after the other they would take the sum of both. Each
+side writes its own log and JUnit file under `build/test`; a side's log is shown in one piece when it ends, so that the two are
+never mixed. The exit status is 0 only when both sides ran and nothing failed. Interrupted, it lets both sides clean up first.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+import xml.etree.ElementTree as ET
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TextIO
+
+ROOT = Path(__file__).resolve().parents[1]
+FOLDER = ROOT / "build" / "test"
+PROGRESS_S = 30.0
+LOOK_S = 0.2
+CLEAN_UP_S = 120.0
+"""An interrupted side may take so long to stop what it has started; a second interrupt ends it at once."""
+NO_TESTS = 5
+"""pytest's exit status when the arguments select nothing."""
+INTERRUPTED = 130
+
+SIDES = {"waits": ("-m", "docker or lab"), "computes": ("-m", "not docker and not lab")}
+"""Name of a side -> what selects its tests. Everything that shares Docker's nodes is on one side, one test after another."""
+
+
+class Stop(Exception):
+    """Somebody wants it to end."""
+
+
+@dataclass(frozen=True)
+class Counts:
+    """How many tests ended how, and for want of what they were skipped."""
+
+    passed: int = 0
+    failed: int = 0
+    skipped: int = 0
+    lacking: Counter[str] = field(default_factory=Counter)
+
+    def __add__(self, other: Counts) -> Counts:
+        return Counts(
+            self.passed + other.passed, self.failed + other.failed, self.skipped + other.skipped, self.lacking + other.lacking
+        )
+
+    def __str__(self) -> str:
+        words = f"{self.passed} passed, {self.failed} failed, {self.skipped} skipped"
+        return words + "".join(f"\n  skipped for want of {tool}: {count}" for tool, count in sorted(self.lacking.items()))
+
+
+def counts_of(junit: Path) -> Counts | None:
+    """What a JUnit file tells; None when there is none that can be read, as after a crash."""
+    try:
+        cases = list(ET.parse(junit).getroot().iter("testcase"))
+    except (OSError, ET.ParseError):
+        return None
+    # A test whose teardown fails as well is two cases, one of them without a failure of its own.
+    failed = [case for case in cases if case.find("failure") is not None or case.find("error") is not None]
+    skips = [skip for case in cases for skip in case.findall("skipped")]
+    found = (re.search(r"\[missing: ([^\]]+)\]", f"{skip.get('message')} {skip.text}") for skip in skips)
+    lacking = Counter(match[1] for match in found if match)
+    return Counts(len(cases) - len(failed) - len(skips), len(failed), len(skips), lacking)
+
+
+class Side:
+    """One pytest run.
+
+    Args:
+        folder: takes `NAME.log` and `NAME.xml`.
+    """
+
+    def __init__(self, name: str, arguments: Sequence[str], folder: Path) -> None:
+        self.name = name
+        self.log, self.junit = folder / f"{name}.log", folder / f"{name}.xml"
+        self.junit.unlink(missing_ok=True)
+        self._began = time.monotonic()
+        self.took_s = 0.0
+        self.counts = Counts()
+        command = [sys.executable, "-m", "pytest", "-q", f"--junit-xml={self.junit}", *arguments]
+        with self.log.open("w") as output:
+            # A session of its own: an interrupt at the terminal reaches this program alone, which passes it on once.
+            self.process = subprocess.Popen(
+                command, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
+            )
+
+    @property
+    def progress(self) -> str:
+        """How far it is, as pytest says it."""
+        percents = re.findall(r"\[ *(\d+)%\]", self.log.read_text(errors="replace"))
+        return f"{self.name} {percents[-1] if percents else 0}%"
+
+    @property
+    def ok(self) -> bool:
+        return self.process.returncode in (0, NO_TESTS)
+
+    def ended(self) -> bool:
+        """Is it over? Then its figures are there."""
+        if self.process.poll() is None:
+            return False
+        self.took_s = time.monotonic() - self._began
+        self.counts = counts_of(self.junit) or Counts()
+        return True
+
+    def interrupt(self) -> None:
+        """Ask it to stop; pytest then tears its fixtures down."""
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGINT)
+
+    def kill(self) -> None:
+        """End it and what it has started in its session."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+
+    def report(self, to: TextIO) -> None:
+        """The whole log, and how it ended."""
+        print(f"===== {self.name} =====\n{self.log.read_text(errors='replace').rstrip()}", file=to)
+        print(f"===== {self.line} =====", file=to, flush=True)
+
+    @property
+    def line(self) -> str:
+        """One line about the end."""
+        how = "" if self.ok else f", FAILED with exit status {self.process.returncode}"
+        return f"{self.name}: {str(self.counts).partition(chr(10))[0]} in {self.took_s:.0f} s{how}"
+
+
+def run(sides: dict[str, tuple[str, ...]], arguments: Sequence[str], folder: Path, to: TextIO) -> int:
+    """Run them all at once; 0 when all is well, 1 when something failed, 130 when it was interrupted."""
+    folder.mkdir(parents=True, exist_ok=True)
+    began = time.monotonic()
+    running: list[Side] = []
+    with _stoppable():
+        try:
+            for name, selection in sides.items():
+                running.append(Side(name, (*selection, *arguments), folder))
+            _wait(running, to)
+        except (Stop, KeyboardInterrupt):
+            _stop(running, to)
+            return INTERRUPTED
+        except BaseException:
+            for side in running:
+                side.kill()
+            raise
+    total = sum((side.counts for side in running), Counts())
+    print("\n".join(side.line for side in running), file=to)
+    print(f"whole suite: {total}\nin {time.monotonic() - began:.0f} s", file=to, flush=True)
+    nothing_ran = all(side.process.returncode == NO_TESTS for side in running)
+    return int(nothing_ran or not all(side.ok for side in running))
+
+
+def _wait(running: list[Side], to: TextIO) -> None:
+    left, told = list(running), time.monotonic()
+    while left:
+        time.sleep(LOOK_S)
+        for side in [side for side in left if side.ended()]:
+            left.remove(side)
+            side.report(to)
+        if left and time.monotonic() - told > PROGRESS_S:
+            told = time.monotonic()
+            print(", ".join(side.progress for side in left), file=to, flush=True)
+
+
+def _stop(running: list[Side], to: TextIO) -> None:
+    print("interrupted: both sides clean up; interrupt once more to end them at once", file=to, flush=True)
+    for side in running:
+        side.interrupt()
+    end = time.monotonic() + CLEAN_UP_S
+    with contextlib.suppress(Stop, KeyboardInterrupt):
+        while time.monotonic() < end and not all(side.ended() for side in running):
+            time.sleep(LOOK_S)
+    for side in running:
+        if not side.ended():
+            side.kill()
+            print(f"{side.name} did not end in time and was killed; see {side.log}", file=to, flush=True)
+
+
+@contextlib.contextmanager
+def _stoppable() -> Iterator[None]:
+    """SIGTERM and SIGHUP end it as Ctrl-C does."""
+
+    def stop(number: int, _frame: object) -> None:
+        raise Stop(signal.Signals(number).name)
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGHUP)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+if __name__ == "__main__":
+    sys.exit(run(SIDES, sys.argv[1:], FOLDER, sys.stdout))

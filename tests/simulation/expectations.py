@@ -1,0 +1,129 @@
+"""What a run in which nothing goes wrong must come to: the dead letters that were planned, tasks in time, shares by weight.
+
+Used by `story` after a calm run has come to rest. Reads what is stored, decides nothing, and knows the programs of the births
+better than the operator can.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from itertools import takewhile
+
+from swarmtask.lifecycle.intervals import parse
+from swarmtask.resources import units
+from swarmtask.resources.task import Phase, SwarmTask
+from tests.fakes.engine import Outcome
+from tests.simulation.workload import Birth
+from tests.simulation.world import START, World
+
+LONG_ENOUGH_S = 20.0
+"""Shares are judged over a time of at least this length, in which all queues of a cohort wait."""
+
+
+def broken(world: World) -> Iterator[str]:
+    """Each expectation that does not hold, in words."""
+    tasks = {task.metadata.name: task for task in world.tasks()}
+    births = {birth.name: birth for birth in world.births}
+    yield from _dead_letters(births, tasks)
+    yield from _starts(world, births, tasks)
+    if world.workload.expect.shares is not None:
+        yield from _shares(world, tasks, world.workload.expect.shares)
+
+
+# --- dead letters ---
+
+
+def _dead_letters(births: dict[str, Birth], tasks: dict[str, SwarmTask]) -> Iterator[str]:
+    for name, birth in sorted(births.items()):
+        task = tasks.get(name)
+        if task is None:
+            continue
+        status, planned = task.status, doomed(birth)
+        if status.reason == "Deduplicated" and status.outcome_of in births:
+            planned = doomed(births[status.outcome_of])
+        if (status.phase is Phase.FAILED) != planned:
+            yield f"{name} is {status.phase.value} ({status.reason}), planned as a dead letter: {planned}"
+        if task.is_array and task.finished and status.array is not None:
+            dead = {index for index, outcomes in enumerate(birth.members) if _dies(outcomes, birth.spec["backoffLimit"])}
+            told = set(parse(status.array.failed_indexes))
+            if told != dead:
+                yield f"{name} names {sorted(told)} as failed, planned are {sorted(dead)}"
+
+
+def doomed(birth: Birth) -> bool:
+    """Its program fails more often than the task may; of an array, that of any index."""
+    return any(_dies(outcomes, birth.spec["backoffLimit"]) for outcomes in birth.members or (birth.outcomes,))
+
+
+def _dies(outcomes: Sequence[Outcome], limit: int) -> bool:
+    failures = len(list(takewhile(_fails, outcomes)))
+    return failures == len(outcomes) or failures > limit
+
+
+def _fails(outcome: Outcome) -> bool:
+    never_ends = outcome.duration_s is None or outcome.prepare_s == float("inf")
+    return outcome.exit_code != 0 or outcome.oom or never_ends or bool(outcome.pull_error or outcome.refused)
+
+
+# --- starts ---
+
+
+def _starts(world: World, births: dict[str, Birth], tasks: dict[str, SwarmTask]) -> Iterator[str]:
+    for name, birth in sorted(births.items()):
+        bound_s = world.workload.expect.start_s.get(birth.group)
+        if bound_s is None or name not in tasks:
+            continue
+        started = tasks[name].status.start_time
+        latest = START + timedelta(seconds=birth.at_s + bound_s)
+        if started is None or started > latest:
+            yield f"{name} started at {started}, not within {bound_s:g} s of its birth at {birth.at_s:.1f} s"
+
+
+# --- shares ---
+
+
+@dataclass(frozen=True)
+class _Hold:
+    """One attempt: so much of the cluster for so long."""
+
+    queue: str
+    begin: datetime
+    end: datetime
+    cpu_milli: int
+
+
+def _shares(world: World, tasks: dict[str, SwarmTask], tolerance: float) -> Iterator[str]:
+    """CPU is what these workloads are short of; memory must not be the dominant resource of any of their tasks."""
+    cohorts: dict[str, dict[str, int]] = defaultdict(dict)
+    for name, spec in world.workload.queues.items():
+        if spec.get("cohort"):
+            cohorts[spec["cohort"]][name] = spec.get("weight", 1)
+    holds = [hold for task in tasks.values() for hold in _holds(task)]
+    for cohort, weights in sorted(cohorts.items()):
+        # All wait from the moment when the last of them has tasks until the first of them has started its last.
+        begin = START + timedelta(seconds=max(min(b.at_s for b in world.births if b.spec["queue"] == name) for name in weights))
+        end = min(max(hold.begin for hold in holds if hold.queue == name) for name in weights)
+        if (end - begin).total_seconds() < LONG_ENOUGH_S:
+            yield f"the queues of {cohort} all wait for {(end - begin).total_seconds():.0f} s only: give them more tasks"
+            continue
+        held = {name: sum(_within(hold, begin, end) for hold in holds if hold.queue == name) for name in weights}
+        for name, weight in weights.items():
+            due = weight / sum(weights.values())
+            share = held[name] / sum(held.values())
+            if abs(share - due) > tolerance * due:
+                yield f"queue {name} held {share:.3f} of its cohort {cohort}, due are {due:.3f}"
+
+
+def _holds(task: SwarmTask) -> Iterator[_Hold]:
+    for attempt in task.status.attempts:
+        if attempt.bound_at is not None and attempt.finished_at is not None:
+            cpu_milli = units.cpu_milli(attempt.requested.cpu)
+            yield _Hold(attempt.requested.queue, attempt.bound_at, attempt.finished_at, cpu_milli)
+
+
+def _within(hold: _Hold, begin: datetime, end: datetime) -> float:
+    """CPU-seconds of one attempt between two moments."""
+    return max(0.0, (min(hold.end, end) - max(hold.begin, begin)).total_seconds()) * hold.cpu_milli
