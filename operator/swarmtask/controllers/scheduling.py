@@ -19,9 +19,9 @@ from swarmtask.controllers.snapshots import EngineReady, take_snapshot
 from swarmtask.controllers.surroundings import Surroundings
 from swarmtask.controllers.waiting import Bell
 from swarmtask.lifecycle.messages import Bound, Preempt, Unplaced
-from swarmtask.scheduler.backlog import Cut
+from swarmtask.scheduler.backlog import WHOLE, Cut
 from swarmtask.scheduler.cycle import run_cycle
-from swarmtask.scheduler.estimates import Estimates, estimate_starts
+from swarmtask.scheduler.estimates import ESTIMATED, Estimates, estimate_starts
 from swarmtask.scheduler.model import Binding, CycleResult, Preemption, Refusal, Snapshot, TaskKey
 
 logger = logging.getLogger(__name__)
@@ -107,9 +107,11 @@ class Scheduling:
     def _estimate(self, snapshot: Snapshot, result: CycleResult) -> bool:
         """False when it is too early for that: estimating takes a tenth of the time at most, and what is told is told with it."""
         began = self._clock.monotonic()
-        if began < self._estimate_again_at:
+        if began < self._estimate_again_at or not result.complete:
             return False
-        self._estimates = estimate_starts(snapshot, result)
+        # Of a backlog that was cut only these are known to stand one behind the other.
+        cut = snapshot.cut is not None and bool(snapshot.cut.ends)
+        self._estimates = estimate_starts(snapshot, result, max(0, WHOLE - len(result.bindings)) if cut else ESTIMATED)
         self._estimate_again_at = began + 11 * (self._clock.monotonic() - began)
         return True
 
