@@ -95,9 +95,10 @@ class Side:
 
     @property
     def progress(self) -> str:
-        """How far it is, as pytest says it."""
-        percents = re.findall(r"\[ *(\d+)%\]", self.log.read_text(errors="replace"))
-        return f"{self.name} {percents[-1] if percents else 0}%"
+        """How far it is: pytest's own lines of dots, counted."""
+        marks = "".join(re.findall(r"^([.FEsxX]+)(?: +\[ *\d+%\])?$", self.log.read_text(errors="replace"), re.MULTILINE))
+        failed = marks.count("F") + marks.count("E")
+        return f"{self.name}: {len(marks)} tests done" + (f", {failed} failed" if failed else "")
 
     @property
     def ok(self) -> bool:
@@ -167,7 +168,7 @@ def _wait(running: list[Side], to: TextIO) -> None:
             side.report(to)
         if left and time.monotonic() - told > PROGRESS_S:
             told = time.monotonic()
-            print(", ".join(side.progress for side in left), file=to, flush=True)
+            print("; ".join(side.progress for side in left), file=to, flush=True)
 
 
 def _stop(running: list[Side], to: TextIO) -> None:

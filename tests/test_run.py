@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.run import INTERRUPTED, ROOT, SIDES, run
+from tests.run import INTERRUPTED, ROOT, SIDES, Side, run
 
 OPTIONS = ("-c", os.devnull, "-p", "no:cacheprovider")
 GOOD = "def test_good(): pass\n"
@@ -86,6 +86,13 @@ def test_interrupted_it_lets_both_sides_clean_up(tmp_path: Path) -> None:
         runner.kill()
         runner.wait()
     assert all((tmp_path / f"{name}.down").exists() for name in sides)
+
+
+def test_progress_counts_what_is_done_and_what_has_failed(tmp_path: Path) -> None:
+    side = Side("side", ("--version",), tmp_path)
+    assert side.process.wait(60) == 0
+    side.log.write_text("....s...F.  [  7%]\n.E")
+    assert side.progress == "side: 12 tests done, 2 failed"
 
 
 def test_every_test_is_on_exactly_one_side() -> None:

@@ -1,8 +1,8 @@
 """B3: how long a fixed amount of work takes, against the least time that any scheduler could need, and against first in, first out
 with every task on the least crowded node.
 
-A simulated run over the real scheduler (`replay`): mixed sizes and durations, at least twenty tasks for each place where one can run
-at a time. The scheduler is not told durations. Every seed is one run of each kind; figures are over the seeds.
+A simulated run over the real scheduler (`replay`): mixed sizes and durations, at least twenty tasks for each place where one can
+run at a time. The scheduler is not told durations. Every seed is one run of each kind; figures are over the seeds.
 """
 
 from __future__ import annotations

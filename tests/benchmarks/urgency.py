@@ -1,9 +1,9 @@
 """B7: how long a task of high priority waits for its start behind a long queue, and in an empty one.
 
 A whole operator on fakes, on the machine's own clock: the real intake, cache, scheduling and executor, the in-memory API and the
-fake engine in the same process. The cluster has room for the urgent task and for none of those that wait: those ask for more than any
-node has left. Measured from the moment when the API accepts the task until its status says on which node it runs; what the engine
-takes to start it is not the scheduler's. While it is measured, the operator goes on telling waiting tasks why they wait.
+fake engine in the same process. The cluster has room for the urgent task and for none of those that wait: those ask for more than
+any node has left. Measured from the moment when the API accepts the task until its status says on which node it runs; what the
+engine takes to start it is not the scheduler's. While it is measured, the operator goes on telling waiting tasks why they wait.
 """
 
 from __future__ import annotations

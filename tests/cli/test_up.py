@@ -30,6 +30,7 @@ def task(name: str, command: str) -> str:
     return TASK.replace("NAME", name).replace("COMMAND", command)
 
 
+@pytest.mark.slow
 async def test_from_nothing_to_a_finished_task_and_back_again(tmp_path: Path) -> None:
     async with running_up(tmp_path) as up:
         facts = up.facts

@@ -5,7 +5,8 @@ The scheduler's tests hold it against `run_cycle`.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import math
+from dataclasses import dataclass, field, replace
 
 from swarmtask.resources.fields import Strategy
 from swarmtask.scheduler.model import (
@@ -16,6 +17,7 @@ from swarmtask.scheduler.model import (
     PendingTask,
     QueueInfo,
     QueueKey,
+    RunningTask,
     Snapshot,
     Taint,
     TaskShape,
@@ -58,18 +60,15 @@ def held_gpus(node: NodeInfo, load: Load) -> int:
     return max(load.requested.gpus, len(load.gpus & {gpu.index for gpu in single_gpus(node)}))
 
 
+def suits(gpu: GpuInfo, wish: GpuWish) -> bool:
+    return wish.vendor in {"", gpu.vendor} and wish.model.lower() in gpu.model.lower() and wish.memory_bytes <= gpu.memory_bytes
+
+
 def free_gpus(node: NodeInfo, load: Load, wish: GpuWish) -> list[GpuInfo]:
     """Those that a task with this wish can get, in the order in which they are given away."""
     offered = single_gpus(node)
     unknown = held_gpus(node, load) - sum(gpu.index in load.gpus for gpu in offered)
-    matching = [
-        gpu
-        for gpu in offered
-        if gpu.index not in load.gpus
-        and wish.vendor in {"", gpu.vendor}
-        and wish.model.lower() in gpu.model.lower()
-        and wish.memory_bytes <= gpu.memory_bytes
-    ]
+    matching = [gpu for gpu in offered if gpu.index not in load.gpus and suits(gpu, wish)]
     return sorted(matching[unknown:], key=lambda gpu: (gpu.memory_bytes, gpu.vendor, gpu.model, gpu.index))
 
 
@@ -141,20 +140,57 @@ def total(node: NodeInfo, load: Load, wants: TaskShape, strategy: Strategy, weig
 
 
 @dataclass
+class Kept:
+    """A node that is kept for a task: what will be left at the moment when the task fits, and who needs it."""
+
+    node: str
+    task: PendingTask
+    moment: float | None
+    spare: Load
+    """What the node will hold then, the task included; GPUs apart."""
+    spare_gpus: int = 0
+    """How many will be left of the GPUs that count for the task."""
+
+
+def level(task: PendingTask, snapshot: Snapshot) -> int:
+    """Priority, and a point for every so many seconds of waiting."""
+    queue = snapshot.queues.get(task.queue)
+    if queue is None or queue.aging_s is None:
+        return task.priority
+    return task.priority + math.floor(max(0.0, snapshot.now - task.queued_at) / queue.aging_s)
+
+
+def rounded(duration_s: float | None) -> float | None:
+    """Up to the next of the eight steps between two powers of two."""
+    if not duration_s:
+        return duration_s
+    step = 2.0 ** (math.floor(math.log2(duration_s)) - 3)
+    return math.ceil(duration_s / step) * step
+
+
+@dataclass
 class Oracle:
     """Decides one task at a time, in order, looking at every node."""
 
+    snapshot: Snapshot
+    levels: dict[str, int]
     nodes: list[NodeInfo]
     loads: dict[str, Load]
     queues: dict[QueueKey, QueueInfo]
     running: dict[QueueKey, int]
     slots: dict[tuple[QueueKey, str], int]
     held: dict[QueueKey, Amounts]
+    kept: list[Kept] = field(default_factory=list)
+    kept_places: dict[QueueKey, int] = field(default_factory=dict)
+    kept_slots: dict[tuple[QueueKey, str], int] = field(default_factory=dict)
+    served: set[str | QueueKey] = field(default_factory=set)
 
     @classmethod
     def of(cls, snapshot: Snapshot) -> Oracle:
         turns = sorted({0, *(node.turn for node in snapshot.nodes)})
         return cls(
+            snapshot=snapshot,
+            levels=Oracle._levels(snapshot),
             nodes=sorted(snapshot.nodes, key=lambda node: node.name),
             loads={
                 node.name: Load(
@@ -178,7 +214,22 @@ class Oracle:
 
     @staticmethod
     def order(snapshot: Snapshot) -> list[PendingTask]:
-        return sorted(snapshot.pending, key=lambda task: (-task.priority, task.queued_at, task.uid))
+        """By level, age and UID; those that were moved to the front, the latest first, just before the best of their queue."""
+        order = sorted(snapshot.pending, key=lambda task: (-level(task, snapshot), task.queued_at, task.uid))
+        moved = [task for task in order if task.front_at is not None]
+        for queue in {task.queue for task in moved}:
+            ours = sorted((task for task in moved if task.queue == queue), key=lambda task: (-(task.front_at or 0.0), task.uid))
+            place = next(number for number, task in enumerate(order) if task.queue == queue)
+            before = [task for task in order[:place] if task not in ours]
+            order = [*before, *ours, *[task for task in order[place:] if task not in ours]]
+        return order
+
+    @staticmethod
+    def _levels(snapshot: Snapshot) -> dict[str, int]:
+        """The level of each task by UID; who was moved to the front has that of the best of the queue."""
+        best = {queue: max(level(task, snapshot) for task in snapshot.pending if task.queue == queue)
+                for queue in {task.queue for task in snapshot.pending}}  # fmt: skip
+        return {task.uid: level(task, snapshot) if task.front_at is None else best[task.queue] for task in snapshot.pending}
 
     def share(self, key: QueueKey) -> float:
         """The dominant share of a queue, for its weight."""
@@ -198,7 +249,7 @@ class Oracle:
 
         if not cohort(first):
             return first
-        rivals = [task for task in waiting if task.priority == first.priority and cohort(task) == cohort(first)]
+        rivals = [task for task in waiting if self.levels[task.uid] == self.levels[first.uid] and cohort(task) == cohort(first)]
         return min(rivals, key=lambda task: self.share(task.queue))
 
     def closed(self, task: PendingTask) -> str | None:
@@ -209,9 +260,15 @@ class Oracle:
             return "QueueStopped"
         if queue.max_running is not None and self.running[task.queue] >= queue.max_running:
             return "QueueFull"
+        if queue.max_running is not None and self.running[task.queue] + self.kept_places.get(task.queue, 0) >= queue.max_running:
+            return "Reserved"
         for name, slots in task.shape.limits:
             if name in queue.limits and self.slots[task.queue, name] + slots > queue.limits[name].most:
                 return "LimitReached"
+            if name in queue.limits and (
+                self.slots[task.queue, name] + self.kept_slots.get((task.queue, name), 0) + slots > queue.limits[name].most
+            ):
+                return "Reserved"
         return None
 
     def refused_by(self, node: NodeInfo, task: PendingTask) -> str | None:
@@ -262,3 +319,116 @@ class Oracle:
         for name, slots in task.shape.limits:
             if (task.queue, name) in self.slots:
                 self.slots[task.queue, name] += slots
+
+    # --- what is kept for tasks that do not fit ---
+
+    def may_take(self, task: PendingTask, node: str) -> bool:
+        """It leaves the room of everybody that the node is kept for, or has ended when that one comes."""
+        return all(self._outlived(kept, task) or self._fits_beside(kept, task) for kept in self.kept if kept.node == node)
+
+    def take_spare(self, task: PendingTask, node: str) -> None:
+        """It has started there."""
+        for kept in self.kept:
+            if kept.node == node and not self._outlived(kept, task):
+                kept.spare = self._with(kept.spare, task)
+                kept.spare_gpus -= task.shape.request.gpus
+
+    def refuse(self, task: PendingTask, reason: str) -> None:
+        """It cannot start although nobody before it can: what is kept for it from now on."""
+        queue = self.queues.get(task.queue) or QueueInfo(task.queue)
+        group = queue.cohort or task.queue
+        if reason == "LimitReached" and all(
+            slots <= queue.limits[name].most for name, slots in task.shape.limits if name in queue.limits
+        ):
+            self._keep_slots(task)
+        if reason != "NoNodeFits" or group in self.served or len(self.served) >= 8:
+            return
+        prospects = [prospect for node in self.nodes if (prospect := self._prospect(node, task)) is not None]
+        if not prospects:
+            return
+        _, _, _, kept = min(prospects, key=lambda prospect: (*prospect[:3], prospect[3].node))
+        self.kept.append(kept)
+        self.served.add(group)
+        self._keep_slots(task)
+        self.kept_places[task.queue] = self.kept_places.get(task.queue, 0) + 1
+
+    def _keep_slots(self, task: PendingTask) -> None:
+        for name, slots in task.shape.limits:
+            self.kept_slots[task.queue, name] = self.kept_slots.get((task.queue, name), 0) + slots
+
+    def _prospect(self, node: NodeInfo, task: PendingTask) -> tuple[bool, float, float, Kept] | None:
+        """(last resort, when it fits, what is missing, the reservation); None where it never fits beside what is kept."""
+        queue = self.queues.get(task.queue) or QueueInfo(task.queue)
+        reserved = [kept.task for kept in self.kept if kept.node == node.name]
+        empty, load = Load(Amounts(), 0), self._with(self.loads[node.name], *reserved)
+        if refusing_filter(node, self._with(empty, *reserved), task.shape, queue) is not None:
+            return None
+        here = [running for running in self.snapshot.running if running.node == node.name]
+        gone = [running for running in here if running.stopping]
+        missing = self._missing(node, self._without(load, *gone), task, queue, self._lacking_gpus(node, task, gone))
+        moment, lacks = -math.inf, missing
+        known = [one for one in here if one.ends_at is not None and not one.stopping]
+        for running in sorted(known, key=lambda one: (one.ends_at or 0.0, one.key, one.uid)):
+            if lacks == 0:
+                break
+            gone, moment = [*gone, running], running.ends_at or 0.0
+            lacks = self._missing(node, self._without(load, *gone), task, queue, self._lacking_gpus(node, task, gone))
+        if lacks > 0:
+            moment, gone = math.inf, [running for running in here if running.stopping]
+        load = self._without(load, *gone)
+        near = not math.isfinite(moment) or moment <= self.snapshot.now or self.snapshot.now - task.queued_at > 4 * 3600
+        kept = Kept(node.name, task, None if near else moment, self._with(load, task))
+        kept.spare_gpus = -self._lacking_gpus(node, task, gone)
+        return (steps_down(node, task.shape) > 0, moment, missing, kept)
+
+    def _lacking_gpus(self, node: NodeInfo, task: PendingTask, gone: list[RunningTask]) -> int:
+        """How many GPUs that count for the task are missing, when these have ended and what is kept is gone; below 0: left over."""
+        load, wish, offered = self.loads[node.name], task.shape.gpu, single_gpus(node)
+        unknown = held_gpus(node, load) - sum(gpu.index in load.gpus for gpu in offered)
+        matching = [gpu.index for gpu in offered if suits(gpu, wish)]
+        left = sum(index not in load.gpus for index in matching) - unknown
+        for running in gone:
+            known = [gpu for gpu in node.gpus if gpu.index in running.gpus]
+            left += running.amounts.gpus - sum(not suits(gpu, wish) for gpu in known)
+        kept = sum(one.task.shape.request.gpus for one in self.kept if one.node == node.name)
+        return task.shape.request.gpus + kept - left
+
+    def _missing(self, node: NodeInfo, load: Load, task: PendingTask, queue: QueueInfo, gpus: int) -> float:
+        """The largest part of what it asks for that is not there. `gpus`: how many of them."""
+        parts = [0.0 if not task.shape.request.gpus else max(0, gpus) / task.shape.request.gpus]
+        for name in ("cpu_milli", "memory_bytes"):
+            asked = getattr(task.shape.request, name)
+            if asked:
+                lack = getattr(load.requested, name) + asked - getattr(node.allocatable, name)
+                parts.append(max(0, lack) / asked)
+        if node.max_tasks is not None:
+            parts.append(max(0, load.tasks + 1 - node.max_tasks))
+        if queue.max_running_per_node is not None:
+            parts.append(max(0, load.queue_tasks.get(queue.key, 0) + 1 - queue.max_running_per_node))
+        return max(parts)
+
+    def _fits_beside(self, kept: Kept, task: PendingTask) -> bool:
+        """Where nothing is left of a resource, or less than nothing, only a task that asks for none of it fits."""
+        node = next(node for node in self.nodes if node.name == kept.node)
+        queue = self.queues.get(task.queue) or QueueInfo(task.queue)
+        if task.queue != kept.task.queue:
+            queue = replace(queue, max_running_per_node=None)
+        return self._missing(node, kept.spare, task, queue, task.shape.request.gpus - kept.spare_gpus) == 0
+
+    def _outlived(self, kept: Kept, task: PendingTask) -> bool:
+        duration_s = rounded(task.duration_s)
+        return kept.moment is not None and duration_s is not None and self.snapshot.now + duration_s <= kept.moment
+
+    @staticmethod
+    def _with(load: Load, *tasks: PendingTask) -> Load:
+        for task in tasks:
+            mine = load.queue_tasks.get(task.queue, 0) + 1
+            load = Load(load.requested + task.shape.request, load.tasks + 1, {**load.queue_tasks, task.queue: mine}, load.turn)
+        return load
+
+    @staticmethod
+    def _without(load: Load, *running: RunningTask) -> Load:
+        for one in running:
+            mine = load.queue_tasks.get(one.queue, 0) - 1
+            load = Load(load.requested - one.amounts, load.tasks - 1, {**load.queue_tasks, one.queue: mine}, load.turn)
+        return load

@@ -28,7 +28,8 @@ def test_the_most_frequent_obstacle_comes_first() -> None:
 def test_waiting_helps_and_says_so_by_silence() -> None:
     nodes = [node(name, memory=32 * GIB, requested=Amounts(0, 26 * GIB, 0)) for name in "ab"]
     assert message(nodes, task(wants=shape(memory=16 * GIB))) == (
-        "0/2 nodes fit: 2 too little memory (needs 16Gi, largest free 6Gi)"
+        "0/2 nodes fit: 2 too little memory (needs 16Gi, largest free 6Gi); node a is kept for it"
+        " (until 10Gi memory come free there)"
     )
 
 
@@ -46,7 +47,9 @@ def test_plurals() -> None:
     wants = shape(node_name="c")
     assert message([node("a"), node("b")], task(wants=wants)) == "0/2 nodes fit: 2 are not node c, which has not joined"
     full = [node("a", max_tasks=2, tasks=2), node("b", max_tasks=1, tasks=1)]
-    assert message(full, task()) == "0/2 nodes fit: 2 at their limits of 3 tasks together"
+    assert message(full, task()) == (
+        "0/2 nodes fit: 2 at their limits of 3 tasks together; node a is kept for it (until the place of a task comes free there)"
+    )
 
 
 def test_a_pinned_node_that_is_there_but_down() -> None:
@@ -85,7 +88,9 @@ def test_all_tasks_of_a_parked_class_share_counts_and_message() -> None:
     pending = [task("first", small), task("second", large), task("third", large, at=1), task("fourth", large, priority=-5)]
     result = run_cycle(snapshot([node(cpu=3500)], pending))
     assert [binding.task.key[1] for binding in result.bindings] == ["first"]
-    assert {refusal.message for refusal in result.refusals} == {"0/1 node fits: 1 too little CPU (needs 3, most free 2500m)"}
+    words = "0/1 node fits: 1 too little CPU (needs 3, most free 2500m)"
+    kept = "; node laptop is kept for it (until 500m CPU come free there)"
+    assert [refusal.message for refusal in result.refusals] == [words + kept, words, words]
     assert {tuple(refusal.counts.items()) for refusal in result.refusals} == {(("cpu", 1),)}
 
 

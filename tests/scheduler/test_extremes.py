@@ -65,9 +65,9 @@ def test_a_hundred_thousand_identical_tasks() -> None:
     assert Counter(binding.node for binding in result.bindings) == {f"n{number}": 100 for number in range(10)}
     assert [binding.task for binding in result.bindings] == pending[:1000]
     assert [refusal.position for refusal in result.refusals] == list(range(1, 99_001))
-    assert {refusal.message for refusal in result.refusals} == {
-        "0/10 nodes fit: 10 too little CPU (needs 100m, most free 0)",
-    }
+    words = "0/10 nodes fit: 10 too little CPU (needs 100m, most free 0)"
+    assert result.refusals[0].message == f"{words}; node n0 is kept for it (until 100m CPU come free there)"
+    assert {refusal.message for refusal in result.refusals[1:]} == {words}
 
 
 def test_more_shapes_than_evaluations_are_kept_decide_the_same(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -120,7 +120,7 @@ def test_in_the_long_run_shares_are_the_weights_within_five_percent(
     for step in range(rounds):
         pending = []
         for key in keys if step else keys[:1]:
-            for _ in range(500 if not step else 150):
+            for _ in range(500 if not step else 300):
                 made += 1
                 pending.append(task(f"t{made}", shape(cpu=chance.choice(sizes)), at=float(made), queue=key))
         loads: dict[str, Amounts] = {}

@@ -20,12 +20,14 @@ from swarmtask.scheduler.model import (
     NodeInfo,
     PendingTask,
     QueueInfo,
+    RunningTask,
     Snapshot,
     Taint,
     TaskShape,
     Toleration,
 )
-from tests.scheduler.oracle import STEP, Oracle, single_gpus
+from tests.scheduler.crowds import crowded
+from tests.scheduler.oracle import STEP, Oracle, rounded, single_gpus
 
 CAPABILITIES = ("browser", "coding")
 LIMITS = ("model/x", "provider/y")
@@ -161,6 +163,8 @@ def snapshots(draw: st.DrawFn) -> Snapshot:
             priority=draw(st.sampled_from([-1000, 0, 0, 1000])),
             queued_at=float(draw(st.integers(0, 3))),
             shape=draw(st.sampled_from(known)),
+            front_at=draw(st.sampled_from([None] * 9 + [1.0, 2.0])),
+            duration_s=draw(st.sampled_from([None, 5.0, 50.0, 1000.0])),
         )
         for number in range(count)
     ]
@@ -176,16 +180,35 @@ def snapshots(draw: st.DrawFn) -> Snapshot:
             weight=draw(st.sampled_from([1, 1, 2, 10])),
             requested=draw(st.one_of(st.just(Amounts()), wishes)),
             limits=draw(st.dictionaries(st.sampled_from(LIMITS), limits)),
+            aging_s=draw(st.sampled_from([None, None, 1 / 1024, 1.0, 30.0])),
             weights=draw(queue_weights),
         )
         for key in QUEUES[: draw(st.integers(0, len(QUEUES)))]
     ]
     cluster = [draw(nodes(name)) for name in names]
-    return Snapshot(0.0, cluster, pending, {queue.key: queue for queue in queues})
+    now = draw(st.sampled_from([0.0, 60.0, 20_000.0]))
+    running = [
+        RunningTask(
+            ("lab", f"running-{number}"),
+            f"r{number}",
+            draw(st.sampled_from(QUEUES)),
+            priority=0,
+            node=draw(node_names),
+            attempt=1,
+            amounts=Amounts(
+                draw(st.sampled_from([500, 1000, 4000])), draw(st.sampled_from([2**30, 2**33])), draw(st.sampled_from(GPUS))
+            ),
+            bound_at=0.0,
+            ends_at=draw(st.sampled_from([None, now - 3, now + 10, now + 100, now + 2000])),
+            stopping=draw(st.integers(0, 5)) == 0,
+        )
+        for number in range(draw(st.integers(0, 6)))
+    ]
+    return Snapshot(now, cluster, pending, {queue.key: queue for queue in queues}, running)
 
 
-@given(snapshots())
-@settings(deadline=None, max_examples=200)
+@given(snapshots() | crowded())
+@settings(deadline=None, max_examples=300)
 def test_replayed_in_order_every_decision_is_the_oracles(snapshot: Snapshot) -> None:
     """No over-commitment, no better task passed over, no worse node taken, the right reason and counts for everyone else."""
     result = run_cycle(snapshot)
@@ -206,7 +229,7 @@ def test_replayed_in_order_every_decision_is_the_oracles(snapshot: Snapshot) -> 
         closed = oracle.closed(task)
         if binding is not None:
             assert closed is None
-            scores = oracle.scores(task)
+            scores = {node: score for node, score in oracle.scores(task).items() if oracle.may_take(task, node)}
             assert binding.node in scores
             steps, total = scores[binding.node]
             assert binding.score == pytest.approx(total * STEP**steps, rel=1e-9, abs=0.0)
@@ -215,13 +238,15 @@ def test_replayed_in_order_every_decision_is_the_oracles(snapshot: Snapshot) -> 
             assert binding.gpus == oracle.gpus(task, binding.node)
             assert 0.0 <= binding.score <= 1.0
             assert binding.engine == (task.shape.engine or engines[binding.node][0])
+            oracle.take_spare(task, binding.node)
             oracle.place(task, binding.node)
             started.append(binding)
             waiting.remove(task)
             continue
         # What stands still now stands still for the rest of the cycle, and with it all that is like it.
+        line = (task.queue, oracle.levels[task.uid], task.shape, rounded(task.duration_s))
         alike = [
-            other for other in waiting if (other.queue, other.priority, other.shape) == (task.queue, task.priority, task.shape)
+            other for other in waiting if (other.queue, oracle.levels[other.uid], other.shape, rounded(other.duration_s)) == line
         ]
         waiting = [other for other in waiting if other not in alike]
         for other in alike:
@@ -238,13 +263,21 @@ def test_replayed_in_order_every_decision_is_the_oracles(snapshot: Snapshot) -> 
                 assert dict(refusal.counts) == counts
                 assert sum(counts.values()) == len(snapshot.nodes)
                 assert refusal.message.startswith(f"0/{len(snapshot.nodes)} " if snapshot.nodes else "no nodes have joined yet")
+            elif closed is None:
+                # It fits, but only where that would hold up somebody who comes before it.
+                scores = oracle.scores(other)
+                assert refusal.reason == "Reserved"
+                assert scores
+                assert not any(oracle.may_take(other, node) for node in scores)
+                assert dict(refusal.counts) == oracle.refusals(other) | {"reserved": len(scores)}
             else:
                 assert refusal.reason == closed
                 assert not refusal.counts
+        oracle.refuse(task, closed or ("Reserved" if oracle.scores(task) else "NoNodeFits"))
     assert started == list(result.bindings)
 
 
-@given(snapshots())
+@given(snapshots() | crowded(preempts=True))
 @settings(deadline=None, max_examples=80)
 def test_nothing_is_over_committed(snapshot: Snapshot) -> None:
     """The sums alone, without the oracle."""
@@ -275,7 +308,7 @@ def test_nothing_is_over_committed(snapshot: Snapshot) -> None:
             assert not sum(taken) or sum(limit.holders.values()) + sum(taken) <= limit.most
 
 
-@given(snapshots())
+@given(snapshots() | crowded(preempts=True))
 @settings(deadline=None, max_examples=80)
 def test_positions_number_the_waiting_tasks_of_each_queue_in_order(snapshot: Snapshot) -> None:
     refused = {refusal.task.uid: refusal for refusal in run_cycle(snapshot).refusals}
@@ -288,12 +321,14 @@ def test_positions_number_the_waiting_tasks_of_each_queue_in_order(snapshot: Sna
 @settings(deadline=None, max_examples=80)
 def test_the_order_of_the_input_does_not_matter(snapshot: Snapshot, shuffler: random.Random) -> None:
     mixed_nodes, mixed_pending, mixed_queues = list(snapshot.nodes), list(snapshot.pending), list(snapshot.queues.items())
-    for mixed in (mixed_nodes, mixed_pending, mixed_queues):
-        shuffler.shuffle(mixed)
-    assert run_cycle(Snapshot(0.0, mixed_nodes, mixed_pending, dict(mixed_queues))) == run_cycle(snapshot)
+    mixed_running = list(snapshot.running)
+    for values in (mixed_nodes, mixed_pending, mixed_queues, mixed_running):
+        shuffler.shuffle(values)
+    mixed = replace(snapshot, nodes=mixed_nodes, pending=mixed_pending, queues=dict(mixed_queues), running=mixed_running)
+    assert run_cycle(mixed) == run_cycle(snapshot)
 
 
-@given(snapshots())
+@given(snapshots() | crowded(preempts=True))
 @settings(deadline=None, max_examples=80)
 def test_the_explanation_is_the_decision(snapshot: Snapshot) -> None:
     result = run_cycle(snapshot)
@@ -315,19 +350,20 @@ def test_the_explanation_is_the_decision(snapshot: Snapshot) -> None:
                 key=lambda verdict: (-verdict.score, verdict.node),
             )
             assert best.node == outcome.node
-        elif outcome.reason == "NoNodeFits":
+        elif outcome.reason == "NoNodeFits" or outcome.counts:
             refused_by = [verdict.refused_by for verdict in explanation.nodes]
             assert {name: refused_by.count(name) for name in set(refused_by)} == dict(outcome.counts)
+        assert explanation.level == Oracle.of(snapshot).levels[task.uid]
 
 
-@given(snapshots())
+@given(snapshots() | crowded(preempts=True))
 @settings(deadline=None, max_examples=80)
 def test_a_cycle_leaves_nothing_for_a_second_one(snapshot: Snapshot) -> None:
-    """With the bindings assumed, the tasks that were refused are refused again."""
+    """With the bindings assumed, the tasks that were refused fit nowhere, or where something is kept for others."""
     result = run_cycle(snapshot)
     oracle = Oracle.of(snapshot)
     for binding in result.bindings:
         oracle.place(binding.task, binding.node)
     for refusal in result.refusals:
         fits = any(oracle.refused_by(node, refusal.task) is None for node in oracle.nodes)
-        assert oracle.closed(refusal.task) is not None or not fits
+        assert oracle.closed(refusal.task) is not None or not fits or refusal.reason == "Reserved"

@@ -142,6 +142,13 @@ def frees_the_node_when_stopping_begins() -> Iterator[None]:
 
 
 @bug
+def gives_a_gpu_twice() -> Iterator[None]:
+    """Which GPUs of a node are held is forgotten, only how many."""
+    with patch.object(Cache, "gpus_held", lambda self, node: frozenset()):
+        yield
+
+
+@bug
 def believes_old_news() -> Iterator[None]:
     """Whatever comes last is taken for the newest."""
     original = Cache.apply

@@ -115,7 +115,7 @@ class Happenings:
         world.note(f"{node} leaves its engine for good")
         world.engine.remove_node(node)
         world.node_ids.remove(node)
-        again = lambda: world.add_node(info.hostname, info.cpu_milli, info.memory_bytes // 2**30)  # noqa: E731
+        again = lambda: world.add_node(info.hostname, info.cpu_milli, info.memory_bytes // 2**30, info.gpus)  # noqa: E731
         if world.node_ids:
             self._for_a_while(f"machine {info.hostname}", self._rng.uniform(2, 30), again)
         else:

@@ -8,7 +8,7 @@ from tests.simulation.batch import runs
 from tests.simulation.bugs import BUGS
 from tests.simulation.story import simulate
 
-SEEDS = range(600)
+SEEDS = range(1000)
 
 
 def test_there_are_enough_of_them() -> None:

@@ -52,7 +52,7 @@ class Duration(_Part):
 
 
 class Group(_Part):
-    """Tasks of one sort. Of each list (`cpu` to `dedupe`, which gives the dedupeKey) each task gets one of the values."""
+    """Tasks of one sort. Of each list (`cpu` to `gpu`; `dedupe` gives the dedupeKey) each task gets one of the values."""
 
     count: Annotated[int, Field(ge=1)]
     from_s: float = 0.0
@@ -63,6 +63,7 @@ class Group(_Part):
     queue: list[str] = ["default"]
     limits: list[dict[str, int]] = [{}]
     dedupe: list[str] = [""]
+    gpu: list[int] = [0]
     duration: Duration = Duration()
     programs: dict[Program, float] = {"good": 1.0}
     spec: dict[str, Any] = {}
@@ -72,6 +73,7 @@ class NodeGroup(_Part):
     count: Annotated[int, Field(ge=1)]
     cpu_milli: int = 4000
     memory_gib: int = 8
+    gpus: int = 0
 
 
 class Expect(_Part):
@@ -179,7 +181,7 @@ def draw(workload: Workload, rng: random.Random) -> list[Birth]:
                 "priority": rng.choice(group.priority),
                 "container": {
                     "image": "busybox",
-                    "resources": {"requests": {"cpu": rng.choice(group.cpu), "memory": rng.choice(group.memory)}},
+                    "resources": {"requests": _requests(group, rng)},
                 },
                 "limits": rng.choice(group.limits),
                 "dedupeKey": rng.choice(group.dedupe),
@@ -196,6 +198,11 @@ def draw(workload: Workload, rng: random.Random) -> list[Birth]:
                 )
             )
     return sorted(births, key=lambda birth: (birth.at_s, birth.name))
+
+
+def _requests(group: Group, rng: random.Random) -> dict[str, Any]:
+    gpus = rng.choice(group.gpu)
+    return {"cpu": rng.choice(group.cpu), "memory": rng.choice(group.memory)} | ({"gpu": gpus} if gpus else {})
 
 
 def _program(group: Group, rng: random.Random) -> tuple[tuple[Outcome, ...], dict[str, Any]]:

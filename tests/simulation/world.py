@@ -124,7 +124,7 @@ class World:
         self.node_ids: list[str] = []
         for group in workload.nodes:
             for _ in range(group.count):
-                self.add_node(f"n{len(self.node_ids) + 1}", group.cpu_milli, group.memory_gib)
+                self.add_node(f"n{len(self.node_ids) + 1}", group.cpu_milli, group.memory_gib, group.gpus)
         self.flaky_kube = FlakyKube(self.kube, self.chances, self.clock)
         self.flaky_engine = FlakyEngine(self.engine, self.chances, self.clock, self._touched)
         self.settings = OperatorSettings()
@@ -250,14 +250,14 @@ class World:
 
     # --- what people and machines do ---
 
-    def add_node(self, hostname: str, cpu_milli: int, memory_gib: int) -> None:
+    def add_node(self, hostname: str, cpu_milli: int, memory_gib: int, gpus: int) -> None:
         """A machine joins the engine; one that was there before gets another ID, as in Swarm."""
         number = sum(known.partition(".")[0] == hostname for known in self.engine._nodes)
         node_id = hostname if not number else f"{hostname}.{number}"
         self.engine.add_node(
             EngineNode(
                 id=node_id, hostname=hostname, state=NodeState.READY, cpu_milli=cpu_milli, memory_bytes=memory_gib * GIB,
-                arch="x86_64", os="linux", engine_version="fake",
+                gpus=gpus, arch="x86_64", os="linux", engine_version="fake",
             )
         )  # fmt: skip
         self.node_ids.append(node_id)

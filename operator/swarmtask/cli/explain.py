@@ -67,6 +67,8 @@ def _print_table(found: ExplainedTask) -> None:
     else:
         terminal.emit(terminal.clean_line(f"Outcome: waits, {outcome['reason']}: {outcome['message']}"))
         terminal.emit(f"Position: {outcome['position']}")
+    if found.explanation.level != spec.effective_priority:
+        terminal.emit(f"Priority: {spec.effective_priority}, counts as {found.explanation.level} (aging, or moved to the front)")
     nodes = _ranked(found)
     if not nodes:
         return
@@ -134,6 +136,8 @@ def _document(found: ExplainedTask) -> dict[str, Any]:
         "name": found.task.key[1],
         "phase": str(found.task.status.phase),
         "waits": found.waits,
+        "priority": found.task.spec.effective_priority,
+        "level": found.explanation.level,
         "outcome": _outcome(found),
         "nodes": [
             {

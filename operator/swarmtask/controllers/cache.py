@@ -11,6 +11,7 @@ import logging
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from datetime import datetime
 
 from pydantic import ValidationError
 
@@ -26,7 +27,7 @@ from swarmtask.resources.kinds import SWARM_NODE, SWARM_QUEUE, SWARM_TASK, Kind
 from swarmtask.resources.node import SwarmNode
 from swarmtask.resources.placement import dollars
 from swarmtask.resources.queue import SwarmQueue
-from swarmtask.resources.task import Attempt, AttemptState, Phase, SwarmTask
+from swarmtask.resources.task import ANNOTATION_FRONT, Attempt, AttemptState, Phase, SwarmTask
 from swarmtask.scheduler.backlog import Backlog
 from swarmtask.scheduler.model import Amounts, GpuWish, PendingTask, QueueKey, RunningTask, TaskKey, TaskShape, Toleration
 
@@ -58,6 +59,7 @@ class TaskEntry:
         invalid: why its spec cannot be read, else None.
         pending: how it stands before the scheduler, where it waits.
         holding: what its live attempt holds.
+        running: how its live attempt stands before the scheduler.
         template: what kind of work it is, as far as durations are concerned.
     """
 
@@ -66,6 +68,7 @@ class TaskEntry:
     invalid: str | None
     pending: PendingTask | None
     holding: Holding | None
+    running: RunningTask | None = None
     template: str = ""
 
     @property
@@ -127,6 +130,9 @@ class Cache:
         self.backlog = Backlog()
         """What waits before the scheduler; to be read only."""
         self._live: dict[TaskKey, Attempt] = {}
+        self._on_nodes: dict[TaskKey, RunningTask] = {}
+        self._preempted: dict[TaskKey, tuple[int, TaskKey]] = {}
+        """Attempts that are to make room, and for whom, from the decision to their end."""
         self._deleting: dict[TaskKey, None] = {}
         self._requested: dict[str, Amounts] = {}
         self._tasks_on: Counter[str] = Counter()
@@ -220,9 +226,17 @@ class Cache:
             if read.invalid is not None or self._superfluous(task)
             else pending_task(task, duration_s=self.learning.typical_s(template)),
             holding=holding_of(task),
+            running=running_task(task),
             template=template,
         )
+        self._check_front(key, task)
         return self._put_task(key, entry)
+
+    def _check_front(self, key: TaskKey, task: SwarmTask) -> None:
+        text, old = task.metadata.annotations.get(ANNOTATION_FRONT), self.tasks.get(key)
+        known = None if old is None else old.task.metadata.annotations.get(ANNOTATION_FRONT)
+        if text is not None and text != known and _moment(text) is None:
+            logger.warning("SwarmTask %s/%s is not moved to the front: %s is no RFC 3339 time: %r", *key, ANNOTATION_FRONT, text)
 
     def _superfluous(self, task: SwarmTask) -> bool:
         """A run of an array that has ended, or has recorded it: a create that came late. It must not start before it is deleted."""
@@ -260,6 +274,7 @@ class Cache:
     def _put_task(self, key: TaskKey, entry: TaskEntry | None) -> bool:
         """Replace an entry and carry every sum along. True when a scheduling cycle would see a difference."""
         old, before, waited = self.tasks.get(key), self._holding(key), self._pending(key)
+        ran = self._on_nodes.get(key)
         if old is not None and not old.task.is_array:
             self.phases[(old.queue, old.task.status.phase)] -= 1
         if entry is None:
@@ -282,11 +297,25 @@ class Cache:
         if assumed is not None and (entry is None or entry.holding is not None or entry.pending != assumed.pending):
             del self._assumed[key]
         self._account(key, before)
+        self._put_running(key, None if entry is None else entry.running)
         self.twins.put(key, entry.task if entry is not None and entry.invalid is None else None)
         self._stale.update(dict.fromkeys(self.learning.note(key, old, entry)))
         for witness in self.witnesses:
             witness(old, entry)
-        return before != self._holding(key) or waited != self._pending(key)
+        return before != self._holding(key) or waited != self._pending(key) or _differ(ran, self._on_nodes.get(key))
+
+    def _put_running(self, key: TaskKey, running: RunningTask | None) -> None:
+        self._running_tasks.pop(key, None)
+        preempted = self._preempted.get(key)
+        if running is None:
+            self._on_nodes.pop(key, None)
+        if preempted is not None and (running is None or running.attempt != preempted[0]):
+            del self._preempted[key]
+            preempted = None
+        if running is not None:
+            if preempted is not None:
+                running = replace(running, stopping=True, makes_room_for=preempted[1])
+            self._on_nodes[key] = running
 
     def refresh_durations(self, most: int = DURATIONS_AT_ONCE) -> None:
         """Tell waiting tasks how long their kind is expected to run, where that has changed: the oldest `most` of those that have
@@ -390,6 +419,25 @@ class Cache:
         self._account(key, before)
         return True
 
+    def assume_preempted(self, key: TaskKey, attempt: int, by: TaskKey) -> bool:
+        """Count an attempt as being stopped before that is stored. False when it is no more, or is being stopped already."""
+        running = self._on_nodes.get(key)
+        if running is None or running.attempt != attempt or running.stopping:
+            return False
+        self._preempted[key] = (attempt, by)
+        self._put_running(key, running)
+        return True
+
+    def settle_preemption(self, key: TaskKey) -> bool:
+        """Its stop was stored, or was not. True when it is not being stopped after all: it holds its room as before."""
+        entry = self.tasks.get(key)
+        running = None if entry is None else entry.running
+        if key not in self._preempted or running is None or running.stopping:
+            return False
+        del self._preempted[key]
+        self._put_running(key, running)
+        return True
+
     # --- reading ---
 
     def waiting(self) -> Iterable[PendingTask]:
@@ -409,14 +457,14 @@ class Cache:
         return list(known.values())
 
     def _running_task(self, key: TaskKey, now: float) -> RunningTask:
-        entry, holding = self.tasks[key], self._holding(key)
-        assert holding is not None  # noqa: S101 - it is live or assumed
-        live = entry.live
+        running, live = self._on_nodes.get(key), self._live.get(key)
+        if running is not None:
+            return running if live is not None and live.bound_at is not None else replace(running, bound_at=now)
+        assumed = self._assumed[key]
+        pending, holding = assumed.pending, assumed.holding
         return RunningTask(
-            key, entry.task.metadata.uid, holding.queue, entry.task.spec.effective_priority, holding.node,
-            0 if live is None else live.number, holding.amounts,
-            now if live is None or live.bound_at is None else live.bound_at.timestamp(), gpus=holding.gpus, limits=holding.limits,
-            stopping=live is not None and live.state is AttemptState.STOPPING,
+            key, pending.uid, pending.queue, pending.priority, holding.node, 0, holding.amounts, now, gpus=holding.gpus,
+            limits=holding.limits, queued_at=pending.queued_at, fronted=pending.front_at is not None,
         )  # fmt: skip
 
     def with_ends(self, running: Iterable[RunningTask], now: float) -> list[RunningTask]:
@@ -510,8 +558,57 @@ def pending_task(task: SwarmTask, queued_at: float | None = None, duration_s: fl
             max_cost_per_hour=None if placement.max_cost_per_hour is None else float(dollars(placement.max_cost_per_hour)),
             on_battery=placement.on_battery,
         ),
+        front_at=front_at(task),
         duration_s=duration_s,
     )
+
+
+def front_at(task: SwarmTask) -> float | None:
+    """When a person moved the task to the front of its queue, in seconds since the epoch; None where nobody did, or where it has
+    been placed since: a move counts once, so that a task that was preempted does not come before the one that needed its room."""
+    text, current = task.metadata.annotations.get(ANNOTATION_FRONT), task.status.current
+    moment = None if text is None else _moment(text)
+    placed = None if current is None or current.bound_at is None else current.bound_at.timestamp()
+    return None if moment is None or (placed is not None and moment <= placed) else moment
+
+
+def _moment(text: str) -> float | None:
+    """An RFC 3339 time in seconds since the epoch; None where it is none."""
+    try:
+        moment = datetime.fromisoformat(text)
+        return None if moment.tzinfo is None else moment.timestamp()
+    except (ValueError, OverflowError):
+        return None
+
+
+def running_task(task: SwarmTask) -> RunningTask | None:
+    """How a live attempt stands before the scheduler; None where there is none."""
+    current, holding = task.status.current, holding_of(task)
+    if current is None or holding is None:
+        return None
+    queued, bound = task.status.queued_time, current.bound_at
+    return RunningTask(
+        key=task.key,
+        uid=task.metadata.uid,
+        queue=holding.queue,
+        priority=task.spec.effective_priority,
+        node=holding.node,
+        attempt=current.number,
+        amounts=holding.amounts,
+        bound_at=0.0 if bound is None else bound.timestamp(),
+        gpus=holding.gpus,
+        limits=holding.limits,
+        stopping=current.state is AttemptState.STOPPING,
+        queued_at=None if queued is None else queued.timestamp(),
+        fronted=_moment(task.metadata.annotations.get(ANNOTATION_FRONT, "")) is not None,
+    )
+
+
+def _differ(before: RunningTask | None, after: RunningTask | None) -> bool:
+    """Whether a cycle would see more than that the attempt was stored."""
+    if before is None or after is None:
+        return False  # what they hold tells
+    return (before.stopping, before.priority) != (after.stopping, after.priority)
 
 
 def _gpu_wish(wish: resources.GpuWish) -> GpuWish:

@@ -28,6 +28,7 @@ from swarmtask.lifecycle.messages import (
     InvalidObject,
     Observation,
     Observed,
+    Preempt,
     Reconcile,
     ReleaseFinalizer,
     Remove,
@@ -55,7 +56,7 @@ class Executor:
 
     Args:
         lanes: engine name -> its lane; filled by the operator.
-        unbound: called when a placement could not be stored, so that the task is scheduled again.
+        unbound: called when a placement or a preemption could not be stored, so that it is decided again.
     """
 
     def __init__(
@@ -146,6 +147,8 @@ class Executor:
         else:
             raise Conflict(f"it changed {MAX_CONFLICTS} times while its status was being written")
         if isinstance(event, Bound) and self._cache.drop_assumption(key):
+            self._unbound()
+        if isinstance(event, Preempt) and self._cache.settle_preemption(key):
             self._unbound()
 
     async def _look_for_twin(self, key: TaskKey, uid: str) -> None:

@@ -1,8 +1,9 @@
 """From a snapshot of the cache, through one scheduling cycle, to facts for the executor.
 
 Woken by every change that a cycle could see; changes that come together share one cycle. What the cycle places is assumed in the
-cache at once and offered as `Bound`; what it leaves is told to the tasks as `Unplaced`, but sparingly: a place in the queue is news
-for a person, and ten thousand waiting tasks must not mean ten thousand writes a second. Decides nothing itself.
+cache at once and offered as `Bound`; whom it preempts counts as being stopped at once and is offered as `Preempt`. What it leaves
+is told to the tasks as `Unplaced`, but sparingly: a place in the queue is news for a person, and ten thousand waiting tasks must
+not mean ten thousand writes a second. Decides nothing itself.
 """
 
 from __future__ import annotations
@@ -17,11 +18,11 @@ from swarmtask.controllers.executor import Executor
 from swarmtask.controllers.snapshots import EngineReady, take_snapshot
 from swarmtask.controllers.surroundings import Surroundings
 from swarmtask.controllers.waiting import Bell
-from swarmtask.lifecycle.messages import Bound, Unplaced
-from swarmtask.scheduler.backlog import Cut
+from swarmtask.lifecycle.messages import Bound, Preempt, Unplaced
+from swarmtask.scheduler.backlog import WHOLE, Cut
 from swarmtask.scheduler.cycle import run_cycle
-from swarmtask.scheduler.estimates import Estimates, estimate_starts
-from swarmtask.scheduler.model import Binding, CycleResult, Refusal, Snapshot, TaskKey
+from swarmtask.scheduler.estimates import ESTIMATED, Estimates, estimate_starts
+from swarmtask.scheduler.model import Binding, CycleResult, Preemption, Refusal, Snapshot, TaskKey
 
 logger = logging.getLogger(__name__)
 
@@ -86,6 +87,8 @@ class Scheduling:
         self.cycles += 1
         for binding in result.bindings:
             self._bind(binding)
+        for preemption in result.preemptions:
+            self._preempt(preemption)
         if not result.complete:
             self.bell.ring()
         deferred = self._tell(refusals, snapshot.now) if self._estimate(snapshot, result) else True
@@ -104,9 +107,11 @@ class Scheduling:
     def _estimate(self, snapshot: Snapshot, result: CycleResult) -> bool:
         """False when it is too early for that: estimating takes a tenth of the time at most, and what is told is told with it."""
         began = self._clock.monotonic()
-        if began < self._estimate_again_at:
+        if began < self._estimate_again_at or not result.complete:
             return False
-        self._estimates = estimate_starts(snapshot, result)
+        # Of a backlog that was cut only these are known to stand one behind the other.
+        cut = snapshot.cut is not None and bool(snapshot.cut.ends)
+        self._estimates = estimate_starts(snapshot, result, max(0, WHOLE - len(result.bindings)) if cut else ESTIMATED)
         self._estimate_again_at = began + 11 * (self._clock.monotonic() - began)
         return True
 
@@ -117,6 +122,11 @@ class Scheduling:
             return
         self._refusals.forget(binding.task.key)
         self._executor.offer(binding.task.key, binding.task.uid, Bound(binding.node, binding.engine, engine.id, binding.gpus))
+
+    def _preempt(self, preemption: Preemption) -> None:
+        victim = preemption.victim
+        if self._cache.assume_preempted(victim.key, victim.attempt, preemption.by.key):
+            self._executor.offer(victim.key, victim.uid, Preempt(victim.attempt, preemption.by.key))
 
     def _tell(self, refusals: Sequence[Refusal], wall: float) -> bool:
         now, starts = self._clock.monotonic(), self._estimates.starts

@@ -12,7 +12,9 @@ from swarmtask.controllers.cache import Cache
 from swarmtask.resources import units
 from swarmtask.resources.node import NodeEngine, NodePhase, SwarmNode
 from swarmtask.resources.placement import dollars
+from swarmtask.scheduler.backlog import Place
 from swarmtask.scheduler.model import Amounts, GpuInfo, LimitInfo, NodeInfo, QueueInfo, QueueKey, Snapshot, Taint
+from swarmtask.scheduler.standing import place_of
 
 EngineReady = Callable[[NodeEngine], bool]
 """Does this engine offer this node for work right now?"""
@@ -21,7 +23,7 @@ MOST_GPUS = 1024
 
 
 def take_snapshot(cache: Cache, engine_ready: EngineReady, now: float, *, whole: bool = False) -> Snapshot:
-    """What waits, the queues it waits in, and every node.
+    """What waits, the queues it waits in, every node, and what runs there, if anything waits.
 
     Args:
         now: seconds since the epoch.
@@ -29,11 +31,17 @@ def take_snapshot(cache: Cache, engine_ready: EngineReady, now: float, *, whole:
     """
     cache.refresh_durations()
     nodes = [_node_info(cache, name, node, engine_ready) for name, node in cache.nodes.items()]
-    cut = None if whole else cache.backlog.cut(*_left(nodes))
+    cut = None if whole else cache.backlog.cut(*_left(nodes), _place(cache, now))
     pending = list(cache.waiting()) if cut is None else cut.tasks
-    queues = {key: queue_info(cache, key) for key in {task.queue for task in pending}}
-    running = cache.with_ends(cache.running_tasks(now), now) if pending else ()
-    return Snapshot(now, nodes, pending, queues, running, cut=cut)
+    running = cache.with_ends(cache.running_tasks(now), now) if pending else []
+    # The queue of a task that runs says where it would stand if it were queued again.
+    keys = {task.queue for task in pending} | {task.queue for task in running}
+    return Snapshot(now, nodes, pending, {key: queue_info(cache, key) for key in keys}, running, cut=cut)
+
+
+def _place(cache: Cache, now: float) -> Place:
+    aging = {key: QueueInfo(key, aging_s=queue.spec.aging_seconds) for key, queue in cache.queues.items()}
+    return place_of(aging, now)
 
 
 def _left(nodes: list[NodeInfo]) -> tuple[Amounts, int | None]:
@@ -70,6 +78,8 @@ def queue_info(cache: Cache, key: QueueKey) -> QueueInfo:
         requested=cache.queue_requested(key),
         weights=(spec.weights.capability, spec.weights.load, spec.weights.latency, spec.weights.cost),
         limits={name: LimitInfo(most, cache.limit_holders(key, name)) for name, most in spec.limits.items()},
+        preempts=spec.preemption == "LowerPriority",
+        aging_s=spec.aging_seconds,
     )
 
 

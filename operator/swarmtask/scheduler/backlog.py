@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 from swarmtask.scheduler.model import Amounts, CycleResult, PendingTask, QueueKey, Refusal, TaskKey
-from swarmtask.scheduler.ordering import order_key
+from swarmtask.scheduler.standing import order_key
 
 WHOLE = 250
 """So many tasks that come first are always looked at, whatever fits; a backlog that is no longer is never cut."""
@@ -310,6 +310,9 @@ class Cut:
             if end is None:
                 continue
             there = len(end.line) - end.depth
+            if refusal.behind is not None:
+                reason, message, counts = refusal.behind
+                refusal = replace(refusal, reason=reason, message=message, counts=counts, behind=None)  # noqa: PLW2901 - for the rest
             for task in end.line.slice(end.depth + start, count - len(found)) if start < there else ():
                 before = sum(line.before(task, self._place) for line in self._queues[task.queue].values())
                 before -= bisect_left(started.get(task.queue, []), self._place(task)) + moved[task.queue]

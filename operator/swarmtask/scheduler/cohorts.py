@@ -48,7 +48,7 @@ class Claim:
 
 
 class _Member:
-    """The lines of one queue at one priority, the one with the oldest head first."""
+    """The lines of one queue at one level of priority, the one with the oldest head first."""
 
     def __init__(self, claim: Claim, lines: Iterable[Line]) -> None:
         self.claim = claim
@@ -70,25 +70,25 @@ class _Member:
 
 
 class Cohort:
-    """Queues that share by weight: for each priority a heap of its queues."""
+    """Queues that share by weight: for each level of priority a heap of its queues."""
 
     def __init__(self) -> None:
         self._levels: dict[int, list[tuple[float, int, _Member]]] = {}
 
-    def join(self, priority: int, claim: Claim, lines: Iterable[Line]) -> None:
-        """A queue waits with these lines at this priority; none of them has moved yet."""
+    def join(self, level: int, claim: Claim, lines: Iterable[Line]) -> None:
+        """A queue waits with these lines at this level of priority; none of them has moved yet."""
         member = _Member(claim, lines)
         head = member.head()
         if head is not None:
-            heapq.heappush(self._levels.setdefault(priority, []), (claim.share, head[0], member))
+            heapq.heappush(self._levels.setdefault(level, []), (claim.share, head[0], member))
 
-    def next(self, priority: int) -> tuple[int, Line]:
+    def next(self, level: int) -> tuple[int, Line]:
         """The oldest task of the queue with the smallest share for its weight; of equal ones, of the one with the older task.
 
-        Some queue has a task left at this priority. Shares and ranks only grow during a cycle, so an entry whose figures are out of
-        date can only have to move back.
+        Some queue has a task left at this level of priority. Shares and ranks only grow during a cycle, so an entry whose figures
+        are out of date can only have to move back.
         """
-        heap = self._levels[priority]
+        heap = self._levels[level]
         while True:
             share, rank, member = heap[0]
             head = member.head()

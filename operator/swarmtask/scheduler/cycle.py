@@ -6,15 +6,16 @@ assumes the bindings, writes them, and takes a new snapshot. How a cycle works a
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 
 from swarmtask.scheduler.cohorts import offered
 from swarmtask.scheduler.columns import Columns, TaskClass
 from swarmtask.scheduler.explain import no_node_fits, verdicts
 from swarmtask.scheduler.filters import label_keys
+from swarmtask.scheduler.headroom import Headroom
 from swarmtask.scheduler.model import Amounts, Binding, CycleResult, PendingTask, QueueKey, Refusal, Snapshot
-from swarmtask.scheduler.ordering import NO_NODE_FITS, Line, Order, Standstill
+from swarmtask.scheduler.ordering import NO_NODE_FITS, RESERVED, Line, Order, Standstill
 from swarmtask.scheduler.placement import Placement
 from swarmtask.scheduler.preferences import broken, factors
 from swarmtask.scheduler.scores import total_of
@@ -57,7 +58,7 @@ class Cycle:
     def __init__(self, snapshot: Snapshot) -> None:
         # 1. Order: one class per shape, one line per queue, priority and class, a heap of heads.
         shared = any(queue.cohort for queue in snapshot.queues.values())
-        self.order = Order(snapshot.pending, snapshot.queues, offered(snapshot.nodes) if shared else Amounts())
+        self.order = Order(snapshot.pending, snapshot.queues, offered(snapshot.nodes) if shared else Amounts(), snapshot.now)
         # 2. Columns: nodes as arrays, nodes that look alike to every waiting task as one class.
         classes = self.order.classes
         self.columns = Columns.of(
@@ -68,6 +69,7 @@ class Cycle:
             gpu_wishes={task_class.shape.gpu for task_class in classes if task_class.shape.request.gpus > 0},
         )
         self._placement = Placement(self.columns, len(self.order.tasks))
+        self.headroom = Headroom(snapshot, self.order, self.columns)
         self._unfit: dict[TaskClass, Standstill] = {}
         self._placed: list[Place] = []
 
@@ -91,6 +93,10 @@ class Cycle:
         best = self._placement.best(task_class)
         if best is None:
             return Park(line, no_node_fits(self.columns, task_class))
+        if self.headroom.keeps and best[0] in (closed := self.headroom.closed_to(line)):
+            best = self._placement.best_except(task_class, closed)
+            if best is None:
+                return Park(line, self.headroom.blocked(line))
         return Place(rank, task_class, *best)
 
     def apply(self, decision: Place | Park) -> None:
@@ -98,6 +104,8 @@ class Cycle:
         # 5. Take the room, or park the line and with it its class.
         if isinstance(decision, Place):
             decision.gpus = self._placement.place(decision.node, decision.task_class)
+            if self.headroom.keeps:
+                self.headroom.note(decision.node, self.order.lines[decision.rank])
             self.order.advance()
             self._placed.append(decision)
         else:
@@ -105,6 +113,7 @@ class Cycle:
             if decision.standstill.reason == NO_NODE_FITS:
                 self._unfit[decision.line.task_class] = decision.standstill
                 self._placement.forget(decision.line.task_class)
+            self.headroom.refused(decision.line, decision.standstill)
 
     def binding(self, place: Place) -> Binding:
         engine = place.task_class.shape.engine or self.columns.engines(place.node)[0]
@@ -120,10 +129,12 @@ class Cycle:
         for rank, (task, line) in enumerate(zip(self.order.tasks, self.order.lines, strict=True)):
             if not started[rank]:
                 position = positions[task.queue] = positions.get(task.queue, 0) + 1
-                standstill = line.standstill
+                standstill, own = line.standstill, self.headroom.words.get(rank)
                 assert standstill is not None  # noqa: S101 - a cycle ends when every line is empty or parked
-                refusals.append(Refusal(task, position, standstill.reason, standstill.message, standstill.counts))
-        return CycleResult(tuple(map(self.binding, self._placed)), tuple(refusals))
+                behind = None if own is None else (standstill.reason, standstill.message, standstill.counts)
+                told = own or standstill
+                refusals.append(Refusal(task, position, told.reason, told.message, told.counts, behind))
+        return CycleResult(tuple(map(self.binding, self._placed)), tuple(refusals), tuple(self.headroom.preemptions))
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,10 +160,15 @@ class NodeVerdict:
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
-    """What a cycle does with a task, and every node's verdict, by node name, at the moment when it decides."""
+    """What a cycle does with a task, and every node's verdict, by node name, at the moment when it decides.
+
+    Attributes:
+        level: what orders the task before its age: its priority, raised by waiting or by being moved to the front.
+    """
 
     outcome: Binding | Refusal
     nodes: tuple[NodeVerdict, ...]
+    level: int
 
 
 def explain_task(snapshot: Snapshot, task: PendingTask) -> Explanation:
@@ -175,7 +191,7 @@ def explain_task(snapshot: Snapshot, task: PendingTask) -> Explanation:
         else:
             decides = decision.line is line
         if decides:
-            nodes = _node_verdicts(cycle.columns, line.task_class)
+            nodes = _node_verdicts(cycle.columns, line.task_class, cycle.headroom.closed_to(line) if cycle.headroom.keeps else None)
         cycle.apply(decision)
         if started:
             break  # what happens to the rest of its line is not about this task
@@ -184,12 +200,14 @@ def explain_task(snapshot: Snapshot, task: PendingTask) -> Explanation:
     result = cycle.result()
     decided: tuple[Binding | Refusal, ...] = (*result.bindings, *result.refusals)
     outcome = next(one for one in decided if one.task == task)
-    return Explanation(outcome, nodes)
+    return Explanation(outcome, nodes, line.level)
 
 
-def _node_verdicts(columns: Columns, task_class: TaskClass) -> tuple[NodeVerdict, ...]:
+def _node_verdicts(columns: Columns, task_class: TaskClass, closed: Collection[int] | None) -> tuple[NodeVerdict, ...]:
     total = total_of(task_class.strategy, task_class.weights)
     masks = {filter_.name: mask.tolist() for filter_, mask in verdicts(columns, task_class)}
+    if closed is not None:
+        masks[RESERVED.lower()] = [number not in closed for number in range(len(columns))]
     factor = factors(columns, task_class)
     weight = 1.0 if factor is None else factor
     parts = {name: (part * weight).tolist() for name, part in total.parts(columns, task_class)}

@@ -30,11 +30,9 @@ def verdicts(
             yield room_filter, room_filter.mask(columns.room, task_class)
 
 
-def no_node_fits(columns: Columns, task_class: TaskClass) -> Standstill:
-    """Counts and words for a class that no node takes now: "0/3 nodes fit: 2 too little memory (needs 16Gi, largest free 7.4Gi),
-    1 cordoned". The most frequent obstacle comes first; among equals, the one that came closest to fitting."""
-    if not len(columns):
-        return Standstill(NO_NODE_FITS, "no nodes have joined yet")
+def counted(columns: Columns, task_class: TaskClass) -> tuple[dict[str, int], list[str], Mask]:
+    """How many nodes each filter refuses (each node counted at the first that does); the same in words, the most frequent obstacle
+    first and among equals the one that came closest to fitting; and the nodes that pass, bool[N]."""
     passing = columns.all_nodes()
     counts: dict[str, int] = {}
     phrases: list[tuple[int, str]] = []
@@ -47,6 +45,15 @@ def no_node_fits(columns: Columns, task_class: TaskClass) -> Standstill:
             passing &= mask
     phrases.reverse()
     phrases.sort(key=lambda phrase: -phrase[0])
+    return counts, [text for _, text in phrases], passing
+
+
+def no_node_fits(columns: Columns, task_class: TaskClass) -> Standstill:
+    """Counts and words for a class that no node takes now: "0/3 nodes fit: 2 too little memory (needs 16Gi, largest free 7.4Gi),
+    1 cordoned"."""
+    if not len(columns):
+        return Standstill(NO_NODE_FITS, "no nodes have joined yet")
+    counts, phrases, passing = counted(columns, task_class)
     fit = "node fits" if len(columns) == 1 else "nodes fit"
-    message = f"{np.count_nonzero(passing)}/{len(columns)} {fit}: {', '.join(text for _, text in phrases)}"
+    message = f"{np.count_nonzero(passing)}/{len(columns)} {fit}: {', '.join(phrases)}"
     return Standstill(NO_NODE_FITS, message, MappingProxyType(counts))

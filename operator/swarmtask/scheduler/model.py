@@ -192,6 +192,9 @@ class RunningTask:
         bound_at: when it was placed, in seconds since the epoch.
         ends_at: when it is expected to end; None while that is not known.
         stopping: it is being stopped already: its room will come back by itself.
+        makes_room_for: the task that it was preempted for, as far as this process remembers; only while it is being stopped.
+        queued_at: since when it would count as waiting if it were queued again now; None: from now on.
+        fronted: a person moved it to the front of its queue: no task of that queue preempts it.
     """
 
     key: TaskKey
@@ -206,6 +209,9 @@ class RunningTask:
     limits: tuple[tuple[str, int], ...] = ()
     ends_at: float | None = None
     stopping: bool = False
+    makes_room_for: TaskKey | None = None
+    queued_at: float | None = None
+    fronted: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -279,9 +285,10 @@ class Refusal:
 
     Attributes:
         position: 1-based place in its queue, in the order in which tasks would start.
-        reason: CamelCase for the condition: NoNodeFits, QueueStopped, QueueFull, LimitReached, Preempting.
+        reason: CamelCase for the condition: NoNodeFits, QueueStopped, QueueFull, LimitReached, Reserved, Preempting.
         message: counts per filter for a person: "0/5 nodes fit: 2 too little memory (needs 16Gi, largest free 7.4Gi), 2 lack
             capability gpu, 1 cordoned".
+        behind: reason, message and counts for the tasks of its line behind it, where this one is told something of its own.
         counts: filter name -> nodes that it refused (each node is counted at the first filter that refuses it).
     """
 
@@ -290,6 +297,7 @@ class Refusal:
     reason: str
     message: str
     counts: Mapping[str, int] = field(default_factory=dict)
+    behind: tuple[str, str, Mapping[str, int]] | None = field(default=None, compare=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,16 +1,18 @@
 """Who comes next: priority, then fair share, then age, then uid, within the limits of queues.
 
-Called by `cycle`. Tasks of one (queue, priority, shape) wait in one line, first in, first out; a heap holds the head of each line.
+Called by `cycle`. Tasks of one (queue, level of priority, shape, expected duration) wait in one line, first in, first out; a heap
+holds the head of each line. The level is the priority, and what waiting or being moved to the front has added to it (`standing`).
 A line leaves the heap when it is empty, when its class of tasks fits nowhere, or when its queue starts nothing more; so the cost of
 a cycle does not depend on how many tasks wait behind a head that cannot start. Never looks at nodes.
 
-The oldest task of the highest priority comes next. If its queue is in a cohort, it is the cohort's turn, and `cohorts` says which
-of its queues gives a task. Nothing is held back: a task that does not fit lets smaller ones behind it start.
+The oldest task of the highest level comes next. If its queue is in a cohort, it is the cohort's turn, and `cohorts` says which of
+its queues gives a task. A task that does not fit lets others behind it start, except for what is kept for it (`headroom`).
 """
 
 from __future__ import annotations
 
 import heapq
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -18,21 +20,27 @@ from types import MappingProxyType
 from swarmtask.resources.fields import Strategy
 from swarmtask.scheduler.cohorts import Claim, Cohort
 from swarmtask.scheduler.columns import BALANCED_WEIGHTS, NodeShare, TaskClass
-from swarmtask.scheduler.model import Amounts, LimitInfo, PendingTask, QueueInfo, QueueKey, TaskShape, Weights
+from swarmtask.scheduler.model import Amounts, LimitInfo, PendingTask, QueueInfo, QueueKey, TaskKey, TaskShape, Weights
+from swarmtask.scheduler.standing import standing
 
 NO_NODE_FITS = "NoNodeFits"
 QUEUE_STOPPED = "QueueStopped"
 QUEUE_FULL = "QueueFull"
 LIMIT_REACHED = "LimitReached"
+RESERVED = "Reserved"
+PREEMPTING = "Preempting"
 """Reasons of a Refusal."""
 
 HOLDERS_NAMED = 3
 """So many of the tasks that hold a limit are named in a message."""
 
 
-def order_key(task: PendingTask) -> tuple[int, float, str]:
-    """Sorts tasks in the order in which they start."""
-    return (-task.priority, task.queued_at, task.uid)
+def rounded_duration_s(duration_s: float | None) -> float | None:
+    """An expected duration as lines tell them apart: up to an eighth more. So there are few of them, however many were learned."""
+    if duration_s is None or not math.isfinite(duration_s):
+        return None
+    mantissa, exponent = math.frexp(max(0.0, duration_s))
+    return math.ldexp(math.ceil(mantissa * 16) / 16, exponent)
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,25 +53,31 @@ class Standstill:
 
 
 class Slots:
-    """The slots of one limit of a queue, as tasks take them."""
+    """The slots of one limit of a queue, as tasks take them.
+
+    Attributes:
+        most, held: slots that there are, and that are taken.
+        kept: slots for tasks that come first and cannot start yet.
+    """
 
     def __init__(self, limit: LimitInfo) -> None:
-        self._most = limit.most
+        self.most = limit.most
+        self.kept = 0
         self._holders = dict(limit.holders)
-        self._held = sum(self._holders.values())
+        self.held = sum(self._holders.values())
 
     def has(self, slots: int) -> bool:
-        return self._held + slots <= self._most
+        return self.held + self.kept + slots <= self.most
 
     def take(self, task: str, slots: int) -> None:
-        self._held += slots
+        self.held += slots
         self._holders[task] = self._holders.get(task, 0) + slots
 
     def explain(self, slots: int) -> str:
         """Why a task that takes so many does not start."""
-        words = f"{self._held} of {self._most} held, needs {slots}"
-        if slots > self._most:
-            words += f"; never starts: the limit is {self._most}"
+        words = f"{self.held} of {self.most} held, needs {slots}"
+        if slots > self.most:
+            words += f"; never starts: the limit is {self.most}"
         if self._holders:
             names = sorted(self._holders)
             rest = len(names) - HOLDERS_NAMED
@@ -79,23 +93,27 @@ class Gate:
         left: how many more of its tasks may start; None means not limited.
         share: what it may run on one node; None means not limited.
         slots: of its limits, by name.
+        kept: how many of `left` are for tasks that come first and cannot start yet.
+        keepers: those tasks, for whom something of the queue is kept; the first one of each limit by its name, of `left` by "".
         cohort, claim: who it shares with, and what it holds; both are None for a queue that is in no cohort.
         numbers: the classes of its tasks, by the identity of their shapes.
-        lines: by priority and number of the class.
+        lines: by level of priority, number of the class and rounded expected duration.
     """
 
     queue: QueueInfo
     left: int | None
     share: NodeShare | None = None
     slots: dict[str, Slots] = field(default_factory=dict)
+    kept: int = 0
+    keepers: dict[str, TaskKey] = field(default_factory=dict)
     cohort: Cohort | None = None
     claim: Claim | None = None
     numbers: dict[int, int] = field(default_factory=dict)
-    lines: dict[tuple[int, int], Line] = field(default_factory=dict)
+    lines: dict[tuple[int, int, float | None], Line] = field(default_factory=dict)
 
     @property
     def closed(self) -> bool:
-        return self.queue.stopped or self.left == 0
+        return self.queue.stopped or (self.left is not None and self.left <= self.kept)
 
     def enter(self, task: PendingTask) -> None:
         if self.left is not None:
@@ -106,14 +124,29 @@ class Gate:
         if self.claim is not None:
             self.claim.take(task.shape.request)
 
+    def keep(self, task: PendingTask) -> None:
+        """No task behind this one takes what it needs of the queue's limits."""
+        for name, slots in task.shape.limits:
+            if name in self.slots:
+                self.slots[name].kept += slots
+                self.keepers.setdefault(name, task.key)
+
+    def keep_place(self, task: PendingTask) -> None:
+        """The same for one of the places that `left` counts."""
+        self.kept += 1
+        self.keepers.setdefault("", task.key)
+
     def spent(self, shape: TaskShape) -> Standstill | None:
         """Why no task of the shape starts now although the queue is open: a limit has too few slots left. Slots only get fewer
         during a cycle."""
         for name, slots in shape.limits:
             limit = self.slots.get(name)
             if limit is not None and not limit.has(slots):
-                words = f"limit {name} of queue {'/'.join(self.queue.key)} is reached ({limit.explain(slots)})"
-                return Standstill(LIMIT_REACHED, words)
+                which = f"limit {name} of queue {'/'.join(self.queue.key)}"
+                if slots <= limit.most and limit.held + slots <= limit.most:
+                    words = f"{which} is kept for {'/'.join(self.keepers[name])}, which comes first ({limit.explain(slots)})"
+                    return Standstill(RESERVED, words)
+                return Standstill(LIMIT_REACHED, f"{which} is reached ({limit.explain(slots)})")
         return None
 
     def standstill(self) -> Standstill:
@@ -122,14 +155,20 @@ class Gate:
         if self.queue.stopped:
             return Standstill(QUEUE_STOPPED, f"queue {name} is stopped; set its spec.stopped to false to start its tasks")
         most = self.queue.max_running
+        if self.left:
+            words = (
+                f"the last places of queue {name} (maxRunning {most}) are kept for {'/'.join(self.keepers[''])}, which comes first"
+            )
+            return Standstill(RESERVED, words)
         return Standstill(QUEUE_FULL, f"queue {name} runs as many tasks as it may (maxRunning {most})")
 
 
 @dataclass(slots=True, eq=False)
 class Line:
-    """Tasks of one queue, priority and class, first in, first out.
+    """Tasks of one queue, level of priority, class and rounded expected duration, first in, first out.
 
     Attributes:
+        duration_s: how long each of them runs, rounded up; None while that is not known.
         ranks: places in the order of the whole cycle, rising.
         next: index into `ranks` of the head.
         standstill: why the line has left the heap with tasks in it.
@@ -137,6 +176,8 @@ class Line:
 
     task_class: TaskClass
     gate: Gate
+    level: int = 0
+    duration_s: float | None = None
     ranks: list[int] = field(default_factory=list)
     next: int = 0
     standstill: Standstill | None = None
@@ -158,6 +199,7 @@ class Order:
 
     Args:
         offered: what all nodes offer together; only queues in cohorts ask.
+        now: seconds since the epoch; only queues whose tasks age ask.
     """
 
     def __init__(
@@ -165,8 +207,9 @@ class Order:
         pending: Iterable[PendingTask],
         queues: Mapping[QueueKey, QueueInfo],
         offered: Amounts = Amounts(),  # noqa: B008 - frozen
+        now: float = 0.0,
     ) -> None:
-        self.tasks = sorted(pending, key=order_key)
+        self.tasks, levels = standing(pending, queues, now)
         self.classes: list[TaskClass] = []
         self.lines: list[Line] = []
         self.shares: list[NodeShare] = []
@@ -181,18 +224,22 @@ class Order:
                 # A queue that the snapshot does not know has no limits: its object may be on its way.
                 gate = gates[task.queue] = self._gate(queues.get(task.queue) or QueueInfo(task.queue))
             number = classes.number(task.shape, gate)
-            line = gate.lines.get((task.priority, number))
+            level = task.priority if levels is None else levels[rank]
+            duration_s = None if task.duration_s is None else rounded_duration_s(task.duration_s)
+            line = gate.lines.get((level, number, duration_s))
             if line is None:
-                line = gate.lines[task.priority, number] = Line(self.classes[number], gate)
+                line = gate.lines[level, number, duration_s] = Line(self.classes[number], gate, level, duration_s)
             line.ranks.append(rank)
             self.lines.append(line)
         self._heap = [(line.ranks[0], line) for gate in gates.values() for line in gate.lines.values()]
         heapq.heapify(self._heap)
         for gate in gates.values():
             if gate.cohort is not None and gate.claim is not None:
-                for priority in {priority for priority, _ in gate.lines}:
-                    lines = [line for (level, _), line in gate.lines.items() if level == priority]
-                    gate.cohort.join(priority, gate.claim, lines)
+                by_level: dict[int, list[Line]] = {}
+                for line in gate.lines.values():
+                    by_level.setdefault(line.level, []).append(line)
+                for level, lines in by_level.items():
+                    gate.cohort.join(level, gate.claim, lines)
 
     def _gate(self, queue: QueueInfo) -> Gate:
         share = None
@@ -210,9 +257,9 @@ class Order:
         """The rank and the line of the task that comes next; None when no line is left."""
         self._head = self._oldest()
         if self._head is not None:
-            rank, line = self._head
+            _, line = self._head
             if line.gate.cohort is not None:
-                self._head = line.gate.cohort.next(self.tasks[rank].priority)
+                self._head = line.gate.cohort.next(line.level)
         return self._head
 
     def _oldest(self) -> tuple[int, Line] | None:

@@ -11,6 +11,7 @@ only if it is too small are all nodes looked at that changed since this was last
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import numpy as np
@@ -88,6 +89,16 @@ class Placement:
             if self._changed_at[node] < evaluation.checked or self._columns.holds(node, task_class):
                 return node, min(value, 1.0)
             self._check(task_class, evaluation)
+
+    def best_except(self, task_class: TaskClass, closed: Collection[int]) -> tuple[int, float] | None:
+        """The same without some nodes, for a class that `best` has just found a node for."""
+        evaluation = self._evaluations[task_class]
+        self._check(task_class, evaluation)
+        values = evaluation.values.copy()
+        values[list(closed)] = INFEASIBLE
+        node = int(values.argmax())
+        value = values.item(node)
+        return None if value < 0.0 else (node, min(value, 1.0))
 
     def place(self, node: int, task_class: TaskClass) -> tuple[int, ...]:
         """Take the room of one task of the class, which `best` has just chosen the node for, and return the indices of its GPUs."""
