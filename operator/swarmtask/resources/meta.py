@@ -27,6 +27,14 @@ Time = Annotated[datetime, PlainSerializer(_format, return_type=str, when_used="
 """RFC 3339 in whole seconds."""
 
 
+def _format_micro(moment: datetime) -> str:
+    return moment.isoformat(timespec="microseconds")[:26] + "Z"
+
+
+MicroTime = Annotated[datetime, PlainSerializer(_format_micro, return_type=str, when_used="json")]
+"""RFC 3339 in microseconds, for what tells an order; whole seconds can be read too."""
+
+
 class Model(BaseModel):
     """Base of every part of a resource: camelCase on the wire, snake_case in Python.
 
