@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 from datetime import datetime, timedelta
 
 import pytest
 
 from swarmtask.clock import ManualClock
+from swarmtask.controllers import operator as operator_module
+from swarmtask.engines.base import Observation
 from swarmtask.errors import Conflict, EngineUnavailable, ServiceUnavailable
 from swarmtask.resources.kinds import EVENT, SECRET, SWARM_NODE, SWARM_QUEUE, SWARM_TASK, Kind
 from tests.controllers.world import World, running
@@ -365,3 +368,33 @@ async def test_a_reason_that_is_written_slowly_does_not_outlive_the_next_one() -
         world.kube.edit(SWARM_QUEUE, "q", "default", {"spec": {"stopped": True}})
         await world.until(lambda: world.task("large").status.reason == "NoNodeFits", 10)
         await world.until(lambda: world.task("large").status.reason == "QueueStopped", 20)
+
+
+class _Stubborn(FakeEngine):
+    """Swallows the first cancellation, as a careless library does."""
+
+    def __init__(self, clock: ManualClock) -> None:
+        super().__init__(clock, nodes=("n1",))
+        self.swallowed = 0
+
+    async def workloads(self) -> tuple[Observation, ...]:
+        try:
+            return await super().workloads()
+        except asyncio.CancelledError:
+            self.swallowed += 1
+            if self.swallowed > 1:
+                raise
+            return ()
+
+
+async def test_the_operator_ends_although_a_cancellation_is_swallowed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(operator_module, "CANCEL_AGAIN_S", 0.01)
+    world = World()
+    engine = _Stubborn(world.clock)
+    world.engines = (engine,)
+    await world.start()
+    asked = len(engine.called("workloads"))
+    engine.delay("workloads", 3600)
+    await world.until(lambda: len(engine.called("workloads")) > asked)
+    await world.stop()
+    assert engine.swallowed >= 1

@@ -157,8 +157,8 @@ class LocalEngine:
     async def _call(self, function: Callable[[], T]) -> T:
         """Run in a thread, within the time-out; the disk's errors become EngineUnavailable."""
         try:
-            future = asyncio.get_running_loop().run_in_executor(self._threads, function)
-            return await asyncio.wait_for(future, CALL_TIMEOUT_S)
+            async with asyncio.timeout(CALL_TIMEOUT_S):
+                return await asyncio.get_running_loop().run_in_executor(self._threads, function)
         except SwarmTaskError:
             raise
         except TimeoutError as error:
