@@ -10,6 +10,10 @@ from tests.simulation.story import simulate
 FOUND = [
     # The simulator: an error of a request on the wire was left in a future of an operator that had just been killed.
     ("vanishing", 6027),
+    # The checker: a placement that a dead operator had sent arrived after its successor had heard of a lower maxTasks.
+    ("limits", 21248),
+    # The checker: maxRunningPerNode was taken away while the checker waited for a lowered maxRunning of the same queue.
+    ("arrays", 76109),
 ]
 
 
