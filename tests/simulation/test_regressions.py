@@ -12,6 +12,8 @@ FOUND = [
     ("vanishing", 6027),
     # The checker: a placement that a dead operator had sent arrived after its successor had heard of a lower maxTasks.
     ("limits", 21248),
+    # The checker: the wall time that a deletion was decided by was shown before the clock was set back, and never written.
+    ("limits", 1019),
     # The checker: maxRunningPerNode was taken away while the checker waited for a lowered maxRunning of the same queue.
     ("arrays", 76109),
 ]

@@ -251,6 +251,12 @@ class World:
 
     # --- what people and machines do ---
 
+    def set_clock(self, by_s: float) -> None:
+        """The operator's wall clock is set. A time that it has shown has been, also when nothing was written at that moment."""
+        self._latest_wall = max(self._latest_wall, self.clock.now())
+        self.clock.ahead_s += by_s
+        self.note(f"the wall clock is set by {by_s:+.1f} s")
+
     def add_node(self, hostname: str, cpu_milli: int, memory_gib: int, gpus: int) -> None:
         """A machine joins the engine; one that was there before gets another ID, as in Swarm."""
         number = sum(known.partition(".")[0] == hostname for known in self.engine._nodes)
