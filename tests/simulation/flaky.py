@@ -100,9 +100,13 @@ class FlakyKube:
         namespace: str | None = None,
         *,
         uid: str | None = None,
+        resource_version: str | None = None,
         propagation: Literal["Background", "Foreground", "Orphan"] | None = None,
     ) -> None:
-        await self._call("delete", lambda: self._inner.delete(kind, name, namespace, uid=uid, propagation=propagation))
+        def act() -> Awaitable[None]:
+            return self._inner.delete(kind, name, namespace, uid=uid, resource_version=resource_version, propagation=propagation)
+
+        await self._call("delete", act)
 
     async def version(self) -> Mapping[str, Any]:
         return await self._call("version", self._inner.version)

@@ -14,6 +14,8 @@ FOUND = [
     ("limits", 21248),
     # The checker: the wall time that a deletion was decided by was shown before the clock was set back, and never written.
     ("limits", 1019),
+    # The operator: the deletion of a task whose time was over arrived when a person had retried it.
+    ("limits", 42665),
     # The checker: maxRunningPerNode was taken away while the checker waited for a lowered maxRunning of the same queue.
     ("arrays", 76109),
 ]
