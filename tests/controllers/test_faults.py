@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import base64
+from collections.abc import Awaitable, Callable
 from datetime import datetime, timedelta
+from typing import Any
 
 import pytest
 
@@ -13,6 +15,7 @@ from swarmtask.controllers import operator as operator_module
 from swarmtask.engines.base import Observation
 from swarmtask.errors import Conflict, EngineUnavailable, ServiceUnavailable
 from swarmtask.resources.kinds import EVENT, SECRET, SWARM_NODE, SWARM_QUEUE, SWARM_TASK, Kind
+from swarmtask.resources.task import ANNOTATION_RETRY
 from tests.controllers.world import World, running
 from tests.fakes.engine import FakeEngine, Outcome
 
@@ -49,6 +52,43 @@ async def test_a_lost_answer_is_not_done_twice() -> None:
         world.add_task("once")
         await world.until(lambda: world.phase("once") == "Succeeded")
         assert world.task("once").status.attempt == 1
+
+
+@pytest.mark.parametrize(("spec", "runs"), [({}, "late"), ({"completions": 1}, "late-0")])
+async def test_a_deletion_that_arrives_late_spares_what_a_person_has_retried_meanwhile(
+    spec: dict[str, Any], runs: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with running(World("n1")) as world:
+        under_way: list[Callable[[], Awaitable[None]]] = []
+        delete = world.kube.delete
+
+        async def never_arrive(kind: Kind, name: str, namespace: str | None = None, **options: Any) -> None:
+            under_way.append(lambda: delete(kind, name, namespace, **options))
+            await asyncio.Event().wait()
+
+        world.engine.script(runs, Outcome(exit_code=1), Outcome(duration_s=None))
+        world.add_task("late", backoffLimit=0, ttlSecondsAfterFinished=5, **spec)
+        await world.until(lambda: world.phase("late") == "Failed")
+        with monkeypatch.context() as patched:
+            patched.setattr(world.kube, "delete", never_arrive)
+            await world.until(lambda: under_way)
+            await world.crash()
+        world.kube.edit(SWARM_TASK, "late", "default", {"metadata": {"annotations": {ANNOTATION_RETRY: "please"}}})
+        await world.start()
+        await world.until(lambda: world.phase("late") == "Running")
+        (arrive,) = under_way
+        with pytest.raises(Conflict):
+            await arrive()
+        await world.pass_time(5)
+        assert world.phase("late") == "Running" and world.task("late").metadata.deletion_timestamp is None
+
+
+@pytest.mark.parametrize("spec", [{}, {"completions": 1}])
+async def test_a_deletion_that_meets_a_change_is_decided_again(spec: dict[str, Any]) -> None:
+    async with running(World("n1")) as world:
+        world.kube.fail("delete", lambda: Conflict("somebody was faster"), kind=SWARM_TASK, name="brief", times=3)
+        world.add_task("brief", ttlSecondsAfterFinished=5, **spec)
+        await world.until(lambda: world.gone("brief"))
 
 
 async def test_the_api_goes_away_and_comes_back() -> None:

@@ -290,9 +290,11 @@ class FakeKube:
         namespace: str | None = None,
         *,
         uid: str | None = None,
+        resource_version: str | None = None,
         propagation: Literal["Background", "Foreground", "Orphan"] | None = None,
     ) -> None:
-        await self._call(Call("delete", kind.kind, namespace, name), lambda: self._delete(kind, name, namespace, uid))
+        call = Call("delete", kind.kind, namespace, name)
+        await self._call(call, lambda: self._delete(kind, name, namespace, uid, resource_version))
 
     async def version(self) -> Mapping[str, Any]:
         return await self._call(Call("version", "", None, ""), lambda: {"major": "1", "minor": "33", "gitVersion": "v1.33.0+fake"})
@@ -435,10 +437,14 @@ class FakeKube:
             raise AssertionError(f"the fake API does not know {type_} patches")
         return self._update(kind, name, namespace, new, subresource, dry_run=dry_run)
 
-    def _delete(self, kind: Kind, name: str, namespace: str | None, uid: str | None) -> None:
+    def _delete(
+        self, kind: Kind, name: str, namespace: str | None, uid: str | None = None, resource_version: str | None = None
+    ) -> None:
         key, old = self._find(kind, name, namespace)
-        if uid is not None and uid != old["metadata"]["uid"]:
-            raise Conflict(f"precondition failed: UID in precondition: {uid}, UID in object: {old['metadata']['uid']}")
+        for what, field_, wanted in (("UID", "uid", uid), ("ResourceVersion", "resourceVersion", resource_version)):
+            there = old["metadata"][field_]
+            if wanted is not None and wanted != there:
+                raise Conflict(f"precondition failed: {what} in precondition: {wanted}, {what} in object: {there}")
         if not _finalizers(old):
             self._commit(kind, key, old, _copy(old), gone=True)
         elif not old["metadata"].get("deletionTimestamp"):

@@ -78,8 +78,7 @@ class Happenings:
 
     def jump_clock(self) -> None:
         jump_s = self._rng.choice((1, -1)) * self._rng.choice((self._rng.uniform(1, 120), 3600.0))
-        self._world.clock.ahead_s += jump_s
-        self._world.note(f"the wall clock is set by {jump_s:+.1f} s")
+        self._world.set_clock(jump_s)
 
     # --- nodes ---
 

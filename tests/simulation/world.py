@@ -225,6 +225,7 @@ class World:
         if self.operator is None:
             return
         number = self.operators
+        self.limits.died(self.operator.cache, self.loop.time())
         self.operator = None
         self.note(f"operator {number} is killed: {why}")
         self.loop.kill(number)
@@ -249,6 +250,12 @@ class World:
         self.note(f"armed {point}")
 
     # --- what people and machines do ---
+
+    def set_clock(self, by_s: float) -> None:
+        """The operator's wall clock is set. A time that it has shown has been, also when nothing was written at that moment."""
+        self._latest_wall = max(self._latest_wall, self.clock.now())
+        self.clock.ahead_s += by_s
+        self.note(f"the wall clock is set by {by_s:+.1f} s")
 
     def add_node(self, hostname: str, cpu_milli: int, memory_gib: int, gpus: int) -> None:
         """A machine joins the engine; one that was there before gets another ID, as in Swarm."""
@@ -290,6 +297,7 @@ class World:
         self.note(f"{kind.kind} {metadata['name']} {metadata['resourceVersion']} {'gone' if gone else _summary(kind, obj)}")
         if kind is SWARM_TASK:
             self._task_committed(obj, gone, now)
+            self.limits.task_changed((metadata["namespace"], metadata["name"]))
         elif kind is SWARM_QUEUE:
             self.limits.changed(kind, obj | {"spec": {}} if gone else obj)  # what is gone limits nothing
         elif kind is SWARM_NODE and not gone:
@@ -369,7 +377,7 @@ class World:
     def look(self) -> None:
         """Ask the checker, cheaply; after everything that has changed something."""
         if self.operator is not None:
-            self.limits.look(self.operator.cache)
+            self.limits.look(self.operator.cache, self.loop.time())
         found = self.checker.recorded()
         if found and not self.failures:
             self.fail(found[0].invariant, found[0].subject, found[0].evidence)

@@ -300,9 +300,13 @@ class Executor:
             self._cache.remove(SWARM_TASK, key, int(obj["metadata"]["resourceVersion"]))
 
     async def _delete(self, key: TaskKey, task: SwarmTask) -> None:
+        """Only as it was decided on: a request that arrives late must not delete a task that a person has retried meanwhile."""
+        meta = task.metadata
         try:
             with write_point("delete-task"):
-                await self._api.delete(SWARM_TASK, key[1], key[0], uid=task.metadata.uid, propagation="Background")
+                await self._api.delete(
+                    SWARM_TASK, key[1], key[0], uid=meta.uid, resource_version=meta.resource_version, propagation="Background"
+                )
         except (Conflict, NotFound):
-            pass  # somebody else was faster
+            self.look(key)  # somebody else was faster: decide again
         await self._refresh(key)

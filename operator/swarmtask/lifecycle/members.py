@@ -44,6 +44,7 @@ class Member:
         deleting: somebody has asked for its deletion.
         cancelling: somebody has asked for its end.
         why: how it ended, or why it waits.
+        version: the resourceVersion of what was summed up here.
         started_at, finished_at: of the run, None while that has not happened.
     """
 
@@ -60,6 +61,7 @@ class Member:
     cancelling: bool = False
     started_at: datetime | None = None
     finished_at: datetime | None = None
+    version: str = ""
 
     @property
     def unfinished(self) -> bool:
@@ -88,6 +90,7 @@ def member_of(task: SwarmTask, index: int) -> Member:
         cancelling=ANNOTATION_CANCEL in task.metadata.annotations,
         started_at=status.start_time,
         finished_at=status.completion_time,
+        version=task.metadata.resource_version,
     )
 
 
