@@ -172,8 +172,8 @@ class Executor:
         return Reconcile(queue_exists=self._cache.queue_exists(entry.queue), twin=twin)
 
     async def _write_assumed(self, key: TaskKey, entry: TaskEntry, transition: Transition) -> None:
-        """Others of its dedupeKey see a task that goes ahead as if that were stored already. That it steps back or ends they see when
-        it is stored: a write that fails leaves it at work, and one of them would have begun beside it."""
+        """Others of its dedupeKey see a task that goes ahead as if that were stored already. That it steps back or ends they see
+        when it is stored: a write that fails leaves it at work, and one of them would have begun beside it."""
         ahead = entry.task.model_copy(update={"status": transition.status})
         if standing(ahead) <= standing(entry.task):
             self._cache.twins.assume(key, ahead)
@@ -269,8 +269,7 @@ class Executor:
             self._announcer.tell(SWARM_TASK, task.metadata, Announcement("Warning", "EngineMissing", message))
 
     def _present(self, task: SwarmTask) -> list[Observation] | None:
-        """What all engines list of the task; None while one of them does not say, or has not said since the newest submit has ended,
-        however it ended."""
+        """What all engines list of the task; None while one of them does not say, or has not said since the newest submit ended."""
         seen: list[Observation] = []
         for lane in self._lanes.values():
             listed = lane.present(task.metadata.uid)
