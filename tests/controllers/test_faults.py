@@ -438,3 +438,47 @@ async def test_the_operator_ends_although_a_cancellation_is_swallowed(monkeypatc
     await world.until(lambda: len(engine.called("workloads")) > asked)
     await world.stop()
     assert engine.swallowed >= 1
+
+
+async def test_an_edit_while_an_attempt_starts_does_not_send_it_again_after_a_restart() -> None:
+    """Nobody had seen its workload yet, and the list of the engine comes late: only that says that it is there."""
+    async with running(World("n1")) as world:
+        world.engine.script("t", Outcome(duration_s=20))
+        world.add_task("t")
+        await world.until(lambda: world.engine.called("submit"))
+        await world.crash()
+        assert not world.task("t").status.attempts[0].observed
+        world.kube.edit(SWARM_TASK, "t", "default", {"spec": {"container": {"image": "busybox:2"}}})
+        world.engine.delay("workloads", 3)
+        await world.start(wait=False)
+        await world.pass_time(2)
+        assert len(world.engine.called("submit")) == 1
+        world.engine.delay("workloads", 0)
+        await world.until(lambda: world.phase("t") == "Succeeded")
+        assert len(world.engine.called("submit")) == 1
+        assert world.task("t").status.attempt == 1
+
+
+async def test_an_attempt_that_an_earlier_operator_bound_is_submitted_once_the_engine_does_not_list_it() -> None:
+    async with running(World("n1")) as world:
+        world.arm("before:submit")
+        world.add_task("t")
+        await world.until(lambda: world.phase("t") == "Succeeded", restart=True)
+        assert world.crashes == ["before:submit"]
+        assert world.task("t").status.attempt == 1
+
+
+async def test_a_deleted_task_stays_until_its_submit_has_ended() -> None:
+    """The submit takes longer than a stop that nobody sees may; what it brings is removed before the task goes."""
+    async with running(World("n1")) as world:
+        world.engine.script("t", Outcome(duration_s=None))
+        world.engine.delay("submit", 60)
+        created = world.add_task("t", terminationGracePeriodSeconds=1)
+        await world.until(lambda: world.engine.called("submit"))
+        world.checker.delete_requested(created["metadata"]["uid"], world.clock.now())
+        world.kube.remove(SWARM_TASK, "t", "default")
+        await world.until(lambda: world.phase("t") == "Cancelled")
+        await world.until(lambda: world.engine.names() or world.gone("t"))
+        assert not world.gone("t")
+        await world.until(lambda: world.gone("t"))
+        assert world.engine.names() == set()

@@ -39,9 +39,10 @@ from swarmtask.lifecycle.messages import (
     WakeAt,
 )
 from swarmtask.lifecycle.task import Policy, handle, outstanding
+from swarmtask.lifecycle.twins import standing
 from swarmtask.resources.kinds import SWARM_TASK
 from swarmtask.resources.meta import FINALIZER
-from swarmtask.resources.task import TERMINAL_PHASES, SwarmTask
+from swarmtask.resources.task import SwarmTask
 from swarmtask.scheduler.model import TaskKey
 
 logger = logging.getLogger(__name__)
@@ -171,9 +172,11 @@ class Executor:
         return Reconcile(queue_exists=self._cache.queue_exists(entry.queue), twin=twin)
 
     async def _write_assumed(self, key: TaskKey, entry: TaskEntry, transition: Transition) -> None:
-        """Others of its dedupeKey see a task that goes ahead as if that were stored already; an end they see when it is stored."""
-        if transition.status.phase not in TERMINAL_PHASES:
-            self._cache.twins.assume(key, entry.task.model_copy(update={"status": transition.status}))
+        """Others of its dedupeKey see a task that goes ahead as if that were stored already. That it steps back or ends they see
+        when it is stored: a write that fails leaves it at work, and one of them would have begun beside it."""
+        ahead = entry.task.model_copy(update={"status": transition.status})
+        if standing(ahead) <= standing(entry.task):
+            self._cache.twins.assume(key, ahead)
         try:
             await self._write(key, entry, transition)
         finally:
@@ -266,7 +269,7 @@ class Executor:
             self._announcer.tell(SWARM_TASK, task.metadata, Announcement("Warning", "EngineMissing", message))
 
     def _present(self, task: SwarmTask) -> list[Observation] | None:
-        """What all engines list of the task; None while one of them does not say, or has not said since the newest submit."""
+        """What all engines list of the task; None while one of them does not say, or has not said since the newest submit ended."""
         seen: list[Observation] = []
         for lane in self._lanes.values():
             listed = lane.present(task.metadata.uid)
@@ -276,6 +279,8 @@ class Executor:
         current = task.status.current
         if current is not None and current.engine in self._lanes:
             lane = self._lanes[current.engine]
+            if lane.submissions.under_way(current.id):
+                return None
             submitted = lane.submissions.submitted_at(task.metadata.uid, current.id)
             if submitted is not None and not lane.listed_after(submitted):
                 return None
