@@ -20,7 +20,7 @@ from swarmtask.controllers.keyed_queue import KeyedQueue
 from swarmtask.controllers.node_facts import NodeFacts, engine_labels, match, node_name, phase_of, status_of
 from swarmtask.controllers.reading import difference
 from swarmtask.controllers.scheduling import POSITIONS_PER_STEP, REFUSALS_PER_S, RefusalBudget
-from swarmtask.controllers.waiting import Bell, Timers, supervise
+from swarmtask.controllers.waiting import STALE_TIMERS, Bell, Timers, supervise
 from swarmtask.engines.base import EngineNode, NodeState
 from swarmtask.errors import ServiceUnavailable
 from swarmtask.lifecycle.messages import Announcement
@@ -130,6 +130,26 @@ async def test_timers_call_in_order_and_a_new_moment_replaces_the_old() -> None:
         await settle()
     assert called == ["early", "moved", "late"]
     assert len(timers) == 0
+    running.cancel()
+
+
+async def test_timers_do_not_remember_what_was_replaced_or_cancelled() -> None:
+    clock = ManualClock()
+    timers = Timers(clock, clock.monotonic)
+    called: list[float] = []
+    for moment in range(20_000):
+        timers.set("moved on and on", 100.0 + moment, lambda: called.append(clock.monotonic()))
+        timers.set(("ended long before", moment), 86_400.0, lambda: called.append(-1.0))
+        timers.cancel(("ended long before", moment))
+    assert len(timers._heap) <= STALE_TIMERS + 2
+    running = asyncio.create_task(timers.run())
+    await settle()
+    clock.advance(19_000)
+    await settle()
+    assert not called
+    clock.advance(2000)
+    await settle()
+    assert len(called) == 1
     running.cancel()
 
 
@@ -364,6 +384,16 @@ def test_one_task_is_told_seldom_and_the_front_of_the_queue_more_often() -> None
     told = [item.position for tenth in range(100) for item in budget.choose([front, back], tenth / 10)]
     assert told.count(front.position) == 10
     assert told.count(back.position) == 1
+
+
+def test_who_waits_no_more_is_not_remembered() -> None:
+    budget = RefusalBudget(1.0)
+    everything = [refusal(number) for number in range(50)]
+    budget.choose(everything, 0.0)
+    waiting = [item.task.key for item in everything[:10]]
+    budget.retain(waiting)
+    assert len(budget) == 10
+    assert [item.position for item in budget.choose(everything, 0.5)] == [item.position for item in everything[10:]]
 
 
 # --- events ---

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from datetime import UTC, datetime
 
 from swarmtask.controllers.cache import Cache
@@ -57,6 +57,11 @@ class Scheduling:
         self._said: dict[TaskKey, tuple[int, str, str, float | None]] = {}
         """What each waiting task was told last, stored by now or not."""
         self._refusals = RefusalBudget(around.settings.status_refresh_s)
+
+    @property
+    def remembered(self) -> int:
+        """Tasks of which it is remembered what they were told, or when."""
+        return max(len(self._said), len(self._refusals))
 
     async def run(self) -> None:
         """Until cancelled. `bell` must be rung once to begin."""
@@ -132,6 +137,8 @@ class Scheduling:
         now, starts = self._clock.monotonic(), self._estimates.starts
         if len(self._said) > 2 * len(self._cache.backlog) + 100:
             self._said = {key: said for key, said in self._said.items() if key in self._cache.backlog}
+        if len(self._refusals) > 2 * len(self._cache.backlog) + 100:
+            self._refusals.retain(self._cache.backlog)
         news = []
         for refusal in refusals:
             entry = self._cache.tasks.get(refusal.task.key)
@@ -213,5 +220,13 @@ class RefusalBudget:
         self._tokens = min(REFUSALS_PER_S, self._tokens + max(0.0, now - self._filled_at) * REFUSALS_PER_S)
         self._filled_at = now
 
+    def __len__(self) -> int:
+        """Tasks that are remembered."""
+        return len(self._told)
+
     def forget(self, key: TaskKey) -> None:
         self._told.pop(key, None)
+
+    def retain(self, keys: Container[TaskKey]) -> None:
+        """Forget all others: those that were cancelled, deleted or expired while they waited."""
+        self._told = {key: told for key, told in self._told.items() if key in keys}

@@ -11,9 +11,10 @@ from __future__ import annotations
 import heapq
 from bisect import bisect_left, insort
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass, field, replace
 
+from swarmtask.scheduler.headroom import MOST_PREEMPTORS
 from swarmtask.scheduler.model import Amounts, CycleResult, PendingTask, QueueKey, Refusal, TaskKey
 from swarmtask.scheduler.standing import order_key
 
@@ -173,17 +174,21 @@ class Backlog:
         """When the task was queued that waits longest, by queue, in seconds since the epoch."""
         return {key: min(next(iter(line)).queued_at for line in lines.values()) for key, lines in self._queues.items()}
 
-    def cut(self, free: Amounts, slots: int | None, place: Place = order_key) -> Cut:
+    def cut(
+        self, free: Amounts, slots: int | None, place: Place = order_key, preempting: Collection[QueueKey] = frozenset()
+    ) -> Cut:
         """What one cycle has to look at.
 
         Args:
             free: what all nodes together have left. slots: how many more tasks they may run together; None: not limited.
+            preempting: queues whose tasks may preempt. Of a line of theirs not only the first can get a node that is kept for it.
         """
         if len(self._tasks) <= WHOLE:
             return Cut(tuple(self._tasks.values()))
         lines = [line for queue in self._queues.values() for line in queue.values()]
         tasks: list[PendingTask] = []
         ends: dict[TaskKey, _End] = {}
+        run_out: set[TaskKey] = set()
         for line, first in zip(lines, _depths(lines, place, free, slots), strict=True):
             if line.front:
                 tasks += line
@@ -191,11 +196,12 @@ class Backlog:
             # One more than can start is enough, for then the line has not run out.
             more = min(2 * first + MARGIN, _most(next(iter(line)).shape.request, free, slots) + 1)
             depth = max(first, more)
-            found = line.slice(0, depth)
+            found = line.slice(0, depth + MOST_PREEMPTORS if line.queue in preempting else depth)
             tasks += found
             if len(found) < len(line):
                 ends[found[-1].key] = _End(line, len(found))
-        return Cut(tuple(tasks), ends, self._queues, place)
+                run_out.add(found[depth - 1].key)
+        return Cut(tuple(tasks), ends, self._queues, place, run_out)
 
 
 def _depths(lines: list[_Line], place: Place, free: Amounts, slots: int | None) -> list[int]:
@@ -254,12 +260,15 @@ class Cut:
     Attributes:
         tasks: the first ones of every line.
         ends: the last of them, for each line of which more wait.
+        run_out: of each such line the task with whose start too few of those that are looked at are left: none, or, where they may
+            preempt, fewer than may do so in one cycle.
     """
 
     tasks: tuple[PendingTask, ...]
     ends: Mapping[TaskKey, _End] = field(default_factory=dict)
     _queues: Mapping[QueueKey, Mapping[_Identity, _Line]] = field(default_factory=dict, repr=False)
     _place: Place = order_key
+    run_out: Set[TaskKey] = frozenset()
 
     @property
     def hidden(self) -> int:
@@ -276,7 +285,7 @@ class Cut:
         if not self.ends:
             return result
         for number, binding in enumerate(result.bindings):
-            if binding.task.key in self.ends:
+            if binding.task.key in self.run_out:
                 return CycleResult(result.bindings[: number + 1], (), (), complete=False)
         by_queue: dict[QueueKey, list[tuple[_Order, int, _End]]] = {}
         for number, end in enumerate(self.ends.values()):
