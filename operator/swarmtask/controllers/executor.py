@@ -36,6 +36,7 @@ from swarmtask.lifecycle.messages import (
     Submit,
     TaskEvent,
     Transition,
+    Unplaced,
     WakeAt,
 )
 from swarmtask.lifecycle.task import Policy, handle, outstanding
@@ -48,6 +49,8 @@ from swarmtask.scheduler.model import TaskKey
 logger = logging.getLogger(__name__)
 
 WORKERS = 16
+TELLERS = 4
+"""At most so many of them tell tasks why they wait; the others are there for what moves a task on."""
 MAX_CONFLICTS = 8
 Slot = tuple[str, int]
 
@@ -71,7 +74,9 @@ class Executor:
         self._cache, self._lanes, self._unbound = cache, lanes, unbound
         self._policy = Policy(infrastructure_loss_limit=around.settings.infrastructure_loss_limit)
         self._missing: set[tuple[str, str]] = set()
-        self._queue: KeyedQueue[TaskKey, Slot, tuple[str, TaskEvent | None]] = KeyedQueue(around.delays, around.rng)
+        self._queue: KeyedQueue[TaskKey, Slot, tuple[str, TaskEvent | None]] = KeyedQueue(
+            around.delays, around.rng, patient_at_once=TELLERS
+        )
         cache.twins.stir = self.look
 
     @property
@@ -80,9 +85,10 @@ class Executor:
         return len(self._queue)
 
     def offer(self, key: TaskKey, uid: str, event: TaskEvent) -> None:
-        """A fact about the task with this UID; at once, never waits. A newer fact of the same kind replaces one that waits."""
+        """A fact about the task with this UID; at once, never waits. A newer fact of the same kind replaces one that waits. Why a
+        task is not placed is told when nothing else is to be done, or every now and then."""
         attempt = event.observation.attempt if isinstance(event, Observed) else getattr(event, "attempt", 0)
-        self._queue.put(key, (type(event).__name__, attempt), (uid, event))
+        self._queue.put(key, (type(event).__name__, attempt), (uid, event), can_wait=isinstance(event, Unplaced))
 
     def look(self, key: TaskKey) -> None:
         """The task, a deadline or the world around it has changed: decide again, and begin what is outstanding."""
