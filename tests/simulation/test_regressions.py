@@ -16,6 +16,8 @@ FOUND = [
     ("limits", 1019),
     # The operator: the deletion of a task whose time was over arrived when a person had retried it.
     ("limits", 42665),
+    # The operator: runs that a person had retried while their array was being cancelled were never cancelled again.
+    ("arrays", 75647),
     # The checker: maxRunningPerNode was taken away while the checker waited for a lowered maxRunning of the same queue.
     ("arrays", 76109),
 ]

@@ -42,7 +42,8 @@ class Member:
         started: it has had an attempt.
         live: an attempt holds its node.
         deleting: somebody has asked for its deletion.
-        cancelling: somebody has asked for its end.
+        cancelling: somebody has asked for its end, and no retry has come after that.
+        retry: the newest retry that was acted on or noted.
         why: how it ended, or why it waits.
         version: the resourceVersion of what was summed up here.
         started_at, finished_at: of the run, None while that has not happened.
@@ -59,6 +60,7 @@ class Member:
     deleting: bool = False
     suspended: bool = False
     cancelling: bool = False
+    retry: str | None = None
     started_at: datetime | None = None
     finished_at: datetime | None = None
     version: str = ""
@@ -76,6 +78,8 @@ class Member:
 def member_of(task: SwarmTask, index: int) -> Member:
     """The summary of a run."""
     status, current = task.status, task.status.current
+    asked = task.metadata.annotations.get(ANNOTATION_CANCEL)
+    ends = current is not None and current.live and current.stop_reason == Reason.CANCELLED
     return Member(
         index=index,
         name=task.metadata.name,
@@ -87,7 +91,9 @@ def member_of(task: SwarmTask, index: int) -> Member:
         live=current is not None and current.live,
         deleting=task.metadata.deletion_timestamp is not None,
         suspended=task.spec.suspend,
-        cancelling=ANNOTATION_CANCEL in task.metadata.annotations,
+        # One that was acted on and has no attempt to end belongs to the budget before a retry.
+        cancelling=asked is not None and (asked != status.observed_cancel or ends),
+        retry=status.observed_retry,
         started_at=status.start_time,
         finished_at=status.completion_time,
         version=task.metadata.resource_version,
