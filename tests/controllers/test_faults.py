@@ -459,6 +459,21 @@ async def test_an_edit_while_an_attempt_starts_does_not_send_it_again_after_a_re
         assert world.task("t").status.attempt == 1
 
 
+async def test_a_submit_whose_answer_was_lost_counts_though_the_task_is_edited_before_it_is_repeated() -> None:
+    async with running(World("n1")) as world:
+        world.engine.script("t", Outcome(duration_s=20))
+        world.engine.delay("workloads", 30)
+        world.engine.fail("submit", EngineUnavailable("the answer was lost"), after=True)
+        world.add_task("t")
+        await world.until(world.engine.names)
+        world.kube.edit(SWARM_TASK, "t", "default", {"spec": {"container": {"image": "busybox:2"}}})
+        await world.until(lambda: len(world.engine.called("submit")) == 2)
+        world.engine.delay("workloads", 0)
+        await world.until(lambda: world.phase("t") == "Succeeded")
+        assert world.task("t").status.attempt == 1
+        assert world.engine.edited == {world.task("t").status.attempts[0].id}
+
+
 async def test_an_attempt_that_an_earlier_operator_bound_is_submitted_once_the_engine_does_not_list_it() -> None:
     async with running(World("n1")) as world:
         world.arm("before:submit")

@@ -136,7 +136,7 @@ async def test_a_restart_of_the_machine_is_told_from_an_exit(rig: LocalRig) -> N
     await rig.engine.remove(work.name)
     gone = rig.directory(work.name)
     gone.mkdir()
-    spec = {"hash": "x", "task_uid": "u", "namespace": "n", "task_name": "t", "attempt": 1, "node_id": rig.node_id}
+    spec = {"task_uid": "u", "namespace": "n", "task_name": "t", "attempt": 1, "node_id": rig.node_id}
     shim.write_json(gone / "spec.json", spec)
     shim.write_json(
         gone / "started.json", {"started_at": "2026-01-01T00:00:00Z", "boot_id": "another", "pid": os.getpid(), "ticks": 1}

@@ -8,6 +8,7 @@ for (Kubernetes and the embedded server promise that), but its answer may come l
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextvars import Context
 from typing import Any, Literal, TypeVar
@@ -140,11 +141,13 @@ class FlakyEngine:
 
     Attributes:
         late: names whose creation arrived after its sender had given it up.
+        under_way: name -> submits that have been sent and were not answered, or may still arrive.
     """
 
     def __init__(self, inner: FakeEngine, chances: Chances, clock: Clock, touched: Callable[[str, str], None]) -> None:
         self._inner, self._chances, self._clock, self._touched = inner, chances, clock, touched
         self.late: set[str] = set()
+        self.under_way: Counter[str] = Counter()
 
     @property
     def name(self) -> str:
@@ -164,7 +167,11 @@ class FlakyEngine:
         return await self._call("nodes", "", self._inner.nodes)
 
     async def submit(self, workload: Workload) -> None:
-        await self._call("submit", workload.name, lambda: self._inner.submit(workload))
+        self.under_way[workload.name] += 1
+        try:
+            await self._call("submit", workload.name, lambda: self._inner.submit(workload))
+        finally:
+            self.under_way[workload.name] -= 1
 
     async def stop(self, name: str, grace_s: int) -> None:
         self._touched("stop", name)
@@ -216,10 +223,16 @@ class FlakyEngine:
 
     async def _on_the_wire(self, method: str, name: str, act: Callable[[], Awaitable[T]]) -> T:
         async def arrive() -> T:
-            if method == "submit":
-                self.late.add(name)
-            return await act()
+            if method != "submit":
+                return await act()
+            self.late.add(name)
+            try:
+                return await act()
+            finally:
+                self.under_way[name] -= 1
 
+        if method == "submit":
+            self.under_way[name] += 1
         return await _on_the_wire(self._clock, self._chances, method, arrive, EngineUnavailable)
 
 

@@ -140,7 +140,8 @@ class Happenings:
         if found:
             name = self._rng.choice(found)
             self._world.note(f"somebody removes {name} behind the operator's back")
-            self._world.removed.add(name)
+            if self._world.flaky_engine.under_way[name]:
+                self._world.excused.add(name)  # with the name goes what keeps that submit from running the attempt again
             engine.lose(name)
 
     def _observed(self) -> set[str]:

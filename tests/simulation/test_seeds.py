@@ -1,6 +1,6 @@
 """Runs that were not clean once, each with what was wrong. The seed is a reminder; the test of the cause stands beside its code.
 
-A seed stays the same run only until the draw of faults changes; the list is kept because it costs little and grows with each finding.
+A seed stays the same run only until the draw of faults changes; the list costs little and grows with each finding.
 """
 
 from __future__ import annotations

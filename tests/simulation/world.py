@@ -98,9 +98,12 @@ class World:
         self._verdict: asyncio.Future[None] = self.loop.create_future()
         self._asked_to_delete: set[str] = set()
         self.excused: set[str] = set()
-        """Attempts whose overlaps are nobody's fault: they could not be stopped with proof."""
-        self.removed: set[str] = set()
-        """Attempts that somebody removed by hand: with the name went what keeps a late submit from running it again."""
+        """Attempts whose overlaps are nobody's fault: they could not be stopped with proof, or somebody removed them by hand while
+        a submit of them was under way."""
+        self._bound_at: dict[str, int] = {}
+        """Attempt -> the generation of its task when it was bound."""
+        self._edited: set[str] = set()
+        """Attempts whose task was edited after they had been bound."""
         self._latest_wall = START
         self._runs_changed = False
         self._known: dict[str, SwarmTask] = {}
@@ -311,6 +314,8 @@ class World:
         for attempt in task.status.attempts:
             if attempt.message is not None and UNPROVEN in attempt.message:
                 self.excused.add(attempt.id)
+            if self._bound_at.setdefault(attempt.id, task.metadata.generation) != task.metadata.generation:
+                self._edited.add(attempt.id)
         owner = task.array_owner
         if owner is not None and not gone:
             self._check_index(owner.uid, task)
@@ -389,17 +394,13 @@ class World:
             return
         self._runs_changed = False
         for violation in self.checker.violations():
-            if violation.invariant == "I2" and self._is_excused(violation.evidence):
+            if violation.invariant == "I2" and self.excused & set(_ATTEMPT.findall(violation.evidence)):
                 continue
             self.fail(violation.invariant, violation.subject, violation.evidence)
         for message in self.engine.unexpected:
-            if not self.flaky_engine.late & set(_ATTEMPT.findall(message)):  # the spec was edited while it was under way
-                self.fail("I4", "engine", message)
-
-    def _is_excused(self, evidence: str) -> bool:
-        """An attempt that somebody removed by hand may run again when a request of it was still under way, never otherwise."""
-        names = set(_ATTEMPT.findall(evidence))
-        return bool(self.excused & names) or bool(self.removed & self.flaky_engine.late & names)
+            self.fail("I4", "engine", message)
+        for name in sorted(self.engine.edited - self._edited):
+            self.fail("I4", "engine", f"submit of {name} with another spec than before, though nobody edited its task")
 
     def _unhandled(self, _loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         if not isinstance(context.get("exception"), Crash):

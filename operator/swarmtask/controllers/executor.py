@@ -275,7 +275,7 @@ class Executor:
             self._announcer.tell(SWARM_TASK, task.metadata, Announcement("Warning", "EngineMissing", message))
 
     def _present(self, task: SwarmTask) -> list[Observation] | None:
-        """What all engines list of the task; None while one of them does not say, or has not said since the newest submit ended."""
+        """What all engines list of the task; None while one of them does not say, or has not since the newest submit ended."""
         seen: list[Observation] = []
         for lane in self._lanes.values():
             listed = lane.present(task.metadata.uid)

@@ -198,8 +198,8 @@ class LocalEngine:
         except FileExistsError as error:
             attempt = Record(self._attempts / workload.name)
             present = attempt.read("spec.json")
-            if present is not None and present["hash"] != workload.spec_hash:
-                raise EngineRejected(f"{workload.name} exists already and runs something else") from error
+            if present is not None and (present["task_uid"], present["attempt"]) != (workload.task_uid, workload.attempt):
+                raise EngineRejected(f"{workload.name} exists already and is not this attempt") from error
             if attempt.read("started.json") is not None or attempt.read("exit.json") is not None or attempt.supervised():
                 return
         self._supervise(attempt)
