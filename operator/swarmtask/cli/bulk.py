@@ -14,6 +14,7 @@ import typer
 
 from swarmtask.cli import terminal
 from swarmtask.cli.exits import ExitCode, combined, exit_code_of
+from swarmtask.cli.kindnames import name_of
 from swarmtask.cli.session import Session, Target, connect
 from swarmtask.cli.tables import reference, value_at
 from swarmtask.errors import NotFound, SwarmTaskError
@@ -127,7 +128,7 @@ async def _by_name(session: Session, choice: Choice, codes: list[ExitCode]) -> l
     tasks = []
     for name in dict.fromkeys(choice.names):
         try:
-            tasks.append(await session.api.get(SWARM_TASK, name.rpartition("/")[2], session.namespace))
+            tasks.append(await session.api.get(SWARM_TASK, name_of(SWARM_TASK, name), session.namespace))
         except SwarmTaskError as error:
             terminal.complain(error)
             codes.append(exit_code_of(error))

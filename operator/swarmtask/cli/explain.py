@@ -11,8 +11,10 @@ import typer
 from swarmtask import wiring
 from swarmtask.cli import tables, terminal
 from swarmtask.cli.command import command
+from swarmtask.cli.kindnames import name_of
 from swarmtask.cli.options import ClientDataDir, Context, Kubeconfig, Namespace
 from swarmtask.cli.session import Target, connect
+from swarmtask.resources.kinds import SWARM_TASK
 from swarmtask.scheduler.model import Binding
 
 if TYPE_CHECKING:
@@ -44,6 +46,7 @@ async def explain(
 
     For a task that does not wait it shows what would happen if it were queued now, without what it holds.
     """
+    name = name_of(SWARM_TASK, name)
     async with connect(Target(data_dir, kubeconfig, context, namespace)) as session:
         found = await wiring.explain_task(session.api, session.namespace, name, session.clock)
     match output:

@@ -15,6 +15,7 @@ from swarmtask import wiring
 from swarmtask.cli import terminal
 from swarmtask.cli.changes import changes
 from swarmtask.cli.command import command
+from swarmtask.cli.kindnames import name_of
 from swarmtask.cli.options import ClientDataDir, Context, Kubeconfig, Namespace
 from swarmtask.cli.session import Session, Target, connect
 from swarmtask.engines.base import Engine
@@ -54,7 +55,7 @@ async def logs(
 ) -> None:
     """Show what a task has written, stdout and stderr together."""
     async with connect(Target(data_dir, kubeconfig, context, namespace)) as session, EngineLogs(session) as reader:
-        name = await _meant(session, task.rpartition("/")[2], index)
+        name = await _meant(session, name_of(SWARM_TASK, task), index)
         if follow:
             await follow_task(session, reader, name, attempt=attempt, tail=tail, timestamps=timestamps)
         else:
