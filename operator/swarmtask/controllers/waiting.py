@@ -98,8 +98,7 @@ class Timers:
         self._drop_stale()
 
     def _drop_stale(self) -> None:
-        """What was replaced or cancelled would stay until its moment: a day, where it is the queue's deadline of a task that has long
-        finished."""
+        """What was replaced or cancelled would stay until its moment: the queue's deadline of a finished task for a day."""
         if len(self._heap) > 2 * len(self._current) + STALE_TIMERS:
             self._heap = [(moment, ticket, token) for token, (ticket, moment, _) in self._current.items()]
             heapq.heapify(self._heap)
