@@ -112,7 +112,7 @@ def deletes_before_the_time_to_live_is_over() -> Iterator[None]:
 
 
 def _without_room(held: Holding) -> Holding:
-    """The same place, of which nothing is taken: who lives there and who is counted must still agree, or the cache rightly breaks."""
+    """The same place, of which nothing is taken: who lives there and who is counted must agree, or the cache rightly breaks."""
     return replace(held, amounts=Amounts(), limits=(), gpus=())
 
 
