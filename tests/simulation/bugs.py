@@ -7,6 +7,7 @@ and puts it back. Never imported by anything but tests.
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -14,7 +15,7 @@ from types import MappingProxyType
 from typing import Any
 from unittest.mock import patch
 
-from swarmtask.controllers import arrays, scheduling
+from swarmtask.controllers import arrays, scheduling, submission
 from swarmtask.controllers import cache as cache_module
 from swarmtask.controllers import executor as executor_module
 from swarmtask.controllers.cache import Cache, Holding
@@ -234,6 +235,18 @@ def resubmits_under_the_same_number() -> Iterator[None]:
             original(one, live, reason, *rest, **options)
 
     with patch.object(observed, "_lose", lose):
+        yield
+
+
+@bug
+def submits_something_else_each_time() -> Iterator[None]:
+    """What an attempt runs depends on when it is submitted."""
+    original, times = submission.build_workload, itertools.count()
+
+    def build(*arguments: Any) -> Any:
+        return replace(original(*arguments), env=(("SUBMITTED", str(next(times))),))
+
+    with patch.object(submission, "build_workload", build):
         yield
 
 
