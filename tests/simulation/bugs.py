@@ -31,6 +31,7 @@ from swarmtask.lifecycle.messages import Observed, Reason, ReleaseFinalizer
 from swarmtask.resources.kinds import SWARM_TASK
 from swarmtask.resources.meta import FINALIZER
 from swarmtask.resources.task import AttemptState
+from swarmtask.scheduler import headroom
 from swarmtask.scheduler.model import Amounts, Snapshot
 
 Bug = Callable[[], Any]
@@ -113,7 +114,7 @@ def deletes_before_the_time_to_live_is_over() -> Iterator[None]:
 
 
 def _without_room(held: Holding) -> Holding:
-    """The same place, of which nothing is taken: who lives there and who is counted must agree, or the cache rightly breaks."""
+    """The same place, of which nothing is taken. Who lives there and who is counted must still agree: the cache relies on that."""
     return replace(held, amounts=Amounts(), limits=(), gpus=())
 
 
@@ -194,6 +195,43 @@ def ignores_max_running() -> Iterator[None]:
         return replace(taken, queues={key: replace(queue, max_running=None) for key, queue in taken.queues.items()})
 
     with patch.object(scheduling, "take_snapshot", snapshot):
+        yield
+
+
+# --- preemption ---
+
+
+@bug
+def preempts_its_equals() -> Iterator[None]:
+    """A task of the same priority may be stopped, too."""
+    original = headroom.candidates
+
+    def candidates(occupancy: Any, columns: Any, task: Any, level: int, *rest: Any, **options: Any) -> Any:
+        return original(occupancy, columns, replace(task, priority=task.priority + 1), level + 1, *rest, **options)
+
+    with patch.object(headroom, "candidates", candidates):
+        yield
+
+
+@bug
+def preempts_for_every_queue() -> Iterator[None]:
+    """spec.preemption of a queue does not count."""
+
+    def snapshot(*seen: Any, **options: Any) -> Snapshot:
+        taken = take_snapshot(*seen, **options)
+        return replace(taken, queues={key: replace(queue, preempts=True) for key, queue in taken.queues.items()})
+
+    with patch.object(scheduling, "take_snapshot", snapshot):
+        yield
+
+
+@bug
+def counts_preemptions() -> Iterator[None]:
+    """Who is preempted pays for it from backoffLimit."""
+    rules = MappingProxyType({
+        reason: replace(rule, counts=True) if reason is Reason.PREEMPTED else rule for reason, rule in verdicts.RULES.items()
+    })  # fmt: skip
+    with patch.object(verdicts, "RULES", rules):
         yield
 
 

@@ -34,6 +34,7 @@ from tests.simulation.chances import Chances
 from tests.simulation.flaky import FlakyEngine, FlakyKube
 from tests.simulation.limits import Limits
 from tests.simulation.loop import GENERATION, SimLoop
+from tests.simulation.preemptions import Preemptions
 from tests.simulation.workload import Birth, Workload
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
@@ -120,6 +121,9 @@ class World:
 
         self.checker = Checker(cleanup_s=1e6, orphan_s=1e6)  # how soon it must be tidy, `verdict` says: faults may last
         self.limits = Limits(self._tell_limits)
+        self._preemptions = Preemptions(
+            [name for name, spec in workload.queues.items() if spec.get("preemption") == "LowerPriority"]
+        )
         self.kube = FakeKube(self.clock, seed=seed)
         self.kube.on_commit.append(self._committed)
         self.engine = FakeEngine(self.true_clock)
@@ -130,7 +134,7 @@ class World:
                 self.add_node(f"n{len(self.node_ids) + 1}", group.cpu_milli, group.memory_gib, group.gpus)
         self.flaky_kube = FlakyKube(self.kube, self.chances, self.clock)
         self.flaky_engine = FlakyEngine(self.engine, self.chances, self.clock, self._touched)
-        self.settings = OperatorSettings()
+        self.settings = OperatorSettings(keep_array_members=1)  # so few that some are deleted
         self.operator: Operator | None = None
         for name, spec in workload.queues.items():
             self.kube.add(
@@ -316,6 +320,9 @@ class World:
                 self.excused.add(attempt.id)
             if self._bound_at.setdefault(attempt.id, task.metadata.generation) != task.metadata.generation:
                 self._edited.add(attempt.id)
+        unjust = self._preemptions.seen(task)
+        if unjust is not None:
+            self.fail("PREEMPT", task.metadata.name, unjust)
         owner = task.array_owner
         if owner is not None and not gone:
             self._check_index(owner.uid, task)
