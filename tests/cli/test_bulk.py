@@ -203,3 +203,23 @@ def test_a_task_is_not_taken_for_a_queue(swarmtask: Swarmtask, kube: FakeKube, v
     assert result.exit_code == 6
     assert "is not the name of a SwarmQueue" in result.stderr
     assert kube.all(SWARM_QUEUE) == before
+
+
+@pytest.mark.parametrize(("command", "everything"), [("cancel", "--all"), ("retry", "--all-dead")])
+def test_a_queue_alone_says_what_is_missing(swarmtask: Swarmtask, kube: FakeKube, command: str, everything: str) -> None:
+    one_of_each(kube)
+    before = kube.all(SWARM_TASK)
+    result = swarmtask(command, "--queue", "default")
+    assert result.exit_code == 2
+    assert f"add {everything}" in " ".join(result.stderr.split())
+    assert kube.all(SWARM_TASK) == before
+
+
+@pytest.mark.parametrize(("phase", "waits"), [("Succeeded", False), ("Cancelled", False), ("Expired", False), ("Queued", True)])
+def test_logs_advise_to_wait_only_for_what_can_still_run(swarmtask: Swarmtask, kube: FakeKube, phase: str, waits: bool) -> None:
+    add_task(kube, "lint", phase, message="took the outcome of other")
+    result = swarmtask("logs", "lint")
+    assert result.exit_code == 3
+    assert ("logs -f lint" in result.stderr) is waits
+    assert ("has ended without running" in result.stderr) is not waits
+    assert "took the outcome of other" in result.stderr

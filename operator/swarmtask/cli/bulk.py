@@ -47,6 +47,8 @@ class Choice:
 
     def check(self, everything: str) -> None:
         """Raises typer.BadParameter when it names nothing, or both. `everything`: the option that means all."""
+        if self.queue and not (self.names or self.selector or self.everything):
+            raise typer.BadParameter(f"add {everything} to mean all of that queue, or --selector for some", param_hint="--queue")
         if bool(self.names) == bool(self.selector or self.everything):
             raise typer.BadParameter(f"give task names, or --selector or {everything}, and not both", param_hint="TASK")
         if self.names and self.queue:

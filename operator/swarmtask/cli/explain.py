@@ -62,6 +62,8 @@ def _print_table(found: ExplainedTask) -> None:
     outcome, spec = _outcome(found), found.task.spec
     terminal.emit(terminal.clean_line(f"Task: {'/'.join(found.task.key)} ({found.task.status.phase}, queue {spec.queue})"))
     if not found.waits:
+        if found.task.status.message:
+            terminal.emit(terminal.clean_line(f"Now: {found.task.status.message}"))
         terminal.emit("Assuming: that it were queued now, and that it held nothing")
     if "node" in outcome:
         gpus = outcome["gpuIndices"]

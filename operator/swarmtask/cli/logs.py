@@ -134,6 +134,8 @@ async def _show(
     task = SwarmTask.model_validate(await session.api.get(SWARM_TASK, name, session.namespace))
     chosen = _attempt(task, attempt)
     if chosen is None:
+        if task.finished:
+            raise NotFound(f"{name} has ended without running: {_why(task)}")
         raise NotFound(f"{name} has not run yet ({_why(task)}): use `swarmtask logs -f {name}` to wait for it")
     writer = LogWriter()
     try:

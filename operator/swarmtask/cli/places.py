@@ -122,8 +122,9 @@ async def _place(session: Session, task: Object) -> Place:
 
 
 def _words(task: Object, phase: Phase) -> str:
-    if phase in BOUND_PHASES:
-        return f"{phase} on {value_at(task, '.status.nodeName')}"
+    node = value_at(task, ".status.nodeName")
+    if phase in BOUND_PHASES and node:  # an array is on no node: its message says how far it is
+        return f"{phase} on {node}"
     if phase is Phase.QUEUED:
         return scheduled_words(task) or str(value_at(task, ".status.message") or "waiting for the next scheduling cycle")
     message = value_at(task, ".status.message") or value_at(task, ".status.reason") or ""

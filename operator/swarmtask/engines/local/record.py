@@ -110,8 +110,10 @@ class Record:
             return None
         ended, started = self.read("exit.json"), self.read("started.json")
         if ended is None and not self.supervised():
+            begun_before = started is not None
             ended, started = self.read("exit.json"), self.read("started.json")  # it may have ended between the two looks
-            if ended is None and started is not None:
+            # It may also have begun between them: only a supervisor that held the lock before can have lost it.
+            if ended is None and started is not None and begun_before:
                 ended = self._lost(started, boot_id)
         state = WorkloadState.PENDING if started is None else WorkloadState.RUNNING
         if ended is not None:
