@@ -32,6 +32,10 @@ LABEL_TASK_UID = "swarmtask.io/task-uid"
 LABEL_TASK_NAMESPACE = "swarmtask.io/task-namespace"
 LABEL_TASK_NAME = "swarmtask.io/task-name"
 LABEL_ATTEMPT = "swarmtask.io/attempt"
+LABEL_FENCE = "swarmtask.io/fence"
+"""Value `true` on containers that the node agent stops when it cannot reach the API for as long as a fence takes."""
+LABEL_PRIORITY = "swarmtask.io/priority"
+"""The task's priority on its container: the agent evicts the least important one first."""
 LABEL_SPEC_HASH = "swarmtask.io/spec-hash"
 
 
@@ -89,6 +93,7 @@ class Workload:
         env: values already resolved (secrets included); never logged.
         gpus, gpu_devices: how many GPUs the attempt holds, and which; none are named where that was not recorded.
         node_has_gpus: the node has some, whoever holds them.
+        fence, priority: told to the node agent by labels: see LABEL_FENCE and LABEL_PRIORITY.
         memory_limit_bytes: hard limit. cpu_limit_milli: None means not limited.
         grace_s: seconds between SIGTERM and SIGKILL.
     """
@@ -112,6 +117,8 @@ class Workload:
     grace_s: int = 10
     gpu_devices: tuple[GpuDevice, ...] = ()
     node_has_gpus: bool = False
+    fence: bool = True
+    priority: int = 0
 
     def __repr__(self) -> str:  # env may hold secrets
         return f"Workload({self.name!r}, image={self.image!r}, node_id={self.node_id!r})"
@@ -229,7 +236,7 @@ class Engine(Protocol):
 
 
 __all__ = [
-    "FINAL_WORKLOAD_STATES", "LABEL_ATTEMPT", "LABEL_CLUSTER", "LABEL_MANAGED", "LABEL_SPEC_HASH", "LABEL_TASK_NAME",
-    "LABEL_TASK_NAMESPACE", "LABEL_TASK_UID", "Availability", "Engine", "EngineCapabilities", "EngineNode", "GpuDevice", "Hint",
+    "FINAL_WORKLOAD_STATES", "LABEL_ATTEMPT", "LABEL_CLUSTER", "LABEL_FENCE", "LABEL_MANAGED", "LABEL_PRIORITY",
+    "LABEL_SPEC_HASH", "LABEL_TASK_NAME", "LABEL_TASK_NAMESPACE", "LABEL_TASK_UID", "Availability", "Engine", "EngineCapabilities", "EngineNode", "GpuDevice", "Hint",
     "NodeState", "Observation", "Workload", "WorkloadState",
 ]  # fmt: skip

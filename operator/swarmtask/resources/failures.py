@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, StrictInt, model_validator
+from pydantic import Field, StrictFloat, StrictInt, model_validator
 
-from swarmtask.resources.fields import Seconds
+from swarmtask.resources.fields import Quantity, Seconds
 from swarmtask.resources.meta import Model
 
 FailureReason = Literal[
@@ -28,6 +28,19 @@ class Backoff(Model):
     max_seconds: Seconds = Field(default=600, description="The delay never exceeds this.")
     jitter_percent: Annotated[StrictInt, Field(ge=0, le=100)] = Field(
         default=10, description="The delay is shortened by up to so much, so that tasks that failed together do not retry together."
+    )
+
+
+class NodeLoss(Model):
+    """What happens to an attempt whose node does not answer any more."""
+
+    replace: Literal["afterFence", "afterLost", "never"] = Field(
+        default="afterFence",
+        description="afterFence: it is replaced once its node must have stopped it by itself, so that two never run at once. afterLost: "
+        "it is replaced as soon as the node is lost; two may run at once. never: wait for the node, up to the task's own deadlines.",
+    )
+    grace_seconds: Annotated[StrictInt, Field(ge=0, le=86_400)] = Field(
+        default=30, description="With afterLost: how long the node must have been unreachable."
     )
 
 
@@ -50,6 +63,10 @@ class FailureRule(Model):
         "Ignore: try again without counting it against backoffLimit, as often as the operator lets infrastructure fail. Fail: a "
         "dead letter at once."
     )
+    memory_factor: Annotated[StrictFloat | StrictInt, Field(ge=1, le=16)] | None = Field(
+        default=None, description="With Retry: the next attempt gets so many times the memory of this one."
+    )
+    max_memory: Quantity | None = Field(default=None, description="memoryFactor never asks for more than this.")
 
     @model_validator(mode="after")
     def _says_when(self) -> Self:

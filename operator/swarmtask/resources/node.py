@@ -21,6 +21,7 @@ class NodePhase(StrEnum):
     NOT_READY = "NotReady"
     UNREACHABLE = "Unreachable"
     DRAINING = "Draining"
+    ASLEEP = "Asleep"
     GONE = "Gone"
 
 
@@ -51,6 +52,13 @@ class NodeSpec(Model):
         default=None, description="Attempts at the same time. Not limited unless set."
     )
     reserved: Reserved = Field(default_factory=Reserved, description="Kept for the machine's owner.")
+    drain: StrictBool = Field(
+        default=False, description="true: no new attempts, and those that run are stopped and started elsewhere."
+    )
+    quiet_hours: Annotated[str, Field(max_length=128)] = Field(
+        default="",
+        description="When no new attempts start here, for example 22:00-07:00 or Mon-Fri 09:00-17:30 Europe/Berlin. Never unless set.",
+    )
 
 
 class NodeResources(Model):
@@ -86,6 +94,25 @@ class NodeUsage(Model):
     pressure: NodePressure = Field(default_factory=NodePressure, description="How hard tasks wait.")
 
 
+class NodeAttempt(Model):
+    """One attempt as the agent of its node knows it: what it uses, and how it ended, kept on the node's disk until the operator has
+    recorded it."""
+
+    id: Annotated[str, Field(max_length=63)] = Field(description="The attempt's ID.")
+    state: Literal["Running", "Exited"] = Field(description="Whether its container runs.")
+    started_at: Time | None = Field(default=None, description="When its container ran, by the node's clock.")
+    finished_at: Time | None = Field(default=None, description="When it ended, by the node's clock.")
+    exit_code: StrictInt | None = Field(default=None, description="Of its main process.")
+    reason: Literal["", "OOMKilled", "Evicted", "Fenced"] = Field(
+        default="",
+        description="What the node did to it. OOMKilled: the kernel killed its main process at its own memory limit. Evicted: the agent "
+        "stopped it because the machine ran out of memory. Fenced: the agent stopped it because it could not reach the API.",
+    )
+    message: Annotated[str, Field(max_length=1024)] | None = Field(default=None, description="The same for a person.")
+    peak_memory: Quantity | None = Field(default=None, description="The most bytes it used at once.")
+    cpu_seconds: Annotated[float, Field(ge=0)] | None = Field(default=None, description="CPU time that it used.")
+
+
 class NodeStatus(Model):
     phase: NodePhase = Field(default=NodePhase.NOT_READY, description="One word for the node.")
     message: str | None = Field(default=None, max_length=4096, description="The same for a person.")
@@ -113,6 +140,11 @@ class NodeStatus(Model):
         default=None, alias="bootID", description="Another one means that the machine was restarted; as the node agent tells it."
     )
     agent_version: str | None = Field(default=None, description="Version of the node agent.")
+    attempts: Annotated[list[NodeAttempt], Field(max_length=256)] = Field(
+        default_factory=list,
+        description="Attempts on this node, as its agent tells; those that ended stay until the operator has recorded them.",
+        json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["id"]},
+    )
     address: str | None = Field(default=None, description="Address by which the engine reaches the node.")
     arch: str | None = None
     os: str | None = None

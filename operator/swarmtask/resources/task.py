@@ -12,7 +12,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, StrictBool, StrictInt, model_validator
 
 from swarmtask.resources import units
-from swarmtask.resources.failures import Backoff, FailureRule
+from swarmtask.resources.failures import Backoff, FailureRule, NodeLoss
 from swarmtask.resources.fields import (
     IMAGE_PATTERN,
     LimitNames,
@@ -187,6 +187,7 @@ class TaskSpec(Model):
         default=3, description="Retries after the first attempt. Losses that are not the task's fault do not count."
     )
     backoff: Backoff = Field(default_factory=Backoff, description="The wait before a retry.")
+    node_loss: NodeLoss = Field(default_factory=NodeLoss, description="What happens when its node does not answer any more.")
     failure_policy: Annotated[list[FailureRule], Field(max_length=32)] = Field(
         default_factory=list, description="What follows from which failure; the first rule that matches wins."
     )
@@ -295,6 +296,8 @@ class Attempt(Model):
     started_at: Time | None = Field(default=None, description="When its container ran.")
     stop_requested_at: Time | None = Field(default=None, description="When stopping began.")
     finished_at: Time | None = Field(default=None, description="When it ended.")
+    peak_memory: Quantity | None = Field(default=None, description="The most bytes it used at once, as its node told.")
+    cpu_seconds: Annotated[float, Field(ge=0)] | None = Field(default=None, description="CPU time that it used, as its node told.")
 
     @property
     def live(self) -> bool:
