@@ -23,6 +23,9 @@ import uvloop
 from structlog.typing import Processor
 
 from swarmtask.apiserver import auth
+from swarmtask.apiserver.access.accounts import signing_key
+from swarmtask.apiserver.access.audit import AuditLog
+from swarmtask.apiserver.access.vault import Vault
 from swarmtask.apiserver.app import Application
 from swarmtask.clock import Clock, SystemClock
 from swarmtask.errors import ConfigurationError, SwarmTaskError
@@ -32,6 +35,9 @@ log = structlog.get_logger(__name__)
 
 DATABASE = "swarmtask.db"
 KUBECONFIG = "kubeconfig"
+OPERATOR_KUBECONFIG = "operator.kubeconfig"
+SECRETS_KEY = "secrets.key"
+AUDIT = Path("audit") / "audit.log"
 LOCK = "apiserver.lock"
 SHUTDOWN_S = 1
 """Idle keep-alive connections over TLS hold a shutdown for this long; requests in flight take milliseconds."""
@@ -56,13 +62,20 @@ async def run_api_server(settings: Settings, *, clock: Clock, stop: asyncio.Even
         host = "127.0.0.1" if settings.apiserver.host in _ANY_ADDRESS else settings.apiserver.host
         url = f"https://[{host}]:{port}" if ":" in host else f"https://{host}:{port}"
         credentials, authenticator = auth.prepare(settings.data_dir, settings.apiserver.host, clock.now())
-        app = await Application.open(settings.data_dir / DATABASE, settings.apiserver, authenticator, clock)
-        try:
-            app.discovery.address = f"{host}:{port}"
-            auth.write_private(settings.data_dir / KUBECONFIG, auth.kubeconfig(url, credentials).encode())
-            await _serve(app, listener, credentials, stop, lambda: on_ready(url))
-        finally:
-            await app.close()
+        folder = settings.data_dir
+        signer = signing_key(auth.signing_key_pem(folder), folder / "pki" / auth.SIGNING_KEY)
+        with contextlib.closing(AuditLog(folder / AUDIT, clock)) as audit:
+            app = await Application.open(
+                folder / DATABASE, settings.apiserver, authenticator, clock,
+                vault=Vault(folder / SECRETS_KEY), signer=signer, audit=audit,
+            )  # fmt: skip
+            try:
+                app.discovery.address = f"{host}:{port}"
+                auth.write_private(folder / OPERATOR_KUBECONFIG, auth.kubeconfig(url, credentials, operator=True).encode())
+                auth.write_private(folder / KUBECONFIG, auth.kubeconfig(url, credentials).encode())
+                await _serve(app, listener, credentials, stop, lambda: on_ready(url))
+            finally:
+                await app.close()
 
 
 async def _serve(
