@@ -127,6 +127,19 @@ def prepare(data_dir: Path, host: str, now: datetime) -> tuple[Credentials, Auth
     return credentials, Authenticator([digest(token)], {digest(operator_token): OPERATOR})
 
 
+def server_certificate(data_dir: Path, host: str, now: datetime) -> tuple[Path, Path]:
+    """The paths of the server's certificate and key; made anew where they are missing or have aged.
+
+    Raises:
+        ConfigurationError: a file cannot be read or written, or is not what it should be.
+    """
+    folder = data_dir / "pki"
+    try:
+        return _server_certificate(folder, *_authority(folder, now), host, now)
+    except (OSError, ValueError, TypeError) as error:
+        raise ConfigurationError(f"the certificates in {folder} cannot be used: {error}; restore the files") from error
+
+
 def signing_key_pem(data_dir: Path) -> bytes:
     """The key that signs ServiceAccount tokens; made on first start, kept in a file of mode 0600. Raises ConfigurationError."""
     path = data_dir / "pki" / SIGNING_KEY
