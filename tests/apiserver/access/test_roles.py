@@ -228,6 +228,8 @@ async def test_an_array_member_is_made_by_the_operator_alone(server: RunningServ
         assert refused.status_code == 403
         assert "swarmtasks/finalizers" in refused.json()["message"]
         assert (await emil.post(tasks, json=member("m", blockOwnerDeletion=True))).status_code == 403
+        for disguise in ("swarmtask.io/v1", "swarmtask.io/v1alpha1/x", "swarmtask.io"):
+            assert (await emil.post(tasks, json=member("m", controller=True, apiVersion=disguise))).status_code == 403, disguise
         assert (await emil.post(tasks, json=member("m"))).status_code == 429, "it is no member, so the queue's bounds hold"
         assert (await emil.post(tasks, json=task("plain", ownerReferences=[reference]))).status_code == 201
         body = json.dumps({"metadata": {"ownerReferences": [{**reference, "controller": True}]}})
@@ -279,3 +281,31 @@ async def test_default_roles_are_set_right_again_at_the_next_start(tmp_path: Pat
         assert (await api.get(f"{RBAC}/clusterroles/cluster-admin")).json() == before, "what is right is not written again"
         assert (await api.get(f"{RBAC}/clusterroles/view")).status_code == 200
         assert (await api.get(f"{RBAC}/clusterroles/edit")).json()["rules"] == edit["rules"]
+
+
+async def test_no_tenant_reaches_another_on_any_route(server: RunningServer, api: httpx.AsyncClient, team: str) -> None:
+    """Everything that is served, with every method, by the administrator of one namespace against another and the cluster."""
+    merge = {"content-type": "application/merge-patch+json"}
+    apply = {"content-type": "application/apply-patch+yaml"}
+    routes = 0
+    async with person(server, api, "anton", ("admin", team)) as anton:
+        groups = [item["preferredVersion"]["groupVersion"] for item in (await api.get("/apis")).json()["groups"]]
+        for prefix in ("/api/v1", *(f"/apis/{group}" for group in groups)):
+            for resource in (await api.get(prefix)).json()["resources"]:
+                plural, _, subresource = resource["name"].partition("/")
+                if plural.startswith(("selfsubject", "localsubject")):
+                    continue
+                everywhere = f"{prefix}/{plural}"
+                collection = f"{prefix}/namespaces/default/{plural}" if resource["namespaced"] else everywhere
+                one = f"{collection}/default" + (f"/{subresource}" if subresource else "")
+                asked = [anton.get(one), anton.put(one, json={}), anton.patch(one, content=b"{}", headers=merge),
+                         anton.patch(f"{one}?fieldManager=x", content=b"{}", headers=apply), anton.get(f"{one}?watch=1"),
+                         anton.post(one, json={})]  # fmt: skip
+                if not subresource:
+                    asked += [anton.delete(one), anton.get(everywhere), anton.get(f"{everywhere}?watch=1"), anton.get(collection),
+                              anton.post(collection, json={}), anton.delete(collection),
+                              anton.get(f"{everywhere}?fieldSelector=metadata.namespace%3D{team}")]  # fmt: skip
+                for answer in await asyncio.gather(*asked):
+                    assert answer.status_code == 403, (answer.request.method, answer.request.url)
+                    routes += 1
+    assert routes > 200

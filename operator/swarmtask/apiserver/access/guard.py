@@ -95,7 +95,8 @@ class Guard:
                 self._check_owner(rt, name, namespace, reference)
 
     def _check_owner(self, rt: ResourceType, name: str, namespace: str, reference: Object) -> None:
-        group, _, version = str(reference.get("apiVersion", "")).rpartition("/")
+        # Split as those do who look for members of arrays: what they take for a task, this must too.
+        group, _, version = str(reference.get("apiVersion", "")).partition("/")
         if group != GROUP:
             return
         owner = self._registry.find_kind(reference["apiVersion"], str(reference.get("kind", "")))

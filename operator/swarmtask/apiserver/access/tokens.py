@@ -77,10 +77,10 @@ class AccessTokens:
         return self._logins.get(digest)
 
     def _add(self, record: Record) -> None:
-        if record.deleting:
-            return
         spec = record.decode()["spec"]
         digest = bytes.fromhex(spec["digest"])
+        if record.deleting or digest in self._logins:  # a second object with the same digest changes nothing
+            return
         groups = tuple(dict.fromkeys((*(spec.get("groups") or ()), AUTHENTICATED)))
         expires = spec.get("expirationTimestamp")
         extra = {"access.swarmtask.io/token": (record.key.name,)}
@@ -91,8 +91,9 @@ class AccessTokens:
 
     def _forget(self, record: Record) -> None:
         digest = self._digests.pop(record.uid, None)
-        if digest is not None:
-            self._logins.pop(digest, None)
+        login = self._logins.get(digest) if digest is not None else None
+        if digest is not None and login is not None and login.credential == (record.uid,):
+            del self._logins[digest]
 
 
 def token_causes(obj: Mapping[str, Any], old: Mapping[str, Any] | None) -> list[Cause]:
