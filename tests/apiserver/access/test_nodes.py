@@ -19,7 +19,7 @@ from swarmtask.nodeagent.agent import Agent, Identity, Rhythm
 from swarmtask.nodeagent.gpus import Gpus
 from swarmtask.nodeagent.link import Credentials, Link
 from swarmtask.nodeagent.probe import Probe
-from tests.apiserver.access.people import TASKS, client, new_token, task
+from tests.apiserver.access.people import TASKS, client, new_token, person, task
 from tests.apiserver.server import RunningServer
 
 NODES = "/apis/swarmtask.io/v1alpha1/swarmnodes"
@@ -155,3 +155,14 @@ def test_malformed_attempts_are_a_problem_and_no_crash() -> None:
     assert attempts_problem("n1", wrap("x"), wrap(attempt(1, "n1")))
     assert attempts_problem("n1", {}, wrap(attempt(1, "n1")))
     assert not attempts_problem("n1", {"status": {}}, {})
+
+
+async def test_a_bootstrapper_makes_tokens_of_nodes_and_of_nobody_else(server: RunningServer, api: httpx.AsyncClient) -> None:
+    async with person(server, api, "join", ("system:swarmtask:node-bootstrapper", "")) as join:
+        token = await new_token(join, "system:node:n7", ("system:nodes",))
+        async with client(server, token) as agent:
+            assert (await agent.get(NODES)).status_code == 200
+        for user, groups in (("anna", ()), ("anna", ("system:nodes",)), ("system:node:n8", ("system:nodes", "system:masters"))):
+            with pytest.raises(AssertionError, match="may not make a token"):
+                await new_token(join, user, groups)
+        assert (await join.get("/apis/access.swarmtask.io/v1alpha1/accesstokens")).status_code == 403

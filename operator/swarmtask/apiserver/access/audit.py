@@ -17,7 +17,7 @@ import structlog
 
 from swarmtask.apiserver.access.rules import Attributes
 from swarmtask.apiserver.access.users import ANONYMOUS, User
-from swarmtask.clock import Clock, format_micro_time
+from swarmtask.clock import Clock
 from swarmtask.errors import ConfigurationError
 
 log = structlog.get_logger(__name__)
@@ -82,7 +82,7 @@ class AuditLog:
             allowed, suppressed = self._admit_stranger()
             if not allowed:
                 return
-        line = orjson.dumps(self._content(row, suppressed)) + b"\n"
+        line = orjson.dumps(self._content(row, suppressed), option=orjson.OPT_UTC_Z) + b"\n"
         try:
             if self._size and self._size + len(line) > self._file_bytes:
                 self._rotate()
@@ -101,7 +101,7 @@ class AuditLog:
     def _content(self, row: Row, suppressed: int) -> dict[str, Any]:
         user, wanted = row.user, row.wanted
         content: dict[str, Any] = {
-            "time": format_micro_time(self._clock.now()),
+            "time": self._clock.now(),
             "user": user.name if user is not None else ANONYMOUS,
             "groups": list(user.groups) if user is not None else [],
         }
@@ -155,7 +155,7 @@ class AuditLog:
 
 
 def _cut(text: str) -> str:
-    return text.encode("utf-8", "replace").decode()[:TEXT_LIMIT]
+    return text[:TEXT_LIMIT] if text.isascii() else text.encode("utf-8", "replace").decode()[:TEXT_LIMIT]
 
 
 def _is_heartbeat(row: Row) -> bool:

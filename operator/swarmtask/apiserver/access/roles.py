@@ -100,6 +100,11 @@ CLUSTER_ROLES: dict[str, list[dict[str, Any]]] = {
         _rule(["", "metrics.k8s.io"], ["nodes"], _READ),
         _rule([""], ["namespaces"], _READ),
     ],
+    "system:swarmtask:node-bootstrapper": [
+        _rule([GROUP], ["swarmnodes"], _READ),
+        _rule([ACCESS_GROUP], ["accesstokens"], ["create"]),
+        {"apiGroups": [""], "resources": ["groups"], "resourceNames": [NODES], "verbs": ["impersonate"]},
+    ],
     "system:swarmtask:operator": _OPERATOR,
 }  # fmt: skip
 _AGGREGATED = {"admin": "admin", "edit": "edit", "view": "view"}
