@@ -194,6 +194,7 @@ class TestEscalation:
         {"metadata": {"name": "r"}, "rules": [{"verbs": ["get"], "nonResourceURLs": ["/x"]}]},
         {"metadata": {"name": "r"}, "rules": [{"verbs": [], "apiGroups": [""], "resources": ["pods"]}]},
         {"metadata": {"name": "r"}, "rules": [{"apiGroups": [""], "resources": ["pods"]}]},
+        {"metadata": {"name": "r"}, "rules": [{"apiGroups": [""], "resources": ["pods"], "verbs": ["get"]}] * 1001},
     ])  # fmt: skip
     async def test_malformed_roles(self, api: httpx.AsyncClient, body: dict[str, object]) -> None:
         assert (await api.post(f"{RBAC}/namespaces/default/roles", json=body)).status_code in (400, 422)

@@ -91,6 +91,8 @@ class TestCovering:
         huge = Rule(("get", "list"), ("",), many)
         assert missing([rule("get", "core", "*"), rule("list", "core", "*")], [huge]) == [huge]
         assert missing([rule("get list", "core", "*")], [huge]) == []
+        half = Rule(("get",), ("",), many[: GRANT_LIMIT // 2 + 1])
+        assert missing([], [half, half])[-1] == half, "the bound is for all rules of a grant together"
 
     words = st.lists(st.sampled_from(["a", "b", "*"]), min_size=1, max_size=3).map(tuple)
     rules = st.builds(Rule, words, words, st.lists(st.sampled_from(["x", "y", "x/s", "*/s", "*"]), min_size=1).map(tuple),

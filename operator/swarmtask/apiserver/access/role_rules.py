@@ -13,6 +13,8 @@ from swarmtask.apiserver.faults import bad_value, not_allowed, required
 from swarmtask.errors import Cause
 
 _KINDS = ("User", "Group", "ServiceAccount")
+ITEMS_LIMIT = 1_000
+"""Rules of one role, subjects of one binding: all of them are looked through when something changes."""
 Object = Mapping[str, Any]
 
 
@@ -37,7 +39,7 @@ def cluster_role_causes(obj: Object, old: Object | None) -> list[Cause]:
 
 
 def _rule_causes(obj: Object, *, paths: bool) -> list[Cause]:
-    causes = []
+    causes = _size_causes("rules", obj)
     for position, rule in enumerate(obj.get("rules") or ()):
         at = f"rules[{position}]"
         if not rule.get("verbs"):
@@ -78,11 +80,19 @@ def binding_causes(roles: tuple[str, ...]) -> Callable[[Object, Object | None], 
             found.append(required("roleRef.name"))
         if old is not None and old.get("roleRef") != reference:
             found.append(bad_value("roleRef", reference, "cannot change roleRef"))
+        found += _size_causes("subjects", obj)
         for position, subject in enumerate(obj.get("subjects") or ()):
             found += _subject_causes(f"subjects[{position}]", subject)
         return found
 
     return causes
+
+
+def _size_causes(field: str, obj: Object) -> list[Cause]:
+    count = len(obj.get(field) or ())
+    if count <= ITEMS_LIMIT:
+        return []
+    return [Cause(field, "FieldValueTooMany", f"Too many: {count}: must have at most {ITEMS_LIMIT} items")]
 
 
 def _subject_causes(at: str, subject: Object) -> list[Cause]:

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from math import prod
 from typing import Any
 
-GRANT_LIMIT = 20_000
-"""More combinations of verb, group, resource and name than this are not taken apart for one rule."""
+GRANT_LIMIT = 5_000
+"""More combinations of verb, group, resource and name than this are not taken apart for one grant: that would hold up others."""
 READ = ("get", "list", "watch")
 WRITE = ("create", "update", "patch", "delete", "deletecollection")
 
@@ -116,20 +116,21 @@ def _has_resource(resources: tuple[str, ...], resource: str, subresource: str) -
 def missing(held: Iterable[Rule], granted: Iterable[Rule]) -> list[Rule]:
     """The rules, or the parts of them, that `held` does not cover: somebody who grants them would give what he does not have.
 
-    A rule that has too many combinations to be looked at counts as not covered, unless one single rule covers it.
+    Rules that have too many combinations to be looked at count as not covered, unless one single rule covers them.
     """
-    held = tuple(held)
-    return [part for rule in granted for part in _uncovered(held, rule)]
-
-
-def _uncovered(held: tuple[Rule, ...], rule: Rule) -> list[Rule]:
-    if any(_covers(own, rule) for own in held):
-        return []
-    lists = (rule.verbs, rule.urls) if rule.urls else (rule.verbs, rule.groups, rule.resources, rule.names or ("",))
-    if prod(len(values) for values in lists) > GRANT_LIMIT:
-        return [rule]
-    parts = [_single(rule, combination) for combination in itertools.product(*lists)]
-    return [part for part in parts if not any(_covers(own, part) for own in held)]
+    held, left = tuple(held), GRANT_LIMIT
+    found: list[Rule] = []
+    for rule in granted:
+        if any(_covers(own, rule) for own in held):
+            continue
+        lists = (rule.verbs, rule.urls) if rule.urls else (rule.verbs, rule.groups, rule.resources, rule.names or ("",))
+        left -= prod(len(values) for values in lists)
+        if left < 0:
+            found.append(rule)
+            continue
+        parts = [_single(rule, combination) for combination in itertools.product(*lists)]
+        found += [part for part in parts if not any(_covers(own, part) for own in held)]
+    return found
 
 
 def _single(rule: Rule, combination: tuple[str, ...]) -> Rule:
