@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 from typing import Any
 
-import yaml
-
 from tests.conformance.conftest import Kubectl
 
 GROUP = "fleet.example.com"
@@ -52,8 +50,8 @@ DEFINITION: dict[str, Any] = {
 
 
 def text(*objects: dict[str, Any]) -> str:
-    """A manifest for `-f -`."""
-    return yaml.safe_dump_all(objects)
+    """A manifest for `-f -`; in JSON, because Python's YAML leaves `y` without quotes, which Go reads as true."""
+    return "".join(f"---\n{json.dumps(obj)}\n" for obj in objects)
 
 
 def ship(name: str, **spec: Any) -> dict[str, Any]:

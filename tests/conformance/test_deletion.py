@@ -1,4 +1,4 @@
-"""What goes with what: cascades on three levels, preconditions, finalizers, namespaces and definitions, by real kubectl programs."""
+"""What goes with what: cascades on three levels, preconditions, finalizers, namespaces, definitions; real kubectl programs."""
 
 from __future__ import annotations
 
