@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from swarmtask.apiserver.cel_expression import BUDGET, MAX_RULE_CHARS
 from swarmtask.apiserver.cel_functions import FUNCTIONS, NATIVE
-from swarmtask.apiserver.cel_rules import BUDGET, MAX_RULE_CHARS
 from swarmtask.apiserver.cel_scan import scan
 from swarmtask.apiserver.cel_values import duration, escape, sample, shape_of, timestamp
 from swarmtask.apiserver.schema import Structural
@@ -273,6 +273,20 @@ def test_a_schema_has_a_bounded_number_of_rules() -> None:
     assert "at most 1000 rules" in schema_causes(schema, "schema")[0].message
     heavy = "[" + ", ".join("1" for _ in range(400)) + "]"
     assert refusal(f"{heavy}.all(a, {heavy}.all(b, {heavy}.all(c, a + b + c > 0)))") == "", "it is not tried, and is bounded later"
+
+
+def test_handing_over_a_large_value_has_a_price() -> None:
+    schema = with_rule("true")
+    schema["properties"]["spec"]["x-kubernetes-validations"] *= 100
+    found = Structural(schema).evaluate({"spec": {"list": [{"n": 1}] * 20_000}}, None)
+    assert found
+    assert all("may cost too much" in cause.message for cause in found)
+
+
+def test_long_rules_are_bounded_together() -> None:
+    schema = with_rule("true || " * 600 + "true")
+    schema["properties"]["spec"]["x-kubernetes-validations"] *= 50
+    assert "characters in all" in schema_causes(schema, "schema")[0].message
 
 
 def test_strings_that_double_are_stopped() -> None:

@@ -72,9 +72,10 @@ def test_every_writing_verb_has_a_dry_run(kubectl: Kubectl) -> None:
     created(kubectl, config("a", {"k": "1"}))
     before = json.loads(kubectl("get", "cm", "a", "-o", "json"))
     dry = "--dry-run=server"
-    kubectl("patch", "cm", "a", dry, "--type=merge", "-p", '{"data":{"k":"2"}}')  # it does not say that it was dry
+    kubectl("patch", "cm", "a", dry, "--type=merge", "-p", '{"data":{"k":"2"}}')  # not every program says that these were dry
+    kubectl("label", "cm", "a", dry, "x=y")
     said = [
-        kubectl("label", "cm", "a", dry, "x=y"), kubectl("annotate", "cm", "a", dry, "x=y"), kubectl("delete", "cm", "a", dry),
+        kubectl("annotate", "cm", "a", dry, "x=y"), kubectl("delete", "cm", "a", dry),
         kubectl("replace", dry, "-f", "-", stdin=text(config("a", {"k": "3"}))), kubectl("create", "cm", "b", dry),
         kubectl("apply", "--server-side", dry, "-f", "-", stdin=text(config("c"))),
     ]  # fmt: skip

@@ -61,13 +61,15 @@ class Meter:
     """Measures a value while it is converted: what the cost of an expression depends on.
 
     Attributes:
+        values: all values in it.
         width: items of the largest list or map.
         text: characters of the longest string.
     """
 
-    __slots__ = ("text", "width")
+    __slots__ = ("text", "values", "width")
 
     def __init__(self) -> None:
+        self.values = 0
         self.width = 1
         self.text = 1
 
@@ -132,6 +134,7 @@ def to_cel(shape: Shape, value: Any, meter: Meter) -> Any:
     Raises:
         ValueError: a time that the calendar does not have.
     """
+    meter.values += 1
     if value is None:
         return None
     kind = shape.kind

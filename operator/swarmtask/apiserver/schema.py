@@ -10,7 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from swarmtask.apiserver.cel_rules import MISSING, Budget, compile_rules
+from swarmtask.apiserver.cel_evaluation import MISSING, compile_rules
+from swarmtask.apiserver.cel_expression import Budget
 from swarmtask.apiserver.schema_checks import Check, Path, compile_check, path_text
 from swarmtask.apiserver.shapes import OBJECT_META, schema_of
 from swarmtask.apiserver.types import ResourceType

@@ -19,6 +19,8 @@ MAX_DEPTH: Final = 64
 MAX_CAUSES: Final = 50
 MAX_RULES: Final = 1_000
 """CEL rules of one schema: each costs up to a millisecond to look at."""
+MAX_RULE_CHARS: Final = 200_000
+"""Characters of all of them: reading a long one takes some 20 ms."""
 
 _TYPES: Final = ("array", "boolean", "integer", "number", "object", "string")
 _COMBINED: Final = ("allOf", "anyOf", "oneOf")
@@ -61,17 +63,24 @@ def schema_causes(schema: Any, path: str) -> list[Cause]:
             break
     if not causes:
         causes += _defaults(schema, path)
-        if _rule_count(schema) > MAX_RULES:
-            causes.append(_invalid(path, "...", f"a schema has at most {MAX_RULES} rules in x-kubernetes-validations"))
+        count, length = _rule_size(schema)
+        if count > MAX_RULES or length > MAX_RULE_CHARS:
+            why = f"a schema has at most {MAX_RULES} rules in x-kubernetes-validations, with {MAX_RULE_CHARS} characters in all"
+            causes.append(_invalid(path, "...", why))
         else:
             causes += _rules(schema, path, root=True, correlatable=True)
     return causes[:MAX_CAUSES]
 
 
-def _rule_count(schema: Mapping[str, Any]) -> int:
-    children = [*_mapping(schema.get("properties")).values(), schema.get("items"), schema.get("additionalProperties")]
-    below = sum(_rule_count(child) for child in children if isinstance(child, Mapping))
-    return below + len(_listed(schema.get("x-kubernetes-validations")))
+def _rule_size(schema: Mapping[str, Any]) -> tuple[int, int]:
+    """How many CEL rules a schema has, and how long they are in characters."""
+    rules = _listed(schema.get("x-kubernetes-validations"))
+    count, length = len(rules), sum(len(str(value)) for rule in rules for value in _mapping(rule).values())
+    for child in (*_mapping(schema.get("properties")).values(), schema.get("items"), schema.get("additionalProperties")):
+        if isinstance(child, Mapping):
+            more, longer = _rule_size(child)
+            count, length = count + more, length + longer
+    return count, length
 
 
 def _invalid(path: str, value: Any, why: str) -> Cause:
