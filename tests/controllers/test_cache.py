@@ -220,6 +220,7 @@ def assert_sums(cache: Cache) -> None:
         assert cache.limit_holders(queue, "model/x") == slots.get(queue, {})
     waiting = {key for key, entry in cache.tasks.items() if entry.pending is not None and cache.assumption(key) is None}
     assert {item.key for item in cache.waiting()} == waiting
+    assert dict(cache.namespaces) == dict(Counter(key[0] for key in cache.tasks))
 
 
 def succeeded(name: str, version: int, *, seconds: int = 30, **spec: Any) -> Object:

@@ -114,6 +114,23 @@ async def test_what_is_written_grows_with_what_happens_and_not_with_time() -> No
         assert [call for call in list(world.kube.calls)[before:] if call.verb not in ("get", "list", "watch")] == []
 
 
+async def test_what_was_told_to_tasks_that_are_gone_is_forgotten() -> None:
+    async with running(World("n1")) as world:
+        names = [f"t{number}" for number in range(130)]
+        for name in names:
+            world.add_task(name, cpu="64")
+        await world.until(lambda: all(world.task(name).status.reason == "NoNodeFits" for name in names))
+        assert world.operator is not None
+        scheduling = world.operator.scheduling
+        assert scheduling.remembered == len(names)
+        for name in names:
+            world.kube.edit(SWARM_TASK, name, "default", {"metadata": {"annotations": {"swarmtask.io/cancel": ""}}})
+        await world.until(lambda: set(world.phases().values()) == {"Cancelled"})
+        world.add_task("last", cpu="64")
+        await world.until(lambda: world.task("last").status.reason == "NoNodeFits")
+        assert scheduling.remembered == 1
+
+
 @pytest.mark.slow
 async def test_news_about_places_in_a_long_queue_is_rationed() -> None:
     async with running(World("n1", status_refresh_s=1.0)) as world:

@@ -16,11 +16,11 @@ from swarmtask.clock import ManualClock
 from swarmtask.controllers import crashpoints
 from swarmtask.controllers.announcements import Announcer
 from swarmtask.controllers.crashpoints import POINTS, write_point
-from swarmtask.controllers.keyed_queue import KeyedQueue
+from swarmtask.controllers.keyed_queue import SHARE, KeyedQueue
 from swarmtask.controllers.node_facts import NodeFacts, engine_labels, match, node_name, phase_of, status_of
 from swarmtask.controllers.reading import difference
 from swarmtask.controllers.scheduling import POSITIONS_PER_STEP, REFUSALS_PER_S, RefusalBudget
-from swarmtask.controllers.waiting import Bell, Timers, supervise
+from swarmtask.controllers.waiting import STALE_TIMERS, Bell, Timers, supervise
 from swarmtask.engines.base import EngineNode, NodeState
 from swarmtask.errors import ServiceUnavailable
 from swarmtask.lifecycle.messages import Announcement
@@ -42,10 +42,10 @@ async def settle() -> None:
 # --- keyed queue ---
 
 
-def make_queue() -> tuple[KeyedQueue[str, str, int], ManualClock, Timers]:
+def make_queue(patient_at_once: int | None = None) -> tuple[KeyedQueue[str, str, int], ManualClock, Timers]:
     clock = ManualClock()
     delays = Timers(clock, clock.monotonic)
-    return KeyedQueue(delays, random.Random(1)), clock, delays
+    return KeyedQueue(delays, random.Random(1), patient_at_once=patient_at_once), clock, delays
 
 
 async def test_items_of_one_key_are_taken_together_and_never_by_two() -> None:
@@ -84,6 +84,65 @@ async def test_what_is_forgotten_is_not_taken() -> None:
     queue.forget("a")
     assert (await queue.take())[0] == "b"
     assert not queue.ready
+
+
+async def test_what_can_wait_lets_others_pass_and_comes_up_all_the_same() -> None:
+    queue, _, _ = make_queue()
+    for number in range(3):
+        queue.put(f"patient-{number}", "x", number, can_wait=True)
+    for number in range(20):
+        queue.put(f"urgent-{number}", "x", number)
+    order = [(await queue.take())[0] for _ in range(23)]
+    assert [key for key in order if key.startswith("urgent")] == [f"urgent-{number}" for number in range(20)]
+    assert [order.index(f"patient-{number}") for number in range(3)] == [SHARE - 1, 2 * SHARE - 1, 22]
+
+
+async def test_a_key_hurries_as_soon_as_something_of_it_cannot_wait() -> None:
+    queue, clock, delays = make_queue()
+    running = asyncio.create_task(delays.run())
+    for key in ("a", "b", "c"):
+        queue.put(key, "x", 1, can_wait=True)
+    queue.put("b", "y", 2)
+    queue.put("b", "z", 3, can_wait=True)
+    assert await queue.take() == ("b", {"x": 1, "y": 2, "z": 3})
+    queue.put("b", "x", 4, can_wait=True)
+    queue.put("b", "y", 5)
+    queue.done("b")
+    assert await queue.take() == ("b", {"x": 4, "y": 5}), "also when that comes while it is being handled"
+    pause_s = queue.retry("b", {"y": 5})
+    queue.put("b", "x", 6, can_wait=True)
+    clock.advance(pause_s + 0.001)
+    await settle()
+    assert await queue.take() == ("b", {"y": 5, "x": 6}), "and when it is tried again"
+    assert [(await queue.take())[0] for _ in range(2)] == ["a", "c"]
+    running.cancel()
+
+
+async def test_what_can_wait_is_handled_by_few_at_a_time() -> None:
+    queue, clock, delays = make_queue(patient_at_once=2)
+    running = asyncio.create_task(delays.run())
+    for key in ("a", "b", "c", "d"):
+        queue.put(key, "x", 1, can_wait=True)
+    takers = [asyncio.create_task(queue.take()) for _ in range(4)]
+    await settle()
+    assert [taker.done() for taker in takers] == [True, True, False, False]
+    queue.put("urgent", "x", 1)
+    await settle()
+    assert takers[2].result() == ("urgent", {"x": 1}), "the place of a taker is kept for it"
+    queue.done("urgent")
+    assert not takers[3].done()
+    pause_s = queue.retry("a", {"x": 1})
+    await settle()
+    assert takers[3].result() == ("c", {"x": 1}), "one that is given back makes place for the next"
+    clock.advance(pause_s + 0.001)
+    await settle()
+    queue.done("b")
+    queue.done("c")
+    assert [(await queue.take())[0] for _ in range(2)] == ["d", "a"]
+    queue.put("e", "x", 1, can_wait=True)
+    queue.forget("e")
+    assert len(queue) == 2, "being handled"
+    running.cancel()
 
 
 async def test_an_arrival_wakes_one_taker_and_one_that_goes_away_passes_it_on() -> None:
@@ -130,6 +189,26 @@ async def test_timers_call_in_order_and_a_new_moment_replaces_the_old() -> None:
         await settle()
     assert called == ["early", "moved", "late"]
     assert len(timers) == 0
+    running.cancel()
+
+
+async def test_timers_do_not_remember_what_was_replaced_or_cancelled() -> None:
+    clock = ManualClock()
+    timers = Timers(clock, clock.monotonic)
+    called: list[float] = []
+    for moment in range(20_000):
+        timers.set("moved on and on", 100.0 + moment, lambda: called.append(clock.monotonic()))
+        timers.set(("ended long before", moment), 86_400.0, lambda: called.append(-1.0))
+        timers.cancel(("ended long before", moment))
+    assert len(timers._heap) <= STALE_TIMERS + 2
+    running = asyncio.create_task(timers.run())
+    await settle()
+    clock.advance(19_000)
+    await settle()
+    assert not called
+    clock.advance(2000)
+    await settle()
+    assert len(called) == 1
     running.cancel()
 
 
@@ -364,6 +443,16 @@ def test_one_task_is_told_seldom_and_the_front_of_the_queue_more_often() -> None
     told = [item.position for tenth in range(100) for item in budget.choose([front, back], tenth / 10)]
     assert told.count(front.position) == 10
     assert told.count(back.position) == 1
+
+
+def test_who_waits_no_more_is_not_remembered() -> None:
+    budget = RefusalBudget(1.0)
+    everything = [refusal(number) for number in range(50)]
+    budget.choose(everything, 0.0)
+    waiting = [item.task.key for item in everything[:10]]
+    budget.retain(waiting)
+    assert len(budget) == 10
+    assert [item.position for item in budget.choose(everything, 0.5)] == [item.position for item in everything[10:]]
 
 
 # --- events ---

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections import Counter
 from dataclasses import replace
 from unittest.mock import patch
 
@@ -10,12 +11,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from swarmtask.scheduler import backlog
+from swarmtask.scheduler import backlog, headroom
 from swarmtask.scheduler.backlog import Backlog, Cut, Place
 from swarmtask.scheduler.cycle import run_cycle
 from swarmtask.scheduler.model import Amounts, CycleResult, PendingTask, QueueInfo, Snapshot
 from swarmtask.scheduler.standing import order_key, place_of
 from tests.scheduler.builders import DEFAULT, GIB, node, shape, snapshot, task
+from tests.scheduler.crowds import crowded, started, with_running
 from tests.scheduler.test_properties import snapshots
 
 SMALL, LARGE = shape(cpu=1000), shape(cpu=4000, memory=GIB)
@@ -23,8 +25,9 @@ NONE_LEFT = Amounts()
 
 
 def cut_of(cluster: Snapshot, free: Amounts = NONE_LEFT, slots: int | None = None, whole: int = 3, place: Place = order_key) -> Cut:
+    preempting = {key for key, queue in cluster.queues.items() if queue.preempts}
     with patch.object(backlog, "WHOLE", whole), patch.object(backlog, "MARGIN", 1), patch.object(backlog, "MOST", 3):
-        return Backlog(cluster.pending).cut(free, slots, place)
+        return Backlog(cluster.pending).cut(free, slots, place, preempting)
 
 
 def another_key(task: PendingTask) -> tuple[int, float, str]:
@@ -33,28 +36,91 @@ def another_key(task: PendingTask) -> tuple[int, float, str]:
 
 
 def decided(cluster: Snapshot, cut: Cut) -> CycleResult:
-    return cut.settle(run_cycle(replace(cluster, pending=cut.tasks)))
+    return cut.settle(run_cycle(replace(cluster, pending=cut.tasks, cut=cut)))
 
 
 def all_refusals(cut: Cut, result: CycleResult) -> list[object]:
     return sorted([*result.refusals, *cut.beyond(result, 0, cut.hidden)], key=lambda refusal: refusal.task.uid)
 
 
-@given(snapshots(), st.integers(1, 12), st.integers(0, 20_000))
-@settings(deadline=None, max_examples=150)
-def test_a_cut_changes_no_decision(cluster: Snapshot, whole: int, free: int) -> None:
-    """Also where the bound on what may start is far too low or too high, and where tasks gain priority by waiting."""
-    result, place = run_cycle(cluster), place_of(cluster.queues, cluster.now)
-    cut = cut_of(cluster, Amounts(free, free * 2**20, free // 4000), whole=whole, place=place)
-    settled = decided(cluster, cut)
+@given(snapshots() | crowded(preempts=True), st.integers(1, 12), st.integers(0, 20_000), st.integers(1, 3))
+@settings(deadline=None, max_examples=300)
+def test_a_cut_changes_no_decision(cluster: Snapshot, whole: int, free: int, preemptors: int) -> None:
+    """Also where the bound on what may start is far too low or too high, where tasks gain priority by waiting, and where several of
+    a line preempt; what runs is stopped for the same tasks."""
+    with patch.object(backlog, "MOST_PREEMPTORS", preemptors), patch.object(headroom, "MOST_PREEMPTORS", preemptors):
+        result, place = run_cycle(cluster), place_of(cluster.queues, cluster.now)
+        cut = cut_of(cluster, Amounts(free, free * 2**20, free // 4000), whole=whole, place=place)
+        settled = decided(cluster, cut)
     assert len(cut.tasks) + cut.hidden == len(cluster.pending)
     if settled.complete:
         assert tuple(settled.bindings) == tuple(result.bindings)
+        assert tuple(settled.preemptions) == tuple(result.preemptions)
         assert all_refusals(cut, settled) == sorted(result.refusals, key=lambda refusal: refusal.task.uid)
     else:
         assert settled.bindings
         assert tuple(settled.bindings) == tuple(result.bindings[: len(settled.bindings)])
         assert not settled.refusals
+        assert not settled.preemptions
+
+
+@given(snapshots(), st.integers(1, 6), st.integers(0, 20_000))
+@settings(deadline=None, max_examples=60)
+def test_what_was_learned_from_earlier_cycles_changes_no_decision(cluster: Snapshot, whole: int, free: int) -> None:
+    """Cycle after cycle over one backlog; what starts has left it by the next, as if it had ended at once."""
+    place = place_of(cluster.queues, cluster.now)
+    with patch.object(backlog, "WHOLE", whole), patch.object(backlog, "MARGIN", 1):
+        kept = Backlog(cluster.pending)
+        for _ in range(8):
+            cut = kept.cut(Amounts(free, free * 2**20, free // 4000), None, place)
+            settled = decided(cluster, cut)
+            result = run_cycle(replace(cluster, pending=tuple(kept.tasks())))
+            assert tuple(settled.bindings) == tuple(result.bindings[: len(settled.bindings)])
+            if settled.complete:
+                assert len(settled.bindings) == len(result.bindings)
+                assert all_refusals(cut, settled) == sorted(result.refusals, key=lambda refusal: refusal.task.uid)
+            for binding in settled.bindings:
+                kept.drop(binding.task.key)
+
+
+def test_the_next_cycle_looks_as_deep_as_was_worth_it() -> None:
+    """Many small ones behind large ones that fit nowhere: whoever looks from the front sees too few of them at first."""
+    pending = [*(task(f"t{number:04}", LARGE, at=number) for number in range(2000))]
+    pending += [task(f"small-{number:04}", SMALL, at=5000 + number) for number in range(2000)]
+    cluster = snapshot([node(f"n{number}", cpu=3000) for number in range(100)], pending)
+    kept, free = Backlog(pending), Amounts(300_000, 10**15)
+    depths = []
+    for _ in range(4):
+        cut = kept.cut(free, None)
+        depths.append(Counter(one.shape for one in cut.tasks))
+        for binding in decided(cluster, cut).bindings:
+            kept.drop(binding.task.key)
+    assert depths[0][SMALL] < 300, "the first one does not know better"
+    assert depths[-1][SMALL] > 300, "all that can start"
+    assert all(depth[LARGE] <= 2 * backlog.WHOLE + backlog.MARGIN for depth in depths)
+
+
+@pytest.mark.parametrize("tasks", [3, 300])
+@pytest.mark.parametrize("spread", [0, 1, 7])
+def test_places_are_counted_the_same_for_few_and_for_many(tasks: int, spread: int) -> None:
+    """Also where all were queued at one moment, so that names decide, and among several priorities."""
+    chance = random.Random(spread)
+    sizes = [shape(cpu=5000 + number) for number in range(6)]
+    pending = [
+        task(
+            f"t{number:05}",
+            chance.choices(sizes, (1, 1, 1, 1, 1, tasks))[0],
+            priority=chance.choice([0, 0, 5]),
+            at=spread * chance.randrange(90),
+        )
+        for number in range(600)
+    ]
+    cluster = snapshot([node(cpu=1000)], pending)
+    cut = cut_of(cluster, whole=tasks)
+    settled = decided(cluster, cut)
+    places = {one.key: number for number, one in enumerate(sorted(pending, key=order_key), 1)}
+    assert cut.hidden
+    assert {refusal.task.key: refusal.position for refusal in settled.refusals} == {one.key: places[one.key] for one in cut.tasks}
 
 
 def test_a_long_line_is_not_read_to_its_end() -> None:
@@ -65,6 +131,17 @@ def test_a_long_line_is_not_read_to_its_end() -> None:
     assert result.complete
     assert len(result.bindings) == 2
     assert [(refusal.task.key[1], refusal.position) for refusal in cut.beyond(result, 488, 5)] == [("t0498", 497), ("t0499", 498)]
+
+
+def test_several_of_a_line_behind_a_long_one_preempt_in_one_cycle() -> None:
+    """The many before them fit nowhere; each of the five has a victim."""
+    fast, pinned = ("home", "fast"), shape(cpu=1000, node_name="elsewhere")
+    pending = [task(f"t{number:04}", pinned, priority=2000, at=number) for number in range(500)]
+    pending += [task(f"u{number}", SMALL, priority=1000, at=number, queue=fast) for number in range(5)]
+    cluster = snapshot([node(cpu=5000)], pending, QueueInfo(DEFAULT), QueueInfo(fast, preempts=True))
+    low = [started(task(f"low{number}", SMALL), "laptop", 0.0) for number in range(5)]
+    result = decided(with_running(cluster, low), cut_of(cluster))
+    assert [one.by.key[1] for one in result.preemptions] == [f"u{number}" for number in range(5)]
 
 
 def test_what_stands_behind_a_long_line_is_looked_at() -> None:

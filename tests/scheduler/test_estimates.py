@@ -86,6 +86,21 @@ def test_a_queue_waits_for_its_own_ends() -> None:
     assert starts == {"t0": 100, "t1": 160}
 
 
+def test_a_node_that_takes_no_more_tasks_gives_back_no_room() -> None:
+    """A drained node's tasks end, and nothing starts there; what they held of their queue comes back all the same."""
+    runs = [running("drains", ends_at=10, node="drained"), running("stays", ends_at=100)]
+    nodes = [node("drained", cpu=1000, unschedulable=True), node(cpu=1000)]
+    assert estimate(nodes, runs, waiting(2))[0] == {"t0": 100, "t1": 160}
+    roomy = [nodes[0], node(cpu=8000)]
+    assert estimate(roomy, runs, waiting(1), QueueInfo(DEFAULT, max_running=2, running=2))[0] == {"t0": 10}
+
+
+def test_what_does_not_answer_does_not_end() -> None:
+    runs = [running("stuck", ends_at=10, node="gone"), running("stopping", node="gone", stopping=True)]
+    nodes = [node("gone", cpu=2000, ready=False), node(cpu=8000)]
+    assert estimate(nodes, runs, waiting(1), QueueInfo(DEFAULT, max_running=2, running=2))[0] == {}
+
+
 def test_a_limit_waits_for_those_who_hold_it() -> None:
     seat = shape(cpu=1000, limits=(("seat", 1),))
     runs = [running("holder", seat, ends_at=100), running("other", ends_at=10)]

@@ -118,6 +118,8 @@ class Cache:
         self.unreadable: dict[TaskKey, str] = {}
         """Tasks of which nothing can be decided: key -> UID."""
         self.phases: Counter[tuple[QueueKey, Phase]] = Counter()
+        self.namespaces: Counter[str] = Counter()
+        """How many readable tasks each namespace has; none that has none."""
         self.listeners: list[Callable[[Change], None]] = []
         self.witnesses: list[Callable[[TaskEntry | None, TaskEntry | None], None]] = []
         self.learning = Learning()
@@ -275,6 +277,7 @@ class Cache:
         """Replace an entry and carry every sum along. True when a scheduling cycle would see a difference."""
         old, before, waited = self.tasks.get(key), self._holding(key), self._pending(key)
         ran = self._on_nodes.get(key)
+        self._count_in_namespace(key[0], (entry is not None) - (old is not None))
         if old is not None and not old.task.is_array:
             self.phases[(old.queue, old.task.status.phase)] -= 1
         if entry is None:
@@ -303,6 +306,12 @@ class Cache:
         for witness in self.witnesses:
             witness(old, entry)
         return before != self._holding(key) or waited != self._pending(key) or _differ(ran, self._on_nodes.get(key))
+
+    def _count_in_namespace(self, namespace: str, change: int) -> None:
+        if change:
+            self.namespaces[namespace] += change
+            if not self.namespaces[namespace]:
+                del self.namespaces[namespace]
 
     def _put_running(self, key: TaskKey, running: RunningTask | None) -> None:
         self._running_tasks.pop(key, None)

@@ -56,7 +56,7 @@ class Queues:
     async def refresh(self) -> bool:
         """Bring every queue up to date once. True when something has to be tried again."""
         again = False
-        for namespace in {key[0] for key in self._cache.tasks}:
+        for namespace in list(self._cache.namespaces):
             if (namespace, DEFAULT_QUEUE) not in self._cache.queues:
                 again |= not await self._create_default(namespace)
         oldest = self._cache.backlog.oldest()

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from swarmtask.controllers.cache import Cache
@@ -30,8 +31,19 @@ REFUSALS_PER_S = 100
 """At most so many tasks are told in one second why they wait."""
 POSITIONS_PER_STEP = 20
 """Per so many places in the queue, news about the place is written that many times more seldom."""
+HEAD_START_S = 0.01
+"""What starts is written before the others are told why they wait: so much earlier."""
 DRIFT_S, DRIFT_SHARE = 10.0, 0.1
 """An estimate that moves by less than either is no news."""
+
+
+@dataclass(frozen=True, slots=True)
+class Decided:
+    """One cycle that has been acted on: what it saw, what it said, and who is to be told why it waits."""
+
+    snapshot: Snapshot
+    result: CycleResult
+    refusals: Sequence[Refusal]
 
 
 class Scheduling:
@@ -58,6 +70,11 @@ class Scheduling:
         """What each waiting task was told last, stored by now or not."""
         self._refusals = RefusalBudget(around.settings.status_refresh_s)
 
+    @property
+    def remembered(self) -> int:
+        """Tasks of which it is remembered what they were told, or when."""
+        return max(len(self._said), len(self._refusals))
+
     async def run(self) -> None:
         """Until cancelled. `bell` must be rung once to begin."""
         timeout_s: float | None = None
@@ -69,15 +86,20 @@ class Scheduling:
             # Changes within the gap share a cycle; a cycle over very many tasks leaves at least two thirds of the time to others.
             await self._clock.sleep(max(self._settings.cycle_gap_s, 2 * took_s))
             began = self._clock.monotonic()
-            deferred = self.cycle()
+            decided = self.decide()
             took_s = self._clock.monotonic() - began
+            if decided.result.bindings and decided.refusals:
+                await self._clock.sleep(HEAD_START_S)
+            began = self._clock.monotonic()
+            deferred = self.tell(decided)
+            took_s += self._clock.monotonic() - began
             timeout_s = self._settings.status_refresh_s if deferred else None
             if not deferred and self._estimates.starts:
                 ahead_s = min(self._estimates.starts.values()) - self._clock.now().timestamp()
                 timeout_s = max(0.0, ahead_s) + quiet_s
 
-    def cycle(self) -> bool:
-        """One cycle. True when some task has not been told yet why it waits."""
+    def decide(self) -> Decided:
+        """One cycle: what it places and whom it preempts is handed to the executor."""
         snapshot = take_snapshot(self._cache, self._engine_ready, self._clock.now().timestamp())
         result = run_cycle(snapshot)
         refusals = result.refusals
@@ -91,7 +113,12 @@ class Scheduling:
             self._preempt(preemption)
         if not result.complete:
             self.bell.ring()
-        deferred = self._tell(refusals, snapshot.now) if self._estimate(snapshot, result) else True
+        return Decided(snapshot, result, refusals)
+
+    def tell(self, decided: Decided) -> bool:
+        """Why the others wait. True when some task has not been told yet."""
+        snapshot, result = decided.snapshot, decided.result
+        deferred = self._tell(decided.refusals, snapshot.now) if self._estimate(snapshot, result) else True
         self.first_cycle.set()
         return deferred or (snapshot.cut is not None and bool(snapshot.cut.ends))
 
@@ -132,6 +159,8 @@ class Scheduling:
         now, starts = self._clock.monotonic(), self._estimates.starts
         if len(self._said) > 2 * len(self._cache.backlog) + 100:
             self._said = {key: said for key, said in self._said.items() if key in self._cache.backlog}
+        if len(self._refusals) > 2 * len(self._cache.backlog) + 100:
+            self._refusals.retain(self._cache.backlog)
         news = []
         for refusal in refusals:
             entry = self._cache.tasks.get(refusal.task.key)
@@ -213,5 +242,13 @@ class RefusalBudget:
         self._tokens = min(REFUSALS_PER_S, self._tokens + max(0.0, now - self._filled_at) * REFUSALS_PER_S)
         self._filled_at = now
 
+    def __len__(self) -> int:
+        """Tasks that are remembered."""
+        return len(self._told)
+
     def forget(self, key: TaskKey) -> None:
         self._told.pop(key, None)
+
+    def retain(self, keys: Container[TaskKey]) -> None:
+        """Forget all others: those that were cancelled, deleted or expired while they waited."""
+        self._told = {key: told for key, told in self._told.items() if key in keys}

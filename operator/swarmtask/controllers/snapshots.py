@@ -31,7 +31,7 @@ def take_snapshot(cache: Cache, engine_ready: EngineReady, now: float, *, whole:
     """
     cache.refresh_durations()
     nodes = [_node_info(cache, name, node, engine_ready) for name, node in cache.nodes.items()]
-    cut = None if whole else cache.backlog.cut(*_left(nodes), _place(cache, now))
+    cut = None if whole else cache.backlog.cut(*_left(nodes), _place(cache, now), _preempting(cache))
     pending = list(cache.waiting()) if cut is None else cut.tasks
     running = cache.with_ends(cache.running_tasks(now), now) if pending else []
     # The queue of a task that runs says where it would stand if it were queued again.
@@ -42,6 +42,10 @@ def take_snapshot(cache: Cache, engine_ready: EngineReady, now: float, *, whole:
 def _place(cache: Cache, now: float) -> Place:
     aging = {key: QueueInfo(key, aging_s=queue.spec.aging_seconds) for key, queue in cache.queues.items()}
     return place_of(aging, now)
+
+
+def _preempting(cache: Cache) -> frozenset[QueueKey]:
+    return frozenset(key for key, queue in cache.queues.items() if queue.spec.preemption == "LowerPriority")
 
 
 def _left(nodes: list[NodeInfo]) -> tuple[Amounts, int | None]:

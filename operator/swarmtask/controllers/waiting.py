@@ -21,6 +21,8 @@ logger = logging.getLogger(__name__)
 RESTART_CAP_S = 30.0
 LONGEST_SLEEP_S = 30.0
 """A sleeper looks at its clock this often at least: wall time may have been set meanwhile."""
+STALE_TIMERS = 1000
+"""So many moments that nobody waits for any more may be remembered beside as many again as there are timers."""
 
 
 def backoff_s(failures: int, rng: random.Random, *, first_s: float = 0.1, cap_s: float = RESTART_CAP_S) -> float:
@@ -82,6 +84,7 @@ class Timers:
         ticket = next(self._tickets)
         self._current[token] = (ticket, moment, callback)
         heapq.heappush(self._heap, (moment, ticket, token))
+        self._drop_stale()
         reading = self._reading()
         self._latest = max(self._latest, reading)
         if self._heap[0][1] == ticket or self._heap[0][0] <= reading:  # overdue: wall time was set forward while this slept
@@ -92,6 +95,13 @@ class Timers:
 
     def cancel(self, token: Hashable) -> None:
         self._current.pop(token, None)
+        self._drop_stale()
+
+    def _drop_stale(self) -> None:
+        """What was replaced or cancelled would stay until its moment: the queue's deadline of a finished task for a day."""
+        if len(self._heap) > 2 * len(self._current) + STALE_TIMERS:
+            self._heap = [(moment, ticket, token) for token, (ticket, moment, _) in self._current.items()]
+            heapq.heapify(self._heap)
 
     async def run(self) -> None:
         """Until cancelled."""

@@ -134,11 +134,15 @@ class _Future:
         self._now = snapshot.now
         self._hopeless: set[TaskKey] = set()
         self._nodes = [node for node in snapshot.nodes if node.ready and not node.unschedulable]
+        self._usable = {node.name for node in self._nodes}
         self._queues = snapshot.queues
         self._bounds = {key: _bounds(queue) for key, queue in snapshot.queues.items()}
         self._ends: list[_End] = []
+        ready = {node.name for node in snapshot.nodes if node.ready}
         victims = {preemption.victim.key for preemption in result.preemptions}
         for running in snapshot.running:
+            if running.node not in ready:
+                continue  # nobody knows when a node that does not answer lets go of what it holds
             ends_at = self._now if running.stopping or running.key in victims else running.ends_at
             if ends_at is not None:
                 self._end_at(ends_at, running)
@@ -202,7 +206,7 @@ class _Future:
         does not give enough."""
         room = self._room
         for seen, (moment, hold) in enumerate(islice(self._ends, self._past, self._past + ENDS), 1):
-            room = _add(room, _room(hold.amounts), 1)
+            room = self._with_back(room, hold)
             if _fits(need, room, None):
                 return moment, seen
         left = len(self._ends) - self._past - ENDS
@@ -252,8 +256,13 @@ class _Future:
         return self._bounds.setdefault(queue, _Bounds(math.inf, {}))
 
     def _give_back(self, hold: _Hold | RunningTask) -> None:
-        self._room = _add(self._room, _room(hold.amounts), 1)
+        self._room = self._with_back(self._room, hold)
         self._bounds_of(hold.queue).change(hold, 1)
+
+    def _with_back(self, room: Room, hold: _Hold | RunningTask) -> Room:
+        """The room when that has ended; what ends on a node that takes no more tasks gives nothing of it."""
+        useless = isinstance(hold, RunningTask) and hold.node not in self._usable
+        return room if useless else _add(room, _room(hold.amounts), 1)
 
     def _end_at(self, moment: float, hold: _Hold | RunningTask) -> None:
         self._ends.append((max(moment, self._now), hold))
