@@ -185,7 +185,7 @@ def test_rules_for_the_root_of_a_schema(schema: Any, field: str) -> None:
         ({"type": "string", "x-kubernetes-embedded-resource": True}, "type"),
         ({"type": "string", "x-kubernetes-preserve-unknown-fields": True}, "x-kubernetes-preserve-unknown-fields"),
         ({"type": "object", "x-kubernetes-preserve-unknown-fields": False}, "x-kubernetes-preserve-unknown-fields"),
-        ({"type": "object", "x-kubernetes-validations": [{"rule": "self.a > 1"}]}, "x-kubernetes-validations"),
+        ({"type": "object", "x-kubernetes-validations": [{"rule": "self.a > 1"}]}, "x-kubernetes-validations[0].rule"),
         ({"$ref": "#/x", "type": "object"}, "$ref"),
         ({"type": "object", "patternProperties": {}}, "patternProperties"),
         ({"type": "string", "const": "x"}, "const"),

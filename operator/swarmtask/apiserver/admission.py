@@ -107,7 +107,7 @@ def validate(rt: ResourceType, obj: dict[str, Any], old: dict[str, Any] | None, 
         wrong = next((cause for cause in found if cause.reason == "FieldValueTypeInvalid"), None)
         if wrong is not None and not rt.custom and rt.group != "apiextensions.k8s.io":
             raise unreadable(rt, f"{wrong.field}: {wrong.message}")
-        causes += found
+        causes += found or structural.evaluate(obj, old)
     rule = _KIND_RULES.get((rt.group, rt.plural))
     if rule is not None:
         causes += rule(obj, old)
