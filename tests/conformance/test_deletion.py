@@ -30,7 +30,8 @@ def test_in_the_foreground_the_owner_goes_last(kubectl: Kubectl) -> None:
     left = {item["metadata"]["name"]: item["metadata"] for item in items(kubectl, "cm")}
     assert set(left) == {"top", "mid", "leaf"}
     assert left["top"]["finalizers"] == ["foregroundDeletion"]
-    waiting = kubectl.follow("wait", "--for=delete", "cm/top", "--timeout=30s")
+    waiting = kubectl.follow("wait", "-v=6", "--for=delete", "cm/top", "--timeout=30s")
+    waiting.until(lambda line: "/configmaps" in line)  # it has seen the object, which must not be gone before
     let_go(kubectl, "cm/leaf")
     assert waiting.wait() == 0, waiting.seen
     assert names(kubectl, "cm") == set()
@@ -86,7 +87,8 @@ def test_a_namespace_that_cannot_go_says_why(kubectl: Kubectl) -> None:
     assert namespace["status"]["phase"] == "Terminating"
     assert "test.io/hold in 1 resource instances" in json.dumps(namespace["status"]["conditions"])
     assert "because it is being terminated" in kubectl.fails("create", "configmap", "late")
-    waiting = kubectl.follow("wait", "--for=delete", f"ns/{kubectl.namespace}", "--timeout=30s")
+    waiting = kubectl.follow("wait", "-v=6", "--for=delete", f"ns/{kubectl.namespace}", "--timeout=30s")
+    waiting.until(lambda line: "/namespaces" in line)  # it has seen the object, which must not be gone before
     let_go(kubectl, "cm/held")
     assert waiting.wait() == 0, waiting.seen
 
@@ -104,7 +106,8 @@ def test_a_definition_takes_its_objects_along(kubectl: Kubectl) -> None:
     kubectl("wait", "--for=condition=Terminating", f"crd/boats.{GROUP}", "--timeout=30s")
     late = kubectl.fails("create", "-f", "-", stdin=text({**boat, "metadata": {"name": "late"}}))
     assert "custom resource definition is terminating" in late
-    waiting = kubectl.follow("wait", "--for=delete", f"crd/boats.{GROUP}", "--timeout=30s")
+    waiting = kubectl.follow("wait", "-v=6", "--for=delete", f"crd/boats.{GROUP}", "--timeout=30s")
+    waiting.until(lambda line: "/customresourcedefinitions" in line)  # it has seen the object, which must not be gone before
     let_go(kubectl, "boat/held")
     assert waiting.wait() == 0, waiting.seen
     kubectl.fails("get", "boats")
