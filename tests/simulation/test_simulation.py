@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 
 import pytest
@@ -12,6 +13,7 @@ from tests.simulation.chances import KINDS
 from tests.simulation.expectations import doomed
 from tests.simulation.story import simulate
 from tests.simulation.workload import Group, Program, draw, load, names, small
+from tests.simulation.world import World
 
 FEW = range(100)
 MANY = range(FEW.stop, 1000)
@@ -83,3 +85,21 @@ def test_what_dies_is_known_from_the_program(program: Program, limit: int, dies:
 def test_the_command_replays_the_scope_that_was_asked_for() -> None:
     assert simulate(1, "giant", scope="calm").replay.endswith("--seed 1 --workload giant --scope calm")
     assert simulate(1, "giant").replay.endswith("--seed 1 --workload giant")
+
+
+def test_an_operator_that_is_killed_as_the_run_ends_does_not_keep_it_from_ending() -> None:
+    def source(purpose: str) -> random.Random:
+        return random.Random(f"killed at the end/{purpose}")
+
+    world = World(1, load("steady"), [], source, without=KINDS)
+
+    async def story() -> None:
+        world.start_operator()
+        await asyncio.sleep(2)
+        # The loop stops in the second iteration from here, and nothing that is put onto it in that one is reached any more.
+        world.loop.call_soon(lambda: world.loop.call_soon(world.kill_operator, "as the run ends", 60.0))
+
+    world.run(story)
+    assert world.operator is None
+    assert world.failures == []
+    assert world.loop.is_closed()
