@@ -33,6 +33,8 @@ FOUND = [
     ("heavy_tail", 16243),
     # The operator: a node's status counted a placement that could not be stored, for ever.
     ("laptops", 7014),
+    # The expectations: a program that fails in its first turn only was stopped in that turn, to make room, and so never failed.
+    ("preemption", 12268),
 ]
 
 

@@ -8,9 +8,10 @@ import random
 import pytest
 
 from swarmtask.controllers import crashpoints
+from swarmtask.resources.task import SwarmTask
 from tests.simulation.batch import Sums, runs
 from tests.simulation.chances import KINDS
-from tests.simulation.expectations import doomed
+from tests.simulation.expectations import cut_short, doomed
 from tests.simulation.story import simulate
 from tests.simulation.workload import Group, Program, draw, load, names, small
 from tests.simulation.world import World
@@ -80,6 +81,37 @@ def test_what_dies_is_known_from_the_program(program: Program, limit: int, dies:
     group = Group(count=1, programs={program: 1.0}, spec={"backoffLimit": limit})
     (birth,) = draw(load("steady").model_copy(update={"tasks": [group]}), random.Random(1))
     assert doomed(birth) is dies
+
+
+def attempt(number: int, state: str, stop_reason: str | None = None) -> dict[str, object]:
+    return {
+        "number": number, "id": f"st-{number}", "node": "n1", "engine": "swarm", "engineNodeId": "n1", "requested": {},
+        "boundAt": "2026-01-01T00:00:00Z", "state": state, "stopReason": stop_reason,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("attempts", "submitted", "dies"),
+    [
+        ([attempt(1, "Failed")], ["st-1"], True),
+        ([attempt(1, "Stopped", "Preempted"), attempt(2, "Succeeded")], ["st-1", "st-2"], False),
+        ([attempt(1, "Stopped", "Preempted"), attempt(2, "Succeeded")], ["st-1", "st-1", "st-2"], False),
+        ([attempt(1, "Stopped", "Preempted"), attempt(2, "Failed")], ["st-2"], True),  # stopped before it took its turn
+        ([attempt(1, "Stopped", "Suspended"), attempt(2, "Failed")], ["st-1", "st-2"], True),
+        ([attempt(2, "Failed")], ["st-1", "st-2"], None),
+    ],
+)  # fmt: skip
+def test_a_turn_that_was_cut_short_to_make_room_does_not_count(
+    attempts: list[dict[str, object]], submitted: list[str], dies: bool | None
+) -> None:
+    """A program that fails in its first turn only, and may not."""
+    group = Group(count=1, programs={"flaky": 1.0}, spec={"backoffLimit": 0})
+    (birth,) = draw(load("steady").model_copy(update={"tasks": [group]}), random.Random(1))
+    task = SwarmTask.model_validate(
+        {"metadata": {"name": birth.name}, "spec": birth.spec, "status": {"attempts": attempts, "attempt": attempts[-1]["number"]}}
+    )
+    cut = cut_short(task, submitted)
+    assert (None if cut is None else doomed(birth, cut)) is dies
 
 
 def test_the_command_replays_the_scope_that_was_asked_for() -> None:

@@ -240,7 +240,7 @@ class Operator:
         self.executor.offer(key, uid, refused)
 
     def _unbound(self) -> None:
-        """A decision was taken back: the next cycle decides again, and the node's status may have counted what was assumed on it."""
+        """A decision was taken back: the next cycle decides again, and a node's status may have counted what was assumed."""
         self.scheduling.bell.ring()
         self._nodes.bell.ring()
 
