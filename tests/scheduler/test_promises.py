@@ -1,0 +1,227 @@
+"""What the scheduler promises where everything meets: queues, cohorts, limits, single GPUs, aging, reservations and preemption.
+
+The other files of this folder look at one rule at a time; `test_properties` holds single cycles against the oracle, without
+preemption. Here the sums are taken, and who was passed over is told, without a model of how decisions are made.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from dataclasses import replace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from swarmtask.scheduler.cycle import run_cycle
+from swarmtask.scheduler.model import (
+    GpuInfo,
+    GpuWish,
+    LimitInfo,
+    NodeInfo,
+    PendingTask,
+    QueueInfo,
+    QueueKey,
+    RunningTask,
+    Snapshot,
+    TaskShape,
+)
+from tests.scheduler.builders import GIB, node, shape, snapshot, task
+from tests.scheduler.crowds import after, crowded, over_committed, started, with_running
+from tests.scheduler.oracle import Oracle
+
+NOW = 1000.0
+DAY, NIGHT, LAB = ("home", "day"), ("home", "night"), ("lab", "day")
+KINDS = (
+    shape(cpu=1000),
+    shape(cpu=3000, memory=4 * GIB),
+    shape(cpu=500, gpus=1),
+    shape(cpu=500, gpus=2, gpu=GpuWish(model="a100")),
+    shape(cpu=500, limits=(("x", 1),)),
+    shape(cpu=1000, gpus=1, gpu=GpuWish(memory_bytes=2**34), limits=(("x", 2), ("y", 1))),
+)
+CARDS = (
+    GpuInfo(0, "nvidia", "T4", 2**34),
+    GpuInfo(2, "nvidia", "A100", 2**36),
+    GpuInfo(3, "nvidia", "A100", 2**36),
+    GpuInfo(7, "amd", "MI300", 2**37),
+)
+EVERYTHING = (
+    QueueInfo(DAY, max_running=5, limits={"x": LimitInfo(3)}, cohort="all", weight=3, preempts=True),
+    QueueInfo(NIGHT, max_running_per_node=2, limits={"x": LimitInfo(2), "y": LimitInfo(1)}, cohort="all"),
+    QueueInfo(LAB, aging_s=30.0, preempts=True),
+)
+
+
+def cluster() -> list[NodeInfo]:
+    return [node("a", cpu=6000, gpus=4, gpus_listed=CARDS), node("b", cpu=4000, gpus=2), node("c", cpu=8000, max_tasks=4)]
+
+
+def state_of(now: float, pending: list[PendingTask], running: list[RunningTask]) -> Snapshot:
+    """The cluster with what runs on it; its single GPUs are marked as held."""
+    filled = with_running(replace(snapshot(cluster(), pending, *EVERYTHING), now=now), running)
+    nodes = []
+    for one in filled.nodes:
+        held = {index for run in running if run.node == one.name for index in run.gpus}
+        single = one.gpus or tuple(GpuInfo(index) for index in range(one.allocatable.gpus))
+        nodes.append(replace(one, gpus=tuple(replace(gpu, held=gpu.index in held) for gpu in single)))
+    return replace(filled, nodes=nodes)
+
+
+def assert_nothing_is_over_committed(state: Snapshot) -> None:
+    running = list(state.running)
+    assert not over_committed(list(state.nodes), running)
+    given = [(run.node, index) for run in running for index in run.gpus]
+    assert len(given) == len(set(given)), "a GPU was given twice"
+    assert len(given) == sum(run.amounts.gpus for run in running)
+    for queue in state.queues.values():
+        ours = [run for run in running if run.queue == queue.key]
+        assert queue.max_running is None or len(ours) <= queue.max_running
+        per_node = Counter(run.node for run in ours)
+        assert queue.max_running_per_node is None or all(count <= queue.max_running_per_node for count in per_node.values())
+        for name, limit in queue.limits.items():
+            assert sum(dict(run.limits).get(name, 0) for run in ours) <= limit.most
+
+
+@given(st.integers(0, 2**32))
+@settings(deadline=None, max_examples=15)
+def test_over_many_cycles_nothing_is_over_committed_whatever_meets(seed: int) -> None:
+    """Tasks of every kind come, are preempted, end and come again, for some hundreds of seconds."""
+    chance = random.Random(seed)
+    wants: dict[tuple[str, str], PendingTask] = {}
+    waiting: dict[tuple[str, str], PendingTask] = {}
+    running: list[RunningTask] = []
+    now, made, placed = NOW, 0, 0
+    for _ in range(40):
+        for _ in range(chance.randint(0, 4)):
+            made += 1
+            one = task(
+                f"t{made}",
+                chance.choice(KINDS),
+                priority=chance.choice([0, 0, 0, 10, 1000]),
+                at=now,
+                queue=chance.choice([DAY, NIGHT, LAB]),
+                duration_s=chance.choice([None, 5.0, 60.0]),
+            )
+            wants[one.key] = waiting[one.key] = one
+        result = run_cycle(state_of(now, list(waiting.values()), running))
+        victims = {one.victim.key: one.by.key for one in result.preemptions}
+        running = [replace(one, stopping=True, makes_room_for=victims[one.key]) if one.key in victims else one for one in running]
+        for binding in result.bindings:
+            del waiting[binding.task.key]
+            running.append(replace(started(binding.task, binding.node, now), gpus=binding.gpus))
+        assert_nothing_is_over_committed(state_of(now, [], running))
+        placed += len(result.bindings)
+        now += chance.choice([0.0, 1.0, 20.0])
+        ended = [one for one in running if chance.random() < (0.6 if one.stopping else 0.15)]
+        waiting |= {one.key: wants[one.key] for one in ended if one.stopping}
+        running = [one for one in running if one not in ended]
+    assert placed > 10
+
+
+@given(crowded(preempts=True))
+@settings(deadline=None, max_examples=300)
+def test_nobody_is_passed_over_who_could_have_started(before: Snapshot) -> None:
+    """When a task starts, every better one that stays behind fits nowhere, or its queue lets it not, or it was told for whom
+    what it could take is kept. Queues of one cohort take turns and are not compared at one level."""
+    result = run_cycle(before)
+    oracle, order = Oracle.of(before), {task.uid: rank for rank, task in enumerate(Oracle.order(before))}
+    reasons = {refusal.task.uid: refusal.reason for refusal in result.refusals}
+    behind = [refusal.task for refusal in result.refusals]
+    for binding in result.bindings:
+        for better in behind:
+            turns = before.queues[binding.task.queue].cohort and oracle.levels[better.uid] == oracle.levels[binding.task.uid]
+            # Who may only take what is kept for others, and preempts elsewhere instead, has another reason than Reserved.
+            told = reasons[better.uid] in ("Reserved", "Preempting")
+            if order[better.uid] > order[binding.task.uid] or turns or told:
+                continue
+            fits = any(oracle.refused_by(one, better) is None for one in oracle.nodes)
+            assert not fits or oracle.closed(better) is not None, (
+                f"{better.key} ({reasons[better.uid]}) was passed over by {binding.task.key}"
+            )
+        oracle.place(binding.task, binding.node)
+    # And who was told that something is kept for others: somebody comes first for whom it is kept.
+    for refusal in result.refusals:
+        if refusal.reason == "Reserved":
+            assert any(one in refusal.message for one in ("/".join(task.key) for task in behind if task != refusal.task))
+
+
+@given(st.integers(0, 2**32), st.booleans(), st.sampled_from(["", "all"]))
+@settings(deadline=None, max_examples=12)
+def test_a_task_that_takes_gpus_and_slots_starts_in_spite_of_endless_streams(seed: int, own: bool, cohort: str) -> None:
+    """It needs most of the cores, both cards and most slots of a limit at the same moment, while other tasks, of its own queue too
+    and of one that shares with it, take one of each again and again for up to ten seconds."""
+    chance = random.Random(seed)
+    queues = [
+        QueueInfo(DAY, limits={"x": LimitInfo(3)}, cohort=cohort, max_running=4),
+        QueueInfo(NIGHT, cohort=cohort, weight=2),
+        QueueInfo(LAB),
+    ]
+    large = task("large", shape(cpu=4000, gpus=2, limits=(("x", 3),)), at=NOW + 20, queue=DAY)
+    small = [shape(cpu=1000), shape(cpu=500, gpus=1), shape(cpu=1500, limits=(("x", 1),))]
+    running: dict[str, tuple[RunningTask, float]] = {}
+    waiting: list[PendingTask] = []
+    made, now = 0, NOW
+    while now < NOW + 400:
+        running = {name: one for name, one in running.items() if one[1] > now}
+        while len(waiting) < 9:
+            made += 1
+            queue = chance.choice([DAY, NIGHT, LAB] if own else [NIGHT, LAB])
+            waiting.append(task(f"s{made}", chance.choice(small), at=now, queue=queue, duration_s=chance.choice([None, 3.0, 10.0])))
+        pending = [*waiting, large] if now >= NOW + 20 else waiting
+        nodes = [node("a", cpu=5000, gpus=2), node("b", cpu=3000, gpus=1)]
+        state = with_running(replace(snapshot(nodes, pending, *queues), now=now), [one for one, _ in running.values()])
+        for binding in run_cycle(state).bindings:
+            if binding.task == large:
+                return
+            waiting.remove(binding.task)
+            running[binding.task.key[1]] = (started(binding.task, binding.node, now), now + chance.randint(1, 10))
+        now += 1.0
+    pytest.fail("it starved")
+
+
+@given(st.sampled_from([(1, 1), (1, 2), (1, 3)]), st.integers(0, 2**32))
+@settings(deadline=None, max_examples=3)
+def test_dominant_shares_are_the_weights_within_five_percent_where_they_are_of_different_resources(
+    weights: tuple[int, int], seed: int
+) -> None:
+    """One queue's tasks take GPUs first of all, the other's cores alone; limits and bounds are in force, and do not bind. (All take
+    equally many cores: otherwise what is left on single nodes goes to the smaller ones, whoever is due.)"""
+    chance = random.Random(seed)
+    keys: list[QueueKey] = [DAY, NIGHT]
+    wants: dict[QueueKey, TaskShape] = {DAY: shape(cpu=2000, gpus=1, limits=(("x", 1),)), NIGHT: shape(cpu=2000)}
+    running: list[RunningTask] = []
+    held = dict.fromkeys(keys, 0.0)
+    rounds, counted, made = 50, 25, 0
+    for step in range(rounds):
+        pending = []
+        for key in keys if step else keys[:1]:
+            for _ in range(200):
+                made += 1
+                pending.append(task(f"t{made}", wants[key], at=float(made), queue=key))
+        queues = [
+            QueueInfo(key, cohort="all", weight=weight, max_running=200, limits={"x": LimitInfo(200)})
+            for key, weight in zip(keys, weights, strict=True)
+        ]
+        nodes = [node(f"n{number}", cpu=20_000, gpus=5) for number in range(20)]
+        state = with_running(snapshot(nodes, pending, *queues), running)
+        running += [started(binding.task, binding.node, 0.0) for binding in run_cycle(state).bindings]
+        if step >= counted:
+            for one in running:
+                held[one.queue] += max(one.amounts.cpu_milli / 400_000, one.amounts.gpus / 100)
+        running = [one for one in running if chance.random() > 0.2]
+    for key, weight in zip(keys, weights, strict=True):
+        assert held[key] / sum(held.values()) == pytest.approx(weight / sum(weights), rel=0.05)
+
+
+@given(crowded(preempts=True, fronts=False))
+@settings(deadline=None, max_examples=150)
+def test_nobody_is_stopped_for_a_task_that_can_start_or_for_an_equal(before: Snapshot) -> None:
+    """And what was decided is final: another cycle stops nobody else for it."""
+    alone = replace(before, pending=before.pending[:1])
+    calm = replace(alone, queues={key: replace(queue, preempts=False) for key, queue in alone.queues.items()})
+    starts, result = run_cycle(calm).bindings, run_cycle(alone)
+    assert not starts or (result.bindings == starts and not result.preemptions)
+    assert all(one.victim.priority < one.by.priority for one in result.preemptions)
+    assert not run_cycle(after(alone, result)).preemptions
