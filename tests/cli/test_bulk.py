@@ -9,7 +9,7 @@ import pytest
 
 from swarmtask.cli import bulk
 from swarmtask.errors import Forbidden
-from swarmtask.resources.kinds import SWARM_TASK
+from swarmtask.resources.kinds import SWARM_QUEUE, SWARM_TASK
 from swarmtask.resources.task import ANNOTATION_CANCEL, ANNOTATION_RETRY, Phase
 from tests.cli.conftest import Swarmtask
 from tests.cli.tasks import add_task
@@ -170,3 +170,56 @@ def test_the_runs_of_an_array_are_left_to_the_array(swarmtask: Swarmtask, kube: 
     refused = swarmtask("retry", "array-7")
     assert refused.exit_code == 6
     assert "`swarmtask retry array` runs again what failed" in refused.stderr
+
+
+@pytest.mark.parametrize("spelling", ["lint", "st/lint", "tasks/lint", "SwarmTask/lint", "swarmtask.swarmtask.io/lint"])
+def test_a_name_may_say_its_kind(swarmtask: Swarmtask, kube: FakeKube, spelling: str) -> None:
+    add_task(kube, "lint", "Running")
+    assert swarmtask("cancel", spelling).exit_code == 0
+    assert marked(kube, ANNOTATION_CANCEL) == {"lint"}
+
+
+@pytest.mark.parametrize("spelling", ["team/lint", "default/lint", "sq/lint", "/lint", "st/team/lint"])
+@pytest.mark.parametrize(
+    "command", [("cancel",), ("retry",), ("logs",), ("explain",), ("queue", "front"), ("queue", "position")], ids=" ".join
+)
+def test_a_name_with_a_namespace_is_not_taken_for_a_task_of_this_one(
+    swarmtask: Swarmtask, kube: FakeKube, command: tuple[str, ...], spelling: str
+) -> None:
+    add_task(kube, "lint", "Queued")
+    before = kube.all(SWARM_TASK)
+    result = swarmtask(*command, spelling)
+    assert (result.exit_code, result.stdout) == (6, "")
+    assert "is not the name of a SwarmTask" in result.stderr
+    assert "-n" in result.stderr
+    assert kube.all(SWARM_TASK) == before
+
+
+@pytest.mark.parametrize("verb", ["hold", "release", "drain"])
+def test_a_task_is_not_taken_for_a_queue(swarmtask: Swarmtask, kube: FakeKube, verb: str) -> None:
+    kube.add(SWARM_QUEUE, {"metadata": {"name": "night"}, "spec": {}})
+    before = kube.all(SWARM_QUEUE)
+    result = swarmtask("queue", verb, "st/night")
+    assert result.exit_code == 6
+    assert "is not the name of a SwarmQueue" in result.stderr
+    assert kube.all(SWARM_QUEUE) == before
+
+
+@pytest.mark.parametrize(("command", "everything"), [("cancel", "--all"), ("retry", "--all-dead")])
+def test_a_queue_alone_says_what_is_missing(swarmtask: Swarmtask, kube: FakeKube, command: str, everything: str) -> None:
+    one_of_each(kube)
+    before = kube.all(SWARM_TASK)
+    result = swarmtask(command, "--queue", "default")
+    assert result.exit_code == 2
+    assert f"add {everything}" in " ".join(result.stderr.split())
+    assert kube.all(SWARM_TASK) == before
+
+
+@pytest.mark.parametrize(("phase", "waits"), [("Succeeded", False), ("Cancelled", False), ("Expired", False), ("Queued", True)])
+def test_logs_advise_to_wait_only_for_what_can_still_run(swarmtask: Swarmtask, kube: FakeKube, phase: str, waits: bool) -> None:
+    add_task(kube, "lint", phase, message="took the outcome of other")
+    result = swarmtask("logs", "lint")
+    assert result.exit_code == 3
+    assert ("logs -f lint" in result.stderr) is waits
+    assert ("has ended without running" in result.stderr) is not waits
+    assert "took the outcome of other" in result.stderr

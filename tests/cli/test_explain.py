@@ -166,3 +166,14 @@ def test_the_terminal_cannot_be_steered(swarmtask: Swarmtask, kube: FakeKube) ->
     add_task(kube, "lint")
     assert "\x1b" not in swarmtask("explain", "lint").stdout
     assert "\x1b" not in swarmtask("explain", "lint", "-o", "json").stdout
+
+
+def test_what_keeps_a_task_from_waiting_is_said_before_what_would_happen(swarmtask: Swarmtask, kube: FakeKube) -> None:
+    add_ready_node(kube, "desk")
+    add_task(kube, "lint", "Pending", message="there is no SwarmQueue night in this namespace: create it", queue="night")
+    lines = swarmtask("explain", "lint").stdout.splitlines()
+    assert lines[:3] == [
+        "Task: default/lint (Pending, queue night)",
+        "Now: there is no SwarmQueue night in this namespace: create it",
+        "Assuming: that it were queued now, and that it held nothing",
+    ]

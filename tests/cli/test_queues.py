@@ -114,6 +114,7 @@ def test_position_says_when(swarmtask: Swarmtask, kube: FakeKube) -> None:
     ("phase", "status", "words"),
     [
         ("Running", {"nodeName": "desk"}, "lint: Running on desk"),
+        ("Running", {"message": "50 of 200 succeeded, 20 wait or run"}, "lint: Running: 50 of 200 succeeded, 20 wait or run"),
         ("Succeeded", {}, "lint: Succeeded"),
         ("Expired", {"message": "not started within 60s"}, "lint: Expired: not started within 60s"),
         ("Queued", {}, "lint: waiting for the next scheduling cycle"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 from swarmtask.errors import Forbidden
 from swarmtask.kube import Object
 from swarmtask.lifecycle.intervals import parse
-from swarmtask.resources.kinds import SWARM_QUEUE, SWARM_TASK
+from swarmtask.resources.kinds import SWARM_QUEUE, SWARM_TASK, Kind
 from swarmtask.resources.task import ANNOTATION_CANCEL, ANNOTATION_RETRY, ArrayStatus
 from tests.controllers.world import World, running
 from tests.fakes.engine import Outcome
@@ -147,6 +148,29 @@ async def test_a_cancel_ends_what_runs_and_begins_nothing_more() -> None:
         assert status.message == "cancelled: wrong branch; 3 of 20 succeeded; failed: 3-6"
         assert (done.succeeded, done.failed_indexes, done.progress) == (3, "3-6", "7/20")
         assert len(created(world)) == 7
+
+
+async def test_a_run_that_is_retried_while_its_array_is_being_cancelled_is_cancelled_again() -> None:
+    async with running(World("n1")) as world:
+        world.engine.script("many-0", FOR_EVER)
+        world.engine.script("many-1", Outcome(duration_s=None, honours_term=False))
+        add_array(world, "many", 4, parallelism=2, terminationGracePeriodSeconds=20)
+        await world.until(lambda: len(world.engine.acting()) == 2)
+        retried = 0
+
+        def retry_at_once(kind: Kind, obj: Object, gone: bool) -> None:
+            nonlocal retried
+            ended = kind is SWARM_TASK and not gone and (obj.get("status") or {}).get("phase") == "Cancelled"
+            if ended and obj["metadata"]["name"] == "many-0" and retried < 3:
+                retried += 1
+                asyncio.get_running_loop().call_soon(annotate, world, "many-0", ANNOTATION_RETRY, str(retried))
+
+        world.kube.on_commit.append(retry_at_once)
+        annotate(world, "many", ANNOTATION_CANCEL, "no")
+        await world.until(lambda: world.phase("many") == "Cancelled")
+        assert retried == 3
+        assert record(world, "many").failed_indexes == "0-1"
+        assert not world.engine.acting()
 
 
 async def test_a_suspended_array_begins_nothing_and_stops_what_runs_until_it_is_resumed() -> None:

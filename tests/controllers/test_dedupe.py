@@ -242,6 +242,24 @@ async def test_a_restart_changes_nothing() -> None:
         assert runners(world) == [first]
 
 
+async def test_nobody_begins_while_the_end_of_the_first_cannot_be_stored() -> None:
+    """The first one was suspended before it ran, and has stopped; as long as that is not written down, it is the one at work."""
+    async with running(World("n1", "n2")) as world:
+        world.engine.script("first", Outcome(prepare_s=float("inf")))
+        add_twins(world, "first")
+        await world.until(lambda: world.phase("first") == "Starting")
+        add_twins(world, "second")
+        await world.until(lambda: world.task("second").status.reason == "Deduplicated")
+        world.kube.edit(SWARM_TASK, "first", "default", {"spec": {"suspend": True}})
+        await world.until(lambda: world.task("first").status.attempts[0].state.value == "Stopping")
+        world.kube.fail("patch", lambda: ServiceUnavailable("down"), kind=SWARM_TASK, name="first", subresource="status", times=9)
+        world.kube.latency_s = 1.0  # it takes its time to fail, and meanwhile the others decide
+        await world.until(lambda: world.phase("second") != "Pending")
+        assert world.task("first").status.reason == "Suspended"
+        assert world.phase("first") == "Pending"
+        await world.until(lambda: world.phase("second") == "Succeeded")
+
+
 async def test_deleted_while_nobody_looked() -> None:
     async with running(World("n1", "n2"), start=False) as world:
         for name in NAMES:

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
+from collections.abc import Awaitable, Callable
 from datetime import datetime, timedelta
+from typing import Any
 
 import pytest
 
 from swarmtask.clock import ManualClock
+from swarmtask.controllers import operator as operator_module
+from swarmtask.engines.base import Observation
 from swarmtask.errors import Conflict, EngineUnavailable, ServiceUnavailable
 from swarmtask.resources.kinds import EVENT, SECRET, SWARM_NODE, SWARM_QUEUE, SWARM_TASK, Kind
+from swarmtask.resources.task import ANNOTATION_RETRY
 from tests.controllers.world import World, running
 from tests.fakes.engine import FakeEngine, Outcome
 
@@ -46,6 +52,43 @@ async def test_a_lost_answer_is_not_done_twice() -> None:
         world.add_task("once")
         await world.until(lambda: world.phase("once") == "Succeeded")
         assert world.task("once").status.attempt == 1
+
+
+@pytest.mark.parametrize(("spec", "runs"), [({}, "late"), ({"completions": 1}, "late-0")])
+async def test_a_deletion_that_arrives_late_spares_what_a_person_has_retried_meanwhile(
+    spec: dict[str, Any], runs: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with running(World("n1")) as world:
+        under_way: list[Callable[[], Awaitable[None]]] = []
+        delete = world.kube.delete
+
+        async def never_arrive(kind: Kind, name: str, namespace: str | None = None, **options: Any) -> None:
+            under_way.append(lambda: delete(kind, name, namespace, **options))
+            await asyncio.Event().wait()
+
+        world.engine.script(runs, Outcome(exit_code=1), Outcome(duration_s=None))
+        world.add_task("late", backoffLimit=0, ttlSecondsAfterFinished=5, **spec)
+        await world.until(lambda: world.phase("late") == "Failed")
+        with monkeypatch.context() as patched:
+            patched.setattr(world.kube, "delete", never_arrive)
+            await world.until(lambda: under_way)
+            await world.crash()
+        world.kube.edit(SWARM_TASK, "late", "default", {"metadata": {"annotations": {ANNOTATION_RETRY: "please"}}})
+        await world.start()
+        await world.until(lambda: world.phase("late") == "Running")
+        (arrive,) = under_way
+        with pytest.raises(Conflict):
+            await arrive()
+        await world.pass_time(5)
+        assert world.phase("late") == "Running" and world.task("late").metadata.deletion_timestamp is None
+
+
+@pytest.mark.parametrize("spec", [{}, {"completions": 1}])
+async def test_a_deletion_that_meets_a_change_is_decided_again(spec: dict[str, Any]) -> None:
+    async with running(World("n1")) as world:
+        world.kube.fail("delete", lambda: Conflict("somebody was faster"), kind=SWARM_TASK, name="brief", times=3)
+        world.add_task("brief", ttlSecondsAfterFinished=5, **spec)
+        await world.until(lambda: world.gone("brief"))
 
 
 async def test_the_api_goes_away_and_comes_back() -> None:
@@ -365,3 +408,92 @@ async def test_a_reason_that_is_written_slowly_does_not_outlive_the_next_one() -
         world.kube.edit(SWARM_QUEUE, "q", "default", {"spec": {"stopped": True}})
         await world.until(lambda: world.task("large").status.reason == "NoNodeFits", 10)
         await world.until(lambda: world.task("large").status.reason == "QueueStopped", 20)
+
+
+class _Stubborn(FakeEngine):
+    """Swallows the first cancellation, as a careless library does."""
+
+    def __init__(self, clock: ManualClock) -> None:
+        super().__init__(clock, nodes=("n1",))
+        self.swallowed = 0
+
+    async def workloads(self) -> tuple[Observation, ...]:
+        try:
+            return await super().workloads()
+        except asyncio.CancelledError:
+            self.swallowed += 1
+            if self.swallowed > 1:
+                raise
+            return ()
+
+
+async def test_the_operator_ends_although_a_cancellation_is_swallowed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(operator_module, "CANCEL_AGAIN_S", 0.01)
+    world = World()
+    engine = _Stubborn(world.clock)
+    world.engines = (engine,)
+    await world.start()
+    asked = len(engine.called("workloads"))
+    engine.delay("workloads", 3600)
+    await world.until(lambda: len(engine.called("workloads")) > asked)
+    await world.stop()
+    assert engine.swallowed >= 1
+
+
+async def test_an_edit_while_an_attempt_starts_does_not_send_it_again_after_a_restart() -> None:
+    """Nobody had seen its workload yet, and the list of the engine comes late: only that says that it is there."""
+    async with running(World("n1")) as world:
+        world.engine.script("t", Outcome(duration_s=20))
+        world.add_task("t")
+        await world.until(lambda: world.engine.called("submit"))
+        await world.crash()
+        assert not world.task("t").status.attempts[0].observed
+        world.kube.edit(SWARM_TASK, "t", "default", {"spec": {"container": {"image": "busybox:2"}}})
+        world.engine.delay("workloads", 3)
+        await world.start(wait=False)
+        await world.pass_time(2)
+        assert len(world.engine.called("submit")) == 1
+        world.engine.delay("workloads", 0)
+        await world.until(lambda: world.phase("t") == "Succeeded")
+        assert len(world.engine.called("submit")) == 1
+        assert world.task("t").status.attempt == 1
+
+
+async def test_a_submit_whose_answer_was_lost_counts_though_the_task_is_edited_before_it_is_repeated() -> None:
+    async with running(World("n1")) as world:
+        world.engine.script("t", Outcome(duration_s=20))
+        world.engine.delay("workloads", 30)
+        world.engine.fail("submit", EngineUnavailable("the answer was lost"), after=True)
+        world.add_task("t")
+        await world.until(world.engine.names)
+        world.kube.edit(SWARM_TASK, "t", "default", {"spec": {"container": {"image": "busybox:2"}}})
+        await world.until(lambda: len(world.engine.called("submit")) == 2)
+        world.engine.delay("workloads", 0)
+        await world.until(lambda: world.phase("t") == "Succeeded")
+        assert world.task("t").status.attempt == 1
+        assert world.engine.edited == {world.task("t").status.attempts[0].id}
+
+
+async def test_an_attempt_that_an_earlier_operator_bound_is_submitted_once_the_engine_does_not_list_it() -> None:
+    async with running(World("n1")) as world:
+        world.arm("before:submit")
+        world.add_task("t")
+        await world.until(lambda: world.phase("t") == "Succeeded", restart=True)
+        assert world.crashes == ["before:submit"]
+        assert world.task("t").status.attempt == 1
+
+
+async def test_a_deleted_task_stays_until_its_submit_has_ended() -> None:
+    """The submit takes longer than a stop that nobody sees may; what it brings is removed before the task goes."""
+    async with running(World("n1")) as world:
+        world.engine.script("t", Outcome(duration_s=None))
+        world.engine.delay("submit", 60)
+        created = world.add_task("t", terminationGracePeriodSeconds=1)
+        await world.until(lambda: world.engine.called("submit"))
+        world.checker.delete_requested(created["metadata"]["uid"], world.clock.now())
+        world.kube.remove(SWARM_TASK, "t", "default")
+        await world.until(lambda: world.phase("t") == "Cancelled")
+        await world.until(lambda: world.engine.names() or world.gone("t"))
+        assert not world.gone("t")
+        await world.until(lambda: world.gone("t"))
+        assert world.engine.names() == set()

@@ -47,3 +47,16 @@ async def test_what_does_not_start_in_time_expires_with_an_event() -> None:
         (told,) = [event for event in world.kube.all(EVENT) if event["reason"] == "Expired"]
         assert (told["type"], told["message"]) == ("Warning", status.message)
         await world.until(lambda: (world.kube.peek(SWARM_QUEUE, "default", "default") or {})["status"]["queued"] == 0)
+
+
+async def test_tasks_of_one_second_stand_in_the_order_in_which_they_came() -> None:
+    async with running(World("n1")) as world:
+        world.engine.script("holder", Outcome(duration_s=None))
+        world.add_task("holder", cpu="4")
+        await world.until(lambda: world.phase("holder") == "Running")
+        names = [f"came-{place}" for place in range(8)]  # their uids are in no order
+        for name in names:
+            world.add_task(name, cpu="4")
+            await world.pass_time(0.01)
+        await world.until(lambda: all(world.task(name).status.queue_position for name in names))
+        assert [world.task(name).status.queue_position for name in names] == list(range(1, 9))

@@ -16,7 +16,7 @@ from swarmtask.clock import ManualClock
 from swarmtask.controllers import crashpoints
 from swarmtask.controllers.announcements import Announcer
 from swarmtask.controllers.crashpoints import POINTS, write_point
-from swarmtask.controllers.keyed_queue import KeyedQueue
+from swarmtask.controllers.keyed_queue import SHARE, KeyedQueue
 from swarmtask.controllers.node_facts import NodeFacts, engine_labels, match, node_name, phase_of, status_of
 from swarmtask.controllers.reading import difference
 from swarmtask.controllers.scheduling import POSITIONS_PER_STEP, REFUSALS_PER_S, RefusalBudget
@@ -42,10 +42,10 @@ async def settle() -> None:
 # --- keyed queue ---
 
 
-def make_queue() -> tuple[KeyedQueue[str, str, int], ManualClock, Timers]:
+def make_queue(patient_at_once: int | None = None) -> tuple[KeyedQueue[str, str, int], ManualClock, Timers]:
     clock = ManualClock()
     delays = Timers(clock, clock.monotonic)
-    return KeyedQueue(delays, random.Random(1)), clock, delays
+    return KeyedQueue(delays, random.Random(1), patient_at_once=patient_at_once), clock, delays
 
 
 async def test_items_of_one_key_are_taken_together_and_never_by_two() -> None:
@@ -84,6 +84,65 @@ async def test_what_is_forgotten_is_not_taken() -> None:
     queue.forget("a")
     assert (await queue.take())[0] == "b"
     assert not queue.ready
+
+
+async def test_what_can_wait_lets_others_pass_and_comes_up_all_the_same() -> None:
+    queue, _, _ = make_queue()
+    for number in range(3):
+        queue.put(f"patient-{number}", "x", number, can_wait=True)
+    for number in range(20):
+        queue.put(f"urgent-{number}", "x", number)
+    order = [(await queue.take())[0] for _ in range(23)]
+    assert [key for key in order if key.startswith("urgent")] == [f"urgent-{number}" for number in range(20)]
+    assert [order.index(f"patient-{number}") for number in range(3)] == [SHARE - 1, 2 * SHARE - 1, 22]
+
+
+async def test_a_key_hurries_as_soon_as_something_of_it_cannot_wait() -> None:
+    queue, clock, delays = make_queue()
+    running = asyncio.create_task(delays.run())
+    for key in ("a", "b", "c"):
+        queue.put(key, "x", 1, can_wait=True)
+    queue.put("b", "y", 2)
+    queue.put("b", "z", 3, can_wait=True)
+    assert await queue.take() == ("b", {"x": 1, "y": 2, "z": 3})
+    queue.put("b", "x", 4, can_wait=True)
+    queue.put("b", "y", 5)
+    queue.done("b")
+    assert await queue.take() == ("b", {"x": 4, "y": 5}), "also when that comes while it is being handled"
+    pause_s = queue.retry("b", {"y": 5})
+    queue.put("b", "x", 6, can_wait=True)
+    clock.advance(pause_s + 0.001)
+    await settle()
+    assert await queue.take() == ("b", {"y": 5, "x": 6}), "and when it is tried again"
+    assert [(await queue.take())[0] for _ in range(2)] == ["a", "c"]
+    running.cancel()
+
+
+async def test_what_can_wait_is_handled_by_few_at_a_time() -> None:
+    queue, clock, delays = make_queue(patient_at_once=2)
+    running = asyncio.create_task(delays.run())
+    for key in ("a", "b", "c", "d"):
+        queue.put(key, "x", 1, can_wait=True)
+    takers = [asyncio.create_task(queue.take()) for _ in range(4)]
+    await settle()
+    assert [taker.done() for taker in takers] == [True, True, False, False]
+    queue.put("urgent", "x", 1)
+    await settle()
+    assert takers[2].result() == ("urgent", {"x": 1}), "the place of a taker is kept for it"
+    queue.done("urgent")
+    assert not takers[3].done()
+    pause_s = queue.retry("a", {"x": 1})
+    await settle()
+    assert takers[3].result() == ("c", {"x": 1}), "one that is given back makes place for the next"
+    clock.advance(pause_s + 0.001)
+    await settle()
+    queue.done("b")
+    queue.done("c")
+    assert [(await queue.take())[0] for _ in range(2)] == ["d", "a"]
+    queue.put("e", "x", 1, can_wait=True)
+    queue.forget("e")
+    assert len(queue) == 2, "being handled"
+    running.cancel()
 
 
 async def test_an_arrival_wakes_one_taker_and_one_that_goes_away_passes_it_on() -> None:

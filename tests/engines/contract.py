@@ -11,7 +11,7 @@ import itertools
 import shlex
 import time
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
@@ -387,12 +387,20 @@ class EngineContract:
         assert seen.exit_code == 137
         assert seen.reason in (None, Reason.OOM_KILLED)  # Swarm's API cannot say
 
-    async def test_conflicting_submit_is_refused_and_changes_nothing(self, rig: Rig) -> None:
+    async def test_another_workload_of_the_same_name_is_refused_and_changes_nothing(self, rig: Rig) -> None:
         work = rig.workload(ENDLESS)
         await rig.engine.submit(work)
         first = await rig.running(work.name)
-        with pytest.raises(EngineRejected):
-            await rig.engine.submit(rig.workload(exits(0), name=work.name))
+        for other in ({"task_uid": "uid-of-another"}, {"attempt": work.attempt + 1}):
+            with pytest.raises(EngineRejected, match="exists already"):
+                await rig.engine.submit(replace(work, **other))
+        assert await rig.running(work.name) == first
+
+    async def test_an_attempt_that_is_there_stays_as_it_is_though_its_task_was_edited(self, rig: Rig) -> None:
+        work = rig.workload(ENDLESS)
+        await rig.engine.submit(work)
+        first = await rig.running(work.name)
+        await rig.engine.submit(replace(work, args=(exits(0).script,), env=(("NEW", "value"),)))
         assert await rig.running(work.name) == first
 
 

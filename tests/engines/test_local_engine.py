@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import os
 import shutil
 import signal
@@ -17,6 +18,7 @@ from swarmtask.clock import SystemClock
 from swarmtask.engines.base import Availability, Engine, GpuDevice, WorkloadState
 from swarmtask.engines.local import LocalEngine, shim
 from swarmtask.engines.local.output import OutputReader
+from swarmtask.engines.local.record import Record
 from swarmtask.errors import ConfigurationError, EngineRejected
 from swarmtask.lifecycle.messages import Reason
 from swarmtask.settings import LocalSettings
@@ -129,6 +131,39 @@ async def test_a_killed_supervisor_takes_its_program_along(rig: LocalRig) -> Non
     assert not program.is_running() or program.status() == psutil.STATUS_ZOMBIE
 
 
+@pytest.mark.parametrize("ended", [False, True])
+def test_a_supervisor_that_begins_between_two_looks_is_not_lost(tmp_path: Path, ended: bool) -> None:
+    """A look at the lock just before the supervisor takes it says nothing about a program that was begun just after."""
+    handles: list[int] = []
+
+    class BeginsAfterTheLook(Record):
+        def supervised(self) -> bool:
+            seen = super().supervised()
+            handle = os.open(self.directory / "lock", os.O_RDWR | os.O_CREAT, 0o600)
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            handles.append(handle)
+            begun = {"started_at": "2026-01-01T00:00:00Z", "boot_id": "this", "pid": 0, "ticks": 0}
+            shim.write_json(self.directory / "started.json", begun)
+            if ended:
+                end = {"state": "Exited", "exit_code": 0, "reason": None, "message": "", "finished_at": "2026-01-01T00:00:01Z"}
+                shim.write_json(self.directory / "exit.json", end)
+            return seen
+
+    owner = {"task_uid": "uid", "namespace": "default", "task_name": "lint", "attempt": 1, "node_id": "desk"}
+    shim.write_json(tmp_path / "spec.json", owner)
+    try:
+        seen = BeginsAfterTheLook(tmp_path).observe("this")
+    finally:
+        for handle in handles:
+            os.close(handle)
+    assert handles
+    assert seen is not None
+    if ended:
+        assert (seen.state, seen.exit_code, seen.message) == (WorkloadState.EXITED, 0, "")
+    else:
+        assert (seen.state, seen.message) == (WorkloadState.RUNNING, "")
+
+
 async def test_a_restart_of_the_machine_is_told_from_an_exit(rig: LocalRig) -> None:
     work = rig.workload(ENDLESS)
     await rig.engine.submit(work)
@@ -136,7 +171,7 @@ async def test_a_restart_of_the_machine_is_told_from_an_exit(rig: LocalRig) -> N
     await rig.engine.remove(work.name)
     gone = rig.directory(work.name)
     gone.mkdir()
-    spec = {"hash": "x", "task_uid": "u", "namespace": "n", "task_name": "t", "attempt": 1, "node_id": rig.node_id}
+    spec = {"task_uid": "u", "namespace": "n", "task_name": "t", "attempt": 1, "node_id": rig.node_id}
     shim.write_json(gone / "spec.json", spec)
     shim.write_json(
         gone / "started.json", {"started_at": "2026-01-01T00:00:00Z", "boot_id": "another", "pid": os.getpid(), "ticks": 1}

@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from swarmtask.clock import SystemClock
-from swarmtask.engines.base import LABEL_CLUSTER, LABEL_MANAGED, EngineNode, Workload
+from swarmtask.engines.base import LABEL_ATTEMPT, LABEL_CLUSTER, LABEL_MANAGED, LABEL_TASK_UID, EngineNode, Workload
 from swarmtask.engines.swarm import SwarmEngine
 from swarmtask.engines.swarm import spec as specs
 from swarmtask.engines.swarm.client import frames
@@ -180,9 +180,10 @@ async def test_a_name_that_exists_is_compared(daemon: Daemon) -> None:
         spec = {"Name": "st-1", "Labels": labels | changes, "TaskTemplate": {"ContainerSpec": {}}}
         daemon.answers["/services/st-1"] = (200, {"ID": "s", "Version": {"Index": 1}, "Spec": spec})
 
-    there()
-    await engine.submit(WORK)
-    for changes in ({"swarmtask.io/spec-hash": "other"}, {LABEL_CLUSTER: "c2"}, {LABEL_MANAGED: "no"}):
+    for changes in ({}, {"swarmtask.io/spec-hash": "before an edit"}):
+        there(**changes)
+        await engine.submit(WORK)
+    for changes in ({LABEL_TASK_UID: "other"}, {LABEL_ATTEMPT: "7"}, {LABEL_CLUSTER: "c2"}, {LABEL_MANAGED: "no"}):
         there(**changes)
         with pytest.raises(EngineRejected, match="exists already"):
             await engine.submit(WORK)

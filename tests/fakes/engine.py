@@ -162,6 +162,15 @@ class _Fault:
     after: bool
 
 
+def _attempt_of(workload: Workload) -> tuple[str, int]:
+    return workload.task_uid, workload.attempt
+
+
+def _bound(workload: Workload) -> tuple[Any, ...]:
+    """What follows from the record of the attempt alone: no edit of the task can change it."""
+    return workload.node_id, workload.cpu_request_milli, workload.memory_request_bytes, workload.gpus
+
+
 class FakeEngine:
     """See the module's text. Satisfies `swarmtask.engines.base.Engine`."""
 
@@ -179,6 +188,8 @@ class FakeEngine:
         self.default = default or Outcome()
         self.calls: list[Call] = []
         self.unexpected: list[str] = []
+        self.edited: set[str] = set()
+        """Names that were submitted again with another spec; right only if their task was edited after they had been bound."""
         self.started = False
         self.unavailable = False
         """True: every call raises EngineUnavailable, as with a dead daemon; what runs goes on."""
@@ -375,9 +386,13 @@ class FakeEngine:
                 self._surprise(f"submit of {workload.name} to the node {workload.node_id!r}, which never existed")
             present = self._runs.get(workload.name)
             if present is not None:
+                if _attempt_of(present.workload) != _attempt_of(workload):
+                    self.unexpected.append(f"submit of {workload.name}, which is another attempt already")
+                    raise EngineRejected(f"{workload.name} exists already and is not this attempt")
+                if _bound(present.workload) != _bound(workload):
+                    self.unexpected.append(f"submit of {workload.name} with something else than what was written down at binding")
                 if present.workload.spec_hash != workload.spec_hash:
-                    self.unexpected.append(f"submit of {workload.name} with another spec than before")
-                    raise EngineRejected(f"{workload.name} exists already and runs something else")
+                    self.edited.add(workload.name)
                 return
             self._accept(workload, None)
 

@@ -105,7 +105,7 @@ class FakeKube:
     Attributes:
         calls: the newest 100,000 calls, in order.
         down: True makes every call fail with ServiceUnavailable, as a stopped server does.
-        on_commit: told of every change at once, with whether the object is gone; for checkers.
+        on_commit: told of every change at once, with whether the object is gone; for checkers. They look, and change nothing.
         latency_s: every call takes this long on the clock.
         deliver: hands an event to the queue of a watch; a simulator delays, repeats and breaks there.
     """
@@ -145,7 +145,8 @@ class FakeKube:
 
     def edit(self, kind: Kind, name: str, namespace: str | None, patch: Mapping[str, Any], *, status: bool = False) -> Object:
         """Merge-patch an object at once, as some other client would have done."""
-        return _copy(self._patch(kind, name, namespace, patch, "merge", subresource="status" if status else None, dry_run=False))
+        sent, subresource = _copy(dict(patch)), "status" if status else None
+        return _copy(self._patch(kind, name, namespace, sent, "merge", subresource=subresource, dry_run=False))
 
     def remove(self, kind: Kind, name: str, namespace: str | None = None) -> None:
         """Delete an object at once, as some other client would have done (finalizers are honoured)."""
@@ -158,13 +159,12 @@ class FakeKube:
 
     def all(self, kind: Kind) -> list[Object]:
         """Every stored object of a kind, by key, without a recorded call."""
-        prefix = (kind.group, kind.plural)
-        return [_copy(obj) for key, obj in sorted(self._objects.items()) if key[:2] == prefix]
+        return [_copy(obj) for obj in self.view(kind)]
 
     def view(self, kind: Kind) -> list[Object]:
         """The same without copying, for those who only look, often: what they get must not be changed."""
         prefix = (kind.group, kind.plural)
-        return [obj for key, obj in sorted(self._objects.items()) if key[:2] == prefix]
+        return [self._objects[key] for key in sorted(key for key in self._objects if key[:2] == prefix)]
 
     def fail(
         self,
@@ -216,7 +216,8 @@ class FakeKube:
         matches = self._matcher(kind, namespace, label_selector, field_selector)
 
         def take() -> ObjectList:
-            items = [_copy(obj) for key, obj in sorted(self._objects.items()) if matches(key, obj)]
+            keys = sorted(key for key, obj in self._objects.items() if matches(key, obj))
+            items = [_copy(self._objects[key]) for key in keys]
             return ObjectList(items, str(self._version))
 
         return await self._call(Call("list", kind.kind, namespace, ""), take)
@@ -278,9 +279,10 @@ class FakeKube:
         force: bool = False,
         dry_run: bool = False,
     ) -> Object:
-        call = Call("patch", kind.kind, namespace, name, subresource, _copy(patch))
+        sent = _copy(patch)
+        call = Call("patch", kind.kind, namespace, name, subresource, sent)
         return await self._call(
-            call, lambda: _copy(self._patch(kind, name, namespace, patch, type_, subresource=subresource, dry_run=dry_run))
+            call, lambda: _copy(self._patch(kind, name, namespace, sent, type_, subresource=subresource, dry_run=dry_run))
         )
 
     async def delete(
@@ -290,9 +292,11 @@ class FakeKube:
         namespace: str | None = None,
         *,
         uid: str | None = None,
+        resource_version: str | None = None,
         propagation: Literal["Background", "Foreground", "Orphan"] | None = None,
     ) -> None:
-        await self._call(Call("delete", kind.kind, namespace, name), lambda: self._delete(kind, name, namespace, uid))
+        call = Call("delete", kind.kind, namespace, name)
+        await self._call(call, lambda: self._delete(kind, name, namespace, uid, resource_version))
 
     async def version(self) -> Mapping[str, Any]:
         return await self._call(Call("version", "", None, ""), lambda: {"major": "1", "minor": "33", "gitVersion": "v1.33.0+fake"})
@@ -398,7 +402,7 @@ class FakeKube:
                     result["status"] = old["status"]
         else:
             raise NotFound(f"{kind.plural} has no subresource {subresource}")
-        result = _tidy(_copy(result))
+        result = _tidy(result | {"metadata": dict(result["metadata"])})  # the rest is shared with the old version: neither changes
         if old_meta.get("deletionTimestamp") and set(_finalizers(result)) - set(_finalizers(old)):
             raise Invalid("metadata.finalizers: no new finalizers can be added if the object is being deleted")
         if result == old:
@@ -423,9 +427,9 @@ class FakeKube:
     ) -> Object:
         _, old = self._find(kind, name, namespace)
         if type_ == "merge" and isinstance(patch, Mapping):
-            new = _merge(_copy(old), _copy(dict(patch)))
+            new = _merge(old, patch)
             if not (patch.get("metadata") or {}).get("resourceVersion"):
-                new["metadata"].pop("resourceVersion", None)
+                new["metadata"] = {name: value for name, value in new["metadata"].items() if name != "resourceVersion"}
         elif type_ == "json" and not isinstance(patch, Mapping):
             try:
                 new = jsonpatch.JsonPatch([dict(step) for step in patch]).apply(_copy(old))
@@ -435,10 +439,14 @@ class FakeKube:
             raise AssertionError(f"the fake API does not know {type_} patches")
         return self._update(kind, name, namespace, new, subresource, dry_run=dry_run)
 
-    def _delete(self, kind: Kind, name: str, namespace: str | None, uid: str | None) -> None:
+    def _delete(
+        self, kind: Kind, name: str, namespace: str | None, uid: str | None = None, resource_version: str | None = None
+    ) -> None:
         key, old = self._find(kind, name, namespace)
-        if uid is not None and uid != old["metadata"]["uid"]:
-            raise Conflict(f"precondition failed: UID in precondition: {uid}, UID in object: {old['metadata']['uid']}")
+        for what, field_, wanted in (("UID", "uid", uid), ("ResourceVersion", "resourceVersion", resource_version)):
+            there = old["metadata"][field_]
+            if wanted is not None and wanted != there:
+                raise Conflict(f"precondition failed: {what} in precondition: {wanted}, {what} in object: {there}")
         if not _finalizers(old):
             self._commit(kind, key, old, _copy(old), gone=True)
         elif not old["metadata"].get("deletionTimestamp"):
@@ -461,7 +469,7 @@ class FakeKube:
         change = _Change(self._version, key, before, after)
         self._history.append(change)
         for told in self.on_commit:
-            told(kind, _copy(new), gone)
+            told(kind, new, gone)
         if self._held is not None:
             self._held.append(change)
         else:
@@ -551,14 +559,13 @@ def _tidy(obj: Object) -> Object:
 
 
 def _merge(target: Any, patch: Any) -> Any:
-    """RFC 7396."""
+    """RFC 7396. Changes neither; what the patch does not name is shared with the target."""
     if not isinstance(patch, dict):
         return patch
-    if not isinstance(target, dict):
-        target = {}
+    merged = dict(target) if isinstance(target, dict) else {}
     for name, value in patch.items():
         if value is None:
-            target.pop(name, None)
+            merged.pop(name, None)
         else:
-            target[name] = _merge(target.get(name), value)
-    return target
+            merged[name] = _merge(merged.get(name), value)
+    return merged

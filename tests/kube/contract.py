@@ -232,6 +232,18 @@ class ObjectApiContract:
         with pytest.raises(NotFound):
             await api.get(CONFIG_MAP, name, "default")
 
+    async def test_a_deletion_can_name_the_version_it_was_decided_on(self, api: ObjectApi) -> None:
+        name = fresh()
+        created = await api.create(CONFIG_MAP, config_map(name), "default")
+        uid, seen = created["metadata"]["uid"], created["metadata"]["resourceVersion"]
+        changed = await api.patch(CONFIG_MAP, name, {"data": {"changed": "since"}}, "default")
+        with pytest.raises(Conflict):
+            await api.delete(CONFIG_MAP, name, "default", uid=uid, resource_version=seen)
+        assert (await api.get(CONFIG_MAP, name, "default"))["data"]["changed"] == "since"
+        await api.delete(CONFIG_MAP, name, "default", uid=uid, resource_version=changed["metadata"]["resourceVersion"])
+        with pytest.raises(NotFound):
+            await api.get(CONFIG_MAP, name, "default")
+
     async def test_what_an_object_owns_goes_with_it(self, api: ObjectApi) -> None:
         owner = await api.create(CONFIG_MAP, config_map(fresh()), "default")
         reference = {"apiVersion": "v1", "kind": "ConfigMap", "name": owner["metadata"]["name"], "uid": owner["metadata"]["uid"]}

@@ -209,6 +209,36 @@ def test_an_end_deletes_what_waits_and_cancels_what_runs() -> None:
     assert waits.phase is Phase.RUNNING and waits.message == "cancelled: no; 0 of 9 succeeded, 4 wait or run"
 
 
+@pytest.mark.parametrize(
+    ("annotation", "observed", "stop_reason", "cancelling"),
+    [
+        (None, None, None, False),
+        ("no", None, None, True),
+        ("no", "no", "Cancelled", True),
+        ("no", "no", None, False),
+        ("no", "no", "Suspended", False),
+        ("once more", "no", None, True),
+    ],
+)
+def test_a_cancel_from_before_a_retry_is_none(
+    annotation: str | None, observed: str | None, stop_reason: str | None, *, cancelling: bool
+) -> None:
+    attempt = {"number": 2, "id": "st-1-2", "node": "n1", "engine": "swarm", "state": "Stopping" if stop_reason else "Running"}
+    body = {
+        "metadata": {"name": "many-0", "namespace": "team", "annotations": {ANNOTATION_CANCEL: annotation} if annotation else {}},
+        "spec": {"container": {"image": "busybox"}},
+        "status": {
+            "phase": "Running", "attempt": 2, "attempts": [attempt | {"stopReason": stop_reason}], "observedCancel": observed,
+            "observedRetry": "1",
+        },
+    }  # fmt: skip
+    member = member_of(SwarmTask.model_validate(body), 0)
+    assert (member.cancelling, member.retry) == (cancelling, "1")
+    task = array(9, annotations={ANNOTATION_CANCEL: "no"})
+    words = [item.why for item in outstanding(task, {0: member}, NOW, HERE) if isinstance(item, CancelMember)]
+    assert words == ([] if cancelling else ["the array ends: cancelled: no (after its retry 1)"])
+
+
 def test_a_cancel_that_was_acted_on_does_not_cancel_what_a_retry_began() -> None:
     annotations = {ANNOTATION_CANCEL: "no", ANNOTATION_RETRY: "1"}
     task = array(status=recorded("0", "1", Phase.CANCELLED, observed_cancel="no"), annotations=annotations)

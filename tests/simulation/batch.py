@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
+import signal
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -16,6 +18,8 @@ from tests.simulation.workload import Scope, names
 PROGRESS_S = 10.0
 CHUNK = 8
 """Runs that a process takes at a time."""
+INTERRUPTED = 130
+"""The exit status of what Ctrl-C has ended."""
 
 
 def chosen(workload: str) -> list[str]:
@@ -72,22 +76,36 @@ class Sums:
 
 
 def many(seeds: range, workload: str, without: tuple[str, ...], processes: int, scope: Scope | None = None) -> int:
-    """Run them all, telling how it goes; 1 when a run was not clean."""
+    """Run them all, telling how it goes; 1 when a run was not clean, 130 when interrupted (then too it tells what was found)."""
     total, jobs = len(seeds), ((*run, without, scope) for run in runs(seeds, workload))
     sums = Sums()
     began = told = time.monotonic()
-    with multiprocessing.get_context("spawn").Pool(processes) as pool:
-        for result in pool.imap_unordered(_one, jobs, chunksize=CHUNK):
-            sums.add(result)
-            report(result)
-            if time.monotonic() - told > PROGRESS_S:
-                told = time.monotonic()
-                speed = sums.done / (told - began)
-                left = f"{speed:.1f}/s, {(total - sums.done) / speed / 60:.0f} min left"
-                print(f"{sums.done}/{total} runs, {sums.dirty.total()} not clean, {left}", flush=True)
+    interrupted = False
+    with multiprocessing.get_context("spawn").Pool(processes, _undisturbed) as pool:
+        try:
+            # In order, so that after an interruption it is known from where to go on.
+            for result in pool.imap(_one, jobs, chunksize=CHUNK):
+                sums.add(result)
+                report(result)
+                if time.monotonic() - told > PROGRESS_S:
+                    told = time.monotonic()
+                    speed = sums.done / (told - began)
+                    left = f"{speed:.1f}/s, {(total - sums.done) / speed / 60:.0f} min left"
+                    print(f"{sums.done}/{total} runs, {sums.dirty.total()} not clean, {left}", flush=True)
+        except KeyboardInterrupt:
+            interrupted = True
     took_s = time.monotonic() - began
-    print(f"{sums.done} runs in {took_s:.0f} s ({sums.done / took_s:.1f}/s): {sums}")
+    print(f"{sums.done} runs in {took_s:.0f} s ({sums.done / took_s:.1f}/s): {sums}", flush=True)
+    if interrupted:
+        print(f"interrupted; to go on: --from {seeds.start + sums.done} --seeds {total - sums.done}", flush=True)
+        return INTERRUPTED
     return int(sums.dirty.total() > 0)
+
+
+def _undisturbed() -> None:
+    """Ctrl-C reaches every process of the terminal; only the first one answers it, and ends the others."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    gc.freeze()  # what was imported stays: the collections between runs need not look at it
 
 
 def report(result: Result) -> None:

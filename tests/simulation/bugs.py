@@ -7,6 +7,7 @@ and puts it back. Never imported by anything but tests.
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -14,7 +15,7 @@ from types import MappingProxyType
 from typing import Any
 from unittest.mock import patch
 
-from swarmtask.controllers import arrays, scheduling
+from swarmtask.controllers import arrays, scheduling, submission
 from swarmtask.controllers import cache as cache_module
 from swarmtask.controllers import executor as executor_module
 from swarmtask.controllers.cache import Cache, Holding
@@ -24,12 +25,13 @@ from swarmtask.controllers.observer import Observer
 from swarmtask.controllers.snapshots import take_snapshot
 from swarmtask.controllers.twins import Twins
 from swarmtask.controllers.waiting import Timers
-from swarmtask.lifecycle import commands, draft, observed
+from swarmtask.lifecycle import commands, draft, observed, verdicts
 from swarmtask.lifecycle.array import DeleteMember
 from swarmtask.lifecycle.messages import Observed, Reason, ReleaseFinalizer
 from swarmtask.resources.kinds import SWARM_TASK
 from swarmtask.resources.meta import FINALIZER
 from swarmtask.resources.task import AttemptState
+from swarmtask.scheduler import headroom
 from swarmtask.scheduler.model import Amounts, Snapshot
 
 Bug = Callable[[], Any]
@@ -64,10 +66,10 @@ def writes_without_precondition() -> Iterator[None]:
     """A status is written over whatever is there."""
     original = Executor._write
 
-    async def write(self: Executor, *arguments: Any) -> None:
+    async def write(self: Executor, *arguments: Any, **options: Any) -> None:
         self._api, kept = _WithoutVersion(self._api), self._api
         try:
-            await original(self, *arguments)
+            await original(self, *arguments, **options)
         finally:
             self._api = kept
 
@@ -79,7 +81,7 @@ def writes_without_precondition() -> Iterator[None]:
 def loses_a_task_on_conflict() -> Iterator[None]:
     """After a conflict the task is forgotten instead of read again."""
 
-    async def refresh(self: Executor, key: Any) -> None:
+    async def refresh(self: Executor, key: Any, *rest: Any, **options: Any) -> None:
         self._cache.remove(SWARM_TASK, key)
 
     with patch.object(Executor, "_refresh", refresh):
@@ -91,8 +93,8 @@ def removes_the_finalizer_early() -> Iterator[None]:
     """The task is let go before its workload is gone."""
     original = executor_module.outstanding
 
-    def outstanding(stored: Any, now: Any, policy: Any, present: Any = None) -> Any:
-        found = original(stored, now, policy, present)
+    def outstanding(stored: Any, *rest: Any, **options: Any) -> Any:
+        found = original(stored, *rest, **options)
         if stored.metadata.deletion_timestamp is not None and FINALIZER in stored.metadata.finalizers:
             return (ReleaseFinalizer(), *found)
         return found
@@ -104,11 +106,16 @@ def removes_the_finalizer_early() -> Iterator[None]:
 @bug
 def deletes_before_the_time_to_live_is_over() -> Iterator[None]:
     """A finished task goes at once."""
-    with patch.object(commands, "expiry", lambda spec, status: status.completion_time):
+    with patch.object(commands, "expiry", lambda spec, status, *rest, **options: status.completion_time):
         yield
 
 
 # --- remembering ---
+
+
+def _without_room(held: Holding) -> Holding:
+    """The same place, of which nothing is taken. Who lives there and who is counted must still agree: the cache relies on that."""
+    return replace(held, amounts=Amounts(), limits=(), gpus=())
 
 
 @bug
@@ -116,11 +123,12 @@ def forgets_what_it_assumed() -> Iterator[None]:
     """A placement that is not stored yet takes no room."""
     original = Cache.assume
 
-    def assume(self: Cache, pending: Any, node: str) -> bool:
-        taken = original(self, pending, node)
+    def assume(self: Cache, pending: Any, *where: Any, **options: Any) -> bool:
+        taken = original(self, pending, *where, **options)
         if taken:
             before = self._holding(pending.key)
-            self._assumed[pending.key] = replace(self._assumed[pending.key], holding=Holding(node, pending.queue, Amounts()))
+            assumed = self._assumed[pending.key]
+            self._assumed[pending.key] = replace(assumed, holding=_without_room(assumed.holding))
             self._account(pending.key, before)
         return taken
 
@@ -133,9 +141,9 @@ def frees_the_node_when_stopping_begins() -> Iterator[None]:
     """An attempt that is being stopped holds nothing any more."""
     original = cache_module.holding_of
 
-    def holding_of(stored: Any) -> Any:
-        current = stored.status.current
-        return None if current is not None and current.state is AttemptState.STOPPING else original(stored)
+    def holding_of(stored: Any, *rest: Any, **options: Any) -> Any:
+        held, current = original(stored, *rest, **options), stored.status.current
+        return _without_room(held) if held is not None and current.state is AttemptState.STOPPING else held
 
     with patch.object(cache_module, "holding_of", holding_of):
         yield
@@ -144,7 +152,7 @@ def frees_the_node_when_stopping_begins() -> Iterator[None]:
 @bug
 def gives_a_gpu_twice() -> Iterator[None]:
     """Which GPUs of a node are held is forgotten, only how many."""
-    with patch.object(Cache, "gpus_held", lambda self, node: frozenset()):
+    with patch.object(Cache, "gpus_held", lambda self, *node, **options: frozenset()):
         yield
 
 
@@ -170,8 +178,8 @@ def believes_old_news() -> Iterator[None]:
 def ignores_max_tasks() -> Iterator[None]:
     """spec.maxTasks of a node does not count."""
 
-    def snapshot(*seen: Any) -> Snapshot:
-        taken = take_snapshot(*seen)
+    def snapshot(*seen: Any, **options: Any) -> Snapshot:
+        taken = take_snapshot(*seen, **options)
         return replace(taken, nodes=[replace(node, max_tasks=None) for node in taken.nodes])
 
     with patch.object(scheduling, "take_snapshot", snapshot):
@@ -182,11 +190,48 @@ def ignores_max_tasks() -> Iterator[None]:
 def ignores_max_running() -> Iterator[None]:
     """spec.maxRunning of a queue does not count."""
 
-    def snapshot(*seen: Any) -> Snapshot:
-        taken = take_snapshot(*seen)
+    def snapshot(*seen: Any, **options: Any) -> Snapshot:
+        taken = take_snapshot(*seen, **options)
         return replace(taken, queues={key: replace(queue, max_running=None) for key, queue in taken.queues.items()})
 
     with patch.object(scheduling, "take_snapshot", snapshot):
+        yield
+
+
+# --- preemption ---
+
+
+@bug
+def preempts_its_equals() -> Iterator[None]:
+    """A task of the same priority may be stopped, too."""
+    original = headroom.candidates
+
+    def candidates(occupancy: Any, columns: Any, task: Any, level: int, *rest: Any, **options: Any) -> Any:
+        return original(occupancy, columns, replace(task, priority=task.priority + 1), level + 1, *rest, **options)
+
+    with patch.object(headroom, "candidates", candidates):
+        yield
+
+
+@bug
+def preempts_for_every_queue() -> Iterator[None]:
+    """spec.preemption of a queue does not count."""
+
+    def snapshot(*seen: Any, **options: Any) -> Snapshot:
+        taken = take_snapshot(*seen, **options)
+        return replace(taken, queues={key: replace(queue, preempts=True) for key, queue in taken.queues.items()})
+
+    with patch.object(scheduling, "take_snapshot", snapshot):
+        yield
+
+
+@bug
+def counts_preemptions() -> Iterator[None]:
+    """Who is preempted pays for it from backoffLimit."""
+    rules = MappingProxyType({
+        reason: replace(rule, counts=True) if reason is Reason.PREEMPTED else rule for reason, rule in verdicts.RULES.items()
+    })  # fmt: skip
+    with patch.object(verdicts, "RULES", rules):
         yield
 
 
@@ -196,7 +241,7 @@ def ignores_max_running() -> Iterator[None]:
 @bug
 def runs_the_same_work_twice() -> Iterator[None]:
     """Nobody looks for another task with the same dedupeKey."""
-    with patch.object(Twins, "of", lambda self, task, now: None):
+    with patch.object(Twins, "of", lambda self, *given, **options: None):
         yield
 
 
@@ -205,9 +250,9 @@ def deletes_a_run_before_it_is_recorded() -> Iterator[None]:
     """A run of an array that has ended is deleted at once, and so runs again when its end was not recorded yet."""
     original = arrays.outstanding
 
-    def outstanding(task: Any, members: Any, *rest: Any) -> Any:
+    def outstanding(task: Any, members: Any, *rest: Any, **options: Any) -> Any:
         ended = tuple(DeleteMember(member) for member in members.values() if member.ended and not member.deleting)
-        return (*ended, *original(task, members, *rest))
+        return (*ended, *original(task, members, *rest, **options))
 
     with patch.object(arrays, "outstanding", outstanding):
         yield
@@ -221,13 +266,25 @@ def resubmits_under_the_same_number() -> Iterator[None]:
     """A workload that vanished is submitted again, without a new attempt."""
     original = observed._lose
 
-    def lose(one: Any, live: Any, reason: Reason, message: str) -> None:
+    def lose(one: Any, live: Any, reason: Reason, *rest: Any, **options: Any) -> None:
         if reason is Reason.WORKLOAD_LOST and live.state is not AttemptState.STOPPING:
             one.update(live, state=AttemptState.STARTING, observed=False, started_at=None)
         else:
-            original(one, live, reason, message)
+            original(one, live, reason, *rest, **options)
 
     with patch.object(observed, "_lose", lose):
+        yield
+
+
+@bug
+def submits_something_else_each_time() -> Iterator[None]:
+    """What an attempt runs depends on when it is submitted."""
+    original, times = submission.build_workload, itertools.count()
+
+    def build(*arguments: Any) -> Any:
+        return replace(original(*arguments), env=(("SUBMITTED", str(next(times))),))
+
+    with patch.object(submission, "build_workload", build):
         yield
 
 
@@ -235,8 +292,8 @@ def resubmits_under_the_same_number() -> Iterator[None]:
 def ignores_slots() -> Iterator[None]:
     """spec.limits of a queue does not count."""
 
-    def snapshot(*seen: Any) -> Snapshot:
-        taken = take_snapshot(*seen)
+    def snapshot(*seen: Any, **options: Any) -> Snapshot:
+        taken = take_snapshot(*seen, **options)
         return replace(taken, queues={key: replace(queue, limits={}) for key, queue in taken.queues.items()})
 
     with patch.object(scheduling, "take_snapshot", snapshot):
@@ -247,8 +304,8 @@ def ignores_slots() -> Iterator[None]:
 def shares_without_weights() -> Iterator[None]:
     """All queues of a cohort are due the same."""
 
-    def snapshot(*seen: Any) -> Snapshot:
-        taken = take_snapshot(*seen)
+    def snapshot(*seen: Any, **options: Any) -> Snapshot:
+        taken = take_snapshot(*seen, **options)
         return replace(taken, queues={key: replace(queue, weight=1) for key, queue in taken.queues.items()})
 
     with patch.object(scheduling, "take_snapshot", snapshot):
@@ -260,9 +317,9 @@ def counts_infrastructure_losses() -> Iterator[None]:
     """What the infrastructure loses is paid from backoffLimit."""
     losses = (Reason.NODE_LOST, Reason.NODE_RESTARTED, Reason.WORKLOAD_LOST)
     rules = MappingProxyType({
-        reason: replace(rule, counts=True) if reason in losses else rule for reason, rule in draft.RULES.items()
+        reason: replace(rule, counts=True) if reason in losses else rule for reason, rule in verdicts.RULES.items()
     })  # fmt: skip
-    with patch.object(draft, "RULES", rules):
+    with patch.object(verdicts, "RULES", rules):
         yield
 
 
@@ -288,8 +345,8 @@ def counts_attempts_anew_after_a_retry() -> Iterator[None]:
     """A retry by a person starts again at attempt 1."""
     original = draft.Draft.new_budget
 
-    def new_budget(self: Any, request: str) -> None:
-        original(self, request)
+    def new_budget(self: Any, *request: Any, **options: Any) -> None:
+        original(self, *request, **options)
         self.status.attempt = 0
 
     with patch.object(draft.Draft, "new_budget", new_budget):
@@ -301,10 +358,10 @@ def takes_asking_for_stopping() -> Iterator[None]:
     """An attempt counts as over as soon as it was asked to stop."""
     original = draft.Draft.begin_stop
 
-    def begin_stop(self: Any, attempt: Any, reason: Reason, message: str) -> None:
-        original(self, attempt, reason, message)
+    def begin_stop(self: Any, *given: Any, **options: Any) -> None:
+        original(self, *given, **options)
         if self.live is not None:
-            self.stopped(self.live, message)
+            self.stopped(self.live, "stopped, or so it is believed")
 
     with patch.object(draft.Draft, "begin_stop", begin_stop):
         yield
@@ -315,8 +372,8 @@ def takes_every_end_for_success() -> Iterator[None]:
     """The exit code is not looked at."""
     original = observed._reason_of
 
-    def reason_of(live: Any, seen: Any) -> Reason:
-        reason = original(live, seen)
+    def reason_of(*given: Any, **options: Any) -> Reason:
+        reason = original(*given, **options)
         return Reason.COMPLETED if reason is Reason.ERROR else reason
 
     with patch.object(observed, "_reason_of", reason_of):
@@ -343,7 +400,7 @@ def looks_at_the_engine_once() -> Iterator[None]:
 def leaves_orphans_alone() -> Iterator[None]:
     """What nobody owns stays on the engine."""
 
-    async def clear_orphans(self: Observer, listing: Any) -> None:
+    async def clear_orphans(self: Observer, *listing: Any, **options: Any) -> None:
         pass
 
     with patch.object(Observer, "_clear_orphans", clear_orphans):
@@ -355,9 +412,9 @@ def removes_what_is_not_its_own() -> Iterator[None]:
     """Cleaning up goes by the beginning of a name, and so meets what belongs to others."""
     original = EngineLane.remove
 
-    def remove(self: EngineLane, name: str, *, orphan: bool = False) -> None:
-        original(self, name, orphan=orphan)
-        original(self, name.rpartition("-")[0], orphan=orphan)
+    def remove(self: EngineLane, name: str, *rest: Any, **options: Any) -> None:
+        original(self, name, *rest, **options)
+        original(self, name.rpartition("-")[0], *rest, **options)
 
     with patch.object(EngineLane, "remove", remove):
         yield
@@ -368,9 +425,9 @@ def sleeps_through_deadlines() -> Iterator[None]:
     """Nothing wakes up when a stored moment has come."""
     original = Timers.set
 
-    def set_(self: Timers, token: Any, moment: float, callback: Any) -> None:
+    def set_(self: Timers, token: Any, *rest: Any, **options: Any) -> None:
         if not (isinstance(token, tuple) and token[0] == "wake"):
-            original(self, token, moment, callback)
+            original(self, token, *rest, **options)
 
     with patch.object(Timers, "set", set_):
         yield

@@ -44,6 +44,7 @@ class Chances:
     Attributes:
         active: False ends all faults.
         struck: how often each kind has struck so far.
+        allowed: kinds that nobody has switched off, whether this run drew them or not.
     """
 
     def __init__(self, rng: random.Random, weights: Mapping[str, float], without: Collection[str] = ()) -> None:
@@ -51,12 +52,16 @@ class Chances:
         self.active = True
         self.struck: Counter[str] = Counter()
         self.rates: dict[str, float] = {}
+        self.allowed: set[str] = set()
         for kind, rate in (PER_CALL | PER_MINUTE).items():
             group = kind.partition(".")[0]
-            level = rng.choice(LEVELS) * weights.get(kind, weights.get(group, 1.0))
+            weight = weights.get(kind, weights.get(group, 1.0))
+            level = rng.choice(LEVELS) * weight
             wanted = kind not in OFF or kind in weights
             if wanted and not {kind, group} & set(without):
                 self.rates[kind] = level * rate
+                if weight:
+                    self.allowed.add(kind)
 
     def hit(self, kind: str) -> bool:
         """Does a fault of this kind strike now?"""

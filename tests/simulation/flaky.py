@@ -8,6 +8,7 @@ for (Kubernetes and the embedded server promise that), but its answer may come l
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextvars import Context
 from typing import Any, Literal, TypeVar
@@ -100,9 +101,13 @@ class FlakyKube:
         namespace: str | None = None,
         *,
         uid: str | None = None,
+        resource_version: str | None = None,
         propagation: Literal["Background", "Foreground", "Orphan"] | None = None,
     ) -> None:
-        await self._call("delete", lambda: self._inner.delete(kind, name, namespace, uid=uid, propagation=propagation))
+        def act() -> Awaitable[None]:
+            return self._inner.delete(kind, name, namespace, uid=uid, resource_version=resource_version, propagation=propagation)
+
+        await self._call("delete", act)
 
     async def version(self) -> Mapping[str, Any]:
         return await self._call("version", self._inner.version)
@@ -136,11 +141,13 @@ class FlakyEngine:
 
     Attributes:
         late: names whose creation arrived after its sender had given it up.
+        under_way: name -> submits that have been sent and were not answered, or may still arrive.
     """
 
     def __init__(self, inner: FakeEngine, chances: Chances, clock: Clock, touched: Callable[[str, str], None]) -> None:
         self._inner, self._chances, self._clock, self._touched = inner, chances, clock, touched
         self.late: set[str] = set()
+        self.under_way: Counter[str] = Counter()
 
     @property
     def name(self) -> str:
@@ -160,7 +167,11 @@ class FlakyEngine:
         return await self._call("nodes", "", self._inner.nodes)
 
     async def submit(self, workload: Workload) -> None:
-        await self._call("submit", workload.name, lambda: self._inner.submit(workload))
+        self.under_way[workload.name] += 1
+        try:
+            await self._call("submit", workload.name, lambda: self._inner.submit(workload))
+        finally:
+            self.under_way[workload.name] -= 1
 
     async def stop(self, name: str, grace_s: int) -> None:
         self._touched("stop", name)
@@ -212,10 +223,16 @@ class FlakyEngine:
 
     async def _on_the_wire(self, method: str, name: str, act: Callable[[], Awaitable[T]]) -> T:
         async def arrive() -> T:
-            if method == "submit":
-                self.late.add(name)
-            return await act()
+            if method != "submit":
+                return await act()
+            self.late.add(name)
+            try:
+                return await act()
+            finally:
+                self.under_way[name] -= 1
 
+        if method == "submit":
+            self.under_way[name] += 1
         return await _on_the_wire(self._clock, self._chances, method, arrive, EngineUnavailable)
 
 
@@ -235,7 +252,8 @@ async def _on_the_wire(
 
     request = asyncio.get_running_loop().create_task(arrive(), context=Context())
     request.add_done_callback(seen, context=Context())  # whoever waits may be dead by then
-    try:
-        return await asyncio.wait_for(asyncio.shield(request), CALL_TIMEOUT_S)
-    except TimeoutError:
-        raise given_up(f"simulated: this {verb} was given up after {CALL_TIMEOUT_S:g} s") from None
+    # Not `shield`: the future that it puts between would carry an error that nobody looks at when its waiter is killed just then.
+    done, _ = await asyncio.wait((request,), timeout=CALL_TIMEOUT_S)
+    if not done:
+        raise given_up(f"simulated: this {verb} was given up after {CALL_TIMEOUT_S:g} s")
+    return request.result()

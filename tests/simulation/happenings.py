@@ -20,6 +20,13 @@ from tests.simulation.chances import PER_MINUTE
 from tests.simulation.workload import Birth
 from tests.simulation.world import World
 
+RARE: Mapping[str, float] = {
+    "stop": 2, "remove": 3, "release-finalizer": 2, "delete-task": 3, "remove-orphan": 2,
+    "write-array": 10, "create-member": 12, "delete-member": 12, "steer-member": 12,
+}  # fmt: skip
+"""Write -> how much likelier an operator is to be killed around it than around one that happens all the time."""
+OF_ARRAYS = frozenset({"write-array", "create-member", "delete-member", "steer-member"})
+
 
 class Happenings:
     """See the module."""
@@ -35,6 +42,13 @@ class Happenings:
             "person.node": self.person_at_node, "person.queue": self.person_at_queue,
         }  # fmt: skip
         assert self._kinds.keys() == PER_MINUTE.keys()
+        self._leads: Mapping[str, tuple[str, Callable[[], None]]] = {
+            "stop": ("person.task", self._end_something), "release-finalizer": ("person.task", self._delete_something),
+            "steer-member": ("person.task", self._steer_an_array), "delete-member": ("person.task", self._narrow_an_array),
+            "create-member": ("person.task", self._delete_a_run), "remove-orphan": ("orphan", self.orphan),
+            "create-node": ("person.node", self._delete_a_node),
+            "create-queue": ("person.queue", self._delete_a_queue),
+        }  # fmt: skip
 
     def plan(self) -> list[tuple[float, str, Callable[[], None]]]:
         """(moment, kind, what to do) of everything that will happen, by time."""
@@ -53,7 +67,15 @@ class Happenings:
         self._world.kill_operator("at some await", self._pause_s())
 
     def crash_point(self) -> None:
-        self._world.arm(self._rng.choice(crashpoints.POINTS), self._pause_s())
+        """Arm one, rather around a write that is rare; where somebody can do what leads to that write, he does."""
+        arrays = any(birth.members for birth in self._world.births)
+        writes = [point.partition(":")[2] for point in crashpoints.POINTS]
+        weights = [0.0 if write in OF_ARRAYS and not arrays else RARE.get(write, 1.0) for write in writes]
+        point = self._rng.choices(crashpoints.POINTS, weights)[0]
+        self._world.arm(point, self._pause_s())
+        kind, lead = self._leads.get(point.partition(":")[2], ("", lambda: None))
+        if kind in self._world.chances.allowed:
+            lead()
 
     def stall(self) -> None:
         world, number = self._world, self._world.operators
@@ -78,8 +100,7 @@ class Happenings:
 
     def jump_clock(self) -> None:
         jump_s = self._rng.choice((1, -1)) * self._rng.choice((self._rng.uniform(1, 120), 3600.0))
-        self._world.clock.ahead_s += jump_s
-        self._world.note(f"the wall clock is set by {jump_s:+.1f} s")
+        self._world.set_clock(jump_s)
 
     # --- nodes ---
 
@@ -141,7 +162,8 @@ class Happenings:
         if found:
             name = self._rng.choice(found)
             self._world.note(f"somebody removes {name} behind the operator's back")
-            self._world.removed.add(name)
+            if self._world.flaky_engine.under_way[name]:
+                self._world.excused.add(name)  # with the name goes what keeps that submit from running the attempt again
             engine.lose(name)
 
     def _observed(self) -> set[str]:
@@ -217,6 +239,52 @@ class Happenings:
             self._world.create_task(birth)
         elif self._world.chances.active:
             self._later(0.5, lambda: self._create_when_free(birth))
+
+    # --- what leads to a rare write ---
+
+    def _some(self, fits: Callable[[Object], bool]) -> Object | None:
+        found = [obj for obj in self._world.kube.all(SWARM_TASK) if fits(obj)]
+        return self._rng.choice(found) if found else None
+
+    def _end_something(self) -> None:
+        obj = self._some(lambda one: (one.get("status") or {}).get("phase") in ("Scheduled", "Starting", "Running"))
+        if obj is not None:
+            self._world.note(f"a person ends {obj['metadata']['name']}")
+            self._rng.choice((self._cancel, self._suspend))(obj)
+
+    def _delete_something(self) -> None:
+        obj = self._some(lambda one: True)
+        if obj is not None:
+            self._world.note(f"a person deletes {obj['metadata']['name']}")
+            self._delete(obj)
+
+    def _steer_an_array(self) -> None:
+        obj = self._some(lambda one: bool(one["spec"].get("completions")) and not (one.get("status") or {}).get("completionTime"))
+        if obj is not None:
+            self._world.note(f"a person steers {obj['metadata']['name']}")
+            self._rng.choice((self._cancel, self._suspend))(obj)
+
+    def _narrow_an_array(self) -> None:
+        obj = self._some(lambda one: bool(one["spec"].get("completions")))
+        if obj is not None:
+            self._world.note(f"a person narrows {obj['metadata']['name']}")
+            self._rng.choice((self._cancel, self._retry, lambda one: self._patch(one, {"spec": {"parallelism": 1}})))(obj)
+
+    def _delete_a_run(self) -> None:
+        """Of an array, which has to create it again."""
+        obj = self._some(lambda one: bool(one["metadata"].get("ownerReferences")))
+        if obj is not None:
+            self._world.note(f"a person deletes {obj['metadata']['name']}")
+            self._delete(obj)
+
+    def _delete_a_node(self) -> None:
+        nodes = self._world.kube.all(SWARM_NODE)
+        if nodes:
+            self._world.kube.remove(SWARM_NODE, self._rng.choice(nodes)["metadata"]["name"])
+
+    def _delete_a_queue(self) -> None:
+        if any(obj["metadata"]["name"] == "default" for obj in self._world.kube.all(SWARM_QUEUE)):
+            self._world.kube.remove(SWARM_QUEUE, "default", "default")
 
     def person_at_node(self) -> None:
         nodes = self._world.kube.all(SWARM_NODE)

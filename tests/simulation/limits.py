@@ -1,8 +1,10 @@
 """From when on a changed limit is in force for the checker.
 
 Used by `world`. The API knows no transaction over a node and a task: an operator that has not heard yet that a limit was lowered,
-or whose placements were chosen just before, breaks nothing by going on. So a raised limit is told to the checker at once, a lowered
-one when the operator knows it and every placement from before is stored or dropped. Never hides a limit for longer.
+or whose placements were chosen just before, breaks nothing by going on. So a raised bound is told to the checker at once, also when
+another one of the same object is lowered with it; a lowered one when the operator knows it and every placement from before is
+stored or dropped. What an operator had sent when it died is a placement from before, too: it may arrive long after its successor
+has heard of the limit. Never hides a limit for longer.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ from swarmtask.kube import Object
 from swarmtask.resources import units
 from swarmtask.resources.kinds import SWARM_NODE, Kind
 from swarmtask.scheduler.model import TaskKey
+from tests.simulation.flaky import LONGEST_ON_THE_WIRE_S
 
 Slot = tuple[str, TaskKey]
 Amounts = dict[str, float]
@@ -32,12 +35,14 @@ class _Lowered:
 
 
 class Limits:
-    """See the module. `tell`: hands an object to the checker."""
+    """See the module. `tell`: hands an object to the checker, with the bounds that are in force."""
 
     def __init__(self, tell: Callable[[Kind, Object], None]) -> None:
         self._tell = tell
         self._told: dict[Slot, Amounts] = {}
         self._lowered: dict[Slot, tuple[Kind, _Lowered]] = {}
+        self._left_behind: dict[TaskKey, float] = {}
+        """Placements that a dead operator may have sent -> when the last of its requests has arrived, in virtual seconds."""
 
     def changed(self, kind: Kind, obj: Object) -> None:
         """A node or a queue was stored."""
@@ -48,33 +53,44 @@ class Limits:
         told, waiting = self._told.get(slot), self._lowered.get(slot)
         if told is None or _covers(amounts, told):
             self._lowered.pop(slot, None)
-            self._say(kind, slot, obj)
-        elif waiting is None or _limits(kind, waiting[1].obj) != amounts:
+            return self._say(kind, slot, obj, amounts)
+        loosest = {name: max(amount, amounts[name]) for name, amount in told.items() if name in amounts}
+        if loosest != told:
+            self._say(kind, slot, obj, loosest)
+        if waiting is None or _limits(kind, waiting[1].obj) != amounts:
             self._lowered[slot] = (kind, _Lowered(obj, version_of(obj)))
         else:
             waiting[1].obj = obj
+
+    def died(self, cache: Cache, now_s: float) -> None:
+        """An operator was killed; what it had placed may still arrive."""
+        self._left_behind |= dict.fromkeys(cache._assumed, now_s + LONGEST_ON_THE_WIRE_S)
 
     def restarted(self) -> None:
         """Another operator with an empty cache."""
         for _, lowered in self._lowered.values():
             lowered.earlier = None
 
-    def look(self, cache: Cache) -> None:
+    def task_changed(self, key: TaskKey) -> None:
+        """A task was stored: what was placed before has arrived with it, or will be refused."""
+        self._left_behind.pop(key, None)
+
+    def look(self, cache: Cache, now_s: float) -> None:
         """Ask the operator's cache what it knows by now."""
         for slot, (kind, lowered) in list(self._lowered.items()):
             if cache._versions.get(slot, -1) < lowered.version:
                 continue
-            assumed = set(cache._assumed)
-            lowered.earlier = assumed if lowered.earlier is None else lowered.earlier & assumed
+            placed = cache._assumed.keys() | {key for key, arrived_s in self._left_behind.items() if now_s < arrived_s}
+            lowered.earlier = placed if lowered.earlier is None else lowered.earlier & placed
             if not lowered.earlier:
                 del self._lowered[slot]
-                self._say(kind, slot, lowered.obj)
+                amounts = _limits(kind, lowered.obj)
+                assert amounts is not None
+                self._say(kind, slot, lowered.obj, amounts)
 
-    def _say(self, kind: Kind, slot: Slot, obj: Object) -> None:
-        amounts = _limits(kind, obj)
-        assert amounts is not None
+    def _say(self, kind: Kind, slot: Slot, obj: Object, amounts: Amounts) -> None:
         self._told[slot] = amounts
-        self._tell(kind, obj)
+        self._tell(kind, obj if amounts == _limits(kind, obj) else _bounded(kind, obj, amounts))
 
 
 def _covers(new: Amounts, old: Amounts) -> bool:
@@ -97,3 +113,16 @@ def _limits(kind: Kind, obj: Object) -> Amounts | None:
             "maxTasks": spec.get("maxTasks"),
         }  # fmt: skip
     return {name: amount for name, amount in bounds.items() if amount is not None}
+
+
+def _bounded(kind: Kind, obj: Object, amounts: Amounts) -> Object:
+    """The object with these bounds instead of its own."""
+    spec: Object = dict(obj.get("spec") or {})
+    if kind is SWARM_NODE:
+        offered = obj["status"]["allocatable"] | {
+            "cpu": f"{amounts['cpu']:.0f}m", "memory": f"{amounts['memory']:.0f}", "gpu": int(amounts["gpu"]),
+        }  # fmt: skip
+        return obj | {"spec": spec | {"maxTasks": amounts.get("maxTasks")}, "status": obj["status"] | {"allocatable": offered}}
+    slots = {name.removeprefix("limit "): amount for name, amount in amounts.items() if name.startswith("limit ")}
+    bounds = {name: amounts.get(name) for name in ("maxRunning", "maxRunningPerNode")}
+    return obj | {"spec": {name: value for name, value in (spec | bounds | {"limits": slots}).items() if value is not None}}

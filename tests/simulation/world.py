@@ -34,6 +34,7 @@ from tests.simulation.chances import Chances
 from tests.simulation.flaky import FlakyEngine, FlakyKube
 from tests.simulation.limits import Limits
 from tests.simulation.loop import GENERATION, SimLoop
+from tests.simulation.preemptions import Preemptions
 from tests.simulation.workload import Birth, Workload
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
@@ -98,9 +99,12 @@ class World:
         self._verdict: asyncio.Future[None] = self.loop.create_future()
         self._asked_to_delete: set[str] = set()
         self.excused: set[str] = set()
-        """Attempts whose overlaps are nobody's fault: they could not be stopped with proof."""
-        self.removed: set[str] = set()
-        """Attempts that somebody removed by hand: with the name went what keeps a late submit from running it again."""
+        """Attempts whose overlaps are nobody's fault: they could not be stopped with proof, or somebody removed them by hand while
+        a submit of them was under way."""
+        self._bound_at: dict[str, int] = {}
+        """Attempt -> the generation of its task when it was bound."""
+        self._edited: set[str] = set()
+        """Attempts whose task was edited after they had been bound."""
         self._latest_wall = START
         self._runs_changed = False
         self._known: dict[str, SwarmTask] = {}
@@ -117,6 +121,9 @@ class World:
 
         self.checker = Checker(cleanup_s=1e6, orphan_s=1e6)  # how soon it must be tidy, `verdict` says: faults may last
         self.limits = Limits(self._tell_limits)
+        self._preemptions = Preemptions(
+            [name for name, spec in workload.queues.items() if spec.get("preemption") == "LowerPriority"]
+        )
         self.kube = FakeKube(self.clock, seed=seed)
         self.kube.on_commit.append(self._committed)
         self.engine = FakeEngine(self.true_clock)
@@ -127,7 +134,7 @@ class World:
                 self.add_node(f"n{len(self.node_ids) + 1}", group.cpu_milli, group.memory_gib, group.gpus)
         self.flaky_kube = FlakyKube(self.kube, self.chances, self.clock)
         self.flaky_engine = FlakyEngine(self.engine, self.chances, self.clock, self._touched)
-        self.settings = OperatorSettings()
+        self.settings = OperatorSettings(keep_array_members=1)  # so few that some are deleted
         self.operator: Operator | None = None
         for name, spec in workload.queues.items():
             self.kube.add(
@@ -225,6 +232,7 @@ class World:
         if self.operator is None:
             return
         number = self.operators
+        self.limits.died(self.operator.cache, self.loop.time())
         self.operator = None
         self.note(f"operator {number} is killed: {why}")
         self.loop.kill(number)
@@ -249,6 +257,12 @@ class World:
         self.note(f"armed {point}")
 
     # --- what people and machines do ---
+
+    def set_clock(self, by_s: float) -> None:
+        """The operator's wall clock is set. A time that it has shown has been, also when nothing was written at that moment."""
+        self._latest_wall = max(self._latest_wall, self.clock.now())
+        self.clock.ahead_s += by_s
+        self.note(f"the wall clock is set by {by_s:+.1f} s")
 
     def add_node(self, hostname: str, cpu_milli: int, memory_gib: int, gpus: int) -> None:
         """A machine joins the engine; one that was there before gets another ID, as in Swarm."""
@@ -290,6 +304,7 @@ class World:
         self.note(f"{kind.kind} {metadata['name']} {metadata['resourceVersion']} {'gone' if gone else _summary(kind, obj)}")
         if kind is SWARM_TASK:
             self._task_committed(obj, gone, now)
+            self.limits.task_changed((metadata["namespace"], metadata["name"]))
         elif kind is SWARM_QUEUE:
             self.limits.changed(kind, obj | {"spec": {}} if gone else obj)  # what is gone limits nothing
         elif kind is SWARM_NODE and not gone:
@@ -303,6 +318,11 @@ class World:
         for attempt in task.status.attempts:
             if attempt.message is not None and UNPROVEN in attempt.message:
                 self.excused.add(attempt.id)
+            if self._bound_at.setdefault(attempt.id, task.metadata.generation) != task.metadata.generation:
+                self._edited.add(attempt.id)
+        unjust = self._preemptions.seen(task)
+        if unjust is not None:
+            self.fail("PREEMPT", task.metadata.name, unjust)
         owner = task.array_owner
         if owner is not None and not gone:
             self._check_index(owner.uid, task)
@@ -369,7 +389,7 @@ class World:
     def look(self) -> None:
         """Ask the checker, cheaply; after everything that has changed something."""
         if self.operator is not None:
-            self.limits.look(self.operator.cache)
+            self.limits.look(self.operator.cache, self.loop.time())
         found = self.checker.recorded()
         if found and not self.failures:
             self.fail(found[0].invariant, found[0].subject, found[0].evidence)
@@ -381,17 +401,13 @@ class World:
             return
         self._runs_changed = False
         for violation in self.checker.violations():
-            if violation.invariant == "I2" and self._is_excused(violation.evidence):
+            if violation.invariant == "I2" and self.excused & set(_ATTEMPT.findall(violation.evidence)):
                 continue
             self.fail(violation.invariant, violation.subject, violation.evidence)
         for message in self.engine.unexpected:
-            if not self.flaky_engine.late & set(_ATTEMPT.findall(message)):  # the spec was edited while it was under way
-                self.fail("I4", "engine", message)
-
-    def _is_excused(self, evidence: str) -> bool:
-        """An attempt that somebody removed by hand may run again when a request of it was still under way, never otherwise."""
-        names = set(_ATTEMPT.findall(evidence))
-        return bool(self.excused & names) or bool(self.removed & self.flaky_engine.late & names)
+            self.fail("I4", "engine", message)
+        for name in sorted(self.engine.edited - self._edited):
+            self.fail("I4", "engine", f"submit of {name} with another spec than before, though nobody edited its task")
 
     def _unhandled(self, _loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         if not isinstance(context.get("exception"), Crash):

@@ -109,7 +109,8 @@ class _Server(uvicorn.Server):
     async def main_loop(self) -> None:
         while not await self.on_tick(0):  # 0: the tick at which uvicorn refreshes its headers
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._leaving.wait(), HEADERS_S)
+                async with asyncio.timeout(HEADERS_S):
+                    await self._leaving.wait()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)

@@ -14,6 +14,7 @@ import typer
 
 from swarmtask.cli import terminal
 from swarmtask.cli.exits import ExitCode, combined, exit_code_of
+from swarmtask.cli.kindnames import name_of
 from swarmtask.cli.session import Session, Target, connect
 from swarmtask.cli.tables import reference, value_at
 from swarmtask.errors import NotFound, SwarmTaskError
@@ -46,6 +47,8 @@ class Choice:
 
     def check(self, everything: str) -> None:
         """Raises typer.BadParameter when it names nothing, or both. `everything`: the option that means all."""
+        if self.queue and not (self.names or self.selector or self.everything):
+            raise typer.BadParameter(f"add {everything} to mean all of that queue, or --selector for some", param_hint="--queue")
         if bool(self.names) == bool(self.selector or self.everything):
             raise typer.BadParameter(f"give task names, or --selector or {everything}, and not both", param_hint="TASK")
         if self.names and self.queue:
@@ -127,7 +130,7 @@ async def _by_name(session: Session, choice: Choice, codes: list[ExitCode]) -> l
     tasks = []
     for name in dict.fromkeys(choice.names):
         try:
-            tasks.append(await session.api.get(SWARM_TASK, name.rpartition("/")[2], session.namespace))
+            tasks.append(await session.api.get(SWARM_TASK, name_of(SWARM_TASK, name), session.namespace))
         except SwarmTaskError as error:
             terminal.complain(error)
             codes.append(exit_code_of(error))

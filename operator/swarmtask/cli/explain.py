@@ -11,8 +11,10 @@ import typer
 from swarmtask import wiring
 from swarmtask.cli import tables, terminal
 from swarmtask.cli.command import command
+from swarmtask.cli.kindnames import name_of
 from swarmtask.cli.options import ClientDataDir, Context, Kubeconfig, Namespace
 from swarmtask.cli.session import Target, connect
+from swarmtask.resources.kinds import SWARM_TASK
 from swarmtask.scheduler.model import Binding
 
 if TYPE_CHECKING:
@@ -44,6 +46,7 @@ async def explain(
 
     For a task that does not wait it shows what would happen if it were queued now, without what it holds.
     """
+    name = name_of(SWARM_TASK, name)
     async with connect(Target(data_dir, kubeconfig, context, namespace)) as session:
         found = await wiring.explain_task(session.api, session.namespace, name, session.clock)
     match output:
@@ -59,6 +62,8 @@ def _print_table(found: ExplainedTask) -> None:
     outcome, spec = _outcome(found), found.task.spec
     terminal.emit(terminal.clean_line(f"Task: {'/'.join(found.task.key)} ({found.task.status.phase}, queue {spec.queue})"))
     if not found.waits:
+        if found.task.status.message:
+            terminal.emit(terminal.clean_line(f"Now: {found.task.status.message}"))
         terminal.emit("Assuming: that it were queued now, and that it held nothing")
     if "node" in outcome:
         gpus = outcome["gpuIndices"]

@@ -15,6 +15,7 @@ from swarmtask import wiring
 from swarmtask.cli import terminal
 from swarmtask.cli.changes import changes
 from swarmtask.cli.command import command
+from swarmtask.cli.kindnames import name_of
 from swarmtask.cli.options import ClientDataDir, Context, Kubeconfig, Namespace
 from swarmtask.cli.session import Session, Target, connect
 from swarmtask.engines.base import Engine
@@ -54,7 +55,7 @@ async def logs(
 ) -> None:
     """Show what a task has written, stdout and stderr together."""
     async with connect(Target(data_dir, kubeconfig, context, namespace)) as session, EngineLogs(session) as reader:
-        name = await _meant(session, task.rpartition("/")[2], index)
+        name = await _meant(session, name_of(SWARM_TASK, task), index)
         if follow:
             await follow_task(session, reader, name, attempt=attempt, tail=tail, timestamps=timestamps)
         else:
@@ -133,6 +134,8 @@ async def _show(
     task = SwarmTask.model_validate(await session.api.get(SWARM_TASK, name, session.namespace))
     chosen = _attempt(task, attempt)
     if chosen is None:
+        if task.finished:
+            raise NotFound(f"{name} has ended without running: {_why(task)}")
         raise NotFound(f"{name} has not run yet ({_why(task)}): use `swarmtask logs -f {name}` to wait for it")
     writer = LogWriter()
     try:

@@ -18,6 +18,7 @@ from swarmtask.cli.bulk import annotate, phase_of
 from swarmtask.cli.changes import changes
 from swarmtask.cli.command import command
 from swarmtask.cli.exits import ExitCode, combined, exit_code_of
+from swarmtask.cli.kindnames import name_of
 from swarmtask.cli.options import ClientDataDir, Context, Kubeconfig, Namespace
 from swarmtask.cli.session import Session, Target, connect
 from swarmtask.cli.tables import reference, value_at
@@ -77,7 +78,7 @@ async def position(
     The estimate is made of how long tasks of its kind, and those before it, took so far. With --watch the exit code is 1 when the
     task ends without having started.
     """
-    name = name.rpartition("/")[2]
+    name = name_of(SWARM_TASK, name)
     async with connect(Target(data_dir, kubeconfig, context, namespace)) as session:
         if not watch:
             _show(await _place(session, await session.api.get(SWARM_TASK, name, session.namespace)), session, output)
@@ -121,8 +122,9 @@ async def _place(session: Session, task: Object) -> Place:
 
 
 def _words(task: Object, phase: Phase) -> str:
-    if phase in BOUND_PHASES:
-        return f"{phase} on {value_at(task, '.status.nodeName')}"
+    node = value_at(task, ".status.nodeName")
+    if phase in BOUND_PHASES and node:  # an array is on no node: its message says how far it is
+        return f"{phase} on {node}"
     if phase is Phase.QUEUED:
         return scheduled_words(task) or str(value_at(task, ".status.message") or "waiting for the next scheduling cycle")
     message = value_at(task, ".status.message") or value_at(task, ".status.reason") or ""
@@ -177,9 +179,13 @@ async def front(
     codes: list[ExitCode] = []
     async with connect(Target(data_dir, kubeconfig, context, namespace)) as session:
         now = session.clock.now().astimezone(UTC)
-        wanted = list(dict.fromkeys(name.rpartition("/")[2] for name in names))
-        for number, name in enumerate(wanted):
+        moved = set[str]()
+        for number, text in enumerate(names):
             try:
+                name = name_of(SWARM_TASK, text)
+                if name in moved:
+                    continue
+                moved.add(name)
                 task = await session.api.get(SWARM_TASK, name, session.namespace)
                 if phase_of(task) is not Phase.QUEUED:
                     raise Invalid(f"{name} does not wait in its queue ({phase_of(task)}): there is nothing to move")

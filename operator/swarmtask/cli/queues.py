@@ -20,6 +20,7 @@ from swarmtask.cli.bulk import act, phase_of
 from swarmtask.cli.changes import changes
 from swarmtask.cli.command import command
 from swarmtask.cli.exits import ExitCode, combined, exit_code_of
+from swarmtask.cli.kindnames import name_of
 from swarmtask.cli.options import ClientDataDir, Context, Kubeconfig, Namespace
 from swarmtask.cli.session import Session, Target, connect
 from swarmtask.cli.steer import UNFINISHED, request_cancel
@@ -158,9 +159,9 @@ async def release(
 async def _set_stopped(target: Target, names: Sequence[str], *, stopped: bool) -> None:
     codes: list[ExitCode] = []
     async with connect(target) as session:
-        for name in dict.fromkeys(name.rpartition("/")[2] for name in names):
+        for name in dict.fromkeys(names):
             try:
-                before, queue = await _stop(session, name, stopped=stopped)
+                before, queue = await _stop(session, name_of(SWARM_QUEUE, name), stopped=stopped)
             except SwarmTaskError as error:
                 terminal.complain(error)
                 codes.append(exit_code_of(error))
@@ -208,7 +209,7 @@ async def drain(
 
     It stays held afterwards, also when the wait was cut short: `swarmtask queue release` opens it again.
     """
-    name, codes = name.rpartition("/")[2], list[ExitCode]()
+    name, codes = name_of(SWARM_QUEUE, name), list[ExitCode]()
     async with connect(Target(data_dir, kubeconfig, context, namespace)) as session:
         _, queue = await _stop(session, name, stopped=True)
         terminal.say(f"Queue {name} is held.")

@@ -271,13 +271,13 @@ class Arrays:
             case CreateMember(index=index):
                 await self._create(task, array, index)
             case DeleteMember(member=member):
-                await self._delete("delete-member", (task.key[0], member.name), member.uid)
+                await self._delete("delete-member", task, (task.key[0], member.name), member.uid, member.version)
             case CancelMember(member=member, why=why):
                 await self._steer(task, member, {"metadata": {"annotations": {ANNOTATION_CANCEL: why}}})
             case SuspendMember(member=member, suspend=suspend):
                 await self._steer(task, member, {"spec": {"suspend": suspend}})
             case DeleteTask():
-                await self._delete("delete-task", task.key, task.metadata.uid)
+                await self._delete("delete-task", task, task.key, task.metadata.uid, task.metadata.resource_version)
 
     async def _create(self, task: SwarmTask, array: _Array, index: int) -> None:
         now = self._clock.monotonic()
@@ -322,12 +322,14 @@ class Arrays:
         self._delays.after(("blocked array", key, pause_s), pause_s, lambda: self.look(key))
         self.look(key)  # so that the status says it, too
 
-    async def _delete(self, point: str, key: TaskKey, uid: str) -> None:
+    async def _delete(self, point: str, array: SwarmTask, key: TaskKey, uid: str, version: str) -> None:
+        """The array or one of its members, only as it was decided on: a request that arrives late must not delete an array that a
+        person has retried meanwhile, nor a member that has started."""
         try:
             with write_point(point):
-                await self._api.delete(SWARM_TASK, key[1], key[0], uid=uid, propagation="Background")
+                await self._api.delete(SWARM_TASK, key[1], key[0], uid=uid, resource_version=version, propagation="Background")
         except (Conflict, NotFound):
-            pass  # somebody else was faster
+            self.look(array.key)  # somebody else was faster: decide again
         await self._refresh(key)
 
     async def _steer(self, task: SwarmTask, member: Member, patch: dict[str, dict[str, object]]) -> None:

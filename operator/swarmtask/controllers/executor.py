@@ -36,17 +36,21 @@ from swarmtask.lifecycle.messages import (
     Submit,
     TaskEvent,
     Transition,
+    Unplaced,
     WakeAt,
 )
 from swarmtask.lifecycle.task import Policy, handle, outstanding
+from swarmtask.lifecycle.twins import standing
 from swarmtask.resources.kinds import SWARM_TASK
 from swarmtask.resources.meta import FINALIZER
-from swarmtask.resources.task import TERMINAL_PHASES, SwarmTask
+from swarmtask.resources.task import SwarmTask
 from swarmtask.scheduler.model import TaskKey
 
 logger = logging.getLogger(__name__)
 
 WORKERS = 16
+TELLERS = 4
+"""At most so many of them tell tasks why they wait; the others are there for what moves a task on."""
 MAX_CONFLICTS = 8
 Slot = tuple[str, int]
 
@@ -70,7 +74,9 @@ class Executor:
         self._cache, self._lanes, self._unbound = cache, lanes, unbound
         self._policy = Policy(infrastructure_loss_limit=around.settings.infrastructure_loss_limit)
         self._missing: set[tuple[str, str]] = set()
-        self._queue: KeyedQueue[TaskKey, Slot, tuple[str, TaskEvent | None]] = KeyedQueue(around.delays, around.rng)
+        self._queue: KeyedQueue[TaskKey, Slot, tuple[str, TaskEvent | None]] = KeyedQueue(
+            around.delays, around.rng, patient_at_once=TELLERS
+        )
         cache.twins.stir = self.look
 
     @property
@@ -79,9 +85,10 @@ class Executor:
         return len(self._queue)
 
     def offer(self, key: TaskKey, uid: str, event: TaskEvent) -> None:
-        """A fact about the task with this UID; at once, never waits. A newer fact of the same kind replaces one that waits."""
+        """A fact about the task with this UID; at once, never waits. A newer fact of the same kind replaces one that waits. Why a
+        task is not placed is told when nothing else is to be done, or every now and then."""
         attempt = event.observation.attempt if isinstance(event, Observed) else getattr(event, "attempt", 0)
-        self._queue.put(key, (type(event).__name__, attempt), (uid, event))
+        self._queue.put(key, (type(event).__name__, attempt), (uid, event), can_wait=isinstance(event, Unplaced))
 
     def look(self, key: TaskKey) -> None:
         """The task, a deadline or the world around it has changed: decide again, and begin what is outstanding."""
@@ -171,9 +178,11 @@ class Executor:
         return Reconcile(queue_exists=self._cache.queue_exists(entry.queue), twin=twin)
 
     async def _write_assumed(self, key: TaskKey, entry: TaskEntry, transition: Transition) -> None:
-        """Others of its dedupeKey see a task that goes ahead as if that were stored already; an end they see when it is stored."""
-        if transition.status.phase not in TERMINAL_PHASES:
-            self._cache.twins.assume(key, entry.task.model_copy(update={"status": transition.status}))
+        """Others of its dedupeKey see a task that goes ahead as if that were stored already. That it steps back or ends they see
+        when it is stored: a write that fails leaves it at work, and one of them would have begun beside it."""
+        ahead = entry.task.model_copy(update={"status": transition.status})
+        if standing(ahead) <= standing(entry.task):
+            self._cache.twins.assume(key, ahead)
         try:
             await self._write(key, entry, transition)
         finally:
@@ -266,7 +275,7 @@ class Executor:
             self._announcer.tell(SWARM_TASK, task.metadata, Announcement("Warning", "EngineMissing", message))
 
     def _present(self, task: SwarmTask) -> list[Observation] | None:
-        """What all engines list of the task; None while one of them does not say, or has not said since the newest submit."""
+        """What all engines list of the task; None while one of them does not say, or has not since the newest submit ended."""
         seen: list[Observation] = []
         for lane in self._lanes.values():
             listed = lane.present(task.metadata.uid)
@@ -276,6 +285,8 @@ class Executor:
         current = task.status.current
         if current is not None and current.engine in self._lanes:
             lane = self._lanes[current.engine]
+            if lane.submissions.under_way(current.id):
+                return None
             submitted = lane.submissions.submitted_at(task.metadata.uid, current.id)
             if submitted is not None and not lane.listed_after(submitted):
                 return None
@@ -300,9 +311,13 @@ class Executor:
             self._cache.remove(SWARM_TASK, key, int(obj["metadata"]["resourceVersion"]))
 
     async def _delete(self, key: TaskKey, task: SwarmTask) -> None:
+        """Only as it was decided on: a request that arrives late must not delete a task that a person has retried meanwhile."""
+        meta = task.metadata
         try:
             with write_point("delete-task"):
-                await self._api.delete(SWARM_TASK, key[1], key[0], uid=task.metadata.uid, propagation="Background")
+                await self._api.delete(
+                    SWARM_TASK, key[1], key[0], uid=meta.uid, resource_version=meta.resource_version, propagation="Background"
+                )
         except (Conflict, NotFound):
-            pass  # somebody else was faster
+            self.look(key)  # somebody else was faster: decide again
         await self._refresh(key)

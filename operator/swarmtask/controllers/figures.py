@@ -87,6 +87,7 @@ class Figures:
             seconds = self._queues.setdefault(queue, _Lately()).finished
             seconds[second] = seconds.get(second, 0) + 1
         started, queued = min(after.start_time.timestamp(), now), _seconds(after.queued_time)
+        queued = None if queued is None else math.floor(queued)  # a start is stored in whole seconds
         if after.start_time == before.start_time or started <= now - STARTED_WINDOW_S or queued is None or queued > started:
             return  # known, long ago, or queued again since: its first wait is no longer to be seen
         lately = self._queues.setdefault(queue, _Lately())

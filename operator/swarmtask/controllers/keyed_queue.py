@@ -1,15 +1,15 @@
 """Work by key: items of one key are handled one after another, items of different keys at the same time.
 
 Called by the executor (key: task) and the engine lanes (key: workload). An item has a slot within its key; a newer item of the same
-slot replaces the older one that still waits, so that a queue stays bounded however long its consumer is held up. Holds no opinion
-about what the items mean.
+slot replaces the older one that still waits, so that a queue stays bounded however long its consumer is held up. Items that can
+wait let all others pass. Holds no opinion about what the items mean.
 """
 
 from __future__ import annotations
 
 import asyncio
 import random
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Callable, Hashable, Mapping
 from typing import Generic, TypeVar
 
@@ -19,6 +19,9 @@ Key = TypeVar("Key", bound=Hashable)
 Slot = TypeVar("Slot", bound=Hashable)
 Item = TypeVar("Item")
 
+SHARE = 8
+"""However many others there are, of so many keys that are taken one may be of those that can wait, so that its turn comes, too."""
+
 
 class KeyedQueue(Generic[Key, Slot, Item]):
     """See the module.
@@ -26,14 +29,20 @@ class KeyedQueue(Generic[Key, Slot, Item]):
     Args:
         delays: timers on monotonic time, for the pause before a retry.
         cap_s: longest pause before a retry.
+        patient_at_once: so many keys of which everything can wait are handled at the same time; None: as many as are taken.
     """
 
-    def __init__(self, delays: Timers, rng: random.Random, *, cap_s: float = 30.0) -> None:
-        self._delays, self._rng, self._cap_s = delays, rng, cap_s
+    def __init__(self, delays: Timers, rng: random.Random, *, cap_s: float = 30.0, patient_at_once: int | None = None) -> None:
+        self._delays, self._rng, self._cap_s, self._patient_at_once = delays, rng, cap_s, patient_at_once
         self._waiting: dict[Key, dict[Slot, Item]] = {}
-        self._ready: deque[Key] = deque()
-        self._queued: set[Key] = set()
+        self._patient: set[Key] = set()
+        """Keys of which everything that waits can wait."""
+        self._ready: OrderedDict[Key, None] = OrderedDict()
+        self._ready_patient: OrderedDict[Key, None] = OrderedDict()
+        self._passed = 0
+        """Keys that were taken since one that can wait was, or since there was none."""
         self._busy: set[Key] = set()
+        self._busy_patient: set[Key] = set()
         self._paused: set[Key] = set()
         self._failures: dict[Key, int] = {}
         self._idle: deque[asyncio.Future[None]] = deque()
@@ -45,26 +54,46 @@ class KeyedQueue(Generic[Key, Slot, Item]):
 
     @property
     def ready(self) -> bool:
-        """`take` would return at once."""
-        return any(key in self._waiting for key in self._ready)
+        """`take` would return at once, if nothing of it can wait."""
+        return bool(self._ready)
 
-    def put(self, key: Key, slot: Slot, item: Item) -> None:
-        slots = self._waiting.setdefault(key, {})
+    def put(self, key: Key, slot: Slot, item: Item, *, can_wait: bool = False) -> None:
+        slots = self._waiting.get(key)
+        if slots is None:
+            slots = self._waiting[key] = {}
+            if can_wait:
+                self._patient.add(key)
+        if not can_wait:
+            self._hurry(key)
         slots.pop(slot, None)  # the newest comes last
         slots[slot] = item
         self._line_up(key)
 
+    def _hurry(self, key: Key) -> None:
+        """Something of it cannot wait: it is in its place among those from now on."""
+        self._patient.discard(key)
+        self._ready_patient.pop(key, None)
+
     async def take(self) -> tuple[Key, dict[Slot, Item]]:
         """The next key with everything that waits for it. The taker must call `done` or `retry`."""
         while True:
-            while self._ready:
-                key = self._ready.popleft()
-                self._queued.discard(key)
-                slots = self._waiting.pop(key, None)
-                if slots:
-                    self._busy.add(key)
-                    return key, slots
+            lane = self._next_lane()
+            if lane is not None:
+                key, _ = lane.popitem(last=False)
+                self._busy.add(key)
+                if lane is self._ready_patient:
+                    self._patient.discard(key)
+                    self._busy_patient.add(key)
+                self._passed = 0 if lane is self._ready_patient or not self._ready_patient else self._passed + 1
+                return key, self._waiting.pop(key)
             await self._arrival()
+
+    def _next_lane(self) -> OrderedDict[Key, None] | None:
+        """Where the next key is taken from."""
+        room = self._patient_at_once is None or len(self._busy_patient) < self._patient_at_once
+        if self._ready_patient and room and (not self._ready or self._passed >= SHARE - 1):
+            return self._ready_patient
+        return self._ready or None
 
     async def _arrival(self) -> None:
         call: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -86,13 +115,17 @@ class KeyedQueue(Generic[Key, Slot, Item]):
                 return
 
     def done(self, key: Key) -> None:
-        self._busy.discard(key)
         self._failures.pop(key, None)
+        self._free(key)
         self._line_up(key)
 
     def retry(self, key: Key, items: Mapping[Slot, Item]) -> float:
         """Put items back, unless newer ones have come, and take them up again after a pause; returns its length in seconds."""
-        self._busy.discard(key)
+        if key in self._busy_patient and key not in self._waiting:
+            self._patient.add(key)
+        elif key not in self._busy_patient:
+            self._patient.discard(key)
+        self._free(key)
         self._waiting[key] = {**items, **self._waiting.get(key, {})}
         failures = self._failures[key] = self._failures.get(key, 0) + 1
         pause_s = backoff_s(failures, self._rng, cap_s=self._cap_s)
@@ -100,9 +133,20 @@ class KeyedQueue(Generic[Key, Slot, Item]):
         self._delays.after((id(self), key), pause_s, self._resume(key))
         return pause_s
 
+    def _free(self, key: Key) -> None:
+        """Nobody handles it any more."""
+        self._busy.discard(key)
+        if key in self._busy_patient:
+            self._busy_patient.discard(key)
+            if self._ready_patient:
+                self._wake()  # there was no taker for it before
+
     def forget(self, key: Key) -> None:
         """Drop what waits for a key that is no more."""
         self._waiting.pop(key, None)
+        self._patient.discard(key)
+        self._ready.pop(key, None)
+        self._ready_patient.pop(key, None)
         self._failures.pop(key, None)
 
     def _resume(self, key: Key) -> Callable[[], None]:
@@ -113,7 +157,7 @@ class KeyedQueue(Generic[Key, Slot, Item]):
         return resume
 
     def _line_up(self, key: Key) -> None:
-        if key in self._waiting and key not in self._queued and key not in self._busy and key not in self._paused:
-            self._queued.add(key)
-            self._ready.append(key)
+        lane = self._ready_patient if key in self._patient else self._ready
+        if key in self._waiting and key not in lane and key not in self._busy and key not in self._paused:
+            lane[key] = None
             self._wake()

@@ -63,7 +63,7 @@ class EngineLane:
         self.tried_workloads, self.tried_nodes = asyncio.Event(), asyncio.Event()
         self.poll, self.node_poll = Bell(around.clock), Bell(around.clock)
         self._clock = around.clock
-        self.submissions = Submissions(engine, around, wanted, refuse)
+        self.submissions = Submissions(engine, around, lambda one: None if self._shows(one.attempt.id) else wanted(one), refuse)
         self._commands: KeyedQueue[str, str, _Command] = KeyedQueue(around.delays, around.rng, cap_s=10.0)
         self._stopped: dict[str, float] = {}
         self._removed: dict[str, float] = {}
@@ -72,6 +72,14 @@ class EngineLane:
     # --- asked by others; none of these waits ---
 
     def submit(self, submission: Submission) -> None:
+        """Submit it, unless the engine shows it already.
+
+        What a process before this one may have submitted waits for the first list, after which the observer brings it up again: the
+        task may have been edited since, or the attempt may have run and been removed, and then it must not be sent a second time.
+        """
+        name = submission.attempt.id
+        if self._shows(name) or (self.listing is None and not self.submissions.bound_here(name)):
+            return
         self.submissions.put(submission)
 
     def stop(self, name: str, grace_s: int) -> None:
@@ -166,6 +174,9 @@ class EngineLane:
             with write_point("remove-orphan" if command.orphan else "remove"):
                 await self.engine.remove(name)
             self._removed[name] = self._clock.monotonic()
+
+    def _shows(self, name: str) -> bool:
+        return self.listing is not None and name in self.listing.names
 
     def _unfinished(self, name: str) -> bool:
         listed = self.listing.by_task.values() if self.listing is not None else ()

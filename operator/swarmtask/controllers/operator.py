@@ -40,6 +40,9 @@ from swarmtask.settings import OperatorSettings
 
 logger = logging.getLogger(__name__)
 
+CANCEL_AGAIN_S = 20.0
+"""Longer than any loop's own cleaning up. A library that swallows a cancellation must not keep the operator from ending."""
+
 Loop = Callable[[], Coroutine[Any, Any, None]]
 
 
@@ -109,8 +112,11 @@ class Operator:
                 tasks = [group.create_task(self._alive(name, loop), name=name) for name, loop in loops.items()]
                 tasks += [group.create_task(self._after_sync(name, loop), name=name) for name, loop in self._later_loops().items()]
                 await stop.wait()
-                for task in tasks:
-                    task.cancel()
+                pending = set(tasks)
+                while pending:
+                    for task in pending:
+                        task.cancel()
+                    _, pending = await asyncio.wait(pending, timeout=CANCEL_AGAIN_S)
         finally:
             for lane in self._lanes.values():
                 await self._close(lane)

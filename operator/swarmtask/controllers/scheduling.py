@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Container, Iterable, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from swarmtask.controllers.cache import Cache
@@ -30,8 +31,19 @@ REFUSALS_PER_S = 100
 """At most so many tasks are told in one second why they wait."""
 POSITIONS_PER_STEP = 20
 """Per so many places in the queue, news about the place is written that many times more seldom."""
+HEAD_START_S = 0.01
+"""What starts is written before the others are told why they wait: so much earlier."""
 DRIFT_S, DRIFT_SHARE = 10.0, 0.1
 """An estimate that moves by less than either is no news."""
+
+
+@dataclass(frozen=True, slots=True)
+class Decided:
+    """One cycle that has been acted on: what it saw, what it said, and who is to be told why it waits."""
+
+    snapshot: Snapshot
+    result: CycleResult
+    refusals: Sequence[Refusal]
 
 
 class Scheduling:
@@ -74,15 +86,20 @@ class Scheduling:
             # Changes within the gap share a cycle; a cycle over very many tasks leaves at least two thirds of the time to others.
             await self._clock.sleep(max(self._settings.cycle_gap_s, 2 * took_s))
             began = self._clock.monotonic()
-            deferred = self.cycle()
+            decided = self.decide()
             took_s = self._clock.monotonic() - began
+            if decided.result.bindings and decided.refusals:
+                await self._clock.sleep(HEAD_START_S)
+            began = self._clock.monotonic()
+            deferred = self.tell(decided)
+            took_s += self._clock.monotonic() - began
             timeout_s = self._settings.status_refresh_s if deferred else None
             if not deferred and self._estimates.starts:
                 ahead_s = min(self._estimates.starts.values()) - self._clock.now().timestamp()
                 timeout_s = max(0.0, ahead_s) + quiet_s
 
-    def cycle(self) -> bool:
-        """One cycle. True when some task has not been told yet why it waits."""
+    def decide(self) -> Decided:
+        """One cycle: what it places and whom it preempts is handed to the executor."""
         snapshot = take_snapshot(self._cache, self._engine_ready, self._clock.now().timestamp())
         result = run_cycle(snapshot)
         refusals = result.refusals
@@ -96,7 +113,12 @@ class Scheduling:
             self._preempt(preemption)
         if not result.complete:
             self.bell.ring()
-        deferred = self._tell(refusals, snapshot.now) if self._estimate(snapshot, result) else True
+        return Decided(snapshot, result, refusals)
+
+    def tell(self, decided: Decided) -> bool:
+        """Why the others wait. True when some task has not been told yet."""
+        snapshot, result = decided.snapshot, decided.result
+        deferred = self._tell(decided.refusals, snapshot.now) if self._estimate(snapshot, result) else True
         self.first_cycle.set()
         return deferred or (snapshot.cut is not None and bool(snapshot.cut.ends))
 

@@ -85,6 +85,14 @@ class Submissions:
         done = self.done.get(uid)
         return done[1] if done is not None and done[0] == name else None
 
+    def under_way(self, name: str) -> bool:
+        """A submit of this name has been begun, and its answer is awaited."""
+        return name in self._flights
+
+    def bound_here(self, name: str) -> bool:
+        """No earlier process can have submitted it; known of attempts that were bound soon after the start."""
+        return name in self._born
+
     def born(self, name: str) -> None:
         """The attempt was bound by this process: no earlier one can have submitted it."""
         if self._clock.monotonic() - self._began < LANDING_S:

@@ -118,7 +118,7 @@ class Workload:
 
     @property
     def spec_hash(self) -> str:
-        """Hash of everything that decides what runs; tells an own earlier submit from a foreign object of the same name.
+        """Hash of everything that decides what runs; shows where a repeated submit came too late for an edit.
 
         Which GPUs it sees is left out: the indices follow from the name, and what is known of vendors may change between two
         submits of one attempt.
@@ -190,7 +190,9 @@ class Engine(Protocol):
     async def nodes(self) -> Sequence[EngineNode]: ...
 
     async def submit(self, workload: Workload) -> None:
-        """Create the workload. The same name with the same `spec_hash` is success; with another one is `EngineRejected`."""
+        """Create the workload. One that is there for the same attempt of the same task is success, and stays as it is: whoever
+        submits again does not know that the first time worked, and the task or a secret may have been edited in between. What
+        arrived first is the attempt. Something else of that name is `EngineRejected`."""
         ...
 
     async def stop(self, name: str, grace_s: int) -> None:

@@ -94,9 +94,10 @@ class ObjectApi(Protocol):
         namespace: str | None = None,
         *,
         uid: str | None = None,
+        resource_version: str | None = None,
         propagation: Literal["Background", "Foreground", "Orphan"] | None = None,
     ) -> None:
-        """Raises NotFound; Conflict when `uid` is given and differs."""
+        """Raises NotFound; Conflict when `uid` or `resource_version` is given and differs."""
         ...
 
     async def version(self) -> Mapping[str, Any]:

@@ -178,11 +178,13 @@ class KubeClient:
         namespace: str | None = None,
         *,
         uid: str | None = None,
+        resource_version: str | None = None,
         propagation: Literal["Background", "Foreground", "Orphan"] | None = None,
     ) -> None:
         options: Object = {"apiVersion": "v1", "kind": "DeleteOptions"}
-        if uid is not None:
-            options["preconditions"] = {"uid": uid}
+        conditions = {"uid": uid, "resourceVersion": resource_version}
+        if any(conditions.values()):
+            options["preconditions"] = {name: value for name, value in conditions.items() if value is not None}
         if propagation is not None:
             options["propagationPolicy"] = propagation
         await self._send("DELETE", _path(kind, namespace, name), {}, options)

@@ -365,7 +365,9 @@ def _end_runs(running: list[Member], wish: tuple[Phase, str, str]) -> list[Array
         if not member.started:
             commands.append(DeleteMember(member))
         elif not member.cancelling:
-            commands.append(CancelMember(member, f"the array ends: {wish[2]}"))
+            # Words that a person's retry of the run has not answered yet: the same ones again would change nothing.
+            again = "" if member.retry is None else f" (after its retry {clip(member.retry, _SHOWN)})"
+            commands.append(CancelMember(member, f"the array ends: {wish[2]}{again}"))
     return commands
 
 

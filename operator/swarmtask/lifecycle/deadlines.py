@@ -37,8 +37,12 @@ class Policy:
 
 def whole(moment: datetime) -> datetime:
     """UTC, cut to the whole second: what is stored."""
-    aware = moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
-    return aware.replace(microsecond=0)
+    return exact(moment).replace(microsecond=0)
+
+
+def exact(moment: datetime) -> datetime:
+    """UTC, to the microsecond."""
+    return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
 
 
 def retry_delay_s(backoff: Backoff, earlier: int, salt: str) -> int:

@@ -12,7 +12,7 @@ from datetime import datetime
 from typing import Any, Literal
 
 from swarmtask.lifecycle import conditions
-from swarmtask.lifecycle.deadlines import Policy, retry_at, retry_delay_s, whole
+from swarmtask.lifecycle.deadlines import Policy, exact, retry_at, retry_delay_s, whole
 from swarmtask.lifecycle.messages import Announcement, Bound, Observation, Reason, Transition, Twin, Unplaced
 from swarmtask.lifecycle.reasons import RULES
 from swarmtask.lifecycle.verdicts import judge
@@ -80,7 +80,9 @@ class Draft:
         """A stored time that lies ahead was written before the clock was set back: it counts as now, so that nobody waits longer by
         as much."""
         status, live = self.status, self.live
-        for name in ("queued_time", "start_time", "completion_time"):
+        if status.queued_time is not None and status.queued_time > exact(self.now):
+            status.queued_time = exact(self.now)
+        for name in ("start_time", "completion_time"):
             moment = getattr(status, name)
             if moment is not None and moment > self.at:
                 setattr(status, name, self.at)
@@ -127,7 +129,7 @@ class Draft:
         status.phase, status.reason, status.message, status.not_before = Phase.QUEUED, None, None, None
         status.outcome_of = None
         if status.queued_time is None or (status.start_time is not None and not keep_place):
-            status.queued_time = self.at
+            status.queued_time = exact(self.now)  # tasks of one second keep the order in which they came
         if retrying:
             self.announce("Retrying", f"queued for attempt {status.attempt + 1}")
         else:

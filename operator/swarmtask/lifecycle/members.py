@@ -42,8 +42,10 @@ class Member:
         started: it has had an attempt.
         live: an attempt holds its node.
         deleting: somebody has asked for its deletion.
-        cancelling: somebody has asked for its end.
+        cancelling: somebody has asked for its end, and no retry has come after that.
+        retry: the newest retry that was acted on or noted.
         why: how it ended, or why it waits.
+        version: the resourceVersion of what was summed up here.
         started_at, finished_at: of the run, None while that has not happened.
     """
 
@@ -58,8 +60,10 @@ class Member:
     deleting: bool = False
     suspended: bool = False
     cancelling: bool = False
+    retry: str | None = None
     started_at: datetime | None = None
     finished_at: datetime | None = None
+    version: str = ""
 
     @property
     def unfinished(self) -> bool:
@@ -74,6 +78,8 @@ class Member:
 def member_of(task: SwarmTask, index: int) -> Member:
     """The summary of a run."""
     status, current = task.status, task.status.current
+    asked = task.metadata.annotations.get(ANNOTATION_CANCEL)
+    ends = current is not None and current.live and current.stop_reason == Reason.CANCELLED
     return Member(
         index=index,
         name=task.metadata.name,
@@ -85,9 +91,12 @@ def member_of(task: SwarmTask, index: int) -> Member:
         live=current is not None and current.live,
         deleting=task.metadata.deletion_timestamp is not None,
         suspended=task.spec.suspend,
-        cancelling=ANNOTATION_CANCEL in task.metadata.annotations,
+        # One that was acted on and has no attempt to end belongs to the budget before a retry.
+        cancelling=asked is not None and (asked != status.observed_cancel or ends),
+        retry=status.observed_retry,
         started_at=status.start_time,
         finished_at=status.completion_time,
+        version=task.metadata.resource_version,
     )
 
 

@@ -23,8 +23,12 @@ IMAGE_PATTERN = (
 )
 
 
+_WRITTEN = (int, str)
+"""How a quantity may be written; here once, because `int | str` would be made anew for every one that is read."""
+
+
 def _quantity_text(value: Any) -> Any:
-    if isinstance(value, bool) or not isinstance(value, int | str):
+    if isinstance(value, bool) or not isinstance(value, _WRITTEN):
         raise ValueError("write a quantity as an integer or a string, for example 2, 500m or 1.5Gi")
     text = str(value)
     units.parse_quantity(text)

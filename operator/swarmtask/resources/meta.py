@@ -27,6 +27,14 @@ Time = Annotated[datetime, PlainSerializer(_format, return_type=str, when_used="
 """RFC 3339 in whole seconds."""
 
 
+def _format_micro(moment: datetime) -> str:
+    return moment.isoformat(timespec="microseconds")[:26] + "Z"
+
+
+MicroTime = Annotated[datetime, PlainSerializer(_format_micro, return_type=str, when_used="json")]
+"""RFC 3339 in microseconds, for what tells an order; whole seconds can be read too."""
+
+
 class Model(BaseModel):
     """Base of every part of a resource: camelCase on the wire, snake_case in Python.
 
@@ -95,6 +103,9 @@ def set_condition(
         status: True, False or None for "Unknown".
     """
     word: Literal["True", "False", "Unknown"] = "Unknown" if status is None else "True" if status else "False"
+    same = get_condition(conditions, type_)
+    if same is not None and _content(same) == (word, reason, message[:32768], observed_generation):
+        return list(conditions)  # most of the time nothing changes, and to make a condition costs
     fresh = Condition(
         type=type_, status=word, reason=reason, message=message[:32768], last_transition_time=now,
         observed_generation=observed_generation,
@@ -112,6 +123,10 @@ def set_condition(
     if not found:
         result.append(fresh)
     return result
+
+
+def _content(condition: Condition) -> tuple[str, str, str, int | None]:
+    return condition.status, condition.reason, condition.message, condition.observed_generation
 
 
 def get_condition(conditions: Sequence[Condition], type_: str) -> Condition | None:

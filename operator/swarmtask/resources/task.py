@@ -23,7 +23,7 @@ from swarmtask.resources.fields import (
     Slots,
     Text,
 )
-from swarmtask.resources.meta import API_VERSION, Condition, Model, ObjectMeta, OwnerReference, Time
+from swarmtask.resources.meta import API_VERSION, Condition, MicroTime, Model, ObjectMeta, OwnerReference, Time
 from swarmtask.resources.placement import Placement
 
 PRIORITY_CLASSES = {"high": 1000, "normal": 0, "low": -1000}
@@ -324,7 +324,7 @@ class TaskStatus(Model):
     message: str | None = Field(default=None, max_length=4096, description="The same for a person.")
     observed_generation: int | None = Field(default=None, description="Generation of the spec that this status speaks of.")
     queue_position: int | None = Field(default=None, description="1-based place in its queue while Queued.")
-    queued_time: Time | None = Field(default=None, description="When it entered the queue (this time round).")
+    queued_time: MicroTime | None = Field(default=None, description="When it entered the queue (this time round); its age there.")
     estimated_start_time: Time | None = Field(
         default=None, description="When it may start, by how long such tasks took; absent while that is not known."
     )

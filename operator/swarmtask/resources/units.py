@@ -57,11 +57,13 @@ def parse_quantity(text: str | int | float) -> Decimal:
     return Decimal(number) * _SUFFIXES[suffix]
 
 
+@lru_cache(maxsize=4096, typed=True)
 def cpu_milli(text: str | int | float) -> int:
     """Thousandths of a core, rounded up as Kubernetes does: `500m` -> 500, `1.5` -> 1500."""
     return int((parse_quantity(text) * 1000).to_integral_value(ROUND_CEILING))
 
 
+@lru_cache(maxsize=4096, typed=True)
 def memory_bytes(text: str | int | float) -> int:
     """Bytes, rounded up: `1Gi` -> 1073741824."""
     return int(parse_quantity(text).to_integral_value(ROUND_CEILING))

@@ -157,8 +157,8 @@ class LocalEngine:
     async def _call(self, function: Callable[[], T]) -> T:
         """Run in a thread, within the time-out; the disk's errors become EngineUnavailable."""
         try:
-            future = asyncio.get_running_loop().run_in_executor(self._threads, function)
-            return await asyncio.wait_for(future, CALL_TIMEOUT_S)
+            async with asyncio.timeout(CALL_TIMEOUT_S):
+                return await asyncio.get_running_loop().run_in_executor(self._threads, function)
         except SwarmTaskError:
             raise
         except TimeoutError as error:
@@ -198,8 +198,8 @@ class LocalEngine:
         except FileExistsError as error:
             attempt = Record(self._attempts / workload.name)
             present = attempt.read("spec.json")
-            if present is not None and present["hash"] != workload.spec_hash:
-                raise EngineRejected(f"{workload.name} exists already and runs something else") from error
+            if present is not None and (present["task_uid"], present["attempt"]) != (workload.task_uid, workload.attempt):
+                raise EngineRejected(f"{workload.name} exists already and is not this attempt") from error
             if attempt.read("started.json") is not None or attempt.read("exit.json") is not None or attempt.supervised():
                 return
         self._supervise(attempt)

@@ -2,7 +2,7 @@
 
 Called by `engine`. Layout of STATE/attempts/NAME:
 
-    spec.json     written by the engine before the directory appears under its name: owner, argv, limits, hash (never env)
+    spec.json     written by the engine before the directory appears under its name: owner, argv, limits (never env)
     env.json      environment; deleted by the supervisor as soon as the program has started
     lock          held by the supervisor as long as it lives
     started.json  written by the supervisor before the program starts: boot ID, PID and its start time
@@ -110,8 +110,10 @@ class Record:
             return None
         ended, started = self.read("exit.json"), self.read("started.json")
         if ended is None and not self.supervised():
+            begun_before = started is not None
             ended, started = self.read("exit.json"), self.read("started.json")  # it may have ended between the two looks
-            if ended is None and started is not None:
+            # It may also have begun between them: only a supervisor that held the lock before can have lost it.
+            if ended is None and started is not None and begun_before:
                 ended = self._lost(started, boot_id)
         state = WorkloadState.PENDING if started is None else WorkloadState.RUNNING
         if ended is not None:
@@ -152,7 +154,7 @@ def create(attempts: Path, workload: Workload, max_output_bytes: int, environmen
         working_dir = workload.working_dir or str(final / "work")
         (draft / "work").mkdir()
         spec = {
-            "name": workload.name, "hash": workload.spec_hash, "argv": [*workload.command, *workload.args],
+            "name": workload.name, "argv": [*workload.command, *workload.args],
             "working_dir": working_dir, "memory_limit_bytes": workload.memory_limit_bytes, "grace_s": workload.grace_s,
             "max_output_bytes": max_output_bytes, **{field: getattr(workload, field) for field in OWNER_FIELDS},
         }  # fmt: skip

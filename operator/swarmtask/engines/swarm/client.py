@@ -109,7 +109,8 @@ class DockerClient:
         loop = asyncio.get_running_loop()
         try:
             # a second more than the socket's own time-out, whose message is the better one
-            return await asyncio.wait_for(loop.run_in_executor(self._pool, self._run, function), self._timeout_s + 1)
+            async with asyncio.timeout(self._timeout_s + 1):
+                return await loop.run_in_executor(self._pool, self._run, function)
         except TimeoutError as error:
             raise EngineUnavailable(f"Docker at {self.endpoint} did not answer within {self._timeout_s:g} s") from error
         except RuntimeError as error:  # the pool is shut down
@@ -194,7 +195,8 @@ class DockerClient:
         try:
             while True:
                 try:
-                    kind, value = await asyncio.wait_for(queue.get(), idle_s)
+                    async with asyncio.timeout(idle_s):
+                        kind, value = await queue.get()
                 except TimeoutError:
                     yield None
                     continue

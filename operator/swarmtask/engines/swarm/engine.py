@@ -20,9 +20,11 @@ from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt,
 from swarmtask.clock import Clock
 from swarmtask.engines.admission import check_workload, is_name
 from swarmtask.engines.base import (
+    LABEL_ATTEMPT,
     LABEL_CLUSTER,
     LABEL_MANAGED,
     LABEL_SPEC_HASH,
+    LABEL_TASK_UID,
     Availability,
     EngineCapabilities,
     EngineNode,
@@ -132,8 +134,11 @@ class SwarmEngine:
             if service is None:
                 raise EngineUnavailable(f"Swarm says that {workload.name} exists and cannot show it; try again") from error
             present = service["Spec"].get("Labels") or {}
-            if not self._ours(service) or present.get(LABEL_SPEC_HASH) != workload.spec_hash:
-                raise EngineRejected(f"a service named {workload.name} exists already and runs something else") from error
+            attempt = (present.get(LABEL_TASK_UID), present.get(LABEL_ATTEMPT))
+            if not self._ours(service) or attempt != (workload.task_uid, str(workload.attempt)):
+                raise EngineRejected(f"a service named {workload.name} exists already and is not this attempt") from error
+            if present.get(LABEL_SPEC_HASH) != workload.spec_hash:
+                log.info("an edit came too late for an attempt that was submitted already", workload=workload.name)
             return
         if not self._hardening_checked:
             self._hardening_checked = True  # before waiting: the others of the wave need not ask too

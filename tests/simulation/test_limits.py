@@ -1,0 +1,109 @@
+"""From when on a changed limit counts: never before it may be in force, never later than it has to be."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+from swarmtask.controllers.cache import Cache
+from swarmtask.kube import Object
+from swarmtask.resources.kinds import SWARM_NODE, SWARM_QUEUE, Kind
+from tests.simulation.flaky import LONGEST_ON_THE_WIRE_S
+from tests.simulation.limits import Limits
+
+TASK = ("default", "t")
+
+
+class Scene:
+    """`Limits` with an operator's cache that knows and assumes what a test says."""
+
+    def __init__(self, kind: Kind = SWARM_QUEUE) -> None:
+        self.told: list[Object] = []
+        self.limits = Limits(lambda _kind, obj: self.told.append(obj))
+        self.cache, self.kind, self.version, self.now_s = Cache(), kind, 0, 0.0
+
+    def store(self, *, status: Any = None, **spec: Any) -> None:
+        self.version += 1
+        namespace = {"namespace": "default"} if self.kind is SWARM_QUEUE else {}
+        body = {"metadata": {"name": "x", "resourceVersion": str(self.version)} | namespace, "spec": spec}
+        self.limits.changed(self.kind, body | ({"status": status} if status else {}))
+
+    def hear(self) -> None:
+        """The operator's watch has shown the newest version."""
+        namespace = "default" if self.kind is SWARM_QUEUE else ""
+        self.cache._versions[(self.kind.plural, (namespace, "x"))] = self.version
+        self.look()
+
+    def look(self) -> None:
+        self.limits.look(self.cache, self.now_s)
+
+    def place(self) -> None:
+        self.cache._assumed[TASK] = cast(Any, object())
+
+    @property
+    def spec(self) -> Any:
+        return self.told[-1]["spec"]
+
+
+def test_a_lowered_bound_counts_when_the_operator_has_heard_of_it_and_has_stored_what_it_had_placed() -> None:
+    scene = Scene()
+    scene.store(maxRunning=4)
+    scene.place()
+    scene.store(maxRunning=1)
+    scene.look()
+    assert scene.spec == {"maxRunning": 4}
+    scene.hear()
+    assert scene.spec == {"maxRunning": 4}
+    scene.cache._assumed.clear()
+    scene.look()
+    assert scene.spec == {"maxRunning": 1}
+
+
+def test_a_bound_that_is_raised_counts_at_once_also_when_another_one_is_lowered() -> None:
+    scene = Scene()
+    scene.store(maxRunningPerNode=0, limits={"a": 1, "b": 1})
+    scene.store(maxRunningPerNode=0, maxRunning=2, limits={"a": 3, "b": 1})
+    assert scene.spec == {"maxRunningPerNode": 0, "limits": {"a": 3, "b": 1}}
+    scene.store(maxRunning=2, limits={"a": 0})
+    assert scene.spec == {"limits": {"a": 3}}
+    scene.hear()
+    assert scene.spec == {"maxRunning": 2, "limits": {"a": 0}}
+
+
+def test_the_same_of_a_node_of_which_one_amount_grows_and_another_shrinks() -> None:
+    scene = Scene(SWARM_NODE)
+    scene.store(status={"allocatable": {"cpu": "4", "memory": "8Gi", "gpu": 1}})
+    scene.store(status={"allocatable": {"cpu": "2500m", "memory": "16Gi", "gpu": 1}}, maxTasks=1)
+    assert scene.told[-1]["status"]["allocatable"] == {"cpu": "4000m", "memory": str(16 * 2**30), "gpu": 1}
+    assert scene.spec == {"maxTasks": None}
+    scene.hear()
+    assert scene.told[-1]["status"]["allocatable"]["cpu"] == "2500m"
+    assert scene.spec == {"maxTasks": 1}
+
+
+def test_what_a_dead_operator_had_placed_may_arrive_after_its_successor_has_heard_of_the_limit() -> None:
+    scene = Scene()
+    scene.store(maxRunning=4)
+    scene.place()
+    scene.limits.died(scene.cache, now_s=10.0)
+    scene.cache = Cache()
+    scene.limits.restarted()
+    scene.store(maxRunning=1)
+    scene.now_s = 12.0
+    scene.hear()
+    assert scene.spec == {"maxRunning": 4}
+    scene.limits.task_changed(TASK)
+    scene.look()
+    assert scene.spec == {"maxRunning": 1}
+
+
+def test_no_longer_than_a_request_may_be_under_way() -> None:
+    scene = Scene()
+    scene.store(maxRunning=4)
+    scene.place()
+    scene.limits.died(scene.cache, now_s=10.0)
+    scene.cache = Cache()
+    scene.limits.restarted()
+    scene.store(maxRunning=1)
+    scene.now_s = 10.0 + LONGEST_ON_THE_WIRE_S
+    scene.hear()
+    assert scene.spec == {"maxRunning": 1}
