@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from swarmtask.scheduler.cycle import run_cycle
+from swarmtask.scheduler.headroom import Headroom
 from swarmtask.scheduler.model import (
     GpuInfo,
     GpuWish,
@@ -147,38 +148,78 @@ def test_nobody_is_passed_over_who_could_have_started(before: Snapshot) -> None:
             assert any(one in refusal.message for one in ("/".join(task.key) for task in behind if task != refusal.task))
 
 
-@given(st.integers(0, 2**32), st.booleans(), st.sampled_from(["", "all"]))
-@settings(deadline=None, max_examples=12)
-def test_a_task_that_takes_gpus_and_slots_starts_in_spite_of_endless_streams(seed: int, own: bool, cohort: str) -> None:
-    """It needs most of the cores, both cards and most slots of a limit at the same moment, while other tasks, of its own queue too
-    and of one that shares with it, take one of each again and again for up to ten seconds."""
+SMALL = (shape(cpu=1000), shape(cpu=500, gpus=1), shape(cpu=1500, limits=(("x", 1),)))
+CROWDED = (node("a", cpu=5000, gpus=2), node("b", cpu=3000, gpus=1))
+ROOMY = (node("a", cpu=500_000, gpus=200, max_tasks=500),)
+
+
+def waits_s(
+    large: PendingTask, queues: list[QueueInfo], nodes: tuple[NodeInfo, ...], streams: list[QueueKey], seed: int, priority: int = 0
+) -> float | None:
+    """How long the large task waits behind streams of small ones that never end: in each of these queues three of every kind wait at
+    any time, and each runs for up to ten seconds. None: it has not started after 400 s."""
     chance = random.Random(seed)
-    queues = [
-        QueueInfo(DAY, limits={"x": LimitInfo(3)}, cohort=cohort, max_running=4),
-        QueueInfo(NIGHT, cohort=cohort, weight=2),
-        QueueInfo(LAB),
-    ]
-    large = task("large", shape(cpu=4000, gpus=2, limits=(("x", 3),)), at=NOW + 20, queue=DAY)
-    small = [shape(cpu=1000), shape(cpu=500, gpus=1), shape(cpu=1500, limits=(("x", 1),))]
     running: dict[str, tuple[RunningTask, float]] = {}
     waiting: list[PendingTask] = []
-    made, now = 0, NOW
-    while now < NOW + 400:
+    made = 0
+    for now in (NOW + second for second in range(420)):
         running = {name: one for name, one in running.items() if one[1] > now}
-        while len(waiting) < 9:
-            made += 1
-            queue = chance.choice([DAY, NIGHT, LAB] if own else [NIGHT, LAB])
-            waiting.append(task(f"s{made}", chance.choice(small), at=now, queue=queue, duration_s=chance.choice([None, 3.0, 10.0])))
-        pending = [*waiting, large] if now >= NOW + 20 else waiting
-        nodes = [node("a", cpu=5000, gpus=2), node("b", cpu=3000, gpus=1)]
+        for queue in streams:
+            for wants in SMALL:
+                for _ in range(3 - sum(one.queue == queue and one.shape is wants for one in waiting)):
+                    made += 1
+                    learned = chance.choice([None, 3.0, 10.0])
+                    waiting.append(task(f"s{made}", wants, at=now, queue=queue, duration_s=learned, priority=priority))
+        pending = [*waiting, large] if now >= large.queued_at else waiting
         state = with_running(replace(snapshot(nodes, pending, *queues), now=now), [one for one, _ in running.values()])
         for binding in run_cycle(state).bindings:
             if binding.task == large:
-                return
+                return now - large.queued_at
             waiting.remove(binding.task)
             running[binding.task.key[1]] = (started(binding.task, binding.node, now), now + chance.randint(1, 10))
-        now += 1.0
-    pytest.fail("it starved")
+    return None
+
+
+LARGE = task("large", shape(cpu=4000, gpus=2, limits=(("x", 6),)), at=NOW + 20, queue=DAY)
+
+
+def sharing(cohort: str = "", most: int | None = 4) -> list[QueueInfo]:
+    return [
+        QueueInfo(DAY, limits={"x": LimitInfo(6)}, cohort=cohort, max_running=most),
+        QueueInfo(NIGHT, cohort=cohort, weight=2),
+        QueueInfo(LAB),
+    ]
+
+
+@given(st.integers(0, 2**32), st.booleans(), st.sampled_from(["", "all"]))
+@settings(deadline=None, max_examples=12)
+def test_a_task_that_takes_gpus_and_slots_starts_in_spite_of_endless_streams(seed: int, own: bool, cohort: str) -> None:
+    """It needs most of the cores, both cards and all slots of a limit at the same moment, while other tasks, of its own queue too and
+    of one that shares with it, take one of each again and again."""
+    assert waits_s(LARGE, sharing(cohort), CROWDED, [DAY, NIGHT, LAB] if own else [NIGHT, LAB], seed) is not None
+    assert waits_s(LARGE, sharing(cohort, None), ROOMY, [DAY], seed) is not None, "it needs slots alone"
+
+
+@pytest.mark.parametrize("cohort", ["", "all"])
+def test_those_streams_would_starve_it_if_nothing_were_kept(monkeypatch: pytest.MonkeyPatch, cohort: str) -> None:
+    """What the test above shows is the doing of reservations, of nodes and of slots."""
+    seed = 1
+    monkeypatch.setattr(Headroom, "_reserve", lambda *_: None)
+    assert waits_s(LARGE, sharing(cohort), CROWDED, [DAY, NIGHT, LAB], seed) is None
+    assert waits_s(LARGE, sharing(cohort, None), ROOMY, [DAY], seed) is not None
+    monkeypatch.setattr(Headroom, "_keep_slots", lambda *_: None)
+    assert waits_s(LARGE, sharing(cohort, None), ROOMY, [DAY], seed) is None
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_aging_brings_a_task_past_an_endless_stream_of_more_important_ones(seed: int) -> None:
+    """Two points of priority, at one for every 20 s; without aging priority is strict, and it waits for ever."""
+    streams = [NIGHT, LAB]
+    assert waits_s(LARGE, sharing(), CROWDED, streams, seed, priority=2) is None
+    aging = [replace(queue, aging_s=20.0) for queue in sharing()]
+    waited = waits_s(LARGE, aging, CROWDED, streams, seed, priority=2)
+    assert waited is not None
+    assert waited >= 40
 
 
 @given(st.sampled_from([(1, 1), (1, 2), (1, 3)]), st.integers(0, 2**32))
