@@ -177,7 +177,7 @@ class World:
         """Leave nothing behind, whatever the run was doing."""
         if self.operator is not None:
             self.loop.kill(self.operators)
-            self.loop.bury(self.operators)
+        self.loop.bury_the_dead()
         self.loop.set_exception_handler(lambda _loop, _context: None)
         left = self.loop.living()
         for task in left:

@@ -8,6 +8,7 @@ kept as changes arrive, because a cycle must not add up ten thousand tasks.
 from __future__ import annotations
 
 import logging
+import math
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -30,6 +31,7 @@ from swarmtask.resources.queue import SwarmQueue
 from swarmtask.resources.task import ANNOTATION_FRONT, Attempt, AttemptState, Phase, SwarmTask
 from swarmtask.scheduler.backlog import Backlog
 from swarmtask.scheduler.model import Amounts, GpuWish, PendingTask, QueueKey, RunningTask, TaskKey, TaskShape, Toleration
+from swarmtask.scheduler.standing import AHEAD_S
 
 logger = logging.getLogger(__name__)
 
@@ -142,6 +144,10 @@ class Cache:
         self._queue_requested: dict[QueueKey, Amounts] = {}
         self._queue_tasks: dict[str, Counter[QueueKey]] = {}
         self._gpus_held: dict[str, Counter[int]] = {}
+        self._moved: set[TaskKey] = set()
+        """Waiting tasks with a move to the front that nobody has compared with the clock."""
+        self._ahead: dict[TaskKey, float] = {}
+        """Moves to the front whose time has not come, in seconds since the epoch; until then they do not count."""
         self._turns: dict[str, int] = {}
         self._turn = 0
         self._limit_holders: dict[tuple[QueueKey, str], dict[str, int]] = {}
@@ -231,6 +237,8 @@ class Cache:
             running=running_task(task),
             template=template,
         )
+        if entry.pending is not None and entry.pending.front_at is not None and entry.pending.front_at == self._ahead.get(key):
+            entry = replace(entry, pending=replace(entry.pending, front_at=None))
         self._check_front(key, task)
         return self._put_task(key, entry)
 
@@ -334,10 +342,34 @@ class Cache:
             entry = self.tasks.get(key)
             if entry is None or entry.pending is None:
                 continue
-            pending = replace(entry.pending, duration_s=self.learning.typical_s(entry.template))
-            self.tasks[key] = replace(entry, pending=pending)
-            if key in self.backlog:
-                self.backlog.put(pending)
+            self._put_pending(replace(entry.pending, duration_s=self.learning.typical_s(entry.template)))
+
+    def settle_fronts(self, now: float) -> None:
+        """Let only those moves to the front count whose time has come at `now` (seconds since the epoch)."""
+        latest = now + AHEAD_S
+        for key in self._moved:
+            pending = self.tasks[key].pending if key in self.tasks else None
+            if pending is not None and pending.front_at is not None and pending.front_at > latest:
+                self._ahead[key] = pending.front_at
+                self._put_pending(replace(pending, front_at=None))
+        self._moved.clear()
+        for key, moment in list(self._ahead.items()):
+            pending = self.tasks[key].pending if key in self.tasks else None
+            if pending is None or front_at(self.tasks[key].task) != moment:
+                del self._ahead[key]  # it was placed, moved again, or is gone
+            elif moment <= latest:
+                del self._ahead[key]
+                self._put_pending(replace(pending, front_at=moment))
+
+    @property
+    def next_front_at(self) -> float | None:
+        """When the next move to the front begins to count, in seconds since the epoch; None when no such move is known."""
+        return min(self._ahead.values()) - AHEAD_S if self._ahead else None
+
+    def _put_pending(self, pending: PendingTask) -> None:
+        self.tasks[pending.key] = replace(self.tasks[pending.key], pending=pending)
+        if pending.key in self.backlog:
+            self.backlog.put(pending)
 
     def _holding(self, key: TaskKey) -> Holding | None:
         entry = self.tasks.get(key)
@@ -355,6 +387,8 @@ class Cache:
         pending = self._pending(key)
         if pending is not None:
             self.backlog.put(pending)
+            if pending.front_at is not None:
+                self._moved.add(key)
         else:
             self.backlog.drop(key)
         after = self._holding(key)
@@ -574,11 +608,12 @@ def pending_task(task: SwarmTask, queued_at: float | None = None, duration_s: fl
 
 def front_at(task: SwarmTask) -> float | None:
     """When a person moved the task to the front of its queue, in seconds since the epoch; None where nobody did, or where it has
-    been placed since: a move counts once, so that a task that was preempted does not come before the one that needed its room."""
+    been placed since: a move counts once, so that a task that was preempted does not come before the one that needed its room.
+    When it was placed is stored in whole seconds, cut off: a move in that second was before it."""
     text, current = task.metadata.annotations.get(ANNOTATION_FRONT), task.status.current
     moment = None if text is None else _moment(text)
     placed = None if current is None or current.bound_at is None else current.bound_at.timestamp()
-    return None if moment is None or (placed is not None and moment <= placed) else moment
+    return None if moment is None or (placed is not None and moment < math.floor(placed) + 1) else moment
 
 
 def _moment(text: str) -> float | None:

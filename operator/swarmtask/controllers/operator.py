@@ -97,7 +97,7 @@ class Operator:
         self._queues = Queues(self._around, self.cache)
         self._arrays = Arrays(self._around, self.cache)
         self.scheduling = Scheduling(self._around, self.cache, self.executor, self._nodes.engine_ready)
-        self._nodes.offer_changed = self._unbound
+        self._nodes.offer_changed = self.scheduling.bell.ring
         self._engines_known = asyncio.Event()
         self._observers = [Observer(lane, self._around, self.cache, self.executor) for lane in self._lanes.values()]
         self._synced: dict[str, asyncio.Event] = {kind.plural: asyncio.Event() for kind in OWN_KINDS}
@@ -240,7 +240,9 @@ class Operator:
         self.executor.offer(key, uid, refused)
 
     def _unbound(self) -> None:
+        """A decision was taken back: the next cycle decides again, and a node's status may have counted what was assumed."""
         self.scheduling.bell.ring()
+        self._nodes.bell.ring()
 
 
 __all__ = ["Operator", "cluster_id"]

@@ -97,6 +97,9 @@ class Scheduling:
             if not deferred and self._estimates.starts:
                 ahead_s = min(self._estimates.starts.values()) - self._clock.now().timestamp()
                 timeout_s = max(0.0, ahead_s) + quiet_s
+            if self._cache.next_front_at is not None:
+                ahead_s = max(0.0, self._cache.next_front_at - self._clock.now().timestamp())
+                timeout_s = ahead_s if timeout_s is None else min(ahead_s, timeout_s)
 
     def decide(self) -> Decided:
         """One cycle: what it places and whom it preempts is handed to the executor."""

@@ -30,6 +30,7 @@ def take_snapshot(cache: Cache, engine_ready: EngineReady, now: float, *, whole:
         whole: everything that waits, without a cut; otherwise of many tasks that are alike only those that may start.
     """
     cache.refresh_durations()
+    cache.settle_fronts(now)
     nodes = [_node_info(cache, name, node, engine_ready) for name, node in cache.nodes.items()]
     cut = None if whole else cache.backlog.cut(*_left(nodes), _place(cache, now), _preempting(cache))
     pending = list(cache.waiting()) if cut is None else cut.tasks

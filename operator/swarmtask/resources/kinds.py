@@ -133,6 +133,12 @@ SERVICE_ACCOUNT = Kind(
 )
 EVENT = Kind("", "v1", "Event", "events", namespaced=True, singular="event", short_names=("ev",))
 LEASE = Kind("coordination.k8s.io", "v1", "Lease", "leases", namespaced=True, singular="lease")
+ROLE_BINDING = Kind("rbac.authorization.k8s.io", "v1", "RoleBinding", "rolebindings", namespaced=True, singular="rolebinding")
+CLUSTER_ROLE_BINDING = Kind(
+    "rbac.authorization.k8s.io", "v1", "ClusterRoleBinding", "clusterrolebindings", namespaced=False, singular="clusterrolebinding"
+)
+ACCESS_TOKEN = Kind("access.swarmtask.io", "v1alpha1", "AccessToken", "accesstokens", namespaced=False, singular="accesstoken")
+SECRETS_KEY_ROTATION = Kind("access.swarmtask.io", "v1alpha1", "SecretsKeyRotation", "secretskeyrotations", namespaced=False)
 CUSTOM_RESOURCE_DEFINITION = Kind(
     "apiextensions.k8s.io", "v1", "CustomResourceDefinition", "customresourcedefinitions", namespaced=False,
     singular="customresourcedefinition", short_names=("crd", "crds"), categories=("api-extensions",),
