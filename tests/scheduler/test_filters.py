@@ -63,7 +63,12 @@ REFUSES: list[tuple[str, NodeInfo, TaskShape, str]] = [
     ("ready", node(ready=False), shape(), "1 not ready"),
     ("cordoned", node(unschedulable=True), shape(), "1 cordoned"),
     ("drained", node(drained=True), shape(), "1 drained"),
-    ("quietHours", node(quiet=True, quiet_until=25200.0, quiet_words="Thu 07:00 CET"), shape(), "1 in quiet hours until Thu 07:00 CET"),
+    (
+        "quietHours",
+        node(quiet=True, quiet_until=25200.0, quiet_words="Thu 07:00 CET"),
+        shape(),
+        "1 in quiet hours until Thu 07:00 CET",
+    ),
     ("quietHours", node(quiet=True), shape(), "1 in quiet hours without an end"),
     (
         "charge",
@@ -197,7 +202,7 @@ def test_refusals_are_counted_in_the_documented_order() -> None:
 def test_a_node_that_several_filters_refuse_is_counted_at_the_first() -> None:
     hopeless = node(
         ready=False, unschedulable=True, engines=(), cpu=0, memory=0, max_tasks=0, taints=(GPU_ONLY,), on_battery=True,
-        cost_per_hour=1.0,
+        cost_per_hour=1.0, drained=True, quiet=True, charge_percent=1, min_charge_percent=2,
     )  # fmt: skip
     wants = shape(
         1, 1, 1, engine="nomad", node_name="x", node_selector=(("a", "b"),), capabilities=frozenset({"c"}),

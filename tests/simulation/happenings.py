@@ -9,6 +9,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Mapping
 from contextvars import Context
+from datetime import timedelta
 from typing import Any
 
 from swarmtask.controllers import crashpoints
@@ -293,6 +294,7 @@ class Happenings:
         name = self._rng.choice(nodes)["metadata"]["name"]
         change: dict[str, Any] | None = self._rng.choice((
             {"unschedulable": True}, {"unschedulable": None}, {"maxTasks": self._rng.randint(0, 3)}, {"maxTasks": None}, None,
+            {"drain": True}, {"drain": True}, {"drain": None}, {"quietHours": self._quiet_hours()}, {"quietHours": None},
         ))  # fmt: skip
         if change is None:
             self._world.note(f"a person deletes the SwarmNode {name}")
@@ -301,9 +303,16 @@ class Happenings:
         self._world.kube.edit(SWARM_NODE, name, None, {"spec": change})
         self._world.restores["nodes"] = self._open_nodes
 
+    def _quiet_hours(self) -> str:
+        """Some that begin or end soon, by the operator's clock."""
+        now = self._world.clock.now()
+        begin, end = (now + timedelta(minutes=self._rng.randint(-2, 3)) for _ in range(2))
+        return f"{begin:%H:%M}-{end:%H:%M}" if f"{begin:%H:%M}" != f"{end:%H:%M}" else "00:00-24:00"
+
     def _open_nodes(self) -> None:
         for obj in self._world.kube.all(SWARM_NODE):
-            self._world.kube.edit(SWARM_NODE, obj["metadata"]["name"], None, {"spec": {"unschedulable": None, "maxTasks": None}})
+            wishes = {"unschedulable": None, "maxTasks": None, "drain": None, "quietHours": None}
+            self._world.kube.edit(SWARM_NODE, obj["metadata"]["name"], None, {"spec": wishes})
 
     def person_at_queue(self) -> None:
         queues = self._world.kube.all(SWARM_QUEUE)

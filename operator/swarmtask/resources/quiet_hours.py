@@ -139,10 +139,8 @@ def _window(text: str) -> Window:
     if not text or found is None:
         raise ValueError(f"{text!r} are no quiet hours: {EXAMPLE}")
     days, start, end, zone = found.group("days", "start", "end", "zone")
-    if days is not None and start is None and zone is None and not _is_days(days):
+    if start is None and (days is None or (zone is None and not _is_days(days))):
         raise ValueError(f"{text!r} are no quiet hours: {EXAMPLE}")
-    if days is None and start is None:
-        raise ValueError(f"{text!r} says neither days nor hours: {EXAMPLE}")
     begin, over = (0, MINUTES) if start is None else (_minutes(start), _minutes(end))
     if begin == over:
         raise ValueError(f"{start}-{end} is no time at all: for whole days write 00:00-24:00")
