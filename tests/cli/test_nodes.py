@@ -38,7 +38,8 @@ def operator_says(kube: FakeKube, empty: bool, name: str = "desk", *, behind: in
     assert found is not None
     words = "nothing of SwarmTask runs here" if empty else "2 attempts left"
     drained = {
-        "type": "Drained", "status": str(empty), "reason": "x", "message": words, "lastTransitionTime": "2026-01-01T00:00:00Z", "observedGeneration": found["metadata"]["generation"] - behind,
+        "type": "Drained", "status": str(empty), "reason": "x", "message": words,
+        "lastTransitionTime": "2026-01-01T00:00:00Z", "observedGeneration": found["metadata"]["generation"] - behind,
     }  # fmt: skip
     kube.edit(SWARM_NODE, name, None, {"status": {"conditions": [drained]}}, status=True)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Mapping
 from contextvars import Context
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -24,6 +25,7 @@ from tests.simulation.world import World
 RARE: Mapping[str, float] = {
     "stop": 2, "remove": 3, "release-finalizer": 2, "delete-task": 3, "remove-orphan": 2,
     "write-array": 10, "create-member": 12, "delete-member": 12, "steer-member": 12,
+    "label-node": 2,
 }  # fmt: skip
 """Write -> how much likelier an operator is to be killed around it than around one that happens all the time."""
 OF_ARRAYS = frozenset({"write-array", "create-member", "delete-member", "steer-member"})
@@ -47,7 +49,7 @@ class Happenings:
             "stop": ("person.task", self._end_something), "release-finalizer": ("person.task", self._delete_something),
             "steer-member": ("person.task", self._steer_an_array), "delete-member": ("person.task", self._narrow_an_array),
             "create-member": ("person.task", self._delete_a_run), "remove-orphan": ("orphan", self.orphan),
-            "create-node": ("person.node", self._delete_a_node),
+            "create-node": ("person.node", self._delete_a_node), "label-node": ("person.node", self._unlabel_a_node),
             "create-queue": ("person.queue", self._delete_a_queue),
         }  # fmt: skip
 
@@ -282,6 +284,12 @@ class Happenings:
         nodes = self._world.kube.all(SWARM_NODE)
         if nodes:
             self._world.kube.remove(SWARM_NODE, self._rng.choice(nodes)["metadata"]["name"])
+
+    def _unlabel_a_node(self) -> None:
+        """`docker node update --label-rm` by hand."""
+        node = self._world.engine._nodes[self._rng.choice(self._world.node_ids)]
+        self._world.note(f"a person takes the labels off {node.info.id}")
+        node.info = replace(node.info, labels={})
 
     def _delete_a_queue(self) -> None:
         if any(obj["metadata"]["name"] == "default" for obj in self._world.kube.all(SWARM_QUEUE)):
