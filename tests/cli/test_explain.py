@@ -41,7 +41,7 @@ def test_the_chosen_node_comes_first_and_the_refused_say_why(swarmtask: Swarmtas
     rows = {line[:12].strip(): line[12:].split() for line in lines[3:]}
     assert list(rows) == [
         "NODE", "VERDICT", "TOTAL", "capability", "latency", "cost", "load", "fewTasks", "REFUSED BY", "ready", "cordoned",
-        "engine", "taints", "maxTasks", "memory", "cpu",
+        "drained", "quietHours", "charge", "engine", "taints", "maxTasks", "memory", "cpu",
     ]  # fmt: skip
     assert rows["NODE"] == ["desk", "bed", "attic"]
     assert rows["VERDICT"] == ["chosen", "fits", "refused"]
@@ -67,6 +67,9 @@ TOTAL          0.6091        6e-37              6e-13
 REFUSED BY     -             -                  taints
   ready        yes           yes                yes
   cordoned     yes           yes                yes
+  drained      yes           yes                yes
+  quietHours   yes           yes                yes
+  charge       yes           yes                yes
   engine       yes           yes                yes
   regions      yes           yes                yes
   taints       yes           yes                NO

@@ -41,6 +41,7 @@ TABLE: dict[str, dict[str, list[str]]] = {
     },
     "bound": {
         "Starting/Preempted/Stopping": ["preempt"],
+        "Starting/Drained/Stopping": ["drain"],
         "Starting": ["pending", "preparing", "invalid"],
         "Starting/ImagePullFailed": ["pull fails"],
         "Running": ["running"],
@@ -55,6 +56,7 @@ TABLE: dict[str, dict[str, list[str]]] = {
     },
     "preparing": {
         "Starting/Preempted/Stopping": ["preempt"],
+        "Starting/Drained/Stopping": ["drain"],
         "Starting/ImagePullFailed": ["pull fails"],
         "Running": ["running"],
         "Unknown/NodeUnreachable": ["unknown"],
@@ -69,6 +71,7 @@ TABLE: dict[str, dict[str, list[str]]] = {
     },
     "running": {
         "Running/Preempted/Stopping": ["preempt"],
+        "Running/Drained/Stopping": ["drain"],
         "Unknown/NodeUnreachable": ["unknown"],
         "Succeeded/Completed": ["exit 0"],
         "Backoff/Error": ["exit 1"],
@@ -130,6 +133,11 @@ TABLE: dict[str, dict[str, list[str]]] = {
         "Unknown/Preempted/Stopping": ["unknown"],
         "Queued": ["exit 0", "exit 1", "exit lost", "oom", "restarted", "rejected", "stopped", "vanished", "node gone"],
         "Running/Preempted/Stopping": ["invalid"],
+    },
+    "stopping for drain": {
+        "Unknown/Drained/Stopping": ["unknown"],
+        "Queued": ["exit 0", "exit 1", "exit lost", "oom", "restarted", "rejected", "stopped", "vanished", "node gone"],
+        "Running/Drained/Stopping": ["invalid"],
     },
     "stopping for cancel": {
         "Unknown/Cancelled/Stopping": ["unknown"],

@@ -78,6 +78,9 @@ def refusing_filter(node: NodeInfo, load: Load, wants: TaskShape, queue: QueueIn
     rules = [
         ("ready", node.ready),
         ("cordoned", not node.unschedulable),
+        ("drained", not node.drained),
+        ("quietHours", not node.quiet),
+        ("charge", node.charge_percent is None or node.charge_percent >= node.min_charge_percent),
         ("engine", wants.engine in node.engines if wants.engine else bool(node.engines)),
         ("nodeName", wants.node_name in {"", node.name}),
         ("nodeSelector", all(node.labels.get(key) == value for key, value in wants.node_selector)),

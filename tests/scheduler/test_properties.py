@@ -98,6 +98,10 @@ quirks: dict[str, st.SearchStrategy[object]] = {
     "cost_per_hour": st.sampled_from([0.02, 1.5, 10.0, 1e6]),
     "latency_ms": st.sampled_from([0.0, 1.5, 80.0, 500.0, 1e6]),
     "on_battery": st.just(value=True),
+    "drained": st.just(value=True),
+    "quiet": st.just(value=True),
+    "charge_percent": st.sampled_from([0, 19, 20, 100]),
+    "min_charge_percent": st.sampled_from([20, 100]),
 }
 """What makes a node other than the rest. Few at a time, so that most nodes take most tasks."""
 

@@ -31,6 +31,7 @@ from tests.checker.violation import digits_of, owner_digits
 from tests.fakes.engine import FakeEngine, Interval
 from tests.fakes.kube import FakeKube
 from tests.simulation.chances import Chances
+from tests.simulation.drains import Drains
 from tests.simulation.flaky import FlakyEngine, FlakyKube
 from tests.simulation.limits import Limits
 from tests.simulation.loop import GENERATION, SimLoop
@@ -124,6 +125,7 @@ class World:
         self._preemptions = Preemptions(
             [name for name, spec in workload.queues.items() if spec.get("preemption") == "LowerPriority"]
         )
+        self._drains = Drains()
         self.kube = FakeKube(self.clock, seed=seed)
         self.kube.on_commit.append(self._committed)
         self.engine = FakeEngine(self.true_clock)
@@ -134,7 +136,7 @@ class World:
                 self.add_node(f"n{len(self.node_ids) + 1}", group.cpu_milli, group.memory_gib, group.gpus)
         self.flaky_kube = FlakyKube(self.kube, self.chances, self.clock)
         self.flaky_engine = FlakyEngine(self.engine, self.chances, self.clock, self._touched)
-        self.settings = OperatorSettings(keep_array_members=1)  # so few that some are deleted
+        self.settings = OperatorSettings(keep_array_members=1, time_zone="UTC")  # so few that some are deleted
         self.operator: Operator | None = None
         for name, spec in workload.queues.items():
             self.kube.add(
@@ -308,6 +310,7 @@ class World:
         elif kind is SWARM_QUEUE:
             self.limits.changed(kind, obj | {"spec": {}} if gone else obj)  # what is gone limits nothing
         elif kind is SWARM_NODE and not gone:
+            self._drains.node_seen(obj)
             self.limits.changed(kind, obj)
         self.look()
 
@@ -323,6 +326,9 @@ class World:
         unjust = self._preemptions.seen(task)
         if unjust is not None:
             self.fail("PREEMPT", task.metadata.name, unjust)
+        wrong = self._drains.seen(task)
+        if wrong is not None:
+            self.fail("DRAIN", task.metadata.name, wrong)
         owner = task.array_owner
         if owner is not None and not gone:
             self._check_index(owner.uid, task)

@@ -48,7 +48,7 @@ async def explain(
     """
     name = name_of(SWARM_TASK, name)
     async with connect(Target(data_dir, kubeconfig, context, namespace)) as session:
-        found = await wiring.explain_task(session.api, session.namespace, name, session.clock)
+        found = await wiring.explain_task(session.api, session.namespace, name, session.settings, session.clock)
     match output:
         case ExplainOutput.TABLE:
             _print_table(found)

@@ -560,6 +560,11 @@ class Cache:
         """The name of each task of the queue that is live or assumed and holds slots of this limit -> how many."""
         return dict(self._limit_holders.get((queue, name), ()))
 
+    def drains(self, node: str) -> bool:
+        """A person wants the node empty."""
+        known = self.nodes.get(node)
+        return known is not None and known.spec.drain
+
     def queue_exists(self, queue: QueueKey) -> bool:
         """The queue `default` counts as there: the operator creates it in every namespace that has tasks."""
         return queue[1] == DEFAULT_QUEUE or queue in self.queues

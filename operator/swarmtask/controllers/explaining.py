@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from swarmtask.controllers.cache import Cache, pending_task
+from swarmtask.controllers.node_rules import NodeRules
 from swarmtask.controllers.snapshots import queue_info, take_snapshot
 from swarmtask.errors import Invalid, NotFound
 from swarmtask.kube import ObjectApi
@@ -32,8 +33,8 @@ class ExplainedTask:
     explanation: Explanation
 
 
-async def explain_stored(api: ObjectApi, key: TaskKey, now: float) -> ExplainedTask:
-    """Explain one task among all that wait. `now`: seconds since the epoch.
+async def explain_stored(api: ObjectApi, key: TaskKey, now: float, rules: NodeRules | None = None) -> ExplainedTask:
+    """Explain one task among all that wait. `now`: seconds since the epoch. `rules`: as the operator's settings say.
 
     Raises:
         NotFound: there is no such task. Invalid: it cannot be read, or is being deleted.
@@ -60,7 +61,7 @@ async def explain_stored(api: ObjectApi, key: TaskKey, now: float) -> ExplainedT
         cache.remove(SWARM_TASK, key)
     if pending is None:
         raise Invalid(f"SwarmTask {'/'.join(key)} is being deleted: nothing of it starts any more")
-    snapshot = take_snapshot(cache, lambda engine: True, now, whole=True)
+    snapshot = take_snapshot(cache, lambda engine: True, now, rules=rules, whole=True)
     # The queue of a task that does not wait may have nothing else that waits.
     snapshot = replace(snapshot, queues={**snapshot.queues, pending.queue: queue_info(cache, pending.queue)})
     return ExplainedTask(task, entry.pending is not None, explain_task(snapshot, pending))

@@ -16,6 +16,7 @@ from datetime import UTC, datetime
 
 from swarmtask.controllers.cache import Cache
 from swarmtask.controllers.executor import Executor
+from swarmtask.controllers.node_rules import NodeRules
 from swarmtask.controllers.snapshots import EngineReady, take_snapshot
 from swarmtask.controllers.surroundings import Surroundings
 from swarmtask.controllers.waiting import Bell
@@ -51,15 +52,16 @@ class Scheduling:
 
     Args:
         engine_ready: does this engine offer this node for work right now?
+        rules: when nodes take work at all.
 
     Attributes:
         bell: ring it when something has changed.
         cycles: how many cycles have run.
     """
 
-    def __init__(self, around: Surroundings, cache: Cache, executor: Executor, engine_ready: EngineReady) -> None:
+    def __init__(self, around: Surroundings, cache: Cache, executor: Executor, engine_ready: EngineReady, rules: NodeRules) -> None:
         self._cache, self._executor, self._settings, self._clock = cache, executor, around.settings, around.clock
-        self._engine_ready = engine_ready
+        self._engine_ready, self._rules = engine_ready, rules
         self.bell = Bell(around.clock)
         self.cycles = 0
         self.first_cycle = asyncio.Event()
@@ -103,7 +105,7 @@ class Scheduling:
 
     def decide(self) -> Decided:
         """One cycle: what it places and whom it preempts is handed to the executor."""
-        snapshot = take_snapshot(self._cache, self._engine_ready, self._clock.now().timestamp())
+        snapshot = take_snapshot(self._cache, self._engine_ready, self._clock.now().timestamp(), rules=self._rules)
         result = run_cycle(snapshot)
         refusals = result.refusals
         if snapshot.cut is not None:

@@ -35,9 +35,13 @@ TOLD_LIMIT = MESSAGE_LIMIT - 256
 """Of the attempt that ended a task: leaves room for why there is no other one."""
 EVIDENCE_LIMIT = 400
 _STOP_RANK = {
-    Reason.PREEMPTED: 0, Reason.SUSPENDED: 1, Reason.START_DEADLINE: 2, Reason.ACTIVE_DEADLINE: 2, Reason.CANCELLED: 3,
-    Reason.DELETED: 4,
+    Reason.PREEMPTED: 0, Reason.DRAINED: 0, Reason.SUSPENDED: 1, Reason.START_DEADLINE: 2, Reason.ACTIVE_DEADLINE: 2,
+    Reason.CANCELLED: 3, Reason.DELETED: 4,
 }  # fmt: skip
+
+
+EXPLAINED_STOPS = frozenset({Reason.PREEMPTED.value, Reason.DRAINED.value})
+"""While an attempt is being stopped for one of these, its message says for whose sake; that stays."""
 
 
 def clip(text: str, limit: int = MESSAGE_LIMIT) -> str:
@@ -228,6 +232,11 @@ class Draft:
         self.begin_stop(self.update(attempt, reason=None, message=clip(words)), Reason.PREEMPTED, words)
         self.announce(Reason.PREEMPTED, f"Preempted by {by}: attempt {attempt.number} on {attempt.node} is stopped", "Warning")
 
+    def drain(self, attempt: Attempt) -> None:
+        """Ask for the end of the attempt, because its node is to be empty."""
+        words = f"{attempt.node} is being drained"
+        self.begin_stop(self.update(attempt, reason=None, message=words), Reason.DRAINED, words)
+
     def succeed(self, attempt: Attempt, observation: Observation) -> None:
         """The work is done."""
         attempt = self._close(
@@ -287,7 +296,7 @@ class Draft:
             limit = f"stopped by {reason.value}" if cause is not reason else RULES[reason].meaning.removesuffix(".")
             self.fail(attempt, cause, f"{limit}{': ' if words else ''}{words}", exit_code, finished_at)
             return
-        if reason is Reason.PREEMPTED and attempt.message:
+        if reason in EXPLAINED_STOPS and attempt.message:
             message = f"{attempt.message}: {message}" if message else attempt.message
         attempt = self._close(attempt, AttemptState.STOPPED, reason, exit_code=exit_code, message=message, finished_at=finished_at)
         if reason is Reason.PREEMPTED:
@@ -296,6 +305,9 @@ class Draft:
                 self.end(Phase.FAILED, reason, f"{describe(attempt, TOLD_LIMIT)}; {why}")
             else:
                 self.enter_queue(keep_place=True)
+        elif reason is Reason.DRAINED:
+            # Costs nothing: no budget bounds how often a person may drain nodes.
+            self.enter_queue(keep_place=True)
         elif reason is Reason.SUSPENDED:
             self.hold(Reason.SUSPENDED, f"attempt {attempt.number} was stopped because spec.suspend was set")
         else:
@@ -355,7 +367,7 @@ class Draft:
         if attempt is None:
             return
         if attempt.state is AttemptState.STOPPING:
-            words = f": {attempt.message}" if attempt.stop_reason == Reason.PREEMPTED and attempt.message else ""
+            words = f": {attempt.message}" if attempt.stop_reason in EXPLAINED_STOPS and attempt.message else ""
             status.reason = attempt.stop_reason
             status.message = clip(f"stopping attempt {attempt.number} on {attempt.node}{words}")
         elif status.phase is Phase.UNKNOWN:

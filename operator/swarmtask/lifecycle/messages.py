@@ -32,6 +32,7 @@ class Reason(StrEnum):
     ENGINE_REJECTED = "EngineRejected"
     SECRET_NOT_FOUND = "SecretNotFound"  # noqa: S105 - a reason, not a secret
     PREEMPTED = "Preempted"
+    DRAINED = "Drained"
     DEDUPLICATED = "Deduplicated"
     SUSPENDED = "Suspended"
     CANCELLED = "Cancelled"
@@ -168,6 +169,14 @@ class Preempt:
 
 
 @dataclass(frozen=True, slots=True)
+class Drain:
+    """A person wants the node of this attempt empty: it is stopped, and the task queued again."""
+
+    attempt: int
+    node: str
+
+
+@dataclass(frozen=True, slots=True)
 class Observed:
     """The engine showed a workload of this task."""
 
@@ -205,7 +214,7 @@ class InvalidObject:
     message: str
 
 
-TaskEvent = Reconcile | Bound | Unplaced | Preempt | Observed | Vanished | SubmitRefused | NodeGone | InvalidObject
+TaskEvent = Reconcile | Bound | Unplaced | Preempt | Drain | Observed | Vanished | SubmitRefused | NodeGone | InvalidObject
 
 
 # --- commands ------------------------------------------------------------------------------------------------------------
@@ -283,7 +292,7 @@ class Transition:
 
 
 __all__ = [
-    "FINAL_WORKLOAD_STATES", "Announcement", "Bound", "Command", "DeleteTask", "InvalidObject", "NodeGone", "Observation",
+    "FINAL_WORKLOAD_STATES", "Announcement", "Bound", "Command", "DeleteTask", "Drain", "InvalidObject", "NodeGone", "Observation",
     "Observed", "Preempt", "Reason", "Reconcile", "ReleaseFinalizer", "Remove", "Stop", "Submit", "SubmitRefused", "SwarmTask",
     "TaskEvent", "Transition", "Twin", "Unplaced", "Vanished", "WakeAt", "WorkloadState",
 ]  # fmt: skip

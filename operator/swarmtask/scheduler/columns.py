@@ -183,9 +183,11 @@ class Columns:
 
     Attributes:
         ready, cordoned: bool[N].
-        on_battery: bool[N].
+        on_battery, drained, quiet: bool[N].
+        charge_short: bool[N], its battery has less charge than it must have.
         latency_ms: float64[N], NaN where it is not known. cost_per_hour: float64[N].
         node_classes, class_of: the classes, and the index of each node's class, intp[N].
+        nodes: as they came, for words.
         allocatable: int64[DIMENSIONS, N].
         gpus: single GPUs; changes as the cycle places tasks.
         room: what is left; changes as the cycle places tasks.
@@ -197,6 +199,10 @@ class Columns:
     ready: Mask
     cordoned: Mask
     on_battery: Mask
+    drained: Mask
+    quiet: Mask
+    charge_short: Mask
+    nodes: tuple[NodeInfo, ...] = field(repr=False)
     latency_ms: Floats
     cost_per_hour: Floats
     node_classes: tuple[NodeClass, ...]
@@ -252,6 +258,10 @@ class Columns:
             ready=np.array([node.ready for node in ordered], dtype=np.bool_),
             cordoned=np.array([node.unschedulable for node in ordered], dtype=np.bool_),
             on_battery=np.array([node.on_battery for node in ordered], dtype=np.bool_),
+            drained=np.array([node.drained for node in ordered], dtype=np.bool_),
+            quiet=np.array([node.quiet for node in ordered], dtype=np.bool_),
+            charge_short=np.array([_charge_short(node) for node in ordered], dtype=np.bool_),
+            nodes=tuple(ordered),
             latency_ms=np.array([node.latency_ms for node in ordered], dtype=np.float64),
             cost_per_hour=np.array([node.cost_per_hour for node in ordered], dtype=np.float64),
             node_classes=node_classes,
@@ -305,6 +315,10 @@ class Columns:
             self.room.turns[node] = self.room.turns.max() + 1
         request = task_class.shape.request
         return self.gpus.take(node, task_class.shape.gpu, request.gpus) if request.gpus > 0 else ()
+
+
+def _charge_short(node: NodeInfo) -> bool:
+    return node.charge_percent is not None and node.charge_percent < node.min_charge_percent
 
 
 def _share_left(nodes: Sequence[NodeInfo], shares: Sequence[NodeShare]) -> Ints:

@@ -98,6 +98,10 @@ class NodeInfo:
         gpus: single GPUs where the node reports them; `allocatable.gpus` says how many it offers at all.
         ready: an engine says it takes work.
         unschedulable: cordoned, or paused or drained by its engine.
+        drained: a person wants it empty.
+        quiet: its quiet hours have begun. quiet_until: when they end, in seconds since the epoch; None: not within a week.
+            quiet_words: the same as the wall clock there shows it.
+        charge_percent: of its battery, where it runs on battery and tells that. min_charge_percent: with less it takes nothing.
         engines: names of engines that reach it, preferred first.
         requested, tasks: what bound and assumed attempts hold, and how many they are.
         max_tasks: None means not limited.
@@ -122,6 +126,12 @@ class NodeInfo:
     cost_per_hour: float = 0.0
     latency_ms: float | None = None
     on_battery: bool = False
+    drained: bool = False
+    quiet: bool = False
+    quiet_until: float | None = None
+    quiet_words: str = ""
+    charge_percent: int | None = None
+    min_charge_percent: int = 0
     gpus: tuple[GpuInfo, ...] = ()
 
 
