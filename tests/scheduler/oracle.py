@@ -90,13 +90,15 @@ def refusing_filter(node: NodeInfo, load: Load, wants: TaskShape, queue: QueueIn
             wants.max_latency_ms is None or (node.latency_ms is not None and node.latency_ms <= wants.max_latency_ms),
         ),
         ("battery", wants.on_battery != "never" or not node.on_battery),
+        ("memoryPressure", not node.memory_pressure),
+        ("diskPressure", not node.disk_pressure),
         ("gpu", asked.gpus == 0 or len(free_gpus(node, load, wants.gpu)) >= asked.gpus),
         ("maxTasks", node.max_tasks is None or load.tasks + 1 <= node.max_tasks),
         (
             "maxRunningPerNode",
             queue.max_running_per_node is None or load.queue_tasks.get(queue.key, 0) + 1 <= queue.max_running_per_node,
         ),
-        ("memory", asked.memory_bytes == 0 or held.memory_bytes + asked.memory_bytes <= offered.memory_bytes),
+        ("memory", asked.memory_bytes == 0 or held.memory_bytes + asked.memory_bytes + node.foreign_bytes <= offered.memory_bytes),
         ("cpu", asked.cpu_milli == 0 or held.cpu_milli + asked.cpu_milli <= offered.cpu_milli),
     ]
     return next((name for name, passes in rules if not passes), None)
@@ -116,7 +118,7 @@ def total(node: NodeInfo, load: Load, wants: TaskShape, strategy: Strategy, weig
     """The total of a strategy, before preferences."""
     offered_gpus = len(single_gpus(node))
     pairs = [(node.allocatable.cpu_milli, load.requested.cpu_milli + wants.request.cpu_milli)]
-    pairs.append((node.allocatable.memory_bytes, load.requested.memory_bytes + wants.request.memory_bytes))
+    pairs.append((node.allocatable.memory_bytes, load.requested.memory_bytes + wants.request.memory_bytes + node.foreign_bytes))
     if wants.request.gpus:
         pairs.append((offered_gpus, held_gpus(node, load) + wants.request.gpus))
     balance = min(max(0.0, 1 - after / offered) if offered else 0.0 for offered, after in pairs)

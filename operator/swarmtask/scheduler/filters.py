@@ -90,6 +90,38 @@ class Cordoned:
 
 
 @dataclass(frozen=True, slots=True)
+class MemoryPressure:
+    """The node's agent does not say that memory is short there."""
+
+    name: str = "memoryPressure"
+
+    def enabled(self, task_class: TaskClass) -> bool:
+        return True
+
+    def mask(self, columns: Columns, task_class: TaskClass) -> Mask:
+        return ~columns.memory_pressure
+
+    def explain(self, refused: Mask, columns: Columns, task_class: TaskClass) -> str:
+        return f"{_count(refused)} under memory pressure"
+
+
+@dataclass(frozen=True, slots=True)
+class DiskPressure:
+    """The node's agent does not say that its disk is nearly full."""
+
+    name: str = "diskPressure"
+
+    def enabled(self, task_class: TaskClass) -> bool:
+        return True
+
+    def mask(self, columns: Columns, task_class: TaskClass) -> Mask:
+        return ~columns.disk_pressure
+
+    def explain(self, refused: Mask, columns: Columns, task_class: TaskClass) -> str:
+        return f"{_count(refused)} under disk pressure"
+
+
+@dataclass(frozen=True, slots=True)
 class Engine:
     """The engine that the task names reaches the node; any engine does when it names none."""
 
@@ -384,6 +416,8 @@ class Fits:
         facts = f"needs {words(need)}, {self.most} free {words(free)}"
         if never:
             facts += f"; never fits: {_verb(refused, 'it', 'largest of them')} offers {words(offered)}"
+        elif self.dimension == MEMORY:
+            facts += _foreign_words(refused, columns, need)
         return f"{_count(refused)} {self.too_little} ({facts})"
 
 
@@ -392,6 +426,7 @@ FITS_CPU = Fits("cpu", CPU, "too little CPU", "most", format_cpu, format_cpu)
 
 STATIC_FILTERS: tuple[StaticFilter, ...] = (
     Ready(), Cordoned(), Engine(), NodeName(), NodeSelector(), Regions(), Taints(), Capabilities(), Cost(), Latency(), Battery(),
+    MemoryPressure(), DiskPressure(),
 )  # fmt: skip
 MATCHING_GPUS, MAX_TASKS = MatchingGpus(), MaxTasks()
 ROOM_FILTERS: tuple[RoomFilter, ...] = (MATCHING_GPUS, MAX_TASKS, QueueShare(), FITS_MEMORY, FITS_CPU)
@@ -425,6 +460,15 @@ def label_keys(shapes: list[TaskShape]) -> set[str]:
 
 def _taint_words(taint: Taint) -> str:
     return f"{taint.key}={taint.value}:{taint.effect}" if taint.value else f"{taint.key}:{taint.effect}"
+
+
+def _foreign_words(refused: Mask, columns: Columns, need: int) -> str:
+    """Where it would fit if only tasks used memory."""
+    would = refused & (columns.room.free[MEMORY] + columns.foreign >= need)
+    if not would.any():
+        return ""
+    least = int(columns.foreign[would].min())
+    return f"; {_count(would)} would fit but for at least {humanize_memory(least)} that others than tasks use"
 
 
 def _wish_words(wish: GpuWish) -> str:
