@@ -141,6 +141,11 @@ def total(node: NodeInfo, load: Load, wants: TaskShape, strategy: Strategy, weig
             return 1 / (1 + load.turn)
 
 
+def smallness(node: NodeInfo, load: Load, sizes: list[int]) -> float:
+    """For a task that has climbed the memory ladder: the node that offers least first, then the one with fewest tasks."""
+    return (1 - sizes.index(node.allocatable.memory_bytes) / len(sizes) + 0.000001 / (1 + load.tasks)) / 1.000001
+
+
 @dataclass
 class Kept:
     """A node that is kept for a task: what will be left at the moment when the task fits, and who needs it."""
@@ -291,10 +296,13 @@ class Oracle:
         then the larger total."""
         queue = self.queues.get(task.queue) or QueueInfo(task.queue)
         strategy = task.shape.strategy or queue.strategy
+        sizes = sorted({node.allocatable.memory_bytes for node in self.nodes})
         return {
             node.name: (
                 steps_down(node, task.shape),
-                total(node, self.loads[node.name], task.shape, strategy, queue.weights),
+                smallness(node, self.loads[node.name], sizes)
+                if strategy == "smallest"
+                else total(node, self.loads[node.name], task.shape, strategy, queue.weights),
             )
             for node in self.nodes
             if self.refused_by(node, task) is None
@@ -402,6 +410,7 @@ class Oracle:
             asked = getattr(task.shape.request, name)
             if asked:
                 lack = getattr(load.requested, name) + asked - getattr(node.allocatable, name)
+                lack += node.foreign_bytes if name == "memory_bytes" else 0
                 parts.append(max(0, lack) / asked)
         if node.max_tasks is not None:
             parts.append(max(0, load.tasks + 1 - node.max_tasks))

@@ -98,6 +98,9 @@ quirks: dict[str, st.SearchStrategy[object]] = {
     "cost_per_hour": st.sampled_from([0.02, 1.5, 10.0, 1e6]),
     "latency_ms": st.sampled_from([0.0, 1.5, 80.0, 500.0, 1e6]),
     "on_battery": st.just(value=True),
+    "foreign_bytes": st.sampled_from([1, 2**29, 2**31, 2**33, 2**60]),
+    "memory_pressure": st.just(value=True),
+    "disk_pressure": st.just(value=True),
 }
 """What makes a node other than the rest. Few at a time, so that most nodes take most tasks."""
 
@@ -128,7 +131,7 @@ demands: dict[str, st.SearchStrategy[object]] = {
     "node_name": node_names,
     "node_selector": labels.map(lambda wanted: tuple(sorted(wanted.items()))),
     "capabilities": st.frozensets(st.sampled_from(CAPABILITIES)),
-    "strategy": strategies,
+    "strategy": st.one_of(strategies, st.just("smallest")),
     "limits": st.dictionaries(st.sampled_from(LIMITS), st.integers(1, 3), max_size=2).map(
         lambda taken: tuple(sorted(taken.items()))
     ),
