@@ -90,8 +90,7 @@ def refusing_filter(node: NodeInfo, load: Load, wants: TaskShape, queue: QueueIn
             wants.max_latency_ms is None or (node.latency_ms is not None and node.latency_ms <= wants.max_latency_ms),
         ),
         ("battery", wants.on_battery != "never" or not node.on_battery),
-        ("memoryPressure", not node.memory_pressure),
-        ("diskPressure", not node.disk_pressure),
+        ("pressure", not (node.memory_pressure or node.disk_pressure)),
         ("gpu", asked.gpus == 0 or len(free_gpus(node, load, wants.gpu)) >= asked.gpus),
         ("maxTasks", node.max_tasks is None or load.tasks + 1 <= node.max_tasks),
         (

@@ -43,8 +43,7 @@ PASSES: list[tuple[str, NodeInfo, TaskShape]] = [
     ("cost", node(), shape(max_cost_per_hour=0.0)),
     ("latency", node(latency_ms=50), shape(max_latency_ms=50)),
     ("battery", node(), shape(on_battery="never")),
-    ("memoryPressure", node(), shape()),
-    ("diskPressure", node(), shape()),
+    ("pressure", node(), shape()),
     ("gpu", node(gpus=2), shape(gpus=2)),
     ("gpu", MIXED, shape(gpus=3)),
     ("gpu", MIXED, shape(gpus=2, gpu=GpuWish("nvidia"))),
@@ -99,8 +98,9 @@ REFUSES: list[tuple[str, NodeInfo, TaskShape, str]] = [
     ("latency", node(latency_ms=51), shape(max_latency_ms=50), "1 not known to be within 50 ms (nearest 51 ms)"),
     ("latency", node(), shape(max_latency_ms=50), "1 not known to be within 50 ms (unknown)"),
     ("battery", node(on_battery=True), shape(on_battery="never"), "1 on battery"),
-    ("memoryPressure", node(memory_pressure=True), shape(), "1 under memory pressure"),
-    ("diskPressure", node(disk_pressure=True), shape(), "1 under disk pressure"),
+    ("pressure", node(memory_pressure=True), shape(), "1 under memory pressure"),
+    ("pressure", node(disk_pressure=True), shape(), "1 under disk pressure"),
+    ("pressure", node(memory_pressure=True, disk_pressure=True), shape(), "1 under pressure (1 memory, 1 disk)"),
     (
         "gpu",
         MIXED,
@@ -195,7 +195,7 @@ def test_every_filter_has_both_cases_and_a_name_of_its_own() -> None:
 def test_refusals_are_counted_in_the_documented_order() -> None:
     assert [filter_.name for filter_ in (*STATIC_FILTERS, *ROOM_FILTERS)] == [
         "ready", "cordoned", "engine", "nodeName", "nodeSelector", "regions", "taints", "capabilities", "cost",
-        "latency", "battery", "memoryPressure", "diskPressure", "gpu", "maxTasks", "maxRunningPerNode", "memory", "cpu",
+        "latency", "battery", "pressure", "gpu", "maxTasks", "maxRunningPerNode", "memory", "cpu",
     ]  # fmt: skip
 
 

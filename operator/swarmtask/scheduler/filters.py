@@ -90,38 +90,6 @@ class Cordoned:
 
 
 @dataclass(frozen=True, slots=True)
-class MemoryPressure:
-    """The node's agent does not say that memory is short there."""
-
-    name: str = "memoryPressure"
-
-    def enabled(self, task_class: TaskClass) -> bool:
-        return True
-
-    def mask(self, columns: Columns, task_class: TaskClass) -> Mask:
-        return ~columns.memory_pressure
-
-    def explain(self, refused: Mask, columns: Columns, task_class: TaskClass) -> str:
-        return f"{_count(refused)} under memory pressure"
-
-
-@dataclass(frozen=True, slots=True)
-class DiskPressure:
-    """The node's agent does not say that its disk is nearly full."""
-
-    name: str = "diskPressure"
-
-    def enabled(self, task_class: TaskClass) -> bool:
-        return True
-
-    def mask(self, columns: Columns, task_class: TaskClass) -> Mask:
-        return ~columns.disk_pressure
-
-    def explain(self, refused: Mask, columns: Columns, task_class: TaskClass) -> str:
-        return f"{_count(refused)} under disk pressure"
-
-
-@dataclass(frozen=True, slots=True)
 class Engine:
     """The engine that the task names reaches the node; any engine does when it names none."""
 
@@ -310,6 +278,25 @@ class Battery:
 
 
 @dataclass(frozen=True, slots=True)
+class Pressure:
+    """The node's agent says neither that memory is short there nor that its disk is nearly full."""
+
+    name: str = "pressure"
+
+    def enabled(self, task_class: TaskClass) -> bool:
+        return True
+
+    def mask(self, columns: Columns, task_class: TaskClass) -> Mask:
+        return ~(columns.memory_pressure | columns.disk_pressure)
+
+    def explain(self, refused: Mask, columns: Columns, task_class: TaskClass) -> str:
+        memory, disk = _count(refused & columns.memory_pressure), _count(refused & columns.disk_pressure)
+        if memory and disk:
+            return f"{_count(refused)} under pressure ({memory} memory, {disk} disk)"
+        return f"{memory} under memory pressure" if memory else f"{disk} under disk pressure"
+
+
+@dataclass(frozen=True, slots=True)
 class MatchingGpus:
     """Enough GPUs are free, of those that count for the task."""
 
@@ -426,7 +413,7 @@ FITS_CPU = Fits("cpu", CPU, "too little CPU", "most", format_cpu, format_cpu)
 
 STATIC_FILTERS: tuple[StaticFilter, ...] = (
     Ready(), Cordoned(), Engine(), NodeName(), NodeSelector(), Regions(), Taints(), Capabilities(), Cost(), Latency(), Battery(),
-    MemoryPressure(), DiskPressure(),
+    Pressure(),
 )  # fmt: skip
 MATCHING_GPUS, MAX_TASKS = MatchingGpus(), MaxTasks()
 ROOM_FILTERS: tuple[RoomFilter, ...] = (MATCHING_GPUS, MAX_TASKS, QueueShare(), FITS_MEMORY, FITS_CPU)
