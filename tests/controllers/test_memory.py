@@ -32,7 +32,7 @@ def requested(world: World, name: str) -> list[tuple[str, str]]:
 
 def hungry(world: World, name: str, *, kills: int, **spec: Any) -> None:
     world.engine.script(name, *[Outcome(oom=True)] * kills, Outcome())
-    world.add_task(name, backoff={"initialSeconds": 0}, **{"failurePolicy": [RULE], "backoffLimit": 9} | spec)
+    world.add_task(name, **{"failurePolicy": [RULE], "backoffLimit": 9, "backoff": {"initialSeconds": 0}} | spec)
 
 
 def use(world: World, node: str, memory: str, **conditions: str) -> None:
@@ -169,7 +169,8 @@ async def test_what_is_held_is_what_was_recorded_and_explained() -> None:
     async with running(World(machine("n1", 4))) as world:
         world.engine.script("long", Outcome(duration_s=None))
         world.add_task("long", memory="auto")
-        await world.until(lambda: world.node("n1")["status"]["requested"]["memory"] == "512Mi")
+        await world.until(lambda: world.phase("long") == "Running")
+        await world.until(lambda: world.node("n1")["status"].get("requested", {}).get("memory") == "512Mi")
         found = await explain_stored(world.kube, ("default", "long"), world.clock.now().timestamp())
         assert found.memory is not None
         assert found.memory.basis == "Default"

@@ -83,7 +83,7 @@ def test_the_limit_grows_with_the_request() -> None:
     story = climbing(1.5, "4Gi", container={"image": "busybox", "resources": resources})
     for _ in range(4):
         killed(story)
-    assert asked(story) == ["1Gi", "1536Mi", "2304Mi", "3456Mi"]
+    assert asked(story) == ["1Gi", "1536Mi", "2304Mi", "2304Mi"], "to set more aside under the same limit does not help"
     assert [attempt.requested.memory_limit for attempt in story.status.attempts] == ["2Gi", "3Gi", "4Gi", "4Gi"]
     assert "and no more than 4Gi" in story.status.memory.message
 
@@ -155,7 +155,7 @@ def test_a_step_never_goes_down_and_never_above_the_most(request_: str, limit: s
     rule = FailureRule(on_reasons=["OOMKilled"], action="Retry", memory_factor=factor, max_memory=most)
     step, before = climb(spec, attempt, Reason.OOM_KILLED, rule), limit_bytes(spec, attempt)
     if step is None:
-        assert factor == 1 or before == 0 or (most is not None and units.memory_bytes(most) <= units.memory_bytes(request_))
+        assert factor == 1 or before == 0 or before >= 2**60 or (most is not None and units.memory_bytes(most) <= before)
         return
     request, grown = units.memory_bytes(step.request), units.memory_bytes(step.limit)
     assert units.memory_bytes(request_) <= request <= grown
@@ -217,7 +217,7 @@ def test_a_limit_that_a_person_has_set_bounds_auto_and_its_ladder() -> None:
     assert planned(story.task.spec, story.status, learned("3Gi")) == learned("768Mi")
     for _ in range(3):
         killed(story)
-    assert asked(story) == ["512Mi", "768Mi", "768Mi"]
+    assert asked(story) == ["512Mi", "512Mi", "512Mi"]
     assert {attempt.requested.memory_limit for attempt in story.status.attempts} == {"768Mi"}
 
 

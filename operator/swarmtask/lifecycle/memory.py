@@ -17,6 +17,8 @@ from swarmtask.resources.task import Attempt, MemoryPlan, Resources, TaskSpec, T
 AUTO_FACTOR = 2.0
 """With `auto`, an attempt that was OOMKilled is followed by one with so many times its memory, unless a rule says otherwise."""
 _MIB = 2**20
+_MOST = 2**60
+"""No machine has more; a step beyond it would be no quantity any more."""
 
 
 def planned(spec: TaskSpec, status: TaskStatus, learned: MemoryPlan | None = None) -> MemoryPlan | None:
@@ -68,8 +70,8 @@ def climb(spec: TaskSpec, attempt: Attempt, reason: Reason, rule: FailureRule | 
         factor, most = AUTO_FACTOR, None if resources.limits.memory is None else units.memory_bytes(resources.limits.memory)
     request, limit = units.memory_bytes(attempt.requested.memory), limit_bytes(spec, attempt)
     grown_request, grown_limit = _grown(request, factor, most), _grown(limit, factor, most)
-    if limit == 0 or (grown_request, grown_limit) == (request, limit):
-        return None
+    if grown_limit == limit:
+        return None  # the same limit would kill it again, whatever is set aside for it
     words = f"{factor:g} times the {_words(request, limit)} of attempt {attempt.number}, which ended {reason.value}"
     if most is not None and grown_limit == max(most, limit):
         words += f", and no more than {units.humanize_memory(most)}"
@@ -105,8 +107,10 @@ def _within(plan: MemoryPlan, resources: Resources) -> MemoryPlan:
 
 def _grown(count: int, factor: float, most: int | None) -> int:
     """`factor` times as much in whole mebibytes, no more than `most`, never less than it is."""
+    if count >= _MOST:
+        return count
     mebibytes = (count * Decimal(str(factor)) / _MIB).to_integral_value(ROUND_CEILING)
-    grown = int(mebibytes) * _MIB if factor > 1 else count
+    grown = min(int(mebibytes) * _MIB, _MOST) if factor > 1 else count
     return max(count, grown if most is None else min(grown, most))
 
 
