@@ -102,7 +102,7 @@ def peak_of(task: SwarmTask) -> Peak | None:
     killed = current.reason == Reason.OOM_KILLED
     if not killed and current.reason != Reason.COMPLETED:
         return None
-    peak = 0 if current.peak_memory is None else units.memory_bytes(current.peak_memory)
+    peak, limit = units.memory_bytes(current.peak_memory or "0"), limit_bytes(task.spec, current)
     if killed:
-        peak = max(peak, limit_bytes(task.spec, current))
-    return Peak(current.finished_at.timestamp(), task.metadata.uid, peak, killed) if peak else None
+        peak = max(peak, limit)
+    return Peak(current.finished_at.timestamp(), task.metadata.uid, peak, killed, limit) if peak else None

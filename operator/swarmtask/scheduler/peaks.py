@@ -6,8 +6,10 @@ that were met last.
 
 The rule (docs/memory.md): the 95th percentile (nearest rank) and a fifth more, and never less than the highest peak of an attempt
 that succeeded and a twentieth more. An attempt that was killed at its limit has shown no peak, only that it needs at least as much:
-it counts in the percentile, where one that ran wild among twenty is left out, and not as a highest peak. Autopilot at Google sizes
-jobs from a window of peaks and a safety margin in the same spirit (Rzadca et al., EuroSys 2020).
+it counts in the percentile, where one that ran wild among twenty is left out, and not as a highest peak. One that succeeded
+although it used all that it had shows that this suffices: kernels fill what a program leaves with page cache, and a peak at the
+limit would otherwise make every generation larger than the last. Autopilot sizes Google's jobs in the same spirit, from a window of
+peaks and a safety margin (Rzadca et al., EuroSys 2020).
 """
 
 from __future__ import annotations
@@ -43,12 +45,23 @@ class Peak:
         ended_at: seconds since the epoch. uid: of the task; it counts once.
         memory_bytes: the most that its last attempt used, or at least tried to.
         killed: it was killed at its limit: it needs that much at least.
+        limit_bytes: the most that it could use; 0: it had no limit, or that is not known.
     """
 
     ended_at: float
     uid: str
     memory_bytes: int
     killed: bool = False
+    limit_bytes: int = 0
+
+    @property
+    def saturated(self) -> bool:
+        """It succeeded, and came so close to its limit that the limit says more than the peak."""
+        return not self.killed and 0 < self.limit_bytes * 100 < self.memory_bytes * (100 + MARGIN_PERCENT)
+
+    def and_more(self, percent: int) -> int:
+        """What another one like it should have, in bytes."""
+        return _more(max(self.memory_bytes, self.limit_bytes), 0) if self.saturated else _more(self.memory_bytes, percent)
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,19 +131,21 @@ def size(peaks: tuple[Peak, ...], largest_bytes: int = 0) -> Sizing:
     if not count:
         fits = min(DEFAULT_BYTES, largest_bytes) if largest_bytes > 0 else DEFAULT_BYTES
         return Sizing(fits, 0, "no attempt of its template was seen yet")
-    ordered = sorted(peak.memory_bytes for peak in peaks)
-    quantile = ordered[-(-count * QUANTILE_PERCENT // 100) - 1]
-    highest = max((peak.memory_bytes for peak in peaks if not peak.killed), default=0)
-    floor = max(LEAST_BYTES, _more(highest, MARGIN_PERCENT))
-    wanted, attempts = _more(quantile, HEADROOM_PERCENT), f"{count} attempt{'' if count == 1 else 's'}"
+    by_need = sorted(peaks, key=lambda peak: (peak.and_more(HEADROOM_PERCENT), peak.uid))
+    quantile = by_need[-(-count * QUANTILE_PERCENT // 100) - 1]
+    highest = max((peak.and_more(MARGIN_PERCENT) for peak in peaks if not peak.killed), default=0)
+    wanted, floor = quantile.and_more(HEADROOM_PERCENT), max(LEAST_BYTES, highest)
+    attempts = f"{count} attempt{'' if count == 1 else 's'}"
     words = f"p{QUANTILE_PERCENT} of {attempts} + {HEADROOM_PERCENT} %"
+    if quantile.saturated:
+        words = f"p{QUANTILE_PERCENT} of {attempts}, which used all it had and succeeded"
     if wanted < floor:
         wanted = floor
         least = floor == LEAST_BYTES
         words = f"the least there is; {attempts} used less" if least else f"highest of {attempts} + {MARGIN_PERCENT} %"
     if count < FEW and wanted < DEFAULT_BYTES:
         wanted = DEFAULT_BYTES
-        words = f"the default, as only {attempts} ended (most memory {humanize_memory(ordered[-1])})"
+        words = f"the default, as only {attempts} ended (most memory {humanize_memory(max(peak.memory_bytes for peak in peaks))})"
     if floor <= largest_bytes < wanted:
         wanted, words = largest_bytes, f"all that the largest node offers, instead of {words}"
     return Sizing(wanted, count, words)
