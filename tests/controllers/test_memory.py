@@ -6,16 +6,18 @@ from typing import Any
 
 import pytest
 
+from swarmtask.controllers.cache import Cache
 from swarmtask.controllers.explaining import explain_stored
 from swarmtask.controllers.measures import Measures
 from swarmtask.engines.base import EngineNode, NodeState
+from swarmtask.kube import Object
 from swarmtask.resources.kinds import SWARM_NODE, SWARM_TASK
 from swarmtask.resources.node import SwarmNode
 from swarmtask.resources.task import Attempt
 from tests.controllers.world import World, running
 from tests.fakes.engine import Outcome
 
-GIB = 2**30
+MIB, GIB = 2**20, 2**30
 RULE = {"onReasons": ["OOMKilled"], "action": "Retry", "memoryFactor": 2.0}
 
 
@@ -266,3 +268,83 @@ def test_a_node_without_an_agent_is_not_measured() -> None:
     measures.node("n1", swarm_node("5Gi"))
     measures.node("n1", swarm_node(None))
     assert taken(measures) == 0
+
+
+# --- what the cache keeps ------------------------------------------------------------------------------------------------
+
+
+def waiting(name: str, version: int, memory: str = "auto") -> Object:
+    return {
+        "apiVersion": "swarmtask.io/v1alpha1", "kind": "SwarmTask",
+        "metadata": {"name": name, "namespace": "default", "uid": f"uid-{name}", "resourceVersion": str(version)},
+        "spec": {"container": {"image": "busybox", "resources": {"requests": {"memory": memory}}}},
+        "status": {"phase": "Queued", "queuedTime": "2026-01-01T00:00:00Z"},
+    }  # fmt: skip
+
+
+def ended(name: str, version: int, peak: str) -> Object:
+    task = waiting(name, version, "64Gi")
+    done = {"number": 1, "id": name, "node": "n", "engine": "e", "state": "Succeeded", "reason": "Completed", "peakMemory": peak}
+    task["status"] = {"phase": "Succeeded", "attempt": 1, "attempts": [done | {"finishedAt": "2026-01-01T00:00:00Z"}]}
+    task["status"]["attempts"][0]["requested"] = {"memory": "64Gi"}
+    return task
+
+
+def asks(cache: Cache, name: str = "a") -> int:
+    pending = cache.tasks["default", name].pending
+    assert pending is not None
+    assert {one.shape.request for one in cache.waiting() if one.key[1] == name} <= {pending.shape.request}
+    return pending.shape.request.memory_bytes // MIB
+
+
+def test_a_placement_counts_what_it_was_decided_with_until_it_is_stored() -> None:
+    """What is learned between the decision and the write must not take the room away from under it."""
+    cache = Cache()
+    cache.apply(SWARM_TASK, waiting("a", 1))
+    before = cache.tasks["default", "a"].pending
+    assert before is not None
+    assert cache.assume(before, "n")
+    cache.apply(SWARM_TASK, ended("b", 2, "1000Mi"))
+    cache.refresh_sizes()
+    cache.apply(SWARM_TASK, waiting("a", 3))  # its finalizer was written
+    assert cache.assumption(("default", "a")) == ("n", ())
+    assert cache.requested("n").memory_bytes == 512 * MIB
+    assert cache.drop_assumption(("default", "a"))
+    cache.refresh_sizes()
+    assert asks(cache) == 1200
+
+
+def test_an_edit_after_the_decision_takes_it_back() -> None:
+    cache = Cache()
+    cache.apply(SWARM_TASK, waiting("a", 1))
+    pending = cache.tasks["default", "a"].pending
+    assert pending is not None
+    assert cache.assume(pending, "n")
+    cache.apply(SWARM_TASK, waiting("a", 2, "2Gi"))
+    assert cache.assumption(("default", "a")) is None
+    assert asks(cache) == 2048
+
+
+def test_the_largest_node_that_is_there_bounds_what_is_asked_for() -> None:
+    cache = Cache()
+
+    def node(name: str, version: int, gib: int, phase: str = "Ready") -> Object:
+        status = {"phase": phase, "capacity": {"cpu": "4", "memory": f"{gib}Gi"}}
+        return {"metadata": {"name": name, "resourceVersion": str(version)}, "spec": {}, "status": status}
+
+    cache.apply(SWARM_TASK, ended("b", 1, "7000Mi"))
+    cache.apply(SWARM_TASK, waiting("a", 2))
+    assert asks(cache) == 8400
+    for version, gib, phase, expected in (
+        (3, 8, "Ready", 8192),
+        (4, 16, "NotReady", 8400),
+        (5, 8, "Ready", 8192),
+        (6, 8, "Gone", 8400),
+    ):
+        cache.apply(SWARM_NODE, node("n", version, gib, phase))
+        cache.refresh_sizes()
+        assert asks(cache) == expected
+    cache.apply(SWARM_NODE, node("n", 7, 8))
+    cache.remove(SWARM_NODE, ("", "n"))
+    cache.refresh_sizes()
+    assert asks(cache) == 8400

@@ -285,9 +285,10 @@ class Cache:
 
     def _note_node(self, name: str) -> None:
         """What others than tasks use there, and whether another amount is the most that some node offers."""
-        self._measures.node(name, self.nodes.get(name))
-        largest = max((offered_memory(node) for node in self.nodes.values() if node.status.phase is not NodePhase.GONE), default=0)
-        self._resized.update(dict.fromkeys(self.sizes.resize(largest)))
+        node = self.nodes.get(name)
+        self._measures.node(name, node)
+        gone = node is None or node.status.phase is NodePhase.GONE
+        self._resized.update(dict.fromkeys(self.sizes.offer(name, 0 if node is None or gone else offered_memory(node))))
 
     def _apply_queue(self, key: QueueKey, obj: Object) -> bool:
         old = self.queues.get(key)

@@ -42,6 +42,7 @@ class Sizes:
 
     def __init__(self) -> None:
         self.largest_bytes = 0
+        self._offers: dict[str, int] = {}
         self._peaks = Peaks()
         self._waiting: dict[str, dict[TaskKey, None]] = {}
         self._template_of: dict[TaskKey, str] = {}
@@ -74,12 +75,16 @@ class Sizes:
         alike = self._waiting.get(learned)
         return tuple(alike) if alike and self._peaks.sizing(learned, self.largest_bytes) != size else ()
 
-    def resize(self, largest_bytes: int) -> Collection[TaskKey]:
-        """Nodes have come, gone or changed. Returns the waiting tasks that may ask for another amount now."""
-        if largest_bytes == self.largest_bytes:
+    def offer(self, node: str, memory_bytes: int) -> Collection[TaskKey]:
+        """A node offers so much; 0: it is gone. Returns the waiting tasks that may ask for another amount now."""
+        if memory_bytes == self._offers.get(node, 0):
             return ()
-        self.largest_bytes = largest_bytes
-        return tuple(self._template_of)
+        if memory_bytes:
+            self._offers[node] = memory_bytes
+        else:
+            del self._offers[node]
+        before, self.largest_bytes = self.largest_bytes, max(self._offers.values(), default=0)
+        return tuple(self._template_of) if before != self.largest_bytes else ()
 
 
 def plan_of(sizing: Sizing) -> MemoryPlan:

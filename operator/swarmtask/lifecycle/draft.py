@@ -182,9 +182,13 @@ class Draft:
         )  # fmt: skip
 
     def _note_memory(self, plan: MemoryPlan | None) -> None:
-        """Show how much was learned. A step of the ladder stays: a restart must know it."""
+        """Show how much was learned, while the spec asks for that. A step of the ladder stays: a restart must know it."""
         status = self.status
-        if plan is not None and plan.basis != "Ladder" and (status.memory is None or status.memory.basis != "Ladder"):
+        if status.memory is not None and status.memory.basis == "Ladder":
+            return
+        if self.task.spec.container.resources.requests.memory != AUTO:
+            status.memory = None
+        elif plan is not None and plan.basis != "Ladder":
             status.memory = plan
 
     def _give_up_climbing(self, attempt: Attempt, why: str) -> None:
