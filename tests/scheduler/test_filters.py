@@ -47,6 +47,7 @@ PASSES: list[tuple[str, NodeInfo, TaskShape]] = [
     ("cost", node(), shape(max_cost_per_hour=0.0)),
     ("latency", node(latency_ms=50), shape(max_latency_ms=50)),
     ("battery", node(), shape(on_battery="never")),
+    ("pressure", node(), shape()),
     ("gpu", node(gpus=2), shape(gpus=2)),
     ("gpu", MIXED, shape(gpus=3)),
     ("gpu", MIXED, shape(gpus=2, gpu=GpuWish("nvidia"))),
@@ -56,6 +57,8 @@ PASSES: list[tuple[str, NodeInfo, TaskShape]] = [
     ("maxTasks", node(max_tasks=None, tasks=10_000), shape()),
     ("maxRunningPerNode", node(tasks=9, queue_tasks={DEFAULT: 1, ("home", "night"): 8}), shape()),
     ("memory", node(memory=8 * GIB, requested=Amounts(0, 4 * GIB, 0)), shape(memory=4 * GIB)),
+    ("memory", node(memory=8 * GIB, requested=Amounts(0, 2 * GIB, 0), foreign_bytes=2 * GIB), shape(memory=4 * GIB)),
+    ("cpu", node(memory=8 * GIB, requested=Amounts(0, 8 * GIB, 0), foreign_bytes=GIB), shape(cpu=1)),
     ("cpu", node(cpu=4000, requested=Amounts(1000)), shape(cpu=3000)),
 ]
 
@@ -113,6 +116,9 @@ REFUSES: list[tuple[str, NodeInfo, TaskShape, str]] = [
     ("latency", node(latency_ms=51), shape(max_latency_ms=50), "1 not known to be within 50 ms (nearest 51 ms)"),
     ("latency", node(), shape(max_latency_ms=50), "1 not known to be within 50 ms (unknown)"),
     ("battery", node(on_battery=True), shape(on_battery="never"), "1 on battery"),
+    ("pressure", node(memory_pressure=True), shape(), "1 under memory pressure"),
+    ("pressure", node(disk_pressure=True), shape(), "1 under disk pressure"),
+    ("pressure", node(memory_pressure=True, disk_pressure=True), shape(), "1 under pressure (1 memory, 1 disk)"),
     (
         "gpu",
         MIXED,
@@ -161,6 +167,18 @@ REFUSES: list[tuple[str, NodeInfo, TaskShape, str]] = [
         shape(memory=GIB),
         "1 too little memory (needs 1Gi, largest free 0)",
     ),
+    (
+        "memory",
+        node(memory=8 * GIB, requested=Amounts(0, 2 * GIB, 0), foreign_bytes=3 * GIB),
+        shape(memory=4 * GIB),
+        "1 too little memory (needs 4Gi, largest free 3Gi; 1 would fit but for at least 3Gi that others than tasks use)",
+    ),
+    (
+        "memory",
+        node(memory=8 * GIB, requested=Amounts(0, 6 * GIB, 0), foreign_bytes=GIB),
+        shape(memory=4 * GIB),
+        "1 too little memory (needs 4Gi, largest free 1Gi)",
+    ),
     ("cpu", node(cpu=2000, requested=Amounts(500)), shape(cpu=2000), "1 too little CPU (needs 2, most free 1500m)"),
     ("cpu", node(cpu=0), shape(cpu=1), "1 too little CPU (needs 1m, most free 0; never fits: it offers 0)"),
 ]
@@ -195,7 +213,7 @@ def test_every_filter_has_both_cases_and_a_name_of_its_own() -> None:
 def test_refusals_are_counted_in_the_documented_order() -> None:
     assert [filter_.name for filter_ in (*STATIC_FILTERS, *ROOM_FILTERS)] == [
         "ready", "cordoned", "drained", "quietHours", "charge", "engine", "nodeName", "nodeSelector", "regions", "taints",
-        "capabilities", "cost", "latency", "battery", "gpu", "maxTasks", "maxRunningPerNode", "memory", "cpu",
+        "capabilities", "cost", "latency", "battery", "pressure", "gpu", "maxTasks", "maxRunningPerNode", "memory", "cpu",
     ]  # fmt: skip
 
 
@@ -203,6 +221,7 @@ def test_a_node_that_several_filters_refuse_is_counted_at_the_first() -> None:
     hopeless = node(
         ready=False, unschedulable=True, engines=(), cpu=0, memory=0, max_tasks=0, taints=(GPU_ONLY,), on_battery=True,
         cost_per_hour=1.0, drained=True, quiet=True, charge_percent=1, min_charge_percent=2,
+        memory_pressure=True, disk_pressure=True,
     )  # fmt: skip
     wants = shape(
         1, 1, 1, engine="nomad", node_name="x", node_selector=(("a", "b"),), capabilities=frozenset({"c"}),

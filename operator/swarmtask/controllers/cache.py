@@ -17,7 +17,9 @@ from datetime import datetime
 from pydantic import ValidationError
 
 from swarmtask.controllers.learning import Learning, template_of
+from swarmtask.controllers.measures import Measures
 from swarmtask.controllers.reading import explain, read_task, version_of
+from swarmtask.controllers.sizes import Sizes
 from swarmtask.controllers.twins import Twins
 from swarmtask.kube import Object
 from swarmtask.lifecycle.members import is_recorded
@@ -25,10 +27,10 @@ from swarmtask.lifecycle.reasons import RULES
 from swarmtask.resources import placement as resources
 from swarmtask.resources import units
 from swarmtask.resources.kinds import SWARM_NODE, SWARM_QUEUE, SWARM_TASK, Kind
-from swarmtask.resources.node import SwarmNode
+from swarmtask.resources.node import NodePhase, SwarmNode
 from swarmtask.resources.placement import dollars
 from swarmtask.resources.queue import SwarmQueue
-from swarmtask.resources.task import ANNOTATION_FRONT, Attempt, AttemptState, Phase, SwarmTask
+from swarmtask.resources.task import ANNOTATION_FRONT, Attempt, AttemptState, MemoryPlan, Phase, SwarmTask
 from swarmtask.scheduler.backlog import Backlog
 from swarmtask.scheduler.model import Amounts, GpuWish, PendingTask, QueueKey, RunningTask, TaskKey, TaskShape, Toleration
 from swarmtask.scheduler.standing import AHEAD_S
@@ -63,6 +65,7 @@ class TaskEntry:
         holding: what its live attempt holds.
         running: how its live attempt stands before the scheduler.
         template: what kind of work it is, as far as durations are concerned.
+        memory: what its next attempt asks for; None: what its spec says. Kept up while it waits.
     """
 
     task: SwarmTask
@@ -72,6 +75,7 @@ class TaskEntry:
     holding: Holding | None
     running: RunningTask | None = None
     template: str = ""
+    memory: MemoryPlan | None = None
 
     @property
     def live(self) -> Attempt | None:
@@ -125,7 +129,10 @@ class Cache:
         self.listeners: list[Callable[[Change], None]] = []
         self.witnesses: list[Callable[[TaskEntry | None, TaskEntry | None], None]] = []
         self.learning = Learning()
+        self.sizes = Sizes()
+        self._measures = Measures()
         self._stale: OrderedDict[TaskKey, None] = OrderedDict()
+        self._resized: OrderedDict[TaskKey, None] = OrderedDict()
         self._running_tasks: dict[TaskKey, RunningTask] = {}
         self._ends: dict[TaskKey, tuple[RunningTask, RunningTask]] = {}
         """What runs as it was last asked for, without and with its expected end."""
@@ -195,6 +202,7 @@ class Cache:
         elif kind is SWARM_NODE:
             self.nodes.pop(key[1], None)
             self._turns.pop(key[1], None)
+            self._note_node(key[1])
         elif kind is SWARM_QUEUE:
             self.queues.pop(key, None)
         self._tell(Change(kind, key, gone=True, placement=True, uid=uid))
@@ -226,21 +234,32 @@ class Cache:
             return self._put_task(key, None)
         self.unreadable.pop(key, None)
         task, template = read.task, template_of(read.task)
+        memory = None if read.invalid is not None or task.is_array else self._plan(key, task)
         entry = TaskEntry(
             task,
             version,
             read.invalid,
             pending=None
             if read.invalid is not None or self._superfluous(task)
-            else pending_task(task, duration_s=self.learning.typical_s(template)),
+            else pending_task(task, duration_s=self.learning.typical_s(template), memory=memory),
             holding=holding_of(task),
             running=running_task(task),
             template=template,
+            memory=memory,
         )
         if entry.pending is not None and entry.pending.front_at is not None and entry.pending.front_at == self._ahead.get(key):
             entry = replace(entry, pending=replace(entry.pending, front_at=None))
         self._check_front(key, task)
         return self._put_task(key, entry)
+
+    def _plan(self, key: TaskKey, task: SwarmTask) -> MemoryPlan | None:
+        """What it asks for. What was counted when it was placed holds until that is stored, whatever is learned meanwhile."""
+        old = self.tasks.get(key)
+        if old is not None and key in self._assumed:
+            known = (old.task.metadata.uid, old.task.spec.container, old.task.status.memory)
+            if known == (task.metadata.uid, task.spec.container, task.status.memory):
+                return old.memory
+        return self.sizes.plan(task)
 
     def _check_front(self, key: TaskKey, task: SwarmTask) -> None:
         text, old = task.metadata.annotations.get(ANNOTATION_FRONT), self.tasks.get(key)
@@ -262,12 +281,22 @@ class Cache:
             new = SwarmNode.model_validate({field: value for field, value in obj.items() if value is not None})
         except ValidationError as error:
             logger.error("SwarmNode %s takes no tasks: %s", name, explain(error))
-            return self.nodes.pop(name, None) is not None
+            known = self.nodes.pop(name, None) is not None
+            self._note_node(name)
+            return known
         self.nodes[name] = new
+        self._note_node(name)
         if old is None:
             return True
         same_status = old.status.model_copy(update={"requested": new.status.requested, "tasks": new.status.tasks})
         return old.spec != new.spec or old.metadata.labels != new.metadata.labels or same_status != new.status
+
+    def _note_node(self, name: str) -> None:
+        """What others than tasks use there, and whether another amount is the most that some node offers."""
+        node = self.nodes.get(name)
+        self._measures.node(name, node)
+        gone = node is None or node.status.phase is NodePhase.GONE
+        self._resized.update(dict.fromkeys(self.sizes.offer(name, 0 if node is None or gone else offered_memory(node))))
 
     def _apply_queue(self, key: QueueKey, obj: Object) -> bool:
         old = self.queues.get(key)
@@ -311,6 +340,10 @@ class Cache:
         self._put_running(key, None if entry is None else entry.running)
         self.twins.put(key, entry.task if entry is not None and entry.invalid is None else None)
         self._stale.update(dict.fromkeys(self.learning.note(key, old, entry)))
+        self._resized.update(dict.fromkeys(self.sizes.note(key, old, entry)))
+        was, now = None if old is None else old.live, None if entry is None else entry.live
+        if was is not now:
+            self._measures.attempt(was, now, first_sight=old is None)
         for witness in self.witnesses:
             witness(old, entry)
         return before != self._holding(key) or waited != self._pending(key) or _differ(ran, self._on_nodes.get(key))
@@ -370,6 +403,24 @@ class Cache:
         self.tasks[pending.key] = replace(self.tasks[pending.key], pending=pending)
         if pending.key in self.backlog:
             self.backlog.put(pending)
+
+    def refresh_sizes(self, most: int = DURATIONS_AT_ONCE) -> None:
+        """The same for tasks with `memory: auto` and how much they ask for."""
+        for _ in range(min(most, len(self._resized))):
+            key, _ = self._resized.popitem(last=False)
+            entry = self.tasks.get(key)
+            if entry is None or entry.pending is None:
+                continue
+            if key in self._assumed:
+                self._resized[key] = None  # looked at again if it comes back
+                continue
+            memory = self.sizes.plan(entry.task)
+            if memory == entry.memory:
+                continue
+            pending = pending_task(entry.task, duration_s=entry.pending.duration_s, memory=memory)
+            self.tasks[key] = replace(entry, pending=pending, memory=memory)
+            if key in self.backlog and pending is not None:
+                self.backlog.put(pending)
 
     def _holding(self, key: TaskKey) -> Holding | None:
         entry = self.tasks.get(key)
@@ -533,6 +584,13 @@ class Cache:
         """What live and assumed attempts hold on a node."""
         return self._requested.get(node, Amounts())
 
+    def foreign_bytes(self, name: str) -> int:
+        """How much memory of what a node offers others than tasks use, as measured; 0 where nobody measures."""
+        node = self.nodes.get(name)
+        if node is None:
+            return 0
+        return self._measures.taken(name, units.memory_bytes(node.status.capacity.memory), offered_memory(node))
+
     def gpus_held(self, node: str) -> frozenset[int]:
         """Indices of the GPUs of a node that live and assumed attempts hold, as far as they are recorded."""
         return frozenset(self._gpus_held.get(node, ()))
@@ -570,12 +628,20 @@ class Cache:
         return queue[1] == DEFAULT_QUEUE or queue in self.queues
 
 
-def pending_task(task: SwarmTask, queued_at: float | None = None, duration_s: float | None = None) -> PendingTask | None:
+def offered_memory(node: SwarmNode) -> int:
+    """Bytes that a node offers to tasks: its capacity less what is reserved."""
+    return max(0, units.memory_bytes(node.status.capacity.memory) - units.memory_bytes(node.spec.reserved.memory))
+
+
+def pending_task(
+    task: SwarmTask, queued_at: float | None = None, duration_s: float | None = None, memory: MemoryPlan | None = None
+) -> PendingTask | None:
     """How a waiting task stands before the scheduler; None when it does not wait.
 
     Args:
         queued_at: instead of when it came to the queue, in seconds since the epoch.
         duration_s: how long such tasks run; None while that is not known.
+        memory: what it asks for; None: what its spec says, which then is an amount.
     """
     if task.status.phase is not Phase.QUEUED or task.metadata.deletion_timestamp is not None or task.is_array:
         return None
@@ -590,13 +656,17 @@ def pending_task(task: SwarmTask, queued_at: float | None = None, duration_s: fl
         priority=spec.effective_priority,
         queued_at=queued_at,
         shape=TaskShape(
-            request=Amounts(units.cpu_milli(requests.cpu), units.memory_bytes(requests.memory), requests.gpu),
+            request=Amounts(
+                units.cpu_milli(requests.cpu),
+                units.memory_bytes(requests.memory if memory is None else memory.request),
+                requests.gpu,
+            ),
             engine="" if spec.engine == "auto" else spec.engine,
             node_name=placement.node_name,
             node_selector=tuple(sorted(placement.node_selector.items())),
             capabilities=frozenset(placement.capabilities),
             limits=tuple(sorted(spec.limits.items())),
-            strategy=placement.strategy,
+            strategy="smallest" if memory is not None and memory.basis == "Ladder" else placement.strategy,
             avoid=frozenset(attempt.node for attempt in task.status.attempts if attempt.reason in _BETTER_ELSEWHERE),
             gpu=_gpu_wish(placement.gpu) if requests.gpu else GpuWish(),
             tolerations=tuple(map(_toleration, placement.tolerations)),

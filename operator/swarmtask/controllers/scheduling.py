@@ -25,6 +25,7 @@ from swarmtask.scheduler.backlog import WHOLE, Cut
 from swarmtask.scheduler.cycle import run_cycle
 from swarmtask.scheduler.estimates import ESTIMATED, Estimates, estimate_starts
 from swarmtask.scheduler.model import Binding, CycleResult, Preemption, Refusal, Snapshot, TaskKey
+from swarmtask.scheduler.reach import Reach
 
 logger = logging.getLogger(__name__)
 
@@ -123,7 +124,7 @@ class Scheduling:
     def tell(self, decided: Decided) -> bool:
         """Why the others wait. True when some task has not been told yet."""
         snapshot, result = decided.snapshot, decided.result
-        deferred = self._tell(decided.refusals, snapshot.now) if self._estimate(snapshot, result) else True
+        deferred = self._tell(decided.refusals, snapshot) if self._estimate(snapshot, result) else True
         self.first_cycle.set()
         return deferred or (snapshot.cut is not None and bool(snapshot.cut.ends))
 
@@ -153,15 +154,20 @@ class Scheduling:
         if engine is None or not self._cache.assume(binding.task, binding.node, binding.gpus):
             return
         self._refusals.forget(binding.task.key)
-        self._executor.offer(binding.task.key, binding.task.uid, Bound(binding.node, binding.engine, engine.id, binding.gpus))
+        entry = self._cache.tasks.get(binding.task.key)
+        memory = None if entry is None else entry.memory
+        bound = Bound(binding.node, binding.engine, engine.id, binding.gpus, memory)
+        self._executor.offer(binding.task.key, binding.task.uid, bound)
 
     def _preempt(self, preemption: Preemption) -> None:
         victim = preemption.victim
         if self._cache.assume_preempted(victim.key, victim.attempt, preemption.by.key):
             self._executor.offer(victim.key, victim.uid, Preempt(victim.attempt, preemption.by.key))
 
-    def _tell(self, refusals: Sequence[Refusal], wall: float) -> bool:
-        now, starts = self._clock.monotonic(), self._estimates.starts
+    def _tell(self, refusals: Sequence[Refusal], snapshot: Snapshot) -> bool:
+        now, wall, starts = self._clock.monotonic(), snapshot.now, self._estimates.starts
+        reach = Reach(snapshot)
+        lost: dict[TaskKey, str] = {}
         if len(self._said) > 2 * len(self._cache.backlog) + 100:
             self._said = {key: said for key, said in self._said.items() if key in self._cache.backlog}
         if len(self._refusals) > 2 * len(self._cache.backlog) + 100:
@@ -173,9 +179,12 @@ class Scheduling:
             said = self._said.get(refusal.task.key)
             told = (refusal.position, refusal.reason, refusal.message)
             start = starts.get(refusal.task.key)
+            if entry is not None and entry.memory is not None and entry.memory.basis == "Ladder":
+                lost[refusal.task.key] = reach.lacks(refusal.task)
             # What is stored may be about to be overwritten by what was said before and is still being written.
             if status is None or (
-                (status.queue_position, status.reason, status.message) == told
+                not lost.get(refusal.task.key)
+                and (status.queue_position, status.reason, status.message) == told
                 and not moved(_seconds(status.estimated_start_time), start, wall)
                 and (said is None or (said[:3] == told and not moved(said[3], start, wall)))
             ):
@@ -193,6 +202,8 @@ class Scheduling:
                 refusal.message,
                 None if start is None else datetime.fromtimestamp(start, UTC),
                 self._estimates.why_unknown(refusal),
+                self._cache.tasks[refusal.task.key].memory,
+                lost.get(refusal.task.key, ""),
             )
             self._executor.offer(refusal.task.key, refusal.task.uid, unplaced)
         return len(chosen) < len(news)

@@ -8,9 +8,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import lru_cache
 
-from swarmtask.controllers.cache import Cache
+from swarmtask.controllers.cache import Cache, offered_memory
 from swarmtask.controllers.node_rules import NodeRules
 from swarmtask.resources import units
+from swarmtask.resources.meta import get_condition
 from swarmtask.resources.node import NodeEngine, NodePhase, SwarmNode
 from swarmtask.resources.placement import dollars
 from swarmtask.scheduler.backlog import Place
@@ -35,6 +36,7 @@ def take_snapshot(
     """
     cache.refresh_durations()
     cache.settle_fronts(now)
+    cache.refresh_sizes()
     rules = rules or NodeRules()
     nodes = [_node_info(cache, name, node, engine_ready, rules=rules, now=now) for name, node in cache.nodes.items()]
     cut = None if whole else cache.backlog.cut(*_left(nodes), _place(cache, now), _preempting(cache))
@@ -56,7 +58,7 @@ def _preempting(cache: Cache) -> frozenset[QueueKey]:
 
 def _left(nodes: list[NodeInfo]) -> tuple[Amounts, int | None]:
     """What all nodes have left together, and how many more tasks they may run; None where one of them has no bound."""
-    free = [node.allocatable - node.requested for node in nodes]
+    free = [node.free for node in nodes]
     left = Amounts(
         sum(max(0, amounts.cpu_milli) for amounts in free),
         sum(max(0, amounts.memory_bytes) for amounts in free),
@@ -106,7 +108,7 @@ def _node_info(cache: Cache, name: str, node: SwarmNode, engine_ready: EngineRea
         engines=engines,
         allocatable=Amounts(
             max(0, units.cpu_milli(capacity.cpu) - units.cpu_milli(reserved.cpu)),
-            max(0, units.memory_bytes(capacity.memory) - units.memory_bytes(reserved.memory)),
+            offered_memory(node),
             capacity.gpu,
         ),
         requested=cache.requested(name),
@@ -128,7 +130,16 @@ def _node_info(cache: Cache, name: str, node: SwarmNode, engine_ready: EngineRea
         charge_percent=power.percent if power.on_battery else None,
         min_charge_percent=rules.min_charge_percent(node),
         gpus=_gpus(node, cache.gpus_held(name)) if capacity.gpu else (),
+        foreign_bytes=cache.foreign_bytes(name),
+        memory_pressure=_holds(node, "MemoryPressure"),
+        disk_pressure=_holds(node, "DiskPressure"),
+        gone=node.status.phase is NodePhase.GONE,
     )
+
+
+def _holds(node: SwarmNode, condition: str) -> bool:
+    found = get_condition(node.status.conditions, condition)
+    return found is not None and found.status == "True"
 
 
 def _gpus(node: SwarmNode, held: frozenset[int]) -> tuple[GpuInfo, ...]:

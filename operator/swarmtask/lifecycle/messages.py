@@ -11,7 +11,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Literal
 
-from swarmtask.resources.task import Attempt, Phase, SwarmTask, TaskStatus
+from swarmtask.resources.task import Attempt, MemoryPlan, Phase, SwarmTask, TaskStatus
 
 # --- typed reasons -------------------------------------------------------------------------------------------------------
 
@@ -130,12 +130,17 @@ class Reconcile:
 
 @dataclass(frozen=True, slots=True)
 class Bound:
-    """The scheduler chose a node; the resources are already assumed in the cache."""
+    """The scheduler chose a node; the resources are already assumed in the cache.
+
+    Attributes:
+        memory: how much memory was counted, where the spec says `auto`; None for other tasks.
+    """
 
     node: str
     engine: str
     engine_node_id: str
     gpus: tuple[int, ...] = ()
+    memory: MemoryPlan | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,6 +152,8 @@ class Unplaced:
         estimated_start: None while nothing is known.
         unknown: why nothing is known of the start, for a person; for the condition only.
         message: counts per filter, for example "0/3 nodes fit: 2 too little memory (needs 16Gi, largest free 7.4Gi), 1 cordoned".
+        memory: how much memory it asks for, where the spec says `auto`; None for other tasks.
+        out_of_reach: it has climbed the ladder, and this says why no node can take so much; empty: one can, sooner or later.
     """
 
     position: int
@@ -154,6 +161,8 @@ class Unplaced:
     message: str
     estimated_start: datetime | None = None
     unknown: str = ""
+    memory: MemoryPlan | None = None
+    out_of_reach: str = ""
 
 
 @dataclass(frozen=True, slots=True)

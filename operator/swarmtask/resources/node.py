@@ -121,8 +121,8 @@ class NodeAttempt(Model):
     exit_code: StrictInt | None = Field(default=None, description="Of its main process.")
     reason: Literal["", "OOMKilled", "Evicted", "Fenced"] = Field(
         default="",
-        description="What the node did to it. OOMKilled: the kernel killed its main process at its own memory limit. Evicted: the agent "
-        "stopped it because the machine ran out of memory. Fenced: the agent stopped it because it could not reach the API.",
+        description="What the node did to it. OOMKilled: the kernel killed its main process at its own memory limit. Evicted: the "
+        "agent stopped it because the machine ran out of memory. Fenced: the agent stopped it because it could not reach the API.",
     )
     message: Annotated[str, Field(max_length=1024)] | None = Field(default=None, description="The same for a person.")
     peak_memory: Quantity | None = Field(default=None, description="The most bytes it used at once.")

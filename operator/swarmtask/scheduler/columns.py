@@ -17,10 +17,9 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from swarmtask.resources.fields import Strategy
 from swarmtask.scheduler import gpus
 from swarmtask.scheduler.gpus import ANY_GPU, GpuCounts
-from swarmtask.scheduler.model import Amounts, GpuWish, NodeInfo, QueueKey, Taint, TaskShape, Weights
+from swarmtask.scheduler.model import Amounts, Choice, GpuWish, NodeInfo, QueueKey, Taint, TaskShape, Weights
 
 Mask = NDArray[np.bool_]
 Ints = NDArray[np.int64]
@@ -71,7 +70,7 @@ class TaskClass:
     amounts: Ints
     need: tuple[Ints, ...]
     floors: tuple[int, ...]
-    strategy: Strategy
+    strategy: Choice
     share: NodeShare | None
     weights: Weights = BALANCED_WEIGHTS
 
@@ -79,7 +78,7 @@ class TaskClass:
     def of(
         cls,
         shape: TaskShape,
-        strategy: Strategy = "balanced",
+        strategy: Choice = "balanced",
         share: NodeShare | None = None,
         weights: Weights = BALANCED_WEIGHTS,
     ) -> TaskClass:
@@ -143,7 +142,8 @@ class Room:
     """What placements change, for all nodes or some of them. (Not frozen only because one is made for every placement.)
 
     Attributes:
-        free: int64[DIMENSIONS, n], allocatable minus requested; negative where a node shrank under its tasks.
+        free: int64[DIMENSIONS, n], allocatable minus requested and, of memory, minus what others than tasks use; negative where a
+            node shrank under its tasks.
         per_unit: float64[DIMENSIONS, n], 1 / allocatable, and 0 where nothing is offered.
         tasks: float64[n], how many tasks are bound and assumed; float because scores divide by it.
         share_left: int64[number of shares, n], how many more tasks each queue with a share may start there.
@@ -182,13 +182,13 @@ class Columns:
     """The nodes of one cycle.
 
     Attributes:
-        ready, cordoned: bool[N].
-        on_battery, drained, quiet: bool[N].
+        ready, cordoned, on_battery, drained, quiet, memory_pressure, disk_pressure: bool[N].
         charge_short: bool[N], its battery has less charge than it must have.
         latency_ms: float64[N], NaN where it is not known. cost_per_hour: float64[N].
         node_classes, class_of: the classes, and the index of each node's class, intp[N].
         nodes: as they came, for words.
         allocatable: int64[DIMENSIONS, N].
+        foreign: int64[N], bytes of it that others than tasks use; not in the room.
         gpus: single GPUs; changes as the cycle places tasks.
         room: what is left; changes as the cycle places tasks.
         free, share_left: its tables, once more.
@@ -203,11 +203,14 @@ class Columns:
     quiet: Mask
     charge_short: Mask
     nodes: tuple[NodeInfo, ...] = field(repr=False)
+    memory_pressure: Mask
+    disk_pressure: Mask
     latency_ms: Floats
     cost_per_hour: Floats
     node_classes: tuple[NodeClass, ...]
     class_of: NDArray[np.intp]
     allocatable: Ints
+    foreign: Ints
     gpus: GpuCounts
     room: Room
     free: Ints = field(repr=False)
@@ -250,6 +253,8 @@ class Columns:
         per_unit = np.zeros(allocatable.shape)
         np.divide(1.0, allocatable, out=per_unit, where=allocatable > 0)
         free, share_left = allocatable - requested, _share_left(ordered, shares)
+        foreign = np.array([_capped(node.foreign_bytes, LIMIT - 1) for node in ordered], dtype=np.int64)
+        free[MEMORY] = np.maximum(free[MEMORY] - foreign, -LIMIT)
         counts = GpuCounts.of(ordered, gpu_wishes)
         names = tuple([node.name for node in ordered])
         return cls(
@@ -262,11 +267,14 @@ class Columns:
             quiet=np.array([node.quiet for node in ordered], dtype=np.bool_),
             charge_short=np.array([_charge_short(node) for node in ordered], dtype=np.bool_),
             nodes=tuple(ordered),
+            memory_pressure=np.array([node.memory_pressure for node in ordered], dtype=np.bool_),
+            disk_pressure=np.array([node.disk_pressure for node in ordered], dtype=np.bool_),
             latency_ms=np.array([node.latency_ms for node in ordered], dtype=np.float64),
             cost_per_hour=np.array([node.cost_per_hour for node in ordered], dtype=np.float64),
             node_classes=node_classes,
             class_of=class_of,
             allocatable=allocatable,
+            foreign=foreign,
             gpus=counts,
             room=Room(
                 tuple(free),

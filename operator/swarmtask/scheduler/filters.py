@@ -333,6 +333,25 @@ class Battery:
 
 
 @dataclass(frozen=True, slots=True)
+class Pressure:
+    """The node's agent says neither that memory is short there nor that its disk is nearly full."""
+
+    name: str = "pressure"
+
+    def enabled(self, task_class: TaskClass) -> bool:
+        return True
+
+    def mask(self, columns: Columns, task_class: TaskClass) -> Mask:
+        return ~(columns.memory_pressure | columns.disk_pressure)
+
+    def explain(self, refused: Mask, columns: Columns, task_class: TaskClass) -> str:
+        memory, disk = _count(refused & columns.memory_pressure), _count(refused & columns.disk_pressure)
+        if memory and disk:
+            return f"{_count(refused)} under pressure ({memory} memory, {disk} disk)"
+        return f"{memory} under memory pressure" if memory else f"{disk} under disk pressure"
+
+
+@dataclass(frozen=True, slots=True)
 class MatchingGpus:
     """Enough GPUs are free, of those that count for the task."""
 
@@ -439,6 +458,8 @@ class Fits:
         facts = f"needs {words(need)}, {self.most} free {words(free)}"
         if never:
             facts += f"; never fits: {_verb(refused, 'it', 'largest of them')} offers {words(offered)}"
+        elif self.dimension == MEMORY:
+            facts += _foreign_words(refused, columns, need)
         return f"{_count(refused)} {self.too_little} ({facts})"
 
 
@@ -447,7 +468,7 @@ FITS_CPU = Fits("cpu", CPU, "too little CPU", "most", format_cpu, format_cpu)
 
 STATIC_FILTERS: tuple[StaticFilter, ...] = (
     Ready(), Cordoned(), Drained(), QuietHours(), Charge(), Engine(), NodeName(), NodeSelector(), Regions(), Taints(),
-    Capabilities(), Cost(), Latency(), Battery(),
+    Capabilities(), Cost(), Latency(), Battery(), Pressure(),
 )  # fmt: skip
 MATCHING_GPUS, MAX_TASKS = MatchingGpus(), MaxTasks()
 ROOM_FILTERS: tuple[RoomFilter, ...] = (MATCHING_GPUS, MAX_TASKS, QueueShare(), FITS_MEMORY, FITS_CPU)
@@ -481,6 +502,15 @@ def label_keys(shapes: list[TaskShape]) -> set[str]:
 
 def _taint_words(taint: Taint) -> str:
     return f"{taint.key}={taint.value}:{taint.effect}" if taint.value else f"{taint.key}:{taint.effect}"
+
+
+def _foreign_words(refused: Mask, columns: Columns, need: int) -> str:
+    """Where it would fit if only tasks used memory."""
+    would = refused & (columns.room.free[MEMORY] + columns.foreign >= need)
+    if not would.any():
+        return ""
+    least = int(columns.foreign[would].min())
+    return f"; {_count(would)} would fit but for at least {humanize_memory(least)} that others than tasks use"
 
 
 def _wish_words(wish: GpuWish) -> str:
