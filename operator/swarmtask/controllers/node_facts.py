@@ -37,13 +37,19 @@ class Listed:
 
 @dataclass(frozen=True, slots=True)
 class NodeFacts:
-    """One machine as its engines list it, the preferred engine first. Nothing listed: it is gone."""
+    """One machine as its engines list it, the preferred engine first. Nothing listed: it is gone.
+
+    Attributes:
+        lost: nothing is heard of its agent. deserted: nor is here, but an engine reaches it.
+    """
 
     listed: tuple[Listed, ...]
+    lost: bool = False
+    deserted: bool = False
 
     def offered(self) -> Iterator[tuple[str, str]]:
         """(engine, its node ID) that take work now."""
-        return ((item.engine, item.node.id) for item in self.listed if item.offered)
+        return ((item.engine, item.node.id) for item in self.listed if item.offered and not self.lost)
 
     @property
     def best(self) -> EngineNode | None:
@@ -110,6 +116,12 @@ def phase_of(facts: NodeFacts) -> tuple[NodePhase, str, str]:
     """(phase, CamelCase reason, words for a person)."""
     if not facts.listed:
         return NodePhase.GONE, "LeftEngine", "no engine lists this node any more"
+    if facts.lost:
+        words = "its node agent does not renew its Lease: the machine sleeps, is off, or cannot reach the API"
+        return NodePhase.UNREACHABLE, "LeaseExpired", words
+    if facts.deserted and any(item.offered for item in facts.listed):
+        words = "an engine takes work for this node, but its node agent is silent: see that it runs and reaches the API"
+        return NodePhase.READY, "AgentSilent", words
     if any(item.offered for item in facts.listed):
         return NodePhase.READY, "EngineReady", "an engine takes work for this node"
     heard = [item for item in facts.listed if item.heard]

@@ -21,6 +21,7 @@ from swarmtask.controllers.cache import Cache, Change
 from swarmtask.controllers.executor import Executor
 from swarmtask.controllers.intake import Intake, default_intake
 from swarmtask.controllers.lane import EngineLane
+from swarmtask.controllers.leases import Leases
 from swarmtask.controllers.nodes import Nodes
 from swarmtask.controllers.observer import Observer
 from swarmtask.controllers.queues import Queues
@@ -97,9 +98,15 @@ class Operator:
         self._queues = Queues(self._around, self.cache)
         self._arrays = Arrays(self._around, self.cache)
         self.scheduling = Scheduling(self._around, self.cache, self.executor, self._nodes.engine_ready)
+        self._leases = Leases(
+            self._around, self.cache, self.executor, self._lanes,
+            reached=lambda: self._nodes.reached, verdict=self._verdict_on_nodes,
+        )  # fmt: skip
         self._nodes.offer_changed = self._unbound
+        self._nodes.standing, self._nodes.uncertain = self._leases.standing, self._leases.uncertain
+        self.scheduling.boot_id = self._leases.boot_id
         self._engines_known = asyncio.Event()
-        self._observers = [Observer(lane, self._around, self.cache, self.executor) for lane in self._lanes.values()]
+        self._observers = [Observer(lane, self._around, self.cache, self.executor, self._leases) for lane in self._lanes.values()]
         self._synced: dict[str, asyncio.Event] = {kind.plural: asyncio.Event() for kind in OWN_KINDS}
         if settings.crash_point:
             crashpoints.arm(settings.crash_point)
@@ -149,6 +156,7 @@ class Operator:
             "queues": self._queues.run,
             "arrays": self._arrays.run,
             "nodes": self._nodes.run,
+            "leases": self._leases.run,
         }
         for lane, observer in zip(self._lanes.values(), self._observers, strict=True):
             loops[f"observer of {lane.name}"] = observer.run
@@ -238,6 +246,11 @@ class Operator:
 
     def _refuse(self, key: TaskKey, uid: str, refused: SubmitRefused) -> None:
         self.executor.offer(key, uid, refused)
+
+    def _verdict_on_nodes(self) -> None:
+        """A node was lost, or is heard again: that must show at once."""
+        self._nodes.bell.ring()
+        self._nodes.urgent.ring()
 
     def _unbound(self) -> None:
         self.scheduling.bell.ring()

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Container, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -61,6 +61,8 @@ class Scheduling:
         self._cache, self._executor, self._settings, self._clock = cache, executor, around.settings, around.clock
         self._engine_ready = engine_ready
         self.bell = Bell(around.clock)
+        self.boot_id: Callable[[str], str] = lambda node: ""
+        """The boot of a SwarmNode that has an agent; empty: it has none."""
         self.cycles = 0
         self.first_cycle = asyncio.Event()
         self._beyond_from = 0
@@ -148,7 +150,8 @@ class Scheduling:
         if engine is None or not self._cache.assume(binding.task, binding.node, binding.gpus):
             return
         self._refusals.forget(binding.task.key)
-        self._executor.offer(binding.task.key, binding.task.uid, Bound(binding.node, binding.engine, engine.id, binding.gpus))
+        bound = Bound(binding.node, binding.engine, engine.id, binding.gpus, self.boot_id(binding.node))
+        self._executor.offer(binding.task.key, binding.task.uid, bound)
 
     def _preempt(self, preemption: Preemption) -> None:
         victim = preemption.victim

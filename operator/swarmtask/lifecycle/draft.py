@@ -17,6 +17,7 @@ from swarmtask.lifecycle.messages import Announcement, Bound, Observation, Reaso
 from swarmtask.lifecycle.reasons import RULES
 from swarmtask.lifecycle.verdicts import judge
 from swarmtask.resources.meta import set_condition
+from swarmtask.resources.node import NodeAttempt
 from swarmtask.resources.task import (
     LABEL_DEAD_LETTER,
     LIVE_ATTEMPT_STATES,
@@ -154,6 +155,7 @@ class Draft:
         attempt = Attempt(
             number=number, id=attempt_id(self.task.metadata.uid, number), node=bound.node, engine=bound.engine,
             engine_node_id=bound.engine_node_id, requested=self._requested(bound.gpus), bound_at=self.at,
+            boot_id=bound.boot_id or None,
         )  # fmt: skip
         status.attempts = [*status.attempts, attempt][-MAX_ATTEMPT_RECORDS:]
         status.attempt, status.phase, status.node_name, status.engine = number, Phase.STARTING, bound.node, bound.engine
@@ -227,6 +229,22 @@ class Draft:
         words = f"preempted by {by}"
         self.begin_stop(self.update(attempt, reason=None, message=clip(words)), Reason.PREEMPTED, words)
         self.announce(Reason.PREEMPTED, f"Preempted by {by}: attempt {attempt.number} on {attempt.node} is stopped", "Warning")
+
+    def note_usage(self, attempt: Attempt, record: NodeAttempt) -> Attempt:
+        """What its node measured; told once, at the end."""
+        if record.peak_memory is None and record.cpu_seconds is None:
+            return attempt
+        return self.update(attempt, peak_memory=record.peak_memory, cpu_seconds=record.cpu_seconds)
+
+    def accept_late(self, attempt: Attempt, observation: Observation) -> None:
+        """Its node was given up, but the work was done there, and nothing has followed it yet: finished work is not run again."""
+        status = self.status
+        if attempt.started_at is None and observation.started_at is not None:
+            attempt = self.update(attempt, started_at=min(whole(observation.started_at), self.at))
+        status.start_time = status.start_time or attempt.started_at
+        status.node_name, status.engine = attempt.node, attempt.engine
+        self.announce("FinishedWhileAway", f"attempt {attempt.number} had completed on {attempt.node} while it was away")
+        self.succeed(attempt, observation)
 
     def succeed(self, attempt: Attempt, observation: Observation) -> None:
         """The work is done."""

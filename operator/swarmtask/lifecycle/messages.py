@@ -11,6 +11,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Literal
 
+from swarmtask.resources.node import NodeAttempt
 from swarmtask.resources.task import Attempt, Phase, SwarmTask, TaskStatus
 
 # --- typed reasons -------------------------------------------------------------------------------------------------------
@@ -31,6 +32,7 @@ class Reason(StrEnum):
     QUEUE_DEADLINE = "QueueDeadline"
     ENGINE_REJECTED = "EngineRejected"
     SECRET_NOT_FOUND = "SecretNotFound"  # noqa: S105 - a reason, not a secret
+    EVICTED = "Evicted"
     PREEMPTED = "Preempted"
     DEDUPLICATED = "Deduplicated"
     SUSPENDED = "Suspended"
@@ -129,12 +131,17 @@ class Reconcile:
 
 @dataclass(frozen=True, slots=True)
 class Bound:
-    """The scheduler chose a node; the resources are already assumed in the cache."""
+    """The scheduler chose a node; the resources are already assumed in the cache.
+
+    Attributes:
+        boot_id: of the node, where it has an agent; empty: it has none.
+    """
 
     node: str
     engine: str
     engine_node_id: str
     gpus: tuple[int, ...] = ()
+    boot_id: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,9 +176,14 @@ class Preempt:
 
 @dataclass(frozen=True, slots=True)
 class Observed:
-    """The engine showed a workload of this task."""
+    """The engine showed a workload of this task.
+
+    Attributes:
+        boot_id: of its node at that moment, as its agent tells; empty while nobody tells.
+    """
 
     observation: Observation
+    boot_id: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,13 +211,38 @@ class NodeGone:
 
 
 @dataclass(frozen=True, slots=True)
+class NodeSilent:
+    """Nothing is heard of the node of this attempt, though whoever says so could hear.
+
+    Attributes:
+        silent_s: seconds since its last sign of life, by the operator's own clock.
+        fenced: it has an agent, which stops the attempt by itself; otherwise only its engine says that it is lost.
+    """
+
+    attempt: int
+    silent_s: float
+    fenced: bool
+
+
+@dataclass(frozen=True, slots=True)
+class NodeTold:
+    """The agent of the node told how an attempt ended. It may be over already, and another one may have followed."""
+
+    attempt: int
+    record: NodeAttempt
+    boot_id: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class InvalidObject:
     """The stored object does not satisfy its model (possible on a real cluster whose CRD is older)."""
 
     message: str
 
 
-TaskEvent = Reconcile | Bound | Unplaced | Preempt | Observed | Vanished | SubmitRefused | NodeGone | InvalidObject
+TaskEvent = (
+    Reconcile | Bound | Unplaced | Preempt | Observed | Vanished | SubmitRefused | NodeGone | NodeSilent | NodeTold | InvalidObject
+)
 
 
 # --- commands ------------------------------------------------------------------------------------------------------------
@@ -283,7 +320,7 @@ class Transition:
 
 
 __all__ = [
-    "FINAL_WORKLOAD_STATES", "Announcement", "Bound", "Command", "DeleteTask", "InvalidObject", "NodeGone", "Observation",
-    "Observed", "Preempt", "Reason", "Reconcile", "ReleaseFinalizer", "Remove", "Stop", "Submit", "SubmitRefused", "SwarmTask",
-    "TaskEvent", "Transition", "Twin", "Unplaced", "Vanished", "WakeAt", "WorkloadState",
+    "FINAL_WORKLOAD_STATES", "Announcement", "Bound", "Command", "DeleteTask", "InvalidObject", "NodeGone", "NodeSilent",
+    "NodeTold", "Observation", "Observed", "Preempt", "Reason", "Reconcile", "ReleaseFinalizer", "Remove", "Stop", "Submit",
+    "SubmitRefused", "SwarmTask", "TaskEvent", "Transition", "Twin", "Unplaced", "Vanished", "WakeAt", "WorkloadState",
 ]  # fmt: skip

@@ -20,6 +20,7 @@ from swarmtask.lifecycle.draft import Draft
 from swarmtask.lifecycle.messages import (
     Bound,
     InvalidObject,
+    NodeTold,
     Preempt,
     Reason,
     Reconcile,
@@ -83,9 +84,12 @@ def handle(task: SwarmTask, event: TaskEvent, now: datetime, policy: Policy) -> 
             _refuse(draft, event)
         case _:
             live = observed.find_live(draft, event)
-            if live is None:
+            if live is not None:
+                observed.apply(draft, live, event)
+            elif isinstance(event, NodeTold):
+                observed.hear_late(draft, event)
+            else:
                 return _nothing(task)
-            observed.apply(draft, live, event)
             _settle(draft, None)
     return draft.finish()
 
