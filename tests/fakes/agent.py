@@ -36,7 +36,9 @@ class FakeAgent:
         fenced: attempts that it has stopped.
     """
 
-    def __init__(self, kube: FakeKube, engine: FakeEngine, clock: Clock, node_id: str, *, fence_s: float, skew_s: float = 0.0) -> None:
+    def __init__(
+        self, kube: FakeKube, engine: FakeEngine, clock: Clock, node_id: str, *, fence_s: float, skew_s: float = 0.0
+    ) -> None:
         self._kube, self._engine, self._clock, self.node_id = kube, engine, clock, node_id
         self._fence_s, self._skew = fence_s, timedelta(seconds=skew_s)
         self.alive = self.reaches = True
@@ -130,8 +132,9 @@ class FakeAgent:
         for work, interval in self._engine.containers(self.node_id):
             record: Object = {"id": work.name, "state": "Running", "startedAt": format_time(interval.started + self._skew)}
             if interval.ended is not None:
-                record |= {"state": "Exited", "exitCode": interval.exit_code, "finishedAt": format_time(interval.ended + self._skew)}
-                record |= {"reason": "Fenced" if work.name in self.fenced else "", "peakMemory": "64Mi", "cpuSeconds": 1.5}
+                record |= {"state": "Exited", "finishedAt": format_time(interval.ended + self._skew)}
+                record |= {"exitCode": interval.exit_code, "reason": "Fenced" if work.name in self.fenced else ""}
+                record |= {"peakMemory": "64Mi", "cpuSeconds": 1.5}
             self._records[work.name] = record
 
     def _tell(self, now: float) -> None:

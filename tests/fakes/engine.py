@@ -328,7 +328,8 @@ class FakeEngine:
     def kill(self, name: str, grace_s: float = 0.0) -> None:
         """Something on the node itself stops a running program: SIGTERM, and SIGKILL `grace_s` later. The engine sees only its end."""
         self._settle()
-        run, now = self._runs.get(name) or next((ghost for ghost in self._ghosts if ghost.workload.name == name), None), self._now()
+        ghost = next((ghost for ghost in self._ghosts if ghost.workload.name == name), None)
+        run, now = self._runs.get(name) or ghost, self.clock.monotonic()
         if run is None or run.state is not WorkloadState.RUNNING:
             return
         if grace_s > 0:
@@ -646,9 +647,6 @@ class FakeEngine:
             reason = Reason.OOM_KILLED if oom else Reason.NODE_LOST if run.lost and run.stopping else None
             self._end(run, at, 137 if oom else run.next_exit, reason, "")
         self._hint(Hint("workload", run.workload.name))
-
-    def _now(self) -> float:
-        return self.clock.monotonic()
 
     def _deliver_stop(self, run: _Run, now: float, grace_s: float) -> None:
         """SIGTERM arrives on the node."""

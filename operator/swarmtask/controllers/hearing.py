@@ -28,6 +28,8 @@ class _Lease:
     boot_id: str
     sign_at: float
     """Its last sign of life; before the first one, when this operator began to listen."""
+    renewed_at: float
+    """The same, whatever its engine says."""
     heard_since: float | None = None
     """When it was heard after a silence or for the first time; None: it has not been heard."""
     exact: bool = False
@@ -69,7 +71,7 @@ class Ears:
         mark, at = (holder, spec.get("renewTime")), self._heard_clock(now)
         known = self._leases.get(name)
         if known is None:
-            self._leases[name] = _Lease(version, mark, holder, at, vouched=self._missed(name))
+            self._leases[name] = _Lease(version, mark, holder, at, at, vouched=self._missed(name))
             return False
         if version <= known.version:
             return False
@@ -78,7 +80,8 @@ class Ears:
         if renewed:
             if known.heard_since is None or known.silent:
                 known.heard_since = at
-            known.sign_at, known.exact, known.silent, known.vouched = at, True, False, False
+            known.sign_at = known.renewed_at = at
+            known.exact, known.silent, known.vouched = True, False, False
         return renewed
 
     def gone(self, name: str) -> None:
@@ -91,8 +94,8 @@ class Ears:
             self._deaf_s += asked_at - self._listed_at
             for lease in self._leases.values():
                 if not lease.silent:
-                    lease.sign_at, lease.exact = max(lease.sign_at, self._heard_clock(asked_at)), False
-                    lease.heard_since = None
+                    lease.sign_at = lease.renewed_at = max(lease.sign_at, self._heard_clock(asked_at))
+                    lease.exact, lease.heard_since = False, None
         self._listed_at = asked_at
         for obj in leases:
             self.read(obj, asked_at)
@@ -109,7 +112,7 @@ class Ears:
             return False
         if self._listed_at is not None:
             lease.sign_at = max(lease.sign_at, self._heard_clock(self._listed_at))
-        lease.silent, lease.vouched, lease.exact = False, True, True
+        lease.silent, lease.vouched = False, True
         return True
 
     # --- what follows ---
@@ -122,7 +125,8 @@ class Ears:
         if lease.silent:
             return NodeWord(Hearing.SILENT, self._silence_s(lease), lease.exact, lease.boot_id)
         if lease.vouched:
-            return NO_AGENT
+            quiet_s = self._silence_s(lease) + lease.sign_at - lease.renewed_at
+            return NodeWord(Hearing.VOUCHED, quiet_s, lease.exact, lease.boot_id)
         deaf = self._listed_at is None or now - self._listed_at > DEAF_S
         if lease.heard_since is None or deaf:
             return NodeWord(Hearing.NEW, boot_id=lease.boot_id)

@@ -48,7 +48,7 @@ class Leases:
     """See the module.
 
     Args:
-        reached: SwarmNodes that some engine reaches and offers now, by their newest lists.
+        reached: SwarmNodes that some engine reaches now, by their newest lists.
         verdict: called when a node was lost or is heard again.
 
     Attributes:
@@ -201,7 +201,7 @@ class Leases:
         if standing == LEASE_EXPIRED and word.hearing is Hearing.SILENT:
             self._announce(name, "Warning", "NodeUnreachable", "its node agent does not renew its Lease any more")
         elif standing == AGENT_SILENT:
-            words = "its engine reaches it, but its node agent is silent: nothing there is fenced"
+            words = "its engine reaches it, but its node agent is silent: what runs there goes on, nothing new starts"
             self._announce(name, "Warning", "AgentSilent", words)
         elif known and word.hearing is Hearing.HEARD:
             self._announce(name, "Normal", "NodeBack", "its node agent renews its Lease again")

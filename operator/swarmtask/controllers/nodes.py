@@ -55,7 +55,7 @@ class Nodes:
         self.uncertain: Callable[[str], bool] = lambda name: False
         """Has it an agent of which nothing is heard?"""
         self.reached: frozenset[str] = frozenset()
-        """SwarmNodes that an engine reaches and offers, whatever is heard of their agents; by the newest lists."""
+        """SwarmNodes that an engine reaches, whatever is heard of their agents; by the newest lists."""
 
     # --- reading engines ---
 
@@ -129,7 +129,7 @@ class Nodes:
         """Bring every SwarmNode up to date once. True when something has to be tried again."""
         lists = {name: (lane.nodes or (), not self._silent(lane)) for name, lane in self._lanes.items() if lane.nodes is not None}
         facts = {name: self._hear(name, item) for name, item in match(lists, self._cache.nodes).items()}
-        self.reached = frozenset(name for name, item in facts.items() if any(one.offered for one in item.listed))
+        self.reached = frozenset(name for name, item in facts.items() if item.reached)
         before, self._offered = self._offered, frozenset(pair for item in facts.values() for pair in item.offered())
         if before != self._offered:
             self.offer_changed()

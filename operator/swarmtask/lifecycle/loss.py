@@ -26,14 +26,16 @@ EARLY_S = 1.0
 class Hearing(StrEnum):
     """What is heard of a node's agent.
 
-    NONE: it has none, or none that speaks although its engine reaches the node: the engine alone is asked. NEW: not heard yet since
-    this operator started, and not long enough to be lost. HEARD: it renews its Lease. SILENT: it does not.
+    NONE: it has none, and the engine alone is asked. NEW: not heard yet since this operator began to listen, and not long enough to
+    be lost. HEARD: it renews its Lease. SILENT: it does not, and the node counts as lost. VOUCHED: it does not, but its engine
+    reaches the node: either the agent alone is dead, or it cannot reach the API and has stopped what carries the fence.
     """
 
     NONE = "None"
     NEW = "New"
     HEARD = "Heard"
     SILENT = "Silent"
+    VOUCHED = "Vouched"
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +44,7 @@ class NodeWord:
 
     Attributes:
         since_s: HEARD: seconds since it was heard again, or for the first time. SILENT: seconds since its last sign of life, in
-            which it could have been heard.
+            which it could have been heard. VOUCHED: the same, since the last renewal.
         exact: that sign of life was a renewal that this operator saw, not its own start.
         boot_id: as its Lease says.
     """
@@ -66,7 +68,7 @@ def replace_after_s(spec: TaskSpec, policy: Policy, *, fenced: bool) -> float | 
     """
     match spec.node_loss.replace:
         case "afterFence" if fenced:
-            return policy.fence_s + spec.termination_grace_period_seconds + policy.fence_margin_s
+            return _fence_end_s(spec, policy)
         case "afterLost":
             return (policy.unreachable_s if fenced else 0.0) + spec.node_loss.grace_seconds
         case _:
@@ -97,7 +99,12 @@ def weigh(
     told = _complete(seen, attempt, word, record)
     if told.reason is not None or told.state is not WorkloadState.EXITED or _ended(record):
         return told
-    return None if _may_be_explained(told, spec, policy, word, waited_s) else told
+    if _may_be_explained(told, spec, policy, word, waited_s):
+        return None
+    if word.hearing is Hearing.VOUCHED and _in_fence(spec, policy, word, waited_s):
+        words = "it ended when its node's agent may have stopped it, and the agent says nothing"
+        return replace(told, reason=Reason.NODE_LOST, message=words)
+    return told
 
 
 def finished_away(task: SwarmTask, attempt: Attempt, record: NodeAttempt) -> bool:
@@ -165,11 +172,18 @@ def _may_be_explained(seen: Observation, spec: TaskSpec, policy: Policy, word: N
             return fenced or seen.exit_code != 0
         case Hearing.HEARD:
             return (fenced and word.since_s < RECORDS_S) or (seen.exit_code != 0 and waited_s < RECORD_S)
-        case Hearing.SILENT if not fenced:
-            return False
-        case Hearing.SILENT if not word.exact:
-            return True
         case Hearing.SILENT:
-            began_s = word.since_s - waited_s
-            end_s = policy.fence_s + spec.termination_grace_period_seconds + policy.fence_margin_s
-            return policy.fence_s - EARLY_S <= began_s <= end_s
+            return fenced and (not word.exact or _in_fence(spec, policy, word, waited_s))
+        case Hearing.VOUCHED:
+            return _in_fence(spec, policy, word, waited_s) and word.since_s <= _fence_end_s(spec, policy)
+
+
+def _in_fence(spec: TaskSpec, policy: Policy, word: NodeWord, waited_s: float) -> bool:
+    """Whether it ended while an agent that cannot reach the API stops what carries the fence."""
+    began_s = word.since_s - waited_s
+    inside = policy.fence_s - EARLY_S <= began_s <= _fence_end_s(spec, policy)
+    return spec.node_loss.replace == "afterFence" and word.exact and inside
+
+
+def _fence_end_s(spec: TaskSpec, policy: Policy) -> float:
+    return policy.fence_s + spec.termination_grace_period_seconds + policy.fence_margin_s
