@@ -64,7 +64,7 @@ class OperatorSettings(Group):
     unreachable_s: Annotated[float, Field(ge=2.5, le=600)] = Field(
         default=4.5, description="A node whose agent has not renewed its Lease for so long is Unreachable."
     )
-    fence_s: Annotated[float, Field(ge=10, le=3600)] = Field(
+    fence_s: Annotated[float, Field(ge=5, le=3600)] = Field(
         default=20.0, description="An agent that cannot reach the API stops its attempts after this; told to the agents as it is."
     )
     fence_margin_s: Annotated[float, Field(ge=2, le=600)] = Field(

@@ -220,6 +220,9 @@ class Leases:
                 continue
             task, silent_s = self._cache.tasks[key].task, self.word(attempt.node).since_s
             due_s = replace_after_s(task.spec, self._executor.policy, fenced=True)
+            lane = self._lanes.get(attempt.engine)
+            if lane is not None and lane.submissions.may_still_land(attempt.id):
+                silent_s = 0.0  # a submit that is under way could start it again
             if task.status.phase is not Phase.UNKNOWN or (due_s is not None and silent_s >= due_s):
                 self._executor.offer(key, task.metadata.uid, NodeSilent(attempt.number, silent_s, fenced=True))
         for name in self._ended_at.keys() - {attempt.id for _, attempt in live}:

@@ -242,6 +242,8 @@ class Operator:
         live = entry.live
         if live is None or live.number != submission.attempt.number or live.state is not AttemptState.STARTING or live.observed:
             return None
+        if self._leases.uncertain(live.node):
+            return None  # it would start there whenever the node is back, when another one may be at work
         return entry.task if entry.task.metadata.deletion_timestamp is None else None
 
     def _refuse(self, key: TaskKey, uid: str, refused: SubmitRefused) -> None:

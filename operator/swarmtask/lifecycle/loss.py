@@ -15,7 +15,7 @@ from swarmtask.lifecycle.reasons import RULES
 from swarmtask.resources.node import NodeAttempt
 from swarmtask.resources.task import Attempt, Phase, SwarmTask, TaskSpec
 
-RECORDS_S = 10.0
+RECORDS_S = 20.0
 """A node that is heard again has told within this how the attempts ended that it stopped or finished meanwhile."""
 RECORD_S = 5.0
 """The same of a failure on a node that is heard all the time: its agent tells news every three seconds at most."""
