@@ -43,7 +43,7 @@ class FakeAgent:
         self._fence_s, self._skew = fence_s, timedelta(seconds=skew_s)
         self.alive = self.reaches = True
         self.fenced: set[str] = set()
-        self._renewed_at = clock.boot_time()
+        self._renewed_at = float("inf")  # a node that was never heard promises nothing
         self._tried_at = self._told_at = float("-inf")
         self._records: dict[str, Object] = {}
         self._told: list[Object] | None = None

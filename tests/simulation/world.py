@@ -293,7 +293,9 @@ class World:
         )  # fmt: skip
         self.node_ids.append(node_id)
         if self._has_agents:
-            agent = FakeAgent(self.kube, self.engine, self.true_clock, node_id, fence_s=FENCE_S, skew_s=self._policies.uniform(-99, 99))
+            agent = FakeAgent(
+                self.kube, self.engine, self.true_clock, node_id, fence_s=FENCE_S, skew_s=self._policies.uniform(-99, 99)
+            )
             self.agents[node_id] = agent
             self.loop.create_task(agent.run(), context=Context())
 

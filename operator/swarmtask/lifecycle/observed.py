@@ -68,16 +68,17 @@ def apply(draft: Draft, live: Attempt, event: EngineFact) -> None:
             pass
 
 
-def hear_late(draft: Draft, event: NodeTold) -> None:
+def hear_late(draft: Draft, event: NodeTold) -> bool:
     """A node tells of an attempt that is over already. Work that was done there is kept if nothing has followed it; otherwise only
-    what it used is noted."""
+    what it used is noted. False: the task has no such attempt."""
     record = event.record
     known = next((one for one in draft.status.attempts if one.id == record.id and not one.live), None)
     if known is None or record.state != "Exited":
-        return
+        return False
     known = draft.note_usage(known, record)
     if finished_away(draft.task, known, record):
         draft.accept_late(known, observation_of(known, record, event.boot_id))
+    return True
 
 
 def _miss(draft: Draft, live: Attempt, event: NodeSilent) -> None:

@@ -84,12 +84,10 @@ def handle(task: SwarmTask, event: TaskEvent, now: datetime, policy: Policy) -> 
             _refuse(draft, event)
         case _:
             live = observed.find_live(draft, event)
-            if live is not None:
-                observed.apply(draft, live, event)
-            elif isinstance(event, NodeTold):
-                observed.hear_late(draft, event)
-            else:
-                return _nothing(task)
+            if live is None:
+                late = isinstance(event, NodeTold) and observed.hear_late(draft, event)
+                return draft.finish() if late else _nothing(task)
+            observed.apply(draft, live, event)
             _settle(draft, None)
     return draft.finish()
 
