@@ -61,11 +61,11 @@ class FakeAgent:
         if not self.alive or not self._engine.awake(self.node_id):
             return
         now = self._clock.boot_time()
-        if now - self._tried_at >= RENEW_S:
-            self._tried_at = now
-            self._renew(now)
         if self._isolated(now):
             self._fence(now)
+        if now - self._tried_at >= RENEW_S and not (self._isolated(now) and self._fenced_run()):
+            self._tried_at = now
+            self._renew(now)
         self._look()
         if now - self._told_at >= TELL_S:
             self._tell(now)
@@ -94,6 +94,10 @@ class FakeAgent:
         for work, interval in self._engine.containers(self.node_id):
             if interval.ended is None and work.fence and (interval.name not in self.fenced or self._late(work, now)):
                 self._stop(work, self._renewed_at + self._fence_s + work.grace_s - now)
+
+    def _fenced_run(self) -> bool:
+        """Something that must not run twice still runs: until it has ended the API is not called."""
+        return any(interval.ended is None and work.fence for work, interval in self._engine.containers(self.node_id))
 
     def _late(self, work: Workload, now: float) -> bool:
         return now >= self._renewed_at + self._fence_s + work.grace_s

@@ -428,6 +428,8 @@ class World:
         self._runs_changed = True
         if interval.ended is None:
             self.note(f"runs {interval.name} on {interval.node_id}")
+            if interval.node_id in self.agents and not self.agents[interval.node_id].alive:
+                self.excused.add(interval.name)  # nothing fences it
             self.checker.container_started(interval.node_id, interval.name, interval.started)
         else:
             self.note(f"ends {interval.name} with {interval.exit_code}")
