@@ -84,6 +84,15 @@ class OperatorSettings(Group):
     infrastructure_loss_limit: Annotated[int, Field(ge=0)] = Field(
         default=20, description="Attempts lost through no fault of the task before it becomes a dead letter."
     )
+    unreachable_s: Annotated[float, Field(ge=2.5, le=600)] = Field(
+        default=4.5, description="A node whose agent has not renewed its Lease for so long is Unreachable."
+    )
+    fence_s: Annotated[float, Field(ge=5, le=3600)] = Field(
+        default=20.0, description="An agent that cannot reach the API stops its attempts after this; told to the agents as it is."
+    )
+    fence_margin_s: Annotated[float, Field(ge=2, le=600)] = Field(
+        default=10.0, description="An attempt on a lost node is replaced so long after its node must have stopped it."
+    )
     keep_finished_workloads: Annotated[int, Field(ge=0)] = Field(
         default=200, description="Newest finished engine objects kept so that their logs can be read."
     )

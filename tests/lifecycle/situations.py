@@ -9,6 +9,8 @@ from swarmtask.lifecycle.messages import (
     Drain,
     InvalidObject,
     NodeGone,
+    NodeSilent,
+    NodeTold,
     Observed,
     Preempt,
     Reason,
@@ -20,8 +22,9 @@ from swarmtask.lifecycle.messages import (
     Vanished,
 )
 from swarmtask.lifecycle.messages import WorkloadState as W
-from swarmtask.resources.task import ANNOTATION_CANCEL, Phase
-from tests.lifecycle.story import Story
+from swarmtask.resources.node import NodeAttempt
+from swarmtask.resources.task import ANNOTATION_CANCEL, Phase, attempt_id
+from tests.lifecycle.story import UID, Story
 
 
 def _new() -> Story:
@@ -190,9 +193,17 @@ EVENTS: dict[str, Callable[[Story], TaskEvent]] = {
     "vanished": lambda story: Vanished(story.status.attempt),
     "refused": lambda story: SubmitRefused(story.status.attempt, Reason.ENGINE_REJECTED, "no"),
     "node gone": lambda story: NodeGone(story.status.attempt, "left"),
+    "node silent": lambda story: NodeSilent(story.status.attempt, 5.0, fenced=True),
+    "node lost": lambda story: NodeSilent(story.status.attempt, 3600.0, fenced=True),
+    "node told 0": lambda story: NodeTold(story.status.attempt, ended(story, 0)),
     "invalid": lambda story: InvalidObject("spec: broken"),
     "late": lambda story: Observed(story.seen(W.EXITED, story.status.attempt + 1, exit_code=0)),
 }
+
+
+def ended(story: Story, code: int) -> NodeAttempt:
+    """What the agent of its node tells of the newest attempt."""
+    return NodeAttempt(id=attempt_id(UID, max(1, story.status.attempt)), state="Exited", exit_code=code)
 
 
 def outcome(story: Story) -> str:

@@ -15,7 +15,7 @@ from types import MappingProxyType
 from typing import Any
 from unittest.mock import patch
 
-from swarmtask.controllers import arrays, scheduling, submission
+from swarmtask.controllers import arrays, leases, scheduling, submission
 from swarmtask.controllers import cache as cache_module
 from swarmtask.controllers import executor as executor_module
 from swarmtask.controllers.cache import Cache, Holding
@@ -26,7 +26,7 @@ from swarmtask.controllers.observer import Observer
 from swarmtask.controllers.snapshots import take_snapshot
 from swarmtask.controllers.twins import Twins
 from swarmtask.controllers.waiting import Timers
-from swarmtask.lifecycle import commands, draft, observed, verdicts
+from swarmtask.lifecycle import commands, draft, loss, observed, verdicts
 from swarmtask.lifecycle.array import DeleteMember
 from swarmtask.lifecycle.messages import Drain, Observed, Reason, ReleaseFinalizer
 from swarmtask.resources.kinds import SWARM_TASK
@@ -409,6 +409,34 @@ def takes_every_end_for_success() -> Iterator[None]:
         return Reason.COMPLETED if reason is Reason.ERROR else reason
 
     with patch.object(observed, "_reason_of", reason_of):
+        yield
+
+
+# --- losing nodes ---
+
+
+@bug
+def replaces_before_the_fence() -> Iterator[None]:
+    """A lost node is taken for a dead one."""
+
+    def replace_after_s(*given: Any, **options: Any) -> float:
+        return 5.0
+
+    with patch.object(observed, "replace_after_s", replace_after_s), patch.object(leases, "replace_after_s", replace_after_s):
+        yield
+
+
+@bug
+def runs_finished_work_again() -> Iterator[None]:
+    """What a node tells of work that it finished while it was away comes too late for the operator."""
+    with patch.object(observed, "finished_away", lambda *given, **options: False):
+        yield
+
+
+@bug
+def takes_a_polite_end_for_success() -> Iterator[None]:
+    """The engine's word alone decides how an attempt has ended."""
+    with patch.object(loss, "_may_be_explained", lambda *given, **options: False):
         yield
 
 

@@ -42,7 +42,7 @@ class Happenings:
             "api.hold": self.hold_watches, "api.expire": self.expire_watches, "engine.down": self.engine_down,
             "node.lost": self.lose_node, "node.flap": self.flap_node, "node.leave": self.node_leaves, "clock.jump": self.jump_clock,
             "orphan": self.orphan, "removed": self.remove_behind_its_back, "person.task": self.person_at_task,
-            "person.node": self.person_at_node, "person.queue": self.person_at_queue,
+            "person.node": self.person_at_node, "person.queue": self.person_at_queue, "agent.lost": self.lose_agent,
         }  # fmt: skip
         assert self._kinds.keys() == PER_MINUTE.keys()
         self._leads: Mapping[str, tuple[str, Callable[[], None]]] = {
@@ -131,6 +131,20 @@ class Happenings:
         if not self._world.engine._nodes[node].removed:
             self._world.note(f"{node} is back")
             self._world.engine.reconnect(node)
+
+    def lose_agent(self) -> None:
+        """Of a node that its engine goes on to reach: its agent dies, or cannot reach the API any more."""
+        world = self._world
+        agents = [agent for node, agent in world.agents.items() if node in world.node_ids and agent.alive and agent.reaches]
+        if not agents:
+            return
+        agent, for_s = self._rng.choice(agents), self._rng.uniform(3, 60)
+        what = self._rng.choice(("alive", "reaches"))
+        world.note(f"the agent of {agent.node_id} is not {what} for {for_s:.1f} s")
+        setattr(agent, what, False)
+        if what == "alive":
+            world.excuse_node(agent.node_id)
+        self._for_a_while(f"agent {agent.node_id}", for_s, lambda: setattr(agent, what, True))
 
     def node_leaves(self) -> None:
         world = self._world

@@ -23,11 +23,13 @@ from swarmtask.controllers.operator import Operator
 from swarmtask.engines.base import EngineNode, NodeState
 from swarmtask.kube import Object
 from swarmtask.lifecycle.members import member_name
-from swarmtask.resources.kinds import EVENT, SWARM_NODE, SWARM_QUEUE, SWARM_TASK, Kind
-from swarmtask.resources.task import Phase, SwarmTask
+from swarmtask.lifecycle.messages import Reason
+from swarmtask.resources.kinds import EVENT, LEASE, SWARM_NODE, SWARM_QUEUE, SWARM_TASK, Kind
+from swarmtask.resources.task import Attempt, AttemptState, Phase, SwarmTask
 from swarmtask.settings import OperatorSettings
 from tests.checker.checker import Checker
 from tests.checker.violation import digits_of, owner_digits
+from tests.fakes.agent import FakeAgent
 from tests.fakes.engine import FakeEngine, Interval
 from tests.fakes.kube import FakeKube
 from tests.simulation.chances import Chances
@@ -40,6 +42,12 @@ from tests.simulation.workload import Birth, Workload
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 GIB = 2**30
+FENCE_S = 6.0
+AGENTS_SHARE = 0.6
+KNOWN_S = 1.5
+"""An operator that is left in peace has acted within this on what it has read."""
+CALM_S = 35.0
+"""After the last fault nothing of it is on its way any more."""
 UNPROVEN = "counted as stopped without proof"
 _ATTEMPT = re.compile(r"st-[0-9a-f]{16}-\d+")
 
@@ -114,6 +122,13 @@ class World:
         """(UID of an array, name of a run) -> UID of the run that succeeded."""
         self._attempts: dict[str, int] = {}
         """Digits of a task's UID -> its highest attempt number so far."""
+        self.agents: dict[str, FakeAgent] = {}
+        """Node ID -> its agent. Some worlds have one on every node, the others have none."""
+        self._has_agents = source("agents").random() < AGENTS_SHARE
+        self._policies = source("policies")
+        self.peace_at: float | None = None
+        self._done_since: dict[tuple[int, str], float] = {}
+        """(Operator, attempt) -> when that operator knew from its node that it had completed."""
         self.adopted: set[str] = set()
         """Orphans that were put onto the engine behind the operator's back."""
         self.died_at: Counter[str] = Counter()
@@ -130,13 +145,15 @@ class World:
         self.kube.on_commit.append(self._committed)
         self.engine = FakeEngine(self.true_clock)
         self.engine.on_run.append(self._ran)
+        self.engine.on_sleep.append(self._slept)
         self.node_ids: list[str] = []
         for group in workload.nodes:
             for _ in range(group.count):
                 self.add_node(f"n{len(self.node_ids) + 1}", group.cpu_milli, group.memory_gib, group.gpus)
         self.flaky_kube = FlakyKube(self.kube, self.chances, self.clock)
         self.flaky_engine = FlakyEngine(self.engine, self.chances, self.clock, self._touched)
-        self.settings = OperatorSettings(keep_array_members=1, time_zone="UTC")  # so few that some are deleted
+        # Few members, so that some are deleted; a short fence, so that losses outlast it.
+        self.settings = OperatorSettings(keep_array_members=1, time_zone="UTC", fence_s=FENCE_S, fence_margin_s=3.0)
         self.operator: Operator | None = None
         for name, spec in workload.queues.items():
             self.kube.add(
@@ -277,6 +294,12 @@ class World:
             )
         )  # fmt: skip
         self.node_ids.append(node_id)
+        if self._has_agents:
+            agent = FakeAgent(
+                self.kube, self.engine, self.true_clock, node_id, fence_s=FENCE_S, skew_s=self._policies.uniform(-99, 99)
+            )
+            self.agents[node_id] = agent
+            self.loop.create_task(agent.run(), context=Context())
 
     def create_task(self, birth: Birth) -> None:
         if self.kube.peek(SWARM_TASK, birth.name, "default") is not None:
@@ -284,9 +307,19 @@ class World:
         self.engine.script(birth.name, *birth.outcomes)
         for index, outcomes in enumerate(birth.members):
             self.engine.script(member_name(birth.name, index), *outcomes)
-        body = {"metadata": {"name": birth.name, "namespace": "default"}, "spec": birth.spec}
+        spec = birth.spec | (self._node_loss() if self._has_agents else {})
+        body = {"metadata": {"name": birth.name, "namespace": "default"}, "spec": spec}
         created = self.kube.add(SWARM_TASK, body)
         self.checker.acknowledged_create("default", birth.name, created["metadata"]["uid"], self.true_clock.now())
+
+    def _node_loss(self) -> Object:
+        replace = self._policies.choices(("afterFence", "never", "afterLost"), (7, 1, 2))[0]
+        return {"nodeLoss": {"replace": replace, "graceSeconds": self._policies.choice((0, 3, 10))}}
+
+    def excuse_node(self, node_id: str) -> None:
+        """Nothing fences what runs there: its agent is dead."""
+        runs = self.engine._runs.items()
+        self.excused |= {name for name, run in runs if run.workload.node_id == node_id}
 
     def delete_task(self, obj: Object) -> None:
         uid = obj["metadata"]["uid"]
@@ -297,7 +330,7 @@ class World:
     # --- telling the checker ---
 
     def _committed(self, kind: Kind, obj: Object, gone: bool) -> None:
-        if kind is EVENT:
+        if kind in (EVENT, LEASE):
             return
         self.commits += 1
         now, metadata = self.true_clock.now(), obj["metadata"]
@@ -317,9 +350,11 @@ class World:
     def _task_committed(self, obj: Object, gone: bool, now: datetime) -> None:
         uid = obj["metadata"]["uid"]
         task = self._read(obj)
+        if task.status.attempt > self._attempts.get(digits_of(uid), 0):
+            self._check_repeated(task)
         self._attempts[digits_of(uid)] = max(task.status.attempt, self._attempts.get(digits_of(uid), 0))
         for attempt in task.status.attempts:
-            if attempt.message is not None and UNPROVEN in attempt.message:
+            if self._may_overlap(task, attempt):
                 self.excused.add(attempt.id)
             if self._bound_at.setdefault(attempt.id, task.metadata.generation) != task.metadata.generation:
                 self._edited.add(attempt.id)
@@ -345,6 +380,33 @@ class World:
         held = {run.workload.name for run in self.engine._runs.values() if run.workload.task_uid == uid}
         for name in sorted(held - self.flaky_engine.late):
             self.fail("I6", task.metadata.name, f"is gone while the engine still holds {name}")
+
+    def _may_overlap(self, task: SwarmTask, attempt: Attempt) -> bool:
+        """By its own wish, or because nobody could stop it with proof: its engine alone speaks of it, or never has."""
+        if task.spec.node_loss.replace == "afterLost":
+            return True
+        fenced = attempt.boot_id is not None and attempt.observed and task.spec.node_loss.replace == "afterFence"
+        return attempt.message is not None and UNPROVEN in attempt.message and not fenced
+
+    def _check_repeated(self, task: SwarmTask) -> None:
+        """Finished work is not run again by an operator that knows of it."""
+        before = next((one for one in task.status.attempts if one.number == task.status.attempt - 1), None)
+        since = None if before is None else self._done_since.get((self.operators, before.id))
+        if before is None or since is None or self.peace_at is None or before.state is AttemptState.SUCCEEDED:
+            return
+        if self.loop.time() - max(since, self.peace_at + CALM_S) > KNOWN_S and before.reason == Reason.NODE_LOST:
+            self.fail("REPEAT", task.metadata.name, f"{before.id} had completed, and its node had told so")
+
+    def _learn_what_is_done(self) -> None:
+        if self.operator is None:
+            return
+        for node in self.operator.cache.nodes.values():
+            for record in node.status.attempts:
+                if record.state == "Exited" and record.exit_code == 0 and not record.reason:
+                    self._done_since.setdefault((self.operators, record.id), self.loop.time())
+
+    def _slept(self, node: str, asleep: bool) -> None:
+        (self.checker.node_asleep if asleep else self.checker.node_awake)(node, self.true_clock.now())
 
     def _check_index(self, array: str, task: SwarmTask) -> None:
         """I3: an index whose run has succeeded never runs again, unless a person deleted that run, or had retried it: what the
@@ -372,6 +434,8 @@ class World:
         self._runs_changed = True
         if interval.ended is None:
             self.note(f"runs {interval.name} on {interval.node_id}")
+            if interval.node_id in self.agents and not self.agents[interval.node_id].alive:
+                self.excused.add(interval.name)  # nothing fences it
             self.checker.container_started(interval.node_id, interval.name, interval.started)
         else:
             self.note(f"ends {interval.name} with {interval.exit_code}")
@@ -403,6 +467,7 @@ class World:
     def look_closely(self) -> None:
         """Ask the checker for what has to be computed too."""
         self.look()
+        self._learn_what_is_done()
         if not self._runs_changed or self.failures:
             return
         self._runs_changed = False

@@ -30,7 +30,7 @@ from swarmtask.resources.kinds import SWARM_NODE, SWARM_QUEUE, SWARM_TASK, Kind
 from swarmtask.resources.node import NodePhase, SwarmNode
 from swarmtask.resources.placement import dollars
 from swarmtask.resources.queue import SwarmQueue
-from swarmtask.resources.task import ANNOTATION_FRONT, Attempt, AttemptState, MemoryPlan, Phase, SwarmTask
+from swarmtask.resources.task import ANNOTATION_FRONT, Attempt, AttemptState, MemoryPlan, Phase, SwarmTask, attempt_id
 from swarmtask.scheduler.backlog import Backlog
 from swarmtask.scheduler.model import Amounts, GpuWish, PendingTask, QueueKey, RunningTask, TaskKey, TaskShape, Toleration
 from swarmtask.scheduler.standing import AHEAD_S
@@ -121,6 +121,8 @@ class Cache:
         self.tasks: dict[TaskKey, TaskEntry] = {}
         self.nodes: dict[str, SwarmNode] = {}
         self.queues: dict[QueueKey, SwarmQueue] = {}
+        self._owners: dict[str, TaskKey] = {}
+        """What the names of a task's attempts begin with -> the task."""
         self.unreadable: dict[TaskKey, str] = {}
         """Tasks of which nothing can be decided: key -> UID."""
         self.phases: Counter[tuple[QueueKey, Phase]] = Counter()
@@ -288,7 +290,8 @@ class Cache:
         self._note_node(name)
         if old is None:
             return True
-        same_status = old.status.model_copy(update={"requested": new.status.requested, "tasks": new.status.tasks})
+        unseen = {"requested": new.status.requested, "tasks": new.status.tasks, "attempts": new.status.attempts}
+        same_status = old.status.model_copy(update=unseen)
         return old.spec != new.spec or old.metadata.labels != new.metadata.labels or same_status != new.status
 
     def _note_node(self, name: str) -> None:
@@ -317,6 +320,10 @@ class Cache:
         self._count_in_namespace(key[0], (entry is not None) - (old is not None))
         if old is not None and not old.task.is_array:
             self.phases[(old.queue, old.task.status.phase)] -= 1
+        if old is not None and (entry is None or entry.task.metadata.uid != old.task.metadata.uid):
+            self._owners.pop(_name_of_attempts(old.task.metadata.uid), None)
+        if entry is not None:
+            self._owners[_name_of_attempts(entry.task.metadata.uid)] = key
         if entry is None:
             self.tasks.pop(key, None)
             self._live.pop(key, None)
@@ -576,6 +583,10 @@ class Cache:
             self._ends[one.key] = (one, known)
         return [known for _, known in self._ends.values()]
 
+    def owner_of(self, attempt_id: str) -> TaskKey | None:
+        """The task whose attempt has this name, whether it is recorded or not."""
+        return self._owners.get(attempt_id.rpartition("-")[0])
+
     def deleting(self) -> list[TaskKey]:
         """Tasks whose deletion somebody has asked for."""
         return list(self._deleting)
@@ -631,6 +642,10 @@ class Cache:
 def offered_memory(node: SwarmNode) -> int:
     """Bytes that a node offers to tasks: its capacity less what is reserved."""
     return max(0, units.memory_bytes(node.status.capacity.memory) - units.memory_bytes(node.spec.reserved.memory))
+
+
+def _name_of_attempts(uid: str) -> str:
+    return attempt_id(uid, 0).rpartition("-")[0]
 
 
 def pending_task(

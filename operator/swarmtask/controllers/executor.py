@@ -73,12 +73,23 @@ class Executor:
     ) -> None:
         self._api, self._clock, self._announcer, self._deadlines = around.api, around.clock, around.announcer, around.deadlines
         self._cache, self._lanes, self._unbound = cache, lanes, unbound
-        self._policy = Policy(infrastructure_loss_limit=around.settings.infrastructure_loss_limit)
+        settings = around.settings
+        self._policy = Policy(
+            infrastructure_loss_limit=settings.infrastructure_loss_limit,
+            unreachable_s=settings.unreachable_s,
+            fence_s=settings.fence_s,
+            fence_margin_s=settings.fence_margin_s,
+        )
         self._missing: set[tuple[str, str]] = set()
         self._queue: KeyedQueue[TaskKey, Slot, tuple[str, TaskEvent | None]] = KeyedQueue(
             around.delays, around.rng, patient_at_once=TELLERS
         )
         cache.twins.stir = self.look
+
+    @property
+    def policy(self) -> Policy:
+        """What the settings say about all tasks."""
+        return self._policy
 
     @property
     def backlog(self) -> int:

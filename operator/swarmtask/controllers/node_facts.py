@@ -40,13 +40,25 @@ class Listed:
 
 @dataclass(frozen=True, slots=True)
 class NodeFacts:
-    """One machine as its engines list it, the preferred engine first. Nothing listed: it is gone."""
+    """One machine as its engines list it, the preferred engine first. Nothing listed: it is gone.
+
+    Attributes:
+        lost: nothing is heard of it. deserted: nothing is heard of its agent, but an engine reaches it.
+    """
 
     listed: tuple[Listed, ...]
+    lost: bool = False
+    deserted: bool = False
 
     def offered(self) -> Iterator[tuple[str, str]]:
         """(engine, its node ID) that take work now."""
-        return ((item.engine, item.node.id) for item in self.listed if item.offered)
+        taken = self.lost or self.deserted
+        return ((item.engine, item.node.id) for item in self.listed if item.offered and not taken)
+
+    @property
+    def reached(self) -> bool:
+        """An engine reaches the machine, whether it may give it work or not."""
+        return any(item.heard and item.node.state is NodeState.READY for item in self.listed)
 
     @property
     def best(self) -> EngineNode | None:
@@ -113,6 +125,15 @@ def phase_of(facts: NodeFacts) -> tuple[NodePhase, str, str]:
     """(phase, CamelCase reason, words for a person)."""
     if not facts.listed:
         return NodePhase.GONE, "LeftEngine", "no engine lists this node any more"
+    if facts.lost:
+        words = "its node agent does not renew its Lease: the machine sleeps, is off, or cannot reach the API"
+        return NodePhase.UNREACHABLE, "LeaseExpired", words
+    if facts.deserted and facts.reached:
+        words = (
+            "its engine reaches it, but its node agent is silent: what runs there goes on, nothing new starts. See that the agent "
+            "runs and reaches the API; where it was taken away for good, delete the Lease of this name in kube-node-lease"
+        )
+        return NodePhase.NOT_READY, "AgentSilent", words
     if any(item.offered for item in facts.listed):
         return NodePhase.READY, "EngineReady", "an engine takes work for this node"
     heard = [item for item in facts.listed if item.heard]

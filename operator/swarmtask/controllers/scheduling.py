@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Container, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -64,6 +64,8 @@ class Scheduling:
         self._cache, self._executor, self._settings, self._clock = cache, executor, around.settings, around.clock
         self._engine_ready, self._rules = engine_ready, rules
         self.bell = Bell(around.clock)
+        self.boot_id: Callable[[str], str] = lambda node: ""
+        """The boot of a SwarmNode that has an agent; empty: it has none."""
         self.cycles = 0
         self.first_cycle = asyncio.Event()
         self._beyond_from = 0
@@ -156,7 +158,8 @@ class Scheduling:
         self._refusals.forget(binding.task.key)
         entry = self._cache.tasks.get(binding.task.key)
         memory = None if entry is None else entry.memory
-        bound = Bound(binding.node, binding.engine, engine.id, binding.gpus, memory)
+        boot_id = self.boot_id(binding.node)
+        bound = Bound(binding.node, binding.engine, engine.id, binding.gpus, memory=memory, boot_id=boot_id)
         self._executor.offer(binding.task.key, binding.task.uid, bound)
 
     def _preempt(self, preemption: Preemption) -> None:

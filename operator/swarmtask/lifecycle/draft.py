@@ -19,6 +19,7 @@ from swarmtask.lifecycle.verdicts import judge, rule_of
 from swarmtask.resources import units
 from swarmtask.resources.fields import AUTO
 from swarmtask.resources.meta import set_condition
+from swarmtask.resources.node import NodeAttempt
 from swarmtask.resources.task import (
     LABEL_DEAD_LETTER,
     LIVE_ATTEMPT_STATES,
@@ -166,6 +167,7 @@ class Draft:
         attempt = Attempt(
             number=number, id=attempt_id(self.task.metadata.uid, number), node=bound.node, engine=bound.engine,
             engine_node_id=bound.engine_node_id, requested=self._requested(bound), bound_at=self.at,
+            boot_id=bound.boot_id or None,
         )  # fmt: skip
         self._note_memory(bound.memory)
         status.attempts = [*status.attempts, attempt][-MAX_ATTEMPT_RECORDS:]
@@ -264,6 +266,22 @@ class Draft:
         """Ask for the end of the attempt, because its node is to be empty."""
         words = f"{attempt.node} is being drained"
         self.begin_stop(self.update(attempt, reason=None, message=words), Reason.DRAINED, words)
+
+    def note_usage(self, attempt: Attempt, record: NodeAttempt) -> Attempt:
+        """What its node measured; told once, at the end."""
+        if record.peak_memory is None and record.cpu_seconds is None:
+            return attempt
+        return self.update(attempt, peak_memory=record.peak_memory, cpu_seconds=record.cpu_seconds)
+
+    def accept_late(self, attempt: Attempt, observation: Observation) -> None:
+        """Its node was given up, but the work was done there, and nothing has followed it yet: finished work is not run again."""
+        status = self.status
+        if attempt.started_at is None and observation.started_at is not None:
+            attempt = self.update(attempt, started_at=min(whole(observation.started_at), self.at))
+        status.start_time = status.start_time or attempt.started_at
+        status.node_name, status.engine = attempt.node, attempt.engine
+        self.announce("FinishedWhileAway", f"attempt {attempt.number} had completed on {attempt.node} while it was away")
+        self.succeed(attempt, observation)
 
     def succeed(self, attempt: Attempt, observation: Observation) -> None:
         """The work is done."""

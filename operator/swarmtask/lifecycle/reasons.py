@@ -59,7 +59,7 @@ RULES: Mapping[Reason, ReasonRule] = MappingProxyType(
         Reason.ERROR: ReasonRule(Blame.USER, True, Action.RETRY, False, "The main process ended with another exit code."),
         Reason.OOM_KILLED: ReasonRule(Blame.USER, True, Action.RETRY, False, "The task used more memory than its own limit."),
         Reason.NODE_LOST: ReasonRule(
-            Blame.INFRASTRUCTURE, False, Action.RETRY, True, "The node left its engine while the attempt was on it."
+            Blame.INFRASTRUCTURE, False, Action.RETRY, True, "The node was lost, or left its engine, while the attempt was on it."
         ),
         Reason.NODE_RESTARTED: ReasonRule(
             Blame.INFRASTRUCTURE, False, Action.RETRY, False, "The node restarted under the attempt; its exit code means nothing."
@@ -78,6 +78,9 @@ RULES: Mapping[Reason, ReasonRule] = MappingProxyType(
         Reason.ENGINE_REJECTED: ReasonRule(Blame.USER, True, Action.RETRY, True, "The engine or the node refused the workload."),
         Reason.SECRET_NOT_FOUND: ReasonRule(
             Blame.USER, True, Action.RETRY, False, "A Secret or a key that the task needs does not exist (yet)."
+        ),
+        Reason.EVICTED: ReasonRule(
+            Blame.INFRASTRUCTURE, False, Action.RETRY, True, "The node stopped it because the machine ran out of memory."
         ),
         Reason.PREEMPTED: ReasonRule(
             Blame.INFRASTRUCTURE, False, Action.RETRY, False, "A task of higher priority needed the room."

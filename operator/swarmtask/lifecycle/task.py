@@ -21,6 +21,7 @@ from swarmtask.lifecycle.messages import (
     Bound,
     Drain,
     InvalidObject,
+    NodeTold,
     Preempt,
     Reason,
     Reconcile,
@@ -93,7 +94,8 @@ def handle(task: SwarmTask, event: TaskEvent, now: datetime, policy: Policy) -> 
         case _:
             live = observed.find_live(draft, event)
             if live is None:
-                return _nothing(task)
+                late = isinstance(event, NodeTold) and observed.hear_late(draft, event)
+                return draft.finish() if late else _nothing(task)
             observed.apply(draft, live, event)
             _settle(draft, None)
     return draft.finish()

@@ -14,7 +14,7 @@ from swarmtask.resources.meta import Model
 
 FailureReason = Literal[
     "Error", "OOMKilled", "NodeLost", "NodeRestarted", "WorkloadLost", "ImagePullFailed", "StartDeadline", "ActiveDeadline",
-    "EngineRejected", "SecretNotFound", "Preempted",
+    "EngineRejected", "SecretNotFound", "Preempted", "Evicted",
 ]  # fmt: skip
 """Reasons for which an attempt fails, of the table in docs/lifecycle.md."""
 

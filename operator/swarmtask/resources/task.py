@@ -303,6 +303,9 @@ class Attempt(Model):
     started_at: Time | None = Field(default=None, description="When its container ran.")
     stop_requested_at: Time | None = Field(default=None, description="When stopping began.")
     finished_at: Time | None = Field(default=None, description="When it ended.")
+    boot_id: Annotated[str, Field(max_length=64)] | None = Field(
+        default=None, alias="bootID", description="Boot of its node in which it runs, where the node has an agent."
+    )
     peak_memory: Quantity | None = Field(default=None, description="The most bytes it used at once, as its node told.")
     cpu_seconds: Annotated[float, Field(ge=0)] | None = Field(default=None, description="CPU time that it used, as its node told.")
 
