@@ -23,8 +23,11 @@ from swarmtask.controllers.operator import Operator
 from swarmtask.engines.base import EngineNode, NodeState
 from swarmtask.kube import Object
 from swarmtask.lifecycle.members import member_name
+from swarmtask.resources import units
 from swarmtask.resources.kinds import EVENT, SWARM_NODE, SWARM_QUEUE, SWARM_TASK, Kind
+from swarmtask.resources.node import SwarmNode
 from swarmtask.resources.task import Phase, SwarmTask
+from swarmtask.scheduler.model import Amounts
 from swarmtask.settings import OperatorSettings
 from tests.checker.checker import Checker
 from tests.checker.violation import digits_of, owner_digits
@@ -32,6 +35,7 @@ from tests.fakes.engine import FakeEngine, Interval
 from tests.fakes.kube import FakeKube
 from tests.simulation.chances import Chances
 from tests.simulation.flaky import FlakyEngine, FlakyKube
+from tests.simulation.fronts import Fronts
 from tests.simulation.limits import Limits
 from tests.simulation.loop import GENERATION, SimLoop
 from tests.simulation.preemptions import Preemptions
@@ -124,6 +128,8 @@ class World:
         self._preemptions = Preemptions(
             [name for name, spec in workload.queues.items() if spec.get("preemption") == "LowerPriority"]
         )
+        self._fronts = Fronts(self._offers) if not self.chances.allowed else None
+        """Only where nothing goes wrong: elsewhere the operator may not have heard of the move."""
         self.kube = FakeKube(self.clock, seed=seed)
         self.kube.on_commit.append(self._committed)
         self.engine = FakeEngine(self.true_clock)
@@ -323,6 +329,9 @@ class World:
         unjust = self._preemptions.seen(task)
         if unjust is not None:
             self.fail("PREEMPT", task.metadata.name, unjust)
+        overtaken = self._fronts.seen(task, self.loop.time()) if self._fronts is not None and not gone else None
+        if overtaken is not None:
+            self.fail("FRONT", task.metadata.name, overtaken)
         owner = task.array_owner
         if owner is not None and not gone:
             self._check_index(owner.uid, task)
@@ -339,6 +348,14 @@ class World:
         held = {run.workload.name for run in self.engine._runs.values() if run.workload.task_uid == uid}
         for name in sorted(held - self.flaky_engine.late):
             self.fail("I6", task.metadata.name, f"is gone while the engine still holds {name}")
+
+    def _offers(self) -> dict[str, Amounts]:
+        """What each node could give if nothing ran on it."""
+        nodes = [SwarmNode.model_validate(obj) for obj in self.kube.view(SWARM_NODE)]
+        offers = {node.metadata.name: node.status.allocatable for node in nodes}
+        return {
+            name: Amounts(units.cpu_milli(offer.cpu), units.memory_bytes(offer.memory), offer.gpu) for name, offer in offers.items()
+        }
 
     def _check_index(self, array: str, task: SwarmTask) -> None:
         """I3: an index whose run has succeeded never runs again, unless a person deleted that run, or had retried it: what the
