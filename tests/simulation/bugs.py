@@ -444,6 +444,13 @@ def takes_a_polite_end_for_success() -> Iterator[None]:
 
 
 @bug
+def does_not_hear_who_is_to_come_first() -> Iterator[None]:
+    """A task that a person has moved to the front stays where it was."""
+    with patch.object(cache_module, "front_at", lambda task: None):
+        yield
+
+
+@bug
 def looks_at_the_engine_once() -> Iterator[None]:
     """Neither hints nor time lead to another look at the engine's list."""
 

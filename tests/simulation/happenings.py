@@ -17,7 +17,7 @@ from swarmtask.controllers import crashpoints
 from swarmtask.engines.base import Workload as EngineWorkload
 from swarmtask.kube import Object
 from swarmtask.resources.kinds import SWARM_NODE, SWARM_QUEUE, SWARM_TASK
-from swarmtask.resources.task import ANNOTATION_CANCEL, ANNOTATION_RETRY, attempt_id
+from swarmtask.resources.task import ANNOTATION_CANCEL, ANNOTATION_FRONT, ANNOTATION_RETRY, attempt_id
 from tests.simulation.chances import PER_MINUTE
 from tests.simulation.workload import Birth
 from tests.simulation.world import World
@@ -62,6 +62,8 @@ class Happenings:
             while at_s < self._world.workload.chaos_s:
                 moments.append((at_s, kind, act))
                 at_s += self._rng.expovariate(rate / 60)
+        moves, when = self._world.workload.front, self._world.source("front")
+        moments += [(when.uniform(moves.from_s, moves.to_s), "to the front", self.move_to_front) for _ in range(moves.count)]
         return sorted(moments, key=lambda moment: moment[:2])
 
     # --- the operator, the API, the engine, the clock ---
@@ -256,6 +258,14 @@ class Happenings:
             self._world.create_task(birth)
         elif self._world.chances.active:
             self._later(0.5, lambda: self._create_when_free(birth))
+
+    def move_to_front(self) -> None:
+        """One that waits. A workload asks for it, and it is no fault: it happens where nothing goes wrong too."""
+        obj = self._some(lambda one: (one.get("status") or {}).get("phase") == "Queued")
+        if obj is not None:
+            self._world.note(f"a person moves {obj['metadata']['name']} to the front")
+            moment = self._world.true_clock.now().isoformat(timespec="microseconds")
+            self._patch(obj, {"metadata": {"annotations": {ANNOTATION_FRONT: moment}}})
 
     # --- what leads to a rare write ---
 

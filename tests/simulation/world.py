@@ -24,8 +24,11 @@ from swarmtask.engines.base import EngineNode, NodeState
 from swarmtask.kube import Object
 from swarmtask.lifecycle.members import member_name
 from swarmtask.lifecycle.messages import Reason
+from swarmtask.resources import units
 from swarmtask.resources.kinds import EVENT, LEASE, SWARM_NODE, SWARM_QUEUE, SWARM_TASK, Kind
+from swarmtask.resources.node import SwarmNode
 from swarmtask.resources.task import Attempt, AttemptState, Phase, SwarmTask
+from swarmtask.scheduler.model import Amounts
 from swarmtask.settings import OperatorSettings
 from tests.checker.checker import Checker
 from tests.checker.violation import digits_of, owner_digits
@@ -35,6 +38,7 @@ from tests.fakes.kube import FakeKube
 from tests.simulation.chances import Chances
 from tests.simulation.drains import Drains
 from tests.simulation.flaky import FlakyEngine, FlakyKube
+from tests.simulation.fronts import Fronts
 from tests.simulation.limits import Limits
 from tests.simulation.loop import GENERATION, SimLoop
 from tests.simulation.preemptions import Preemptions
@@ -141,6 +145,8 @@ class World:
             [name for name, spec in workload.queues.items() if spec.get("preemption") == "LowerPriority"]
         )
         self._drains = Drains()
+        self._fronts = Fronts(self._offers) if not self.chances.allowed else None
+        """Only where nothing goes wrong: elsewhere the operator may not have heard of the move."""
         self.kube = FakeKube(self.clock, seed=seed)
         self.kube.on_commit.append(self._committed)
         self.engine = FakeEngine(self.true_clock)
@@ -364,6 +370,9 @@ class World:
         wrong = self._drains.seen(task)
         if wrong is not None:
             self.fail("DRAIN", task.metadata.name, wrong)
+        overtaken = self._fronts.seen(task, self.loop.time()) if self._fronts is not None and not gone else None
+        if overtaken is not None:
+            self.fail("FRONT", task.metadata.name, overtaken)
         owner = task.array_owner
         if owner is not None and not gone:
             self._check_index(owner.uid, task)
@@ -407,6 +416,13 @@ class World:
 
     def _slept(self, node: str, asleep: bool) -> None:
         (self.checker.node_asleep if asleep else self.checker.node_awake)(node, self.true_clock.now())
+    def _offers(self) -> dict[str, Amounts]:
+        """What each node could give if nothing ran on it."""
+        nodes = [SwarmNode.model_validate(obj) for obj in self.kube.view(SWARM_NODE)]
+        offers = {node.metadata.name: node.status.allocatable for node in nodes}
+        return {
+            name: Amounts(units.cpu_milli(offer.cpu), units.memory_bytes(offer.memory), offer.gpu) for name, offer in offers.items()
+        }
 
     def _check_index(self, array: str, task: SwarmTask) -> None:
         """I3: an index whose run has succeeded never runs again, unless a person deleted that run, or had retried it: what the
