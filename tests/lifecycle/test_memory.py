@@ -266,7 +266,7 @@ def test_one_that_has_not_climbed_waits(fails: bool) -> None:
 def test_an_attempt_that_nobody_measured_says_so() -> None:
     story = climbing(backoffLimit=0)
     killed(story)
-    assert "peak memory unknown of 512Mi" in story.status.message
+    assert "OOMKilled, exit code 137, with 512Mi of memory" in story.status.message
 
 
 def test_a_peak_is_told_of_any_failure_where_it_is_known() -> None:

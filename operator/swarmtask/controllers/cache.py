@@ -595,12 +595,9 @@ class Cache:
         """What live and assumed attempts hold on a node."""
         return self._requested.get(node, Amounts())
 
-    def foreign_bytes(self, name: str) -> int:
+    def foreign_bytes(self, name: str, capacity_bytes: int, offered_bytes: int) -> int:
         """How much memory of what a node offers others than tasks use, as measured; 0 where nobody measures."""
-        node = self.nodes.get(name)
-        if node is None:
-            return 0
-        return self._measures.taken(name, units.memory_bytes(node.status.capacity.memory), offered_memory(node))
+        return self._measures.taken(name, capacity_bytes, offered_bytes)
 
     def gpus_held(self, node: str) -> frozenset[int]:
         """Indices of the GPUs of a node that live and assumed attempts hold, as far as they are recorded."""

@@ -7,7 +7,7 @@ the rule is `scheduler.measured`.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from swarmtask.resources import units
 from swarmtask.resources.node import NodeUsage, SwarmNode
@@ -21,7 +21,7 @@ class _Measurement:
 
     Attributes:
         peaks: what the agent said of its attempts with it, by attempt ID.
-        held: what tasks account for in it. before: what counted before it.
+        held: what tasks account for in it. before: what counted before it. foreign: what counts now.
     """
 
     usage: NodeUsage
@@ -29,10 +29,14 @@ class _Measurement:
     peaks: Mapping[str, int]
     held: int
     before: Foreign | None
+    foreign: Foreign = field(init=False)
 
-    @property
-    def foreign(self) -> Foreign:
-        return foreign_memory(units.memory_bytes(self.usage.memory), self.held, self.capacity_bytes, self.before)
+    def __post_init__(self) -> None:
+        self.judge()
+
+    def judge(self) -> None:
+        """After `held` has changed."""
+        self.foreign = foreign_memory(units.memory_bytes(self.usage.memory), self.held, self.capacity_bytes, self.before)
 
 
 class Measures:
@@ -59,6 +63,7 @@ class Measures:
         newest = self._newest.get(new.node)
         if first_sight and newest is not None:
             newest.held += held_bytes([_attempted(new, newest.peaks)])
+            newest.judge()
 
     def node(self, name: str, node: SwarmNode | None) -> None:
         """A node is like this now; None: it is gone. One without an agent is not measured."""

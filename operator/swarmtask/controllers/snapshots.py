@@ -11,7 +11,6 @@ from functools import lru_cache
 from swarmtask.controllers.cache import Cache, offered_memory
 from swarmtask.controllers.node_rules import NodeRules
 from swarmtask.resources import units
-from swarmtask.resources.meta import get_condition
 from swarmtask.resources.node import NodeEngine, NodePhase, SwarmNode
 from swarmtask.resources.placement import dollars
 from swarmtask.scheduler.backlog import Place
@@ -99,6 +98,8 @@ def _node_info(cache: Cache, name: str, node: SwarmNode, engine_ready: EngineRea
     capacity, reserved = node.status.capacity, node.spec.reserved
     engines = tuple(engine.name for engine in node.status.engines if engine_ready(engine))
     quiet, power = rules.quiet(node, now), node.status.power
+    offered = offered_memory(node)
+    pressures = [one.type for one in node.status.conditions if one.status == "True"]
     return NodeInfo(
         name=name,
         ready=node.status.phase in (NodePhase.READY, NodePhase.DRAINING) and bool(engines),
@@ -108,7 +109,7 @@ def _node_info(cache: Cache, name: str, node: SwarmNode, engine_ready: EngineRea
         engines=engines,
         allocatable=Amounts(
             max(0, units.cpu_milli(capacity.cpu) - units.cpu_milli(reserved.cpu)),
-            offered_memory(node),
+            offered,
             capacity.gpu,
         ),
         requested=cache.requested(name),
@@ -130,16 +131,11 @@ def _node_info(cache: Cache, name: str, node: SwarmNode, engine_ready: EngineRea
         charge_percent=power.percent if power.on_battery else None,
         min_charge_percent=rules.min_charge_percent(node),
         gpus=_gpus(node, cache.gpus_held(name)) if capacity.gpu else (),
-        foreign_bytes=cache.foreign_bytes(name),
-        memory_pressure=_holds(node, "MemoryPressure"),
-        disk_pressure=_holds(node, "DiskPressure"),
+        foreign_bytes=cache.foreign_bytes(name, units.memory_bytes(capacity.memory), offered),
+        memory_pressure="MemoryPressure" in pressures,
+        disk_pressure="DiskPressure" in pressures,
         gone=node.status.phase is NodePhase.GONE,
     )
-
-
-def _holds(node: SwarmNode, condition: str) -> bool:
-    found = get_condition(node.status.conditions, condition)
-    return found is not None and found.status == "True"
 
 
 def _gpus(node: SwarmNode, held: frozenset[int]) -> tuple[GpuInfo, ...]:

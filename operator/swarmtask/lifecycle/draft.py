@@ -451,5 +451,7 @@ def _memory_words(attempt: Attempt) -> str:
     had = units.memory_bytes(attempt.requested.memory_limit or attempt.requested.memory)
     if attempt.peak_memory is None and (attempt.reason != Reason.OOM_KILLED or not had):
         return ""
-    peak = "unknown" if attempt.peak_memory is None else units.humanize_memory(units.memory_bytes(attempt.peak_memory))
+    if attempt.peak_memory is None:  # its node may tell later, or has no agent
+        return f", with {units.humanize_memory(had)} of memory"
+    peak = units.humanize_memory(units.memory_bytes(attempt.peak_memory))
     return f", peak memory {peak}" + (f" of {units.humanize_memory(had)}" if had else "")

@@ -146,7 +146,12 @@ class NodeInfo:
     @property
     def free(self) -> Amounts:
         """What it can still give away; negative where more is held than is offered."""
-        return self.allocatable - self.requested - Amounts(memory_bytes=self.foreign_bytes)
+        offered, held = self.allocatable, self.requested
+        return Amounts(
+            offered.cpu_milli - held.cpu_milli,
+            offered.memory_bytes - held.memory_bytes - self.foreign_bytes,
+            offered.gpus - held.gpus,
+        )
 
 
 @dataclass(frozen=True, slots=True)
