@@ -25,7 +25,6 @@ from tests.simulation.world import World
 RARE: Mapping[str, float] = {
     "stop": 2, "remove": 3, "release-finalizer": 2, "delete-task": 3, "remove-orphan": 2,
     "write-array": 10, "create-member": 12, "delete-member": 12, "steer-member": 12,
-    "label-node": 2,
 }  # fmt: skip
 """Write -> how much likelier an operator is to be killed around it than around one that happens all the time."""
 OF_ARRAYS = frozenset({"write-array", "create-member", "delete-member", "steer-member"})

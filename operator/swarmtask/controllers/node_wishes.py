@@ -15,6 +15,8 @@ from swarmtask.resources.quiet_hours import Stand
 CONDITION_DRAINED = "Drained"
 CONDITION_QUIET = "QuietHours"
 
+_SILENT = frozenset({NodePhase.UNREACHABLE, NodePhase.ASLEEP})
+
 Phase = tuple[NodePhase, str, str]
 """(phase, CamelCase reason, words for a person)."""
 
@@ -39,7 +41,8 @@ def conditions_as_wished(
     """
     shown = list(conditions)
     if node.spec.drain:
-        silent = "" if phase is NodePhase.DRAINING else f"; the node is {phase.value}: spec.nodeLoss says what becomes of them"
+        silent = "" if phase is NodePhase.DRAINING else f"; the node is {phase.value}"
+        silent += ": spec.nodeLoss says what becomes of them" if phase in _SILENT else ""
         shown = set_condition(
             shown, CONDITION_DRAINED, tasks == 0, reason="Draining" if tasks else "Drained",
             message=f"{_attempts(tasks)} left{silent}" if tasks else "nothing of SwarmTask runs here",
