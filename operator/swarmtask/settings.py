@@ -7,14 +7,37 @@ environment.
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated, Any
+from zoneinfo import ZoneInfo
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError
 
 from swarmtask.errors import Cause, ConfigurationError
+
+
+def _is_zone(name: str) -> bool:
+    try:
+        ZoneInfo(name)
+    except (KeyError, ValueError, OSError):
+        return False
+    return True
+
+
+def _zone_of_environment() -> str:
+    """What TZ names, where that is a zone of the database (it may also be a rule, which has no name)."""
+    name = os.environ.get("TZ", "").removeprefix(":")
+    return name if _is_zone(name) else ""
+
+
+def _known_zone(name: str) -> str:
+    if name and not _is_zone(name):
+        raise ValueError(f"there is no time zone {name!r} here: write for example Europe/Berlin or UTC")
+    return name
+
 
 Positive = Annotated[float, Field(gt=0)]
 
@@ -75,6 +98,16 @@ class OperatorSettings(Group):
     )
     keep_array_members: Annotated[int, Field(ge=0)] = Field(
         default=20, description="Newest runs of each array that succeeded and are kept as tasks, with their output."
+    )
+    time_zone: Annotated[str, AfterValidator(_known_zone)] = Field(
+        default_factory=_zone_of_environment,
+        description="Time zone of quiet hours that name none, for example Europe/Berlin; the machine's own when empty.",
+    )
+    min_battery_percent: Annotated[int, Field(ge=0, le=100)] = Field(
+        default=20, description="A node on battery with less charge takes no new attempts; a node may say otherwise."
+    )
+    label_nodes: bool = Field(
+        default=True, description="Write what nodes have (CPU, memory, GPU, architecture) into their engines' node labels."
     )
     crash_point: str = Field(
         default="", description="For tests: the process ends at once where this is reached, for example after:write-status."

@@ -326,7 +326,7 @@ class FakeEngine:
         self._hint(Hint("workload", name))
 
     def kill(self, name: str, grace_s: float = 0.0) -> None:
-        """Something on the node itself stops a running program: SIGTERM, and SIGKILL `grace_s` later. The engine sees only its end."""
+        """Something on the node itself stops a program: SIGTERM, and SIGKILL `grace_s` later. The engine sees only its end."""
         self._settle()
         ghost = next((ghost for ghost in self._ghosts if ghost.workload.name == name), None)
         run, now = self._runs.get(name) or ghost, self.clock.monotonic()

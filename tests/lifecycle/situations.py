@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from swarmtask.lifecycle.messages import (
     Bound,
+    Drain,
     InvalidObject,
     NodeGone,
     NodeSilent,
@@ -94,6 +95,8 @@ def _stopping(cause: str, begin: Callable[[], Story] = _running) -> Callable[[],
             story.delete()
         elif cause == "suspend":
             story.edit(suspend=True)
+        elif cause == "drain":
+            story.tell(Drain(story.status.attempt, "laptop-1"))
         elif cause == "preempt":
             story.tell(Preempt(story.status.attempt, ("team", "urgent")))
         else:
@@ -152,6 +155,7 @@ SITUATIONS: dict[str, Callable[[], Story]] = {
     "stopping for active deadline": _stopping("deadline"),
     "stopping for suspend": _stopping("suspend"),
     "stopping for preemption": _stopping("preempt"),
+    "stopping for drain": _stopping("drain"),
     "stopping for cancel": _stopping("cancel"),
     "stopping for delete": _stopping("delete"),
     "stopping unseen": _stopping("cancel", _bound),
@@ -171,6 +175,7 @@ EVENTS: dict[str, Callable[[Story], TaskEvent]] = {
     "twin failed": lambda story: Reconcile(twin=Twin("first", "uid-of-first", Phase.FAILED, 1)),
     "twin cancelled": lambda story: Reconcile(twin=Twin("first", "uid-of-first", Phase.CANCELLED)),
     "preempt": lambda story: Preempt(story.status.attempt, ("team", "urgent")),
+    "drain": lambda story: Drain(story.status.attempt, "laptop-1"),
     "bound": lambda story: Bound("laptop-7", "swarm", "id-of-laptop-7"),
     "unplaced": lambda story: Unplaced(2, "NoNodeFits", "0/3 nodes fit"),
     "pending": lambda story: Observed(story.seen(W.PENDING)),

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from swarmtask.lifecycle.messages import (
+    Drain,
     InvalidObject,
     NodeGone,
     NodeSilent,
@@ -125,6 +126,13 @@ class TaskLife(RuleBasedStateMachine):
     @rule(which=WHICH)
     def preempt(self, which: int) -> None:
         self.send(Preempt(self.story.status.attempt + which, ("team", "urgent")))
+
+    @rule(which=WHICH)
+    def drain(self, which: int) -> None:
+        before = self.story.status
+        self.send(Drain(self.story.status.attempt + which, "laptop-1"))
+        if before.phase is Phase.UNKNOWN and not self._new_retry():
+            assert "Drained" not in (self.story.status.reason or "") or before.reason == "Drained"
 
     @rule(node=st.sampled_from(["laptop-1", "laptop-2"]), boot_id=st.sampled_from(["", "first boot", "second boot"]))
     def bind(self, node: str, boot_id: str) -> None:

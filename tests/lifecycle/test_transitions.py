@@ -41,6 +41,7 @@ TABLE: dict[str, dict[str, list[str]]] = {
     },
     "bound": {
         "Starting/Preempted/Stopping": ["preempt"],
+        "Starting/Drained/Stopping": ["drain"],
         "Starting": ["pending", "preparing", "invalid"],
         "Starting/ImagePullFailed": ["pull fails"],
         "Running": ["running"],
@@ -55,6 +56,7 @@ TABLE: dict[str, dict[str, list[str]]] = {
     },
     "preparing": {
         "Starting/Preempted/Stopping": ["preempt"],
+        "Starting/Drained/Stopping": ["drain"],
         "Starting/ImagePullFailed": ["pull fails"],
         "Running": ["running"],
         "Unknown/NodeUnreachable": ["unknown", "node silent"],
@@ -69,6 +71,7 @@ TABLE: dict[str, dict[str, list[str]]] = {
     },
     "running": {
         "Running/Preempted/Stopping": ["preempt"],
+        "Running/Drained/Stopping": ["drain"],
         "Unknown/NodeUnreachable": ["unknown", "node silent"],
         "Succeeded/Completed": ["exit 0", "node told 0"],
         "Backoff/Error": ["exit 1"],
@@ -154,6 +157,23 @@ TABLE: dict[str, dict[str, list[str]]] = {
             "node lost",
         ],
         "Running/Preempted/Stopping": ["invalid"],
+    },
+    "stopping for drain": {
+        "Unknown/Drained/Stopping": ["unknown", "node silent"],
+        "Queued": [
+            "exit 0",
+            "node told 0",
+            "exit 1",
+            "exit lost",
+            "oom",
+            "restarted",
+            "rejected",
+            "stopped",
+            "vanished",
+            "node gone",
+            "node lost",
+        ],
+        "Running/Drained/Stopping": ["invalid"],
     },
     "stopping for cancel": {
         "Unknown/Cancelled/Stopping": ["unknown", "node silent"],

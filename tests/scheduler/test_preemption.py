@@ -245,3 +245,33 @@ def test_for_equal_priorities_it_changes_nothing(waiting: Snapshot) -> None:
     )
     bold = replace(equal, queues={key: replace(queue, preempts=True) for key, queue in equal.queues.items()})
     assert run_cycle(bold) == run_cycle(equal)
+
+
+def test_a_bound_that_was_lowered_below_what_runs_costs_nobody_a_victim() -> None:
+    """It is not for one urgent task to stop all that are over the bound; when they have ended, one makes room for it."""
+    crew = [runs(f"r{number}", "ab"[number % 2], cpu=100, queue=DEFAULT, limits=(("x", 1),)) for number in range(6)]
+    nodes = [node("a"), node("b")]
+    wants = replace(URGENT, shape=shape(cpu=1000, limits=(("x", 1),)))
+    lowered = [
+        replace(PREEMPTS, max_running=2),
+        replace(PREEMPTS, limits={"x": LimitInfo(2)}),
+        replace(PREEMPTS, max_running_per_node=2),
+    ]
+    for queue in lowered:
+        assert not victims(cycle(nodes, crew, [wants], queue)), queue
+        full = crew[:4] if queue.max_running_per_node else crew[:2]
+        assert len(victims(cycle(nodes, full, [wants], queue))) == 1, queue
+    for bounded in (2, 3):
+        result = cycle([replace(one, max_tasks=bounded) for one in nodes], crew, [wants])
+        assert len(victims(result)) == (0 if bounded == 2 else 1)
+
+
+def test_slots_and_places_held_on_a_node_that_is_away_do_not_come_back_soon() -> None:
+    for queue in (replace(PREEMPTS, max_running=2), replace(PREEMPTS, limits={"x": LimitInfo(2)})):
+        crew = [
+            runs("leaving", "away", queue=DEFAULT, limits=(("x", 1),), stopping=True),
+            runs("low", "a", queue=DEFAULT, limits=(("x", 1),)),
+        ]
+        wants = replace(URGENT, shape=shape(cpu=1000, limits=(("x", 1),)))
+        assert victims(cycle([node("a"), node("away", ready=False)], crew, [wants], queue)) == ["low"]
+        assert not victims(cycle([node("a"), node("away")], crew, [wants], queue))

@@ -19,6 +19,7 @@ from swarmtask.controllers import arrays, leases, scheduling, submission
 from swarmtask.controllers import cache as cache_module
 from swarmtask.controllers import executor as executor_module
 from swarmtask.controllers.cache import Cache, Holding
+from swarmtask.controllers.draining import Draining
 from swarmtask.controllers.executor import Executor
 from swarmtask.controllers.lane import EngineLane
 from swarmtask.controllers.observer import Observer
@@ -27,7 +28,7 @@ from swarmtask.controllers.twins import Twins
 from swarmtask.controllers.waiting import Timers
 from swarmtask.lifecycle import commands, draft, loss, observed, verdicts
 from swarmtask.lifecycle.array import DeleteMember
-from swarmtask.lifecycle.messages import Observed, Reason, ReleaseFinalizer
+from swarmtask.lifecycle.messages import Drain, Observed, Reason, ReleaseFinalizer
 from swarmtask.resources.kinds import SWARM_TASK
 from swarmtask.resources.meta import FINALIZER
 from swarmtask.resources.task import AttemptState
@@ -232,6 +233,37 @@ def counts_preemptions() -> Iterator[None]:
         reason: replace(rule, counts=True) if reason is Reason.PREEMPTED else rule for reason, rule in verdicts.RULES.items()
     })  # fmt: skip
     with patch.object(verdicts, "RULES", rules):
+        yield
+
+
+# --- drains ---
+
+
+@bug
+def counts_drains() -> Iterator[None]:
+    """Who is stopped because its node is drained pays for it as for a lost node."""
+    original = draft.Draft.stopped
+
+    def stopped(self: Any, attempt: Any, *rest: Any, **options: Any) -> None:
+        if attempt.stop_reason == Reason.DRAINED:
+            self.status.infrastructure_losses += 1
+        original(self, attempt, *rest, **options)
+
+    with patch.object(draft.Draft, "stopped", stopped):
+        yield
+
+
+@bug
+def drains_every_node() -> Iterator[None]:
+    """One drained node stops what runs on the others, too."""
+
+    def step(self: Draining) -> int:
+        if any(node.spec.drain for node in self._cache.nodes.values()):
+            for key, attempt in self._cache.live():
+                self._executor.offer(key, self._cache.tasks[key].task.metadata.uid, Drain(attempt.number, attempt.node))
+        return 0
+
+    with patch.object(Draining, "step", step), patch.object(Cache, "drains", lambda self, *node, **options: True):
         yield
 
 

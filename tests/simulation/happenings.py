@@ -9,6 +9,8 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Mapping
 from contextvars import Context
+from dataclasses import replace
+from datetime import timedelta
 from typing import Any
 
 from swarmtask.controllers import crashpoints
@@ -23,6 +25,7 @@ from tests.simulation.world import World
 RARE: Mapping[str, float] = {
     "stop": 2, "remove": 3, "release-finalizer": 2, "delete-task": 3, "remove-orphan": 2,
     "write-array": 10, "create-member": 12, "delete-member": 12, "steer-member": 12,
+    "label-node": 2,
 }  # fmt: skip
 """Write -> how much likelier an operator is to be killed around it than around one that happens all the time."""
 OF_ARRAYS = frozenset({"write-array", "create-member", "delete-member", "steer-member"})
@@ -46,7 +49,7 @@ class Happenings:
             "stop": ("person.task", self._end_something), "release-finalizer": ("person.task", self._delete_something),
             "steer-member": ("person.task", self._steer_an_array), "delete-member": ("person.task", self._narrow_an_array),
             "create-member": ("person.task", self._delete_a_run), "remove-orphan": ("orphan", self.orphan),
-            "create-node": ("person.node", self._delete_a_node),
+            "create-node": ("person.node", self._delete_a_node), "label-node": ("person.node", self._unlabel_a_node),
             "create-queue": ("person.queue", self._delete_a_queue),
         }  # fmt: skip
 
@@ -296,6 +299,12 @@ class Happenings:
         if nodes:
             self._world.kube.remove(SWARM_NODE, self._rng.choice(nodes)["metadata"]["name"])
 
+    def _unlabel_a_node(self) -> None:
+        """`docker node update --label-rm` by hand."""
+        node = self._world.engine._nodes[self._rng.choice(self._world.node_ids)]
+        self._world.note(f"a person takes the labels off {node.info.id}")
+        node.info = replace(node.info, labels={})
+
     def _delete_a_queue(self) -> None:
         if any(obj["metadata"]["name"] == "default" for obj in self._world.kube.all(SWARM_QUEUE)):
             self._world.kube.remove(SWARM_QUEUE, "default", "default")
@@ -307,6 +316,7 @@ class Happenings:
         name = self._rng.choice(nodes)["metadata"]["name"]
         change: dict[str, Any] | None = self._rng.choice((
             {"unschedulable": True}, {"unschedulable": None}, {"maxTasks": self._rng.randint(0, 3)}, {"maxTasks": None}, None,
+            {"drain": True}, {"drain": True}, {"drain": None}, {"quietHours": self._quiet_hours()}, {"quietHours": None},
         ))  # fmt: skip
         if change is None:
             self._world.note(f"a person deletes the SwarmNode {name}")
@@ -315,9 +325,16 @@ class Happenings:
         self._world.kube.edit(SWARM_NODE, name, None, {"spec": change})
         self._world.restores["nodes"] = self._open_nodes
 
+    def _quiet_hours(self) -> str:
+        """Some that begin or end soon, by the operator's clock."""
+        now = self._world.clock.now()
+        begin, end = (now + timedelta(minutes=self._rng.randint(-2, 3)) for _ in range(2))
+        return f"{begin:%H:%M}-{end:%H:%M}" if f"{begin:%H:%M}" != f"{end:%H:%M}" else "00:00-24:00"
+
     def _open_nodes(self) -> None:
         for obj in self._world.kube.all(SWARM_NODE):
-            self._world.kube.edit(SWARM_NODE, obj["metadata"]["name"], None, {"spec": {"unschedulable": None, "maxTasks": None}})
+            wishes = {"unschedulable": None, "maxTasks": None, "drain": None, "quietHours": None}
+            self._world.kube.edit(SWARM_NODE, obj["metadata"]["name"], None, {"spec": wishes})
 
     def person_at_queue(self) -> None:
         queues = self._world.kube.all(SWARM_QUEUE)

@@ -33,6 +33,7 @@ from tests.fakes.agent import FakeAgent
 from tests.fakes.engine import FakeEngine, Interval
 from tests.fakes.kube import FakeKube
 from tests.simulation.chances import Chances
+from tests.simulation.drains import Drains
 from tests.simulation.flaky import FlakyEngine, FlakyKube
 from tests.simulation.limits import Limits
 from tests.simulation.loop import GENERATION, SimLoop
@@ -41,7 +42,7 @@ from tests.simulation.workload import Birth, Workload
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 GIB = 2**30
-FENCE_S = 6.0
+FENCE_S = 12.0
 AGENTS_SHARE = 0.6
 KNOWN_S = 1.5
 """An operator that is left in peace has acted within this on what it has read."""
@@ -139,6 +140,7 @@ class World:
         self._preemptions = Preemptions(
             [name for name, spec in workload.queues.items() if spec.get("preemption") == "LowerPriority"]
         )
+        self._drains = Drains()
         self.kube = FakeKube(self.clock, seed=seed)
         self.kube.on_commit.append(self._committed)
         self.engine = FakeEngine(self.true_clock)
@@ -151,7 +153,7 @@ class World:
         self.flaky_kube = FlakyKube(self.kube, self.chances, self.clock)
         self.flaky_engine = FlakyEngine(self.engine, self.chances, self.clock, self._touched)
         # Few members, so that some are deleted; a short fence, so that losses outlast it.
-        self.settings = OperatorSettings(keep_array_members=1, fence_s=FENCE_S, fence_margin_s=3.0)
+        self.settings = OperatorSettings(keep_array_members=1, time_zone="UTC", fence_s=FENCE_S, fence_margin_s=3.0)
         self.operator: Operator | None = None
         for name, spec in workload.queues.items():
             self.kube.add(
@@ -194,7 +196,7 @@ class World:
         """Leave nothing behind, whatever the run was doing."""
         if self.operator is not None:
             self.loop.kill(self.operators)
-            self.loop.bury(self.operators)
+        self.loop.bury_the_dead()
         self.loop.set_exception_handler(lambda _loop, _context: None)
         left = self.loop.living()
         for task in left:
@@ -341,6 +343,7 @@ class World:
         elif kind is SWARM_QUEUE:
             self.limits.changed(kind, obj | {"spec": {}} if gone else obj)  # what is gone limits nothing
         elif kind is SWARM_NODE and not gone:
+            self._drains.node_seen(obj)
             self.limits.changed(kind, obj)
         self.look()
 
@@ -358,6 +361,9 @@ class World:
         unjust = self._preemptions.seen(task)
         if unjust is not None:
             self.fail("PREEMPT", task.metadata.name, unjust)
+        wrong = self._drains.seen(task)
+        if wrong is not None:
+            self.fail("DRAIN", task.metadata.name, wrong)
         owner = task.array_owner
         if owner is not None and not gone:
             self._check_index(owner.uid, task)

@@ -25,6 +25,7 @@ from swarmtask.lifecycle.messages import (
     Announcement,
     Bound,
     DeleteTask,
+    Drain,
     InvalidObject,
     Observation,
     Observed,
@@ -147,6 +148,8 @@ class Executor:
                 return
             if isinstance(event, Bound) and self._cache.assumption(key) != (event.node, event.gpus):
                 return self._unbound()  # the task has changed since the cycle chose
+            if isinstance(event, Drain) and not self._cache.drains(event.node):
+                return  # somebody has thought better of it meanwhile
             transition = handle(entry.task, self._actual(entry, event), self._clock.now(), self._policy)
             try:
                 if transition.changed or transition.labels:

@@ -17,6 +17,7 @@ from swarmtask.controllers.executor import Executor
 from swarmtask.controllers.lane import EngineLane
 from swarmtask.controllers.leases import AGENT_SILENT, LEASE_EXPIRED
 from swarmtask.controllers.node_facts import NodeFacts, engine_labels, match, status_of
+from swarmtask.controllers.node_rules import NodeRules
 from swarmtask.controllers.reading import difference
 from swarmtask.controllers.surroundings import Surroundings
 from swarmtask.controllers.waiting import Bell
@@ -25,6 +26,7 @@ from swarmtask.kube import Object
 from swarmtask.lifecycle.messages import NodeGone
 from swarmtask.resources.kinds import SWARM_NODE
 from swarmtask.resources.node import NodeEngine, SwarmNode
+from swarmtask.resources.quiet_hours import Stand
 from swarmtask.resources.task import Attempt
 from swarmtask.scheduler.model import TaskKey
 
@@ -40,9 +42,14 @@ STALE_S = 5.0
 class Nodes:
     """See the module. `bell`: ring it when something has changed that a node's status shows."""
 
-    def __init__(self, around: Surroundings, cache: Cache, lanes: Mapping[str, EngineLane], executor: Executor) -> None:
+    def __init__(
+        self, around: Surroundings, cache: Cache, lanes: Mapping[str, EngineLane], executor: Executor, rules: NodeRules
+    ) -> None:
         self._api, self._settings, self._clock = around.api, around.settings, around.clock
-        self._cache, self._lanes, self._executor = cache, lanes, executor
+        self._cache, self._lanes, self._executor, self._rules = cache, lanes, executor, rules
+        self._deadlines = around.deadlines
+        self._quiet_known: set[str] = set()
+        """Nodes for which the next change of their quiet hours is waited for."""
         self._absent_since: dict[tuple[str, str], float] = {}
         self._offered: frozenset[tuple[str, str]] = frozenset()
         self.bell = Bell(around.clock)
@@ -154,12 +161,29 @@ class Nodes:
             if node is None:
                 return False
         node = await self._relabel(node, facts)
-        now = self._clock.now().replace(microsecond=0)
-        status = status_of(node, facts, self._cache.requested(name), self._cache.tasks_on(name), now)
+        moment = self._clock.now()
+        stand = self._rules.quiet(node, moment.timestamp())
+        self._wait_for_change(name, stand)
+        now = moment.replace(microsecond=0)
+        status = status_of(node, facts, self._cache.requested(name), self._cache.tasks_on(name), now, stand=stand)
         if status == node.status:
             return True
         patch = {"metadata": {"resourceVersion": node.metadata.resource_version}, "status": difference(node.status, status)}
         return await self._patch(name, patch, subresource="status") is not None
+
+    def _wait_for_change(self, name: str, stand: Stand) -> None:
+        """When quiet hours begin or end, somebody has to look again."""
+        token = ("quiet hours", name)
+        if stand.until is not None:
+            self._quiet_known.add(name)
+            self._deadlines.set(token, stand.until.timestamp(), self._quiet_changed)
+        elif name in self._quiet_known:
+            self._quiet_known.discard(name)
+            self._deadlines.cancel(token)
+
+    def _quiet_changed(self) -> None:
+        self.bell.ring()
+        self.offer_changed()
 
     async def _create(self, name: str, facts: NodeFacts) -> SwarmNode | None:
         labels = engine_labels(facts)

@@ -18,10 +18,13 @@ from swarmtask.controllers import crashpoints
 from swarmtask.controllers.announcements import Announcer
 from swarmtask.controllers.arrays import Arrays
 from swarmtask.controllers.cache import Cache, Change
+from swarmtask.controllers.draining import Draining
 from swarmtask.controllers.executor import Executor
 from swarmtask.controllers.intake import Intake, default_intake
 from swarmtask.controllers.lane import EngineLane
 from swarmtask.controllers.leases import Leases
+from swarmtask.controllers.node_labels import NodeLabels
+from swarmtask.controllers.node_rules import NodeRules
 from swarmtask.controllers.nodes import Nodes
 from swarmtask.controllers.observer import Observer
 from swarmtask.controllers.queues import Queues
@@ -94,15 +97,18 @@ class Operator:
         self.executor = Executor(self._around, self.cache, self._lanes, self._unbound)
         for engine in engines:
             self._lanes[engine.name] = EngineLane(engine, self._around, self._wanted, self._refuse)
-        self._nodes = Nodes(self._around, self.cache, self._lanes, self.executor)
+        rules = NodeRules.of(settings)
+        self._nodes = Nodes(self._around, self.cache, self._lanes, self.executor, rules)
+        self._draining = Draining(self._around, self.cache, self.executor)
+        self._labels = [NodeLabels(lane, self._around, self.cache) for lane in self._lanes.values()] if settings.label_nodes else []
         self._queues = Queues(self._around, self.cache)
         self._arrays = Arrays(self._around, self.cache)
-        self.scheduling = Scheduling(self._around, self.cache, self.executor, self._nodes.engine_ready)
+        self.scheduling = Scheduling(self._around, self.cache, self.executor, self._nodes.engine_ready, rules)
         self._leases = Leases(
             self._around, self.cache, self.executor, self._lanes,
             reached=lambda: self._nodes.reached, verdict=self._verdict_on_nodes,
         )  # fmt: skip
-        self._nodes.offer_changed = self._unbound
+        self._nodes.offer_changed = self.scheduling.bell.ring
         self._nodes.standing, self._nodes.uncertain = self._leases.standing, self._leases.uncertain
         self.scheduling.boot_id = self._leases.boot_id
         self._engines_known = asyncio.Event()
@@ -157,12 +163,14 @@ class Operator:
             "arrays": self._arrays.run,
             "nodes": self._nodes.run,
             "leases": self._leases.run,
+            "draining": self._draining.run,
         }
         for lane, observer in zip(self._lanes.values(), self._observers, strict=True):
             loops[f"observer of {lane.name}"] = observer.run
             loops[f"nodes of {lane.name}"] = lambda lane=lane: self._nodes.poll(lane)  # type: ignore[misc]
             loops[f"commands of {lane.name}"] = lane.run_commands
             loops[f"submissions of {lane.name}"] = lane.run_submissions
+        loops |= {f"labels of {labels.engine}": labels.run for labels in self._labels}
         return loops
 
     async def _alive(self, name: str, loop: Loop) -> None:
@@ -224,9 +232,13 @@ class Operator:
                     (self._arrays if entry.task.is_array else self.executor).look(key)
         elif change.kind is SWARM_NODE:
             self._nodes.bell.ring()
+            self._draining.bell.ring()
+            for labels in self._labels:
+                labels.bell.ring()
         if change.placement:
             self.scheduling.bell.ring()
             self._nodes.bell.ring()
+            self._draining.bell.ring()
 
     def _task_gone(self, change: Change) -> None:
         self.executor.forget(change.key)
@@ -255,7 +267,9 @@ class Operator:
         self._nodes.urgent.ring()
 
     def _unbound(self) -> None:
+        """A decision was taken back: the next cycle decides again, and a node's status may have counted what was assumed."""
         self.scheduling.bell.ring()
+        self._nodes.bell.ring()
 
 
 __all__ = ["Operator", "cluster_id"]

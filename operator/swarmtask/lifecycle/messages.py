@@ -12,7 +12,7 @@ from enum import StrEnum
 from typing import Literal
 
 from swarmtask.resources.node import NodeAttempt
-from swarmtask.resources.task import Attempt, Phase, SwarmTask, TaskStatus
+from swarmtask.resources.task import Attempt, MemoryPlan, Phase, SwarmTask, TaskStatus
 
 # --- typed reasons -------------------------------------------------------------------------------------------------------
 
@@ -34,6 +34,7 @@ class Reason(StrEnum):
     SECRET_NOT_FOUND = "SecretNotFound"  # noqa: S105 - a reason, not a secret
     EVICTED = "Evicted"
     PREEMPTED = "Preempted"
+    DRAINED = "Drained"
     DEDUPLICATED = "Deduplicated"
     SUSPENDED = "Suspended"
     CANCELLED = "Cancelled"
@@ -134,6 +135,7 @@ class Bound:
     """The scheduler chose a node; the resources are already assumed in the cache.
 
     Attributes:
+        memory: how much memory was counted, where the spec says `auto`; None for other tasks.
         boot_id: of the node, where it has an agent; empty: it has none.
     """
 
@@ -141,6 +143,7 @@ class Bound:
     engine: str
     engine_node_id: str
     gpus: tuple[int, ...] = ()
+    memory: MemoryPlan | None = None
     boot_id: str = ""
 
 
@@ -153,6 +156,8 @@ class Unplaced:
         estimated_start: None while nothing is known.
         unknown: why nothing is known of the start, for a person; for the condition only.
         message: counts per filter, for example "0/3 nodes fit: 2 too little memory (needs 16Gi, largest free 7.4Gi), 1 cordoned".
+        memory: how much memory it asks for, where the spec says `auto`; None for other tasks.
+        out_of_reach: it has climbed the ladder, and this says why no node can take so much; empty: one can, sooner or later.
     """
 
     position: int
@@ -160,6 +165,8 @@ class Unplaced:
     message: str
     estimated_start: datetime | None = None
     unknown: str = ""
+    memory: MemoryPlan | None = None
+    out_of_reach: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,6 +179,14 @@ class Preempt:
 
     attempt: int
     by: tuple[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Drain:
+    """A person wants the node of this attempt empty: it is stopped, and the task queued again."""
+
+    attempt: int
+    node: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,8 +256,9 @@ class InvalidObject:
 
 
 TaskEvent = (
-    Reconcile | Bound | Unplaced | Preempt | Observed | Vanished | SubmitRefused | NodeGone | NodeSilent | NodeTold | InvalidObject
-)
+    Reconcile | Bound | Unplaced | Preempt | Drain | Observed | Vanished | SubmitRefused | NodeGone | NodeSilent | NodeTold
+    | InvalidObject
+)  # fmt: skip
 
 
 # --- commands ------------------------------------------------------------------------------------------------------------
@@ -320,7 +336,7 @@ class Transition:
 
 
 __all__ = [
-    "FINAL_WORKLOAD_STATES", "Announcement", "Bound", "Command", "DeleteTask", "InvalidObject", "NodeGone", "NodeSilent",
+    "FINAL_WORKLOAD_STATES", "Announcement", "Bound", "Command", "DeleteTask", "Drain", "InvalidObject", "NodeGone", "NodeSilent",
     "NodeTold", "Observation", "Observed", "Preempt", "Reason", "Reconcile", "ReleaseFinalizer", "Remove", "Stop", "Submit",
     "SubmitRefused", "SwarmTask", "TaskEvent", "Transition", "Twin", "Unplaced", "Vanished", "WakeAt", "WorkloadState",
 ]  # fmt: skip

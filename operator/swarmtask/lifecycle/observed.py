@@ -10,7 +10,7 @@ from __future__ import annotations
 from datetime import timedelta
 
 from swarmtask.lifecycle.deadlines import whole
-from swarmtask.lifecycle.draft import Draft, clip
+from swarmtask.lifecycle.draft import EXPLAINED_STOPS, Draft, clip
 from swarmtask.lifecycle.loss import finished_away, observation_of, replace_after_s
 from swarmtask.lifecycle.messages import (
     NodeGone,
@@ -164,8 +164,8 @@ def _run(draft: Draft, live: Attempt, seen: Observation, boot_id: str) -> None:
 
 
 def _kept(live: Attempt) -> str | None:
-    """While an attempt is being preempted, its message says for whom; that stays."""
-    return live.message if live.stop_reason == Reason.PREEMPTED else None
+    """While an attempt is being stopped for another's sake, its message says for whose; that stays."""
+    return live.message if live.stop_reason in EXPLAINED_STOPS else None
 
 
 def _end(draft: Draft, live: Attempt, seen: Observation) -> None:

@@ -85,6 +85,9 @@ RULES: Mapping[Reason, ReasonRule] = MappingProxyType(
         Reason.PREEMPTED: ReasonRule(
             Blame.INFRASTRUCTURE, False, Action.RETRY, False, "A task of higher priority needed the room."
         ),
+        Reason.DRAINED: ReasonRule(
+            Blame.POLICY, False, Action.STOP, False, "A person drained its node: it is queued again in its old place."
+        ),
         Reason.DEDUPLICATED: ReasonRule(
             Blame.POLICY, False, Action.STOP, False, "Another task with the same dedupeKey did the work."
         ),

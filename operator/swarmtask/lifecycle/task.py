@@ -19,6 +19,7 @@ from swarmtask.lifecycle.deadlines import Policy, attempt_deadline, queue_deadli
 from swarmtask.lifecycle.draft import Draft
 from swarmtask.lifecycle.messages import (
     Bound,
+    Drain,
     InvalidObject,
     NodeTold,
     Preempt,
@@ -80,6 +81,14 @@ def handle(task: SwarmTask, event: TaskEvent, now: datetime, policy: Policy) -> 
             live = draft.live
             if live is not None and live.state is not AttemptState.STOPPING:
                 draft.preempt(live, "/".join(by))
+        case Drain(attempt=number):
+            live = _to_be_drained(draft, number)
+            if live is None:
+                return _nothing(task)
+            _settle(draft, None)
+            live = _to_be_drained(draft, number)
+            if live is not None:
+                draft.drain(live)
         case InvalidObject():
             _refuse(draft, event)
         case _:
@@ -90,6 +99,15 @@ def handle(task: SwarmTask, event: TaskEvent, now: datetime, policy: Policy) -> 
             observed.apply(draft, live, event)
             _settle(draft, None)
     return draft.finish()
+
+
+def _to_be_drained(draft: Draft, number: int) -> Attempt | None:
+    """The live attempt of this number, unless it is being stopped already, or its node does not answer: then nobody could see the
+    stop, and what becomes of it is up to spec.nodeLoss."""
+    live = draft.live
+    if live is None or live.number != number or live.state is AttemptState.STOPPING or draft.status.phase is Phase.UNKNOWN:
+        return None
+    return live
 
 
 def _nothing(task: SwarmTask) -> Transition:

@@ -12,7 +12,7 @@ from functools import cached_property
 
 import numpy as np
 
-from swarmtask.scheduler.columns import Columns, Mask, TaskClass
+from swarmtask.scheduler.columns import SLOTS, Columns, Mask, TaskClass
 from swarmtask.scheduler.explain import counted
 from swarmtask.scheduler.model import PendingTask, Preemption, QueueKey, Snapshot, TaskKey
 from swarmtask.scheduler.occupancy import Occupancy, needed
@@ -200,6 +200,8 @@ class Headroom:
         if for_queue is None:
             return None
         allowed = outlook.eligible & ~self._reservations.unpaid(task_class, outlook)
+        # A bound that was lowered below what runs stops nobody: preempting makes place for one task, and does not enforce bounds.
+        allowed &= (outlook.free_share >= 0) & (outlook.free[SLOTS] >= 0)
         avoided = last_resorts(self._columns, task_class)
         plan = None
         for nodes in [allowed] if avoided is None else [allowed & ~avoided, allowed & avoided]:
@@ -225,11 +227,12 @@ class Headroom:
 
     def _missing(self, gate: Gate, task: PendingTask, coming: Mask) -> dict[str, int] | None:
         """What the queue lacks for the task when what is being stopped has ended: slots by limit, places by "". None where that
-        would go to others first."""
+        would go to others first, or where more runs than the queue allows: lowering a bound stops nobody."""
         wanted = {name: (slots, gate.slots[name]) for name, slots in task.shape.limits if name in gate.slots}
         back: dict[str, int] = {}
         if wanted or gate.left is not None:
-            for number in np.flatnonzero(coming).tolist():
+            # What is being stopped on a node that does not answer is held until the node answers, or is given up.
+            for number in np.flatnonzero(coming & self._columns.ready[self._occupancy.node]).tolist():
                 if self._occupancy.tasks[number].queue == gate.queue.key:
                     for name, slots in slots_of(self._occupancy, number).items():
                         back[name] = back.get(name, 0) + slots
@@ -237,12 +240,12 @@ class Headroom:
         if gate.left is not None:
             running, most = gate.queue.running + self._started(gate), gate.queue.max_running or 0
             free = most - running - gate.kept + back.get("", 0)
-            if most < 1 or (gate.kept and free < 0):
+            if most < 1 or free < 0:
                 return None
             missing |= {"": 1 - free} if free < 1 else {}
         for name, (slots, limit) in wanted.items():
             free = limit.most - limit.held - limit.kept + back.get(name, 0)
-            if slots > limit.most or (limit.kept and free < 0):
+            if slots > limit.most or free < 0:
                 return None
             missing |= {name: slots - free} if free < slots else {}
         return missing
