@@ -46,7 +46,7 @@ from tests.simulation.workload import Birth, Workload
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 GIB = 2**30
-FENCE_S = 6.0
+FENCE_S = 12.0
 AGENTS_SHARE = 0.6
 KNOWN_S = 1.5
 """An operator that is left in peace has acted within this on what it has read."""
