@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
+from swarmtask.clock import SystemClock
+
 START = datetime(2026, 1, 1, tzinfo=UTC)
 UID = "11111111-2222-4333-8444-{:012d}"
 GIB = 2**30
@@ -59,7 +61,7 @@ class FakeDocker:
         broken: every answer is 500.
     """
 
-    def __init__(self, path: Path, clock: HandClock) -> None:
+    def __init__(self, path: Path, clock: HandClock | SystemClock) -> None:
         self.path, self.clock = path, clock
         self.containers: dict[str, dict[str, Any]] = {}
         self.deaf: set[str] = set()

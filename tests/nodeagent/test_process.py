@@ -11,13 +11,27 @@ from pathlib import Path
 
 import pytest
 
+from swarmtask.clock import SystemClock, parse_time
 from swarmtask.errors import NotFound
 from swarmtask.kube import KubeClient, Object
 from swarmtask.nodeagent.link import LEASE_NAMESPACE
+from swarmtask.nodeagent.records import Records
 from swarmtask.resources.kinds import LEASE, SWARM_NODE
 from tests.kube.real import real_api_server
+from tests.nodeagent.fakes import FakeDocker, attempt
 
 HEAVY = ("pydantic", "rich", "typer", "httpx2", "lightkube", "docker", "numpy", "structlog", "swarmtask.kube", "swarmtask.settings")
+
+
+def _apart(path: Path) -> tuple[str, ...]:
+    """Options that keep the agent away from this machine's own Docker and its state."""
+    return "--docker", str(path / "docker.sock"), "--state", str(path / "state")
+
+
+def _renewed_long_ago(state: Path, clock: SystemClock) -> None:
+    state.mkdir()
+    boot_id = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    Records(state).put_lease(boot_id, clock.boot_time() - 60)
 
 
 async def _until_told(client: KubeClient) -> tuple[Object, Object]:
@@ -41,8 +55,9 @@ async def test_it_reports_until_it_is_stopped(tmp_path: Path, who: tuple[str, st
         engines = {"engines": [{"name": "swarm", "id": "n1"}]}
         await client.patch(SWARM_NODE, "desk", {"status": engines}, subresource="status")
         agent = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "swarmtask", "node-agent", "--kubeconfig", str(kubeconfig), *who, stderr=subprocess.PIPE
-        )
+            sys.executable, "-m", "swarmtask", "node-agent", "--kubeconfig", str(kubeconfig), *who, *_apart(tmp_path),
+            stderr=subprocess.PIPE,
+        )  # fmt: skip
         try:
             status, lease = await _until_told(client)
         finally:
@@ -53,6 +68,51 @@ async def test_it_reports_until_it_is_stopped(tmp_path: Path, who: tuple[str, st
         assert lease["holderIdentity"] == status["bootID"]
         assert status["engines"] == engines["engines"], "the operator's part is left alone"
         assert {item["type"] for item in status["conditions"]} >= {"MemoryPressure", "DiskPressure", "OnBattery", "Hot"}
+
+
+async def test_it_stops_what_is_fenced_before_it_calls_the_api(tmp_path: Path) -> None:
+    """Its last renewal is long ago, as after a night with the lid closed."""
+    clock = SystemClock()
+    docker = FakeDocker(tmp_path / "docker.sock", clock)
+    docker.start()
+    fenced, free = docker.run(1), docker.run(2, fence=False)
+    _renewed_long_ago(tmp_path / "state", clock)
+    async with real_api_server(tmp_path) as kubeconfig, KubeClient.from_kubeconfig(kubeconfig) as client:
+        await client.create(SWARM_NODE, {"apiVersion": SWARM_NODE.api_version, "kind": "SwarmNode", "metadata": {"name": "desk"}})
+        agent = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "swarmtask", "node-agent", "--kubeconfig", str(kubeconfig), "--node", "desk", *_apart(tmp_path),
+            stderr=subprocess.PIPE,
+        )  # fmt: skip
+        try:
+            status, lease = await _until_told(client)
+            async with asyncio.timeout(60):
+                while len(status.get("attempts", ())) < 2 or status["attempts"][0]["state"] == status["attempts"][1]["state"]:
+                    await asyncio.sleep(0.1)
+                    status = (await client.get(SWARM_NODE, "desk"))["status"]
+        finally:
+            agent.send_signal(signal.SIGTERM)
+            _, said = await asyncio.wait_for(agent.communicate(), 20)
+            docker.stop()
+    assert agent.returncode == 0, said
+    assert docker.alive() == {free}
+    assert docker.unexpected == []
+    ((stopped, how, stopped_at),) = docker.signals
+    assert (stopped, how) == (fenced, "SIGKILL"), "its replacement may run already: there is no grace left"
+    renewed = parse_time(lease["renewTime"])
+    assert renewed.timestamp() > clock.now().timestamp() - (clock.boot_time() - stopped_at)
+    told = {item["id"]: item for item in status["attempts"]}
+    assert (told[attempt(1)]["reason"], told[attempt(1)]["exitCode"], told[attempt(2)]["state"]) == ("Fenced", 137, "Running")
+
+
+def test_a_thread_that_fails_ends_the_process() -> None:
+    """A fence that has stopped looking protects nobody."""
+    program = (
+        "import threading, time\nfrom swarmtask.nodeagent import __main__\nthreading.excepthook = __main__._give_up\n"
+        "threading.Thread(target=lambda: 1 / 0, name='fence').start()\ntime.sleep(60)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 70
+    assert "ZeroDivisionError" in done.stderr
 
 
 def test_the_small_process_loads_nothing_heavy() -> None:

@@ -70,13 +70,13 @@ def node_agent(
     fence_seconds: Annotated[
         int,
         typer.Option(
-            "--fence-seconds", min=5, max=3600, metavar="SECONDS", help="Stop fenced attempts after so long without the API."
+            "--fence-seconds", min=10, max=3600, metavar="SECONDS", help="Stop fenced attempts after so long without the API."
         ),
     ] = 20,
     fence_grace: Annotated[
         int,
         typer.Option("--fence-grace", min=0, max=600, metavar="SECONDS", help="Then kill those that have not ended after so long."),
-    ] = 10,
+    ] = 5,
     proc: Annotated[Path, typer.Option("--proc", metavar="DIR", help="The host's /proc.")] = Path("/proc"),
     cgroups: Annotated[Path, typer.Option("--cgroups", metavar="DIR", help="The host's /sys/fs/cgroup.")] = Path("/sys/fs/cgroup"),
     log_level: Annotated[Level, typer.Option("--log-level", help="How much is said, on stderr.")] = Level.INFO,

@@ -28,13 +28,14 @@ class Terms:
     Attributes:
         fence_s: without a renewal, until containers are stopped.
         grace_s: after that, until those that have not ended are killed. Counted from the same moment: one that wakes from a long
-            sleep kills at once, because its replacement may run already.
+            sleep kills at once, because its replacement may run already. The operator replaces its own margin (10 s) after the
+            fence at the earliest; what is left of these is Docker's time to kill.
         tick_s: how often the thread looks.
         again_s: while the Lease stays expired, what was started since is stopped this often.
     """
 
     fence_s: float = 20.0
-    grace_s: float = 10.0
+    grace_s: float = 5.0
     tick_s: float = 0.2
     again_s: float = 2.0
 
