@@ -259,6 +259,16 @@ def test_of_two_containers_of_one_attempt_the_one_that_runs_counts(place: Place)
     assert place.one().state == "Running"
 
 
+def test_figures_that_cannot_be_read_do_not_keep_docker_busy(place: Place) -> None:
+    name = place.begin(1)
+    place.look()
+    place.tree.end(name)
+    assert place.attempts.look(full=False)
+    place.look()
+    assert not place.attempts.look(full=False)
+    assert place.one().state == "Running"
+
+
 def test_a_container_that_was_made_and_never_started_is_nothing(place: Place) -> None:
     name = place.begin(1)
     place.docker.containers[name]["State"].update(Status="created", Running=False, Pid=0)

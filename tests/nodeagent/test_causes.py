@@ -7,7 +7,8 @@ from datetime import timedelta
 
 import pytest
 
-from swarmtask.nodeagent.causes import Evidence, Mark, cause
+from swarmtask.nodeagent.causes import Evidence, Mark, below_limit, cause
+from swarmtask.nodeagent.cgroups import Usage
 from tests.nodeagent.fakes import GIB, START
 
 END = START + timedelta(seconds=100)
@@ -38,6 +39,15 @@ KILL = Evidence((END - timedelta(seconds=1),), limit_bytes=GIB, peak_bytes=GIB)
 )  # fmt: skip
 def test_the_exit_code_decides_and_the_time_of_the_kill(code: int | None, evidence: Evidence, reason: str) -> None:
     assert cause(code, END, None, evidence)[0] == reason
+
+
+@pytest.mark.parametrize(
+    ("hits", "peak", "below"),
+    [(0, GIB // 2, True), (0, GIB, False), (3, GIB // 2, False)],
+    ids=["far", "cgroup v1", "no peak kept"],
+)
+def test_either_sign_shows_that_the_limit_was_met(hits: int, peak: int, below: bool) -> None:
+    assert below_limit(Usage(1, hits, 0, peak, None), GIB) == below
 
 
 def test_the_message_has_the_evidence() -> None:

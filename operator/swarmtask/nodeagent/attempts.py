@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from swarmtask.nodeagent.causes import Evidence, Mark, cause
+from swarmtask.nodeagent.causes import Evidence, Mark, below_limit, cause
 from swarmtask.nodeagent.cgroups import Cgroup, Cgroups, Usage
 from swarmtask.nodeagent.containers import ENDED, Details, Listed, details, listed
 from swarmtask.nodeagent.daemon import Daemon
@@ -27,6 +27,7 @@ MOST = 256
 """Of `status.attempts`, and of ended attempts on the disk."""
 KEPT = timedelta(hours=1)
 """An ended attempt is told for so long though its container is gone."""
+YOUNG = timedelta(minutes=1)
 MOST_HEARD = 1024
 MOST_MOMENTS = 16
 
@@ -186,7 +187,7 @@ class Attempts:
             one.usage = usage
             about = self._about(one.item.id)
             if (usage.oom_kills or 0) > about.oom_kills:
-                about.oom_kills, about.by_host = usage.oom_kills or 0, usage.limit_hits == 0
+                about.oom_kills, about.by_host = usage.oom_kills or 0, below_limit(usage, one.details.memory_limit_bytes)
                 about.ooms = [*about.ooms, self._now()][-MOST_MOMENTS:]
             record = self._records.get(one.item.attempt)
             if record is not None and not record.exited:
@@ -228,6 +229,8 @@ class Attempts:
     def _runs(self, item: Listed) -> None:
         known = self._running.get(item.attempt)
         if known is not None and known.item.id == item.id:
+            if known.cgroup is not None and known.cgroup.read() is None:  # else every look would ask Docker again
+                known.cgroup = self._cgroups.find(known.details.pid, item.id)
             return
         answer = self._daemon.inspect(item.id)
         if answer is None:
@@ -309,6 +312,8 @@ class Attempts:
     def _prune(self, present: set[str]) -> None:
         now = self._now()
         self._forgotten &= present
+        with self._lock:  # a young mark may be of a container that began after the list was made
+            self._marks = {name: mark for name, mark in self._marks.items() if name in present or now - mark.at < YOUNG}
         ended = sorted((record for record in self._records.values() if record.exited), key=lambda one: one.recorded_at or now)
         surplus = max(0, len(ended) - MOST)
         for index, record in enumerate(ended):

@@ -9,12 +9,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
+from swarmtask.nodeagent.cgroups import Usage
 from swarmtask.nodeagent.records import Reason
 
 KILLED = 137
 """128 + SIGKILL, as Docker gives it."""
 CLOSE = timedelta(seconds=2)
 """A kill for memory that was noticed so long before the end, or later, was the end: looks are a second apart."""
+NEAR = 0.95
+"""Who never used this share of its limit has not met it."""
 MIB = 2**20
 
 
@@ -42,6 +45,12 @@ class Evidence:
     flag: bool = False
     limit_bytes: int = 0
     peak_bytes: int | None = None
+
+
+def below_limit(usage: Usage, limit_bytes: int) -> bool:
+    """It has never met its own limit. Two signs, because Linux 6.18 with cgroup v1 kills at the limit and leaves failcnt at 0
+    (measured), and kernels before 5.19 with v2 keep no peak."""
+    return usage.limit_hits == 0 and usage.peak_bytes < NEAR * limit_bytes
 
 
 def cause(exit_code: int | None, finished_at: datetime | None, mark: Mark | None, evidence: Evidence) -> tuple[Reason, str]:

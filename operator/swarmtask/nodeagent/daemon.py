@@ -1,7 +1,7 @@
 """The Docker daemon of this machine, over its unix socket: list, look into, signal, listen. Nothing else.
 
 Called by `attempts`, `stopping` and `watch`, from threads: every call blocks for at most its time-out. The standard library's HTTP
-client, one connection per call: the docker package alone weighs more than the whole agent may (docs/adr/0006). It never creates,
+client, one connection per call: the docker package would add a fifth to the agent's memory (docs/adr/0006). It never creates,
 starts or removes anything, and asks only for containers that carry our label.
 """
 

@@ -22,6 +22,8 @@ logger = logging.getLogger(__name__)
 
 LOOK_S = 1.0
 LIST_S = 30.0
+GATHER_S = 0.1
+"""Events come in waves; one list is enough for each."""
 LONGEST_PAUSE_S = 5.0
 EVICTION_GRACE_S = 5.0
 """Memory is short: not everybody's own grace can be waited for."""
@@ -61,6 +63,7 @@ class Watch:
         while not self._ended.is_set():
             self.step()
             self._doubt.wait(LOOK_S)
+            self._ended.wait(GATHER_S)
 
     def step(self) -> None:
         """One look."""
