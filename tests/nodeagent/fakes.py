@@ -58,7 +58,7 @@ class FakeDocker:
     Attributes:
         containers: by ID, as `inspect` shows them, with `Labels` beside.
         deaf: containers that SIGTERM does not end; undead: that SIGKILL does not.
-        broken: every answer is 500.
+        broken: every answer is 500. hung: none comes.
     """
 
     def __init__(self, path: Path, clock: HandClock | SystemClock) -> None:
@@ -66,7 +66,8 @@ class FakeDocker:
         self.containers: dict[str, dict[str, Any]] = {}
         self.deaf: set[str] = set()
         self.undead: set[str] = set()
-        self.broken = False
+        self.broken = self.hung = False
+        self._let_go = threading.Event()
         self.signals: list[tuple[str, str, float]] = []
         self.asked: list[str] = []
         self.unexpected: list[str] = []
@@ -103,6 +104,7 @@ class FakeDocker:
 
     def stop(self) -> None:
         """As `kill -9`: the socket's file stays, nobody answers."""
+        self._let_go.set()
         if self._server is not None:
             self.break_streams()
             self._server.shutdown()
@@ -172,6 +174,9 @@ class FakeDocker:
         query = {name: values[0] for name, values in parse_qs(url.query).items()}
         parts = url.path.strip("/").split("/")
         self.asked.append(f"{method} {url.path}")
+        if self.hung:
+            self._let_go.wait(60)
+            return None
         if self.broken:
             return self._answer(handler, 500, {"message": "it is broken"})
         match (method, parts):

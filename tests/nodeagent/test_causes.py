@@ -59,3 +59,5 @@ def test_who_was_stopped_by_the_node_was_stopped_unless_it_had_ended_before() ->
     assert cause(137, END, mark, KILL) == ("Fenced", "why")
     assert cause(None, None, mark, KILL) == ("Fenced", "why")
     assert cause(0, START - timedelta(milliseconds=1), mark, Evidence()) == ("", "")
+    assert cause(137, START - timedelta(seconds=1), mark, Evidence()) == ("Fenced", "why"), "the clock was set back"
+    assert cause(1, START - timedelta(seconds=3), mark, Evidence()) == ("", "")

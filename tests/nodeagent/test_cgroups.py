@@ -72,13 +72,16 @@ def test_kernels_that_count_less(tmp_path: Path) -> None:
 def test_the_last_resort_kills_the_processes(tmp_path: Path) -> None:
     process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
     try:
-        (tmp_path / "cgroup.procs").write_text(f"0\n1\n{os.getpid()}\n{process.pid}\n")
+        (tmp_path / "cgroup.procs").write_text(f"0\n1\n{os.getpid()}\n")
+        (tmp_path / "made-by-itself").mkdir()
+        (tmp_path / "made-by-itself" / "cgroup.procs").write_text(f"{process.pid}\n")
         assert not Cgroup(tmp_path, None, 1).kill(), "they were there a moment ago: look again"
         assert process.wait(20) == -9
     finally:
         process.kill()
         process.wait(20)
     (tmp_path / "cgroup.procs").write_text("")
+    (tmp_path / "made-by-itself" / "cgroup.procs").write_text("")
     assert Cgroup(tmp_path, None, 1).kill()
     assert Cgroup(tmp_path / "gone", None, 1).kill()
 

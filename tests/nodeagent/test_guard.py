@@ -15,6 +15,7 @@ import pytest
 from swarmtask.engines import base
 from swarmtask.errors import EngineUnavailable
 from swarmtask.nodeagent import containers, daemon
+from swarmtask.nodeagent import guard as guard_module
 from swarmtask.nodeagent.daemon import Daemon, NoDaemon
 from swarmtask.nodeagent.eviction import Strain
 from swarmtask.nodeagent.fence import Terms
@@ -209,6 +210,28 @@ def test_a_docker_that_does_not_obey_is_not_waited_for(node: Node, sleeper: Slee
     node.docker.end(container_id(1), 137)
     node.guard.fence.tick()
     assert node.guard.fence.ask() is not None
+
+
+def test_a_docker_that_hangs_is_not_waited_for(node: Node, sleeper: Sleeper, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(guard_module, "IMPATIENT_S", 0.2)
+    node.restart()
+    node.step()
+    node.docker.hung = True
+    node.clock.elapsed_s += 31
+    node.guard.fence.tick()
+    assert sleeper.process.wait(20) == -9
+
+
+def test_a_docker_that_hangs_halfway_is_not_waited_for(node: Node, sleeper: Sleeper, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(guard_module, "IMPATIENT_S", 0.2)
+    node.restart()
+    node.docker.deaf.add(container_id(1))
+    node.step()
+    node.clock.on_wait.append(lambda: setattr(node.docker, "hung", True))
+    node.clock.elapsed_s += 21
+    node.guard.fence.tick()
+    assert sleeper.process.wait(20) == -9
+    assert node.clock.boot_time() <= 1030.5
 
 
 def test_a_docker_that_fails_and_was_never_seen_keeps_the_api_waiting(node: Node) -> None:

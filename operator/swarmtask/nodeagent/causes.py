@@ -56,9 +56,10 @@ def below_limit(usage: Usage, limit_bytes: int) -> bool:
 def cause(exit_code: int | None, finished_at: datetime | None, mark: Mark | None, evidence: Evidence) -> tuple[Reason, str]:
     """(reason, message). An empty reason: the exit code says it all.
 
-    Whoever ended before the node began to stop it has ended by itself.
+    Whoever ended before the node began to stop it has ended by itself. A wall clock may be set back a little after a sleep: a
+    failure just before is the node's doing; a success is believed, since finished work is never run again.
     """
-    if mark is not None and (finished_at is None or finished_at >= mark.at):
+    if mark is not None and (finished_at is None or finished_at >= mark.at - (CLOSE if exit_code else timedelta())):
         return mark.reason, mark.message
     if exit_code != KILLED:
         return "", ""  # a child that was killed is its main process's affair

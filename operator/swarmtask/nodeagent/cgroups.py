@@ -64,7 +64,7 @@ class Cgroup:
                 whole.write_text("1")
                 return True
             # A process of another PID namespace shows as 0: nothing can be sent to it from here.
-            pids = [int(line) for line in (self.memory / "cgroup.procs").read_text().split()]
+            pids = [int(line) for path in self._procs() for line in path.read_text().split()]
         except FileNotFoundError:
             return True
         except (OSError, ValueError) as error:
@@ -74,6 +74,11 @@ class Cgroup:
             if pid > 1 and pid != os.getpid():
                 _kill(pid)
         return not pids
+
+    def _procs(self) -> list[Path]:
+        """Of the container's own cgroup, which must be there, and of those that it made for itself."""
+        top = self.memory / "cgroup.procs"
+        return [top, *(path for path in self.memory.rglob("cgroup.procs") if path != top)]
 
     def _read_v2(self) -> Usage:
         events = _counts(self.memory / "memory.events")

@@ -28,6 +28,8 @@ from swarmtask.nodeagent.watch import Watch
 
 logger = logging.getLogger(__name__)
 
+IMPATIENT_S = 2.0
+"""Who must stop containers in time cannot wait longer for Docker's answer; there is another way."""
 FENCED = "stopped by the node, because it could not reach the API for {seconds:g} s"
 
 
@@ -70,12 +72,13 @@ class Guard:
         terms: Terms | None = None,
     ) -> None:
         self._clock = clock
-        self._daemon = Daemon(places.docker, cluster=places.cluster)
+        self._daemon = Daemon(places.docker, cluster=places.cluster, timeout_s=IMPATIENT_S)
         records = Records(places.state)
-        self.attempts = Attempts(self._daemon, Cgroups(places.cgroups, places.proc), records, now=clock.now)
+        patient = Daemon(places.docker, cluster=places.cluster)
+        self.attempts = Attempts(patient, Cgroups(places.cgroups, places.proc), records, now=clock.now)
         self._stopper = Stopper(self._daemon, Pace(clock.boot_time, wait), self.attempts.kill)
         self.watch = Watch(
-            self.attempts, self._daemon, self._stopper, strain, clock=clock.monotonic, boot_clock=clock.boot_time, rng=rng
+            self.attempts, patient, self._stopper, strain, clock=clock.monotonic, boot_clock=clock.boot_time, rng=rng
         )
         self.fence = Fence(
             self._sweep, clock.boot_time, terms=terms, renewed_at=records.lease(boot_id),

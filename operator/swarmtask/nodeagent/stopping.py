@@ -18,8 +18,8 @@ logger = logging.getLogger(__name__)
 
 AT_ONCE = 8
 LOOK_S = 0.2
-KILL_S = 3.0
-"""So long Docker is given to carry out a SIGKILL before the processes are killed without it."""
+KILL_S = 2.0
+"""So long a Docker that answers is given to carry out a SIGKILL before the processes are killed without it."""
 POINTLESS = frozenset({"SIGKILL", "KILL", "9"})
 
 
@@ -60,8 +60,7 @@ class Stopper:
         if self._pace.clock() < kill_at:
             self._signal_all(left, self._ask)
             left = self._until_stopped(left, kill_at)
-        if left:
-            self._signal_all(left, lambda container_id: self._daemon.kill(container_id, "SIGKILL"))
+        if left and self._signal_all(left, lambda container_id: self._daemon.kill(container_id, "SIGKILL")):
             left = self._until_stopped(left, self._pace.clock() + KILL_S)
         killed = []
         for container_id in left:
@@ -74,8 +73,9 @@ class Stopper:
         signal = "SIGTERM" if answer is None else details(answer).stop_signal
         return signal in POINTLESS or self._daemon.kill(container_id, signal)
 
-    def _signal_all(self, ids: Sequence[str], send: Callable[[str], bool]) -> None:
-        """Several at once: Docker takes some milliseconds for each. The first failure ends it, a dead Docker times out for all."""
+    def _signal_all(self, ids: Sequence[str], send: Callable[[str], bool]) -> bool:
+        """Several at once: Docker takes some milliseconds for each. The first failure ends it, a dead Docker times out for all.
+        False: Docker does not answer."""
         dead = False
 
         def one(container_id: str) -> None:
@@ -93,6 +93,7 @@ class Stopper:
         elif ids:
             with ThreadPoolExecutor(min(AT_ONCE, len(ids)), thread_name_prefix="stop") as pool:
                 list(pool.map(one, ids))
+        return not dead
 
     def _until_stopped(self, ids: Sequence[str], until: float) -> list[str]:
         """Those that still run at that time; while Docker does not answer, all of them."""
