@@ -6,6 +6,7 @@ import json
 import queue
 import socketserver
 import threading
+import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler
@@ -50,6 +51,14 @@ def container_id(number: int) -> str:
 
 def attempt(number: int) -> str:
     return f"st-{UID.format(number).replace('-', '')[:16]}-{number}"
+
+
+def until(holds: Callable[[], bool], within_s: float = 20) -> None:
+    """Threads or processes are at work: give them so much real time to bring a state about."""
+    deadline = time.monotonic() + within_s
+    while not holds():
+        assert time.monotonic() < deadline, "it never came"
+        threading.Event().wait(0.02)
 
 
 class FakeDocker:
@@ -238,10 +247,13 @@ class FakeDocker:
     @staticmethod
     def _answer(handler: BaseHTTPRequestHandler, code: int, body: object) -> None:
         content = b"" if body is None else json.dumps(body).encode()
-        handler.send_response(code)
-        handler.send_header("Content-Length", str(len(content)))
-        handler.end_headers()
-        handler.wfile.write(content)
+        try:
+            handler.send_response(code)
+            handler.send_header("Content-Length", str(len(content)))
+            handler.end_headers()
+            handler.wfile.write(content)
+        except OSError:  # who asked has not waited
+            handler.close_connection = True
 
 
 class CgroupTree:

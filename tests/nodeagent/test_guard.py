@@ -6,8 +6,7 @@ import random
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -22,7 +21,7 @@ from swarmtask.nodeagent.fence import Terms
 from swarmtask.nodeagent.guard import Guard, Places
 from swarmtask.nodeagent.watch import LIST_S
 from swarmtask.resources.task import attempt_id
-from tests.nodeagent.fakes import GIB, UID, CgroupTree, FakeDocker, HandClock, attempt, container_id
+from tests.nodeagent.fakes import GIB, UID, CgroupTree, FakeDocker, HandClock, attempt, container_id, until
 
 PLENTY = Strain(4 * GIB, 8 * GIB, 0.0)
 SHORT = Strain(GIB // 8, 8 * GIB, 0.6)
@@ -310,14 +309,6 @@ def test_nobody_to_evict_is_no_harm(node: Node) -> None:
 
 
 # --- with its threads ---
-
-
-def until(holds: Callable[[], bool]) -> None:
-    """Threads are at work: give them up to twenty seconds of real time to bring a state about."""
-    deadline = time.monotonic() + 20
-    while not holds():
-        assert time.monotonic() < deadline, "it never came"
-        threading.Event().wait(0.02)
 
 
 def test_its_threads_watch_reconnect_and_fence_by_themselves(node: Node) -> None:
