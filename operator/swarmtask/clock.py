@@ -10,8 +10,21 @@ import asyncio
 import heapq
 import itertools
 import time
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, tzinfo
+from pathlib import Path
 from typing import Protocol
+from zoneinfo import ZoneInfo
+
+MACHINE_ZONE = Path("/etc/localtime")
+
+
+def machine_zone() -> tzinfo:
+    """The time zone that this machine is set to, with its changes of the clock; UTC where it is set to none."""
+    try:
+        with MACHINE_ZONE.open("rb") as file:
+            return ZoneInfo.from_file(file)
+    except (OSError, ValueError):
+        return UTC
 
 
 class Clock(Protocol):

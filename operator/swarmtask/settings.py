@@ -7,14 +7,37 @@ environment.
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated, Any
+from zoneinfo import ZoneInfo
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError
 
 from swarmtask.errors import Cause, ConfigurationError
+
+
+def _is_zone(name: str) -> bool:
+    try:
+        ZoneInfo(name)
+    except (KeyError, ValueError, OSError):
+        return False
+    return True
+
+
+def _zone_of_environment() -> str:
+    """What TZ names, where that is a zone of the database (it may also be a rule, which has no name)."""
+    name = os.environ.get("TZ", "").removeprefix(":")
+    return name if _is_zone(name) else ""
+
+
+def _known_zone(name: str) -> str:
+    if name and not _is_zone(name):
+        raise ValueError(f"there is no time zone {name!r} here: write for example Europe/Berlin or UTC")
+    return name
+
 
 Positive = Annotated[float, Field(gt=0)]
 
@@ -61,11 +84,30 @@ class OperatorSettings(Group):
     infrastructure_loss_limit: Annotated[int, Field(ge=0)] = Field(
         default=20, description="Attempts lost through no fault of the task before it becomes a dead letter."
     )
+    unreachable_s: Annotated[float, Field(ge=2.5, le=600)] = Field(
+        default=4.5, description="A node whose agent has not renewed its Lease for so long is Unreachable."
+    )
+    fence_s: Annotated[float, Field(ge=5, le=3600)] = Field(
+        default=20.0, description="An agent that cannot reach the API stops its attempts after this; told to the agents as it is."
+    )
+    fence_margin_s: Annotated[float, Field(ge=2, le=600)] = Field(
+        default=10.0, description="An attempt on a lost node is replaced so long after its node must have stopped it."
+    )
     keep_finished_workloads: Annotated[int, Field(ge=0)] = Field(
         default=200, description="Newest finished engine objects kept so that their logs can be read."
     )
     keep_array_members: Annotated[int, Field(ge=0)] = Field(
         default=20, description="Newest runs of each array that succeeded and are kept as tasks, with their output."
+    )
+    time_zone: Annotated[str, AfterValidator(_known_zone)] = Field(
+        default_factory=_zone_of_environment,
+        description="Time zone of quiet hours that name none, for example Europe/Berlin; the machine's own when empty.",
+    )
+    min_battery_percent: Annotated[int, Field(ge=0, le=100)] = Field(
+        default=20, description="A node on battery with less charge takes no new attempts; a node may say otherwise."
+    )
+    label_nodes: bool = Field(
+        default=True, description="Write what nodes have (CPU, memory, GPU, architecture) into their engines' node labels."
     )
     crash_point: str = Field(
         default="", description="For tests: the process ends at once where this is reached, for example after:write-status."

@@ -60,15 +60,16 @@ async def cluster_id(api: ObjectApi) -> str:
     return await read_cluster_id(api)
 
 
-async def explain_task(api: ObjectApi, namespace: str, name: str, clock: Clock) -> ExplainedTask:
+async def explain_task(api: ObjectApi, namespace: str, name: str, settings: Settings, clock: Clock) -> ExplainedTask:
     """Why a task is where it is, node by node.
 
     Raises:
         NotFound: there is no such task. Invalid: it cannot be read, or is being deleted.
     """
     from swarmtask.controllers.explaining import explain_stored
+    from swarmtask.controllers.node_rules import NodeRules
 
-    return await explain_stored(api, (namespace, name), clock.now().timestamp())
+    return await explain_stored(api, (namespace, name), clock.now().timestamp(), NodeRules.of(settings.operator))
 
 
 def local_state_dir(settings: Settings) -> Path:

@@ -80,8 +80,9 @@ class TestFiles:
     async def test_files_that_were_open_are_closed(self, tmp_path: Path) -> None:
         async with running_api_server(tmp_path) as server:
             folder = server.kubeconfig.parent
-        private = [folder / "kubeconfig", folder / "admin.token", folder / "swarmtask.db", *(folder / "pki").glob("*.key")]
-        assert len(private) == 5
+        names = ["kubeconfig", "operator.kubeconfig", "admin.token", "operator.token", "swarmtask.db", "secrets.key"]
+        private = [*(folder / name for name in names), folder / "audit" / "audit.log", *(folder / "pki").glob("*.key")]
+        assert len(private) == 10
         for path in private:
             path.chmod(0o666)
         async with running_api_server(tmp_path):

@@ -55,3 +55,14 @@ async def test_a_bad_replacement_leaves_the_task_as_it_was(api: httpx.AsyncClien
         await api.patch(f"{TASKS}/good?dryRun=All", json=patch, headers={"content-type": "application/merge-patch+json"})
     assert problems == {}
     assert (await api.get(f"{TASKS}/good")).json() == created
+
+
+async def test_auto_is_stored_as_it_was_written(api: httpx.AsyncClient) -> None:
+    task = good_task("sized")
+    task["spec"]["container"]["resources"] = {"requests": {"memory": "auto"}, "limits": {"memory": "4Gi"}}
+    task["spec"]["failurePolicy"] = [{"onReasons": ["OOMKilled"], "action": "Retry", "memoryFactor": 1.5, "maxMemory": "4Gi"}]
+    response = await api.post(f"{TASKS}?fieldValidation=Strict", json=task)
+    assert response.status_code == 201, response.text
+    spec = response.json()["spec"]
+    assert spec["container"]["resources"]["requests"]["memory"] == "auto"
+    assert spec["failurePolicy"][0]["memoryFactor"] == 1.5

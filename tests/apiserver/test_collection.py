@@ -202,6 +202,17 @@ class TestNamespaces:
             return [item["metadata"]["name"] for item in (await api.get(inside)).json()["items"]] == ["held"]
 
         await until(only_the_held_one, what="everything else gone")
+
+        async def says_why() -> bool:
+            status = (await api.get("/api/v1/namespaces/team")).json()["status"]
+            return {condition["type"]: condition["message"] for condition in status.get("conditions", ())} == {
+                "NamespaceContentRemaining": "Some resources are remaining: configmaps has 1 resource instances",
+                "NamespaceFinalizersRemaining": (
+                    "Some content in the namespace has finalizers remaining: a.b/c in 1 resource instances"
+                ),
+            }
+
+        await until(says_why, what="the conditions name what is waited for")
         refused = await api.post(inside, json={"metadata": {"name": "late"}})
         assert refused.status_code == 403
         assert refused.json()["message"] == (

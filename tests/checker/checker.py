@@ -110,6 +110,14 @@ class Checker:
         """The main process of an attempt ended."""
         self._workloads.stopped(node, attempt_id, at)
 
+    def node_asleep(self, node: str, at: datetime) -> None:
+        """Nothing on this node acts from now on: a closed lid."""
+        self._workloads.slept(node, at)
+
+    def node_awake(self, node: str, at: datetime) -> None:
+        """It goes on."""
+        self._workloads.woke(node, at)
+
     def engine_listed(self, engine: str, names: Collection[str], at: datetime) -> None:
         """Everything that carries our label on this engine or node: services, containers, secrets, volumes (attempt IDs)."""
         self._workloads.listed(engine, names, at)

@@ -169,7 +169,7 @@ class TaskRules:
             changed = [name for name in fields if getattr(earlier, name) != getattr(attempt, name)]
             if earlier.live and "bound_at" in changed and _set_back(earlier, attempt):
                 changed.remove("bound_at")
-            if changed:
+            if changed and not _finished_away(earlier, attempt, old, new):
                 ended = "" if earlier.live else f" though it had ended ({earlier.state.value})"
                 self._log.add("I5", known.subject, at, f"attempt {attempt.number} changed {', '.join(changed)}{ended}")
         if not (retried and before.phase in TERMINAL_PHASES):
@@ -204,6 +204,13 @@ def _run_of_an_array(known: _Known) -> bool:
 def _set_back(earlier: Attempt, later: Attempt) -> bool:
     """The clock was set back, and a time that lay ahead was taken as now."""
     return earlier.bound_at is not None and later.bound_at is not None and later.bound_at < earlier.bound_at
+
+
+def _finished_away(earlier: Attempt, later: Attempt, old: SwarmTask, new: SwarmTask) -> bool:
+    """It was given up with its node, nothing had followed it, and its node told that it had completed there."""
+    current = old.status.attempt == new.status.attempt == later.number and old.status.phase not in TERMINAL_PHASES
+    done = later.reason == Reason.COMPLETED and new.status.phase is Phase.SUCCEEDED
+    return current and earlier.reason == Reason.NODE_LOST and done
 
 
 def _row(attempt: Attempt) -> Reason | None:

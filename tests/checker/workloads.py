@@ -36,6 +36,7 @@ class WorkloadRules:
         self._cleanup = cleanup
         self._orphan = orphan
         self._runs: dict[str, list[_Run]] = defaultdict(list)
+        self._asleep: dict[str, list[list[datetime]]] = defaultdict(list)
         self._orphan_since: dict[tuple[str, str], datetime] = {}
         self._foreign: dict[str, dict[str, str]] = {}
 
@@ -56,6 +57,24 @@ class WorkloadRules:
         for run in open_runs:
             run.end = max(at, run.begin)
 
+    def slept(self, node: str, at: datetime) -> None:
+        spans = self._asleep[node]
+        if not spans or spans[-1][1] != _OPEN:
+            spans.append([at, _OPEN])
+
+    def woke(self, node: str, at: datetime) -> None:
+        for span in self._asleep[node]:
+            span[1] = min(span[1], max(at, span[0]))
+
+    def _together(self, run: _Run, other: _Run) -> bool:
+        """Whether both could act at one moment: neither was asleep with its machine."""
+        begin, end = max(run.begin, other.begin), min(run.end, other.end)
+        for node in (run.node, other.node):
+            for since, until in self._asleep.get(node, ()):
+                if since <= begin < until:
+                    begin = until  # spans come in the order of time; one that begins later leaves something before it
+        return begin < end
+
     def overlaps(self) -> list[Violation]:
         """I2, computed from the lives of the containers of each task."""
         found = []
@@ -69,7 +88,7 @@ class WorkloadRules:
                     )
                 seen.add(run.attempt_id)
                 for other in ordered[:index]:
-                    if run.begin < other.end and run.attempt_id != other.attempt_id:
+                    if run.begin < other.end and run.attempt_id != other.attempt_id and self._together(run, other):
                         found.append(Violation("I2", self._tasks.subject(digits), run.begin, f"{run} overlaps {other}"))
         return found
 

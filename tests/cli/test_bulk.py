@@ -223,3 +223,15 @@ def test_logs_advise_to_wait_only_for_what_can_still_run(swarmtask: Swarmtask, k
     assert ("logs -f lint" in result.stderr) is waits
     assert ("has ended without running" in result.stderr) is not waits
     assert "took the outcome of other" in result.stderr
+
+
+@pytest.mark.parametrize(("command", "everything"), [("cancel", "--all"), ("retry", "--all-dead")])
+def test_a_queue_that_does_not_exist_is_no_empty_queue(swarmtask: Swarmtask, kube: FakeKube, command: str, everything: str) -> None:
+    one_of_each(kube)
+    result = swarmtask(command, everything, "--queue", "nihgt")
+    assert result.exit_code == 3, result.stderr
+    assert "there is no queue nihgt in namespace" in result.stderr
+    assert not marked(kube, ANNOTATION_CANCEL) | marked(kube, ANNOTATION_RETRY)
+    kube.add(SWARM_QUEUE, {"metadata": {"name": "night"}, "spec": {}})
+    empty = swarmtask(command, everything, "--queue", "night")
+    assert (empty.exit_code, "No task matches." in empty.stderr) == (0, True)

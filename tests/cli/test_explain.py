@@ -41,7 +41,7 @@ def test_the_chosen_node_comes_first_and_the_refused_say_why(swarmtask: Swarmtas
     rows = {line[:12].strip(): line[12:].split() for line in lines[3:]}
     assert list(rows) == [
         "NODE", "VERDICT", "TOTAL", "capability", "latency", "cost", "load", "fewTasks", "REFUSED BY", "ready", "cordoned",
-        "engine", "taints", "maxTasks", "memory", "cpu",
+        "drained", "quietHours", "charge", "engine", "taints", "pressure", "maxTasks", "memory", "cpu",
     ]  # fmt: skip
     assert rows["NODE"] == ["desk", "bed", "attic"]
     assert rows["VERDICT"] == ["chosen", "fits", "refused"]
@@ -67,10 +67,14 @@ TOTAL          0.6091        6e-37              6e-13
 REFUSED BY     -             -                  taints
   ready        yes           yes                yes
   cordoned     yes           yes                yes
+  drained      yes           yes                yes
+  quietHours   yes           yes                yes
+  charge       yes           yes                yes
   engine       yes           yes                yes
   regions      yes           yes                yes
   taints       yes           yes                NO
   cost         yes           yes                yes
+  pressure     yes           yes                yes
   gpu          yes           yes                NO
   maxTasks     yes           yes                yes
   memory       yes           yes                yes
@@ -114,6 +118,27 @@ def test_more_nodes_than_fit_into_a_line_come_below(swarmtask: Swarmtask, kube: 
         assert sorted(name for line in lines if line.startswith("NODE") for name in line.split()[1:]) == [
             f"a-node-with-a-long-name-{number}" for number in range(5)
         ]
+
+
+def test_auto_says_how_much_and_from_what(swarmtask: Swarmtask, kube: FakeKube) -> None:
+    add_ready_node(kube, "desk")
+    add_queue(kube)
+    spec = {"container": {"image": "acme/train:1", "resources": {"requests": {"memory": "auto"}}}}
+    add_task(kube, "first", spec=spec)
+    lines = swarmtask("explain", "first").stdout.splitlines()
+    assert "Memory: 512Mi (auto: no attempt of its template was seen yet)" in lines
+    attempt = {
+        "number": 1, "id": "st-x-1", "node": "desk", "engine": "local", "state": "Succeeded", "reason": "Completed",
+        "finishedAt": "2026-01-01T00:00:00Z", "peakMemory": "1000Mi",
+    }  # fmt: skip
+    for number in range(12):
+        add_task(kube, f"ended{number}", "Succeeded", spec=spec, attempt=1, attempts=[attempt])
+    add_task(kube, "next", spec=spec)
+    assert "Memory: 1.2Gi (auto: p95 of 12 attempts + 20 %)" in swarmtask("explain", "next").stdout.splitlines()
+    document = json.loads(swarmtask("explain", "next", "-o", "json").stdout)
+    assert (document["memory"]["request"], document["memory"]["samples"]) == ("1200Mi", 12)
+    add_task(kube, "fixed")
+    assert json.loads(swarmtask("explain", "fixed", "-o", "json").stdout)["memory"] is None
 
 
 def test_a_task_that_waits_says_why_and_where(swarmtask: Swarmtask, kube: FakeKube) -> None:

@@ -290,7 +290,7 @@ def test_a_definition_is_applied_used_and_deleted(kubectl: Kubectl) -> None:
     kubectl("delete", "crd", f"{name}.test.example.com")
     kubectl.fails("get", name, "w")
     bad = json.loads(json.dumps(definition))
-    bad["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["x-kubernetes-validations"] = [{"rule": "true"}]
+    bad["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["x-kubernetes-validations"] = [{"rule": "self.sise > 1"}]
     assert "x-kubernetes-validations" in kubectl.fails("create", "--validate=false", "-f", "-", stdin=text(bad))
 
 

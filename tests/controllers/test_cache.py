@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
+from datetime import UTC, datetime
 from typing import Any
 
 from swarmtask.controllers.cache import Cache, Change
@@ -304,3 +305,56 @@ def test_what_runs_is_listed_with_its_expected_end_and_is_the_same_object_until_
     assert [one.key[1] for one in seen(140.0)] == ["a"]
     cache.remove(SWARM_TASK, KEY, 9)
     assert seen(140.0) == []
+
+
+def moved(version: int, at: str, **facts: Any) -> Object:
+    one = task("a", version, **facts)
+    one["metadata"]["annotations"] = {"swarmtask.io/front": at}
+    return one
+
+
+def fronts(cache: Cache) -> list[float | None]:
+    return [pending.front_at for pending in cache.waiting()]
+
+
+def test_a_move_to_the_front_counts_when_its_time_has_come_and_not_before() -> None:
+    cache, begin = Cache(), datetime(2026, 1, 1, tzinfo=UTC).timestamp()
+    cache.apply(SWARM_TASK, moved(5, "2026-01-01T01:00:00Z"))
+    cache.settle_fronts(begin)
+    assert (fronts(cache), cache.next_front_at) == ([None], begin + 3300)
+    changes: list[Change] = []
+    cache.listeners.append(changes.append)
+    cache.apply(SWARM_TASK, moved(6, "2026-01-01T01:00:00Z"))
+    assert fronts(cache) == [None]
+    assert not changes[0].placement, "the same as before: no cycle need look at it"
+    (pending,) = cache.waiting()
+    assert cache.assume(pending, "n1")
+    cache.settle_fronts(begin + 10)
+    assert cache.drop_assumption(KEY), "the placement was not stored"
+    cache.settle_fronts(begin + 3300)
+    assert (fronts(cache), cache.next_front_at) == ([begin + 3600], None)
+    cache.apply(SWARM_TASK, moved(7, "2026-01-01T03:00:00Z"))
+    cache.settle_fronts(begin + 3300)
+    assert cache.next_front_at == begin + 3 * 3600 - 300
+    cache.apply(SWARM_TASK, task("a", 8))
+    cache.settle_fronts(begin + 4 * 3600)
+    assert (fronts(cache), cache.next_front_at) == ([None], None), "the move was taken back"
+    cache.apply(SWARM_TASK, moved(9, "2027-01-01T00:00:00Z"))
+    cache.settle_fronts(begin)
+    cache.remove(SWARM_TASK, KEY)
+    cache.settle_fronts(begin)
+    assert cache.next_front_at is None
+
+
+def test_a_move_in_the_second_of_the_placement_is_used_up_by_it() -> None:
+    """When an attempt was bound is stored in whole seconds."""
+    cache = Cache()
+    for version, (at, counts) in enumerate([("00:00:04.9", False), ("00:00:05.7", False), ("00:00:06", True)]):
+        one = moved(version, f"2026-01-01T{at}+00:00")
+        one["status"] |= {"attempt": 1}
+        one["status"]["attempts"] = [
+            {"number": 1, "id": "st-a-1", "node": "n1", "engine": "swarm", "state": "Failed", "boundAt": "2026-01-01T00:00:05Z"}
+        ]
+        cache.apply(SWARM_TASK, one)
+        (front_at,) = fronts(cache)
+        assert (front_at is not None) == counts

@@ -44,6 +44,33 @@ async def test_a_conflict_while_binding_drops_the_placement() -> None:
         assert created["metadata"]["uid"] == world.task("moved").metadata.uid
 
 
+async def test_a_node_does_not_go_on_counting_a_placement_that_could_not_be_stored(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with running(World("n1")) as world:
+        world.add_queue("q", stopped=True)
+        world.add_task("dropped", queue="q")
+        await world.until(lambda: world.task("dropped").status.reason == "QueueStopped")
+        await world.pass_time(5)
+        patch, refuse = world.kube.patch, asyncio.Event()
+
+        async def be_refused_late(kind: Kind, name: str, *args: Any, **options: Any) -> Any:
+            if kind is not SWARM_TASK or refuse.is_set():
+                return await patch(kind, name, *args, **options)
+            await refuse.wait()
+            raise Conflict("somebody was faster")
+
+        monkeypatch.setattr(world.kube, "patch", be_refused_late)
+        world.kube.edit(SWARM_QUEUE, "q", "default", {"spec": {"stopped": None}})
+        await world.pass_time(2)
+        world.kube.edit(SWARM_NODE, "n1", None, {"metadata": {"labels": {"room": "attic"}}})  # its status is looked at now
+        await world.until(lambda: world.node("n1")["status"].get("tasks") == 1)
+        # The queue is closed again, so that nothing else happens that would make anybody look at the node.
+        world.kube.edit(SWARM_QUEUE, "q", "default", {"spec": {"stopped": True}})
+        await world.pass_time(5)
+        refuse.set()
+        await world.until(lambda: world.node("n1")["status"]["tasks"] == 0, 30)
+        assert world.task("dropped").status.attempt == 0
+
+
 async def test_a_lost_answer_is_not_done_twice() -> None:
     async with running(World("n1")) as world:
         for subresource in ("", "status"):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+
 from swarmtask.controllers.cache import Cache
 from swarmtask.resources.kinds import SWARM_TASK
 from tests.controllers.world import World, running
@@ -102,6 +104,22 @@ async def test_a_task_that_is_moved_to_the_front_is_next() -> None:
 
         await world.until(watch, 300)
         assert order == ["first", "t2", "t0", "t1"]
+
+
+async def test_a_move_to_the_front_that_lies_ahead_counts_when_its_time_has_come() -> None:
+    """Nothing else happens then: the scheduler wakes up for it."""
+    async with running(World("n1")) as world:
+        world.engine.script("first", Outcome(duration_s=None))
+        world.add_task("first", cpu="4")
+        await world.until(lambda: world.phase("first") == "Running")
+        for number in range(2):
+            world.add_task(f"t{number}", cpu="4", priority=10 - number)
+        await world.until(lambda: world.task("t1").status.queue_position == 2)
+        at = (world.clock.now() + timedelta(seconds=600)).isoformat()
+        begin = world.clock.now()
+        world.kube.edit(SWARM_TASK, "t1", "default", {"metadata": {"annotations": {"swarmtask.io/front": at}}})
+        await world.until(lambda: [world.task(f"t{number}").status.queue_position for number in range(2)] == [2, 1], 400)
+        assert timedelta(seconds=300) <= world.clock.now() - begin < timedelta(seconds=320)
 
 
 async def test_a_preemption_that_is_not_stored_is_forgotten() -> None:

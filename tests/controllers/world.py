@@ -44,6 +44,7 @@ class World:
         """Names of tasks that a test stores although no model can read them."""
         self.kube.on_commit.append(self._committed)
         self.engine = FakeEngine(self.clock, nodes=nodes or ("n1",))
+        self.engine.on_sleep.append(self._slept)
         self.engines: tuple[Engine, ...] = engines if engines is not None else (self.engine,)
         self.settings = OperatorSettings(**settings)
         self.rng = random.Random(seed)
@@ -196,6 +197,9 @@ class World:
         assert len({run.name for run in self.engine.intervals()}) == len(self.engine.intervals()), "an attempt ran twice"
         self.checker.engine_listed(self.engine.name, self.engine.names(), self.clock.now())
         self.checker.assert_ok()
+
+    def _slept(self, node: str, asleep: bool) -> None:
+        (self.checker.node_asleep if asleep else self.checker.node_awake)(node, self.clock.now())
 
     def _committed(self, kind: Kind, obj: Object, gone: bool) -> None:
         now, metadata = self.clock.now(), obj["metadata"]

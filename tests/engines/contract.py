@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from swarmtask.controllers.node_labels import label_changes
 from swarmtask.engines.base import (
     FINAL_WORKLOAD_STATES,
     Availability,
@@ -338,6 +339,21 @@ class EngineContract:
         await rig.engine.label_node(rig.node_id, {"swarmtask.io/a": None, "swarmtask.io/never": None})
         assert await labels() == {**before, "swarmtask.io/b": "{{x}} ü"}
         await rig.engine.label_node(rig.node_id, {"swarmtask.io/b": None})
+        assert await labels() == before
+
+    async def test_labels_that_are_written_as_they_differ_come_to_rest(self, rig: Rig) -> None:
+        """What the operator writes of a node's facts, and takes away again."""
+
+        async def labels() -> dict[str, str]:
+            return dict(next(node for node in await rig.engine.nodes() if node.id == rig.node_id).labels)
+
+        before = await labels()
+        for facts in ({"cpu": "4", "gpu-model": "NVIDIA-GeForce-RTX-3060"}, {"cpu": "8"}, {}):
+            await rig.engine.label_node(rig.node_id, label_changes(await labels(), facts))
+            listed = await labels()
+            assert label_changes(listed, facts) == {}
+            assert {key: listed[key] for key in before} == before
+            assert {fact: listed[f"swarmtask.io/{fact}"] for fact in facts} == facts
         assert await labels() == before
 
     async def test_availability(self, rig: Rig) -> None:

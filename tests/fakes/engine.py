@@ -118,6 +118,7 @@ class _Node:
     frozen_at: float | None = None
     powered: bool = True
     removed: bool = False
+    boot: int = 1
 
     @property
     def connected(self) -> bool:
@@ -195,6 +196,9 @@ class FakeEngine:
         """True: every call raises EngineUnavailable, as with a dead daemon; what runs goes on."""
         self.on_run: list[Callable[[Interval], None]] = []
         """Told of every program that has started or ended, in the order in which it truly happened; for checkers."""
+        self.on_sleep: list[Callable[[str, bool], None]] = []
+        """Told of every node that falls asleep (True), and of every node that is back, however it was lost (False): before anything
+        there goes on."""
         self._name = name
         self._nodes: dict[str, _Node] = {}
         self._runs: dict[str, _Run] = {}
@@ -250,10 +254,13 @@ class FakeEngine:
         node = self._lose(node_id)
         if node.frozen_at is None:
             node.frozen_at = self.clock.monotonic()
+            for told in self.on_sleep:
+                told(node_id, True)
 
     def power_off(self, node_id: str) -> None:
         """The plug is pulled: what ran there is dead, though nobody can know until `reconnect`."""
         node = self._lose(node_id)
+        node.boot += node.powered
         node.powered = False
         now = self.clock.monotonic()
         for run in self._on(node_id):
@@ -272,6 +279,8 @@ class FakeEngine:
             node.frozen_at = None
         was_down = node.lost_at is not None and now - node.lost_at >= self.timings.node_down_s
         node.lost_at, node.powered = None, True
+        for told in self.on_sleep:
+            told(node_id, False)
         node.ready_at = now + self.timings.node_ready_s if was_down else now
         for run in self._on(node_id):
             if run.state in (WorkloadState.PENDING, WorkloadState.PREPARING) and run.due is None:
@@ -316,6 +325,19 @@ class FakeEngine:
         self._drop(name)
         self._hint(Hint("workload", name))
 
+    def kill(self, name: str, grace_s: float = 0.0) -> None:
+        """Something on the node itself stops a running program: SIGTERM, SIGKILL `grace_s` later. The engine sees only its end."""
+        self._settle()
+        ghost = next((ghost for ghost in self._ghosts if ghost.workload.name == name), None)
+        run, now = self._runs.get(name) or ghost, self.clock.monotonic()
+        if run is None or run.state is not WorkloadState.RUNNING:
+            return
+        if grace_s > 0:
+            self._deliver_stop(run, now, grace_s)
+        else:
+            self._end(run, now, 137, None, "killed on its node")
+        self._report()
+
     def interrupt_watch(self) -> None:
         """The event stream broke and came back: every watcher gets `resync`."""
         self._hint(Hint("resync"))
@@ -329,6 +351,23 @@ class FakeEngine:
 
     def called(self, method: str) -> list[Call]:
         return [call for call in self.calls if call.method == method]
+
+    def boot(self, node_id: str) -> int:
+        """How often the machine was started."""
+        return self._node(node_id).boot
+
+    def awake(self, node_id: str) -> bool:
+        """Its programs run."""
+        return self._node(node_id).runs
+
+    def connected(self, node_id: str) -> bool:
+        return self._node(node_id).connected and not self._node(node_id).removed
+
+    def containers(self, node_id: str) -> list[tuple[Workload, Interval]]:
+        """What has run on a node, as its own Docker shows it."""
+        self._settle()
+        runs = [*self._on(node_id), *(ghost for ghost in self._ghosts if ghost.workload.node_id == node_id)]
+        return [(run.workload, self._interval(run)) for run in runs if run.started_at is not None]
 
     def names(self) -> set[str]:
         """Names that the engine holds now."""
@@ -609,7 +648,7 @@ class FakeEngine:
             self._end(run, at, 137 if oom else run.next_exit, reason, "")
         self._hint(Hint("workload", run.workload.name))
 
-    def _deliver_stop(self, run: _Run, now: float, grace_s: int) -> None:
+    def _deliver_stop(self, run: _Run, now: float, grace_s: float) -> None:
         """SIGTERM arrives on the node."""
         if run.state is WorkloadState.RUNNING and run.stopping:
             return  # it has the signal; a node that is back does not get it again

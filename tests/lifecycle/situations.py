@@ -6,8 +6,11 @@ from collections.abc import Callable
 
 from swarmtask.lifecycle.messages import (
     Bound,
+    Drain,
     InvalidObject,
     NodeGone,
+    NodeSilent,
+    NodeTold,
     Observed,
     Preempt,
     Reason,
@@ -19,8 +22,9 @@ from swarmtask.lifecycle.messages import (
     Vanished,
 )
 from swarmtask.lifecycle.messages import WorkloadState as W
-from swarmtask.resources.task import ANNOTATION_CANCEL, Phase
-from tests.lifecycle.story import Story
+from swarmtask.resources.node import NodeAttempt
+from swarmtask.resources.task import ANNOTATION_CANCEL, Phase, attempt_id
+from tests.lifecycle.story import UID, Story
 
 
 def _new() -> Story:
@@ -91,6 +95,8 @@ def _stopping(cause: str, begin: Callable[[], Story] = _running) -> Callable[[],
             story.delete()
         elif cause == "suspend":
             story.edit(suspend=True)
+        elif cause == "drain":
+            story.tell(Drain(story.status.attempt, "laptop-1"))
         elif cause == "preempt":
             story.tell(Preempt(story.status.attempt, ("team", "urgent")))
         else:
@@ -149,6 +155,7 @@ SITUATIONS: dict[str, Callable[[], Story]] = {
     "stopping for active deadline": _stopping("deadline"),
     "stopping for suspend": _stopping("suspend"),
     "stopping for preemption": _stopping("preempt"),
+    "stopping for drain": _stopping("drain"),
     "stopping for cancel": _stopping("cancel"),
     "stopping for delete": _stopping("delete"),
     "stopping unseen": _stopping("cancel", _bound),
@@ -168,6 +175,7 @@ EVENTS: dict[str, Callable[[Story], TaskEvent]] = {
     "twin failed": lambda story: Reconcile(twin=Twin("first", "uid-of-first", Phase.FAILED, 1)),
     "twin cancelled": lambda story: Reconcile(twin=Twin("first", "uid-of-first", Phase.CANCELLED)),
     "preempt": lambda story: Preempt(story.status.attempt, ("team", "urgent")),
+    "drain": lambda story: Drain(story.status.attempt, "laptop-1"),
     "bound": lambda story: Bound("laptop-7", "swarm", "id-of-laptop-7"),
     "unplaced": lambda story: Unplaced(2, "NoNodeFits", "0/3 nodes fit"),
     "pending": lambda story: Observed(story.seen(W.PENDING)),
@@ -185,9 +193,17 @@ EVENTS: dict[str, Callable[[Story], TaskEvent]] = {
     "vanished": lambda story: Vanished(story.status.attempt),
     "refused": lambda story: SubmitRefused(story.status.attempt, Reason.ENGINE_REJECTED, "no"),
     "node gone": lambda story: NodeGone(story.status.attempt, "left"),
+    "node silent": lambda story: NodeSilent(story.status.attempt, 5.0, fenced=True),
+    "node lost": lambda story: NodeSilent(story.status.attempt, 3600.0, fenced=True),
+    "node told 0": lambda story: NodeTold(story.status.attempt, ended(story, 0)),
     "invalid": lambda story: InvalidObject("spec: broken"),
     "late": lambda story: Observed(story.seen(W.EXITED, story.status.attempt + 1, exit_code=0)),
 }
+
+
+def ended(story: Story, code: int) -> NodeAttempt:
+    """What the agent of its node tells of the newest attempt."""
+    return NodeAttempt(id=attempt_id(UID, max(1, story.status.attempt)), state="Exited", exit_code=code)
 
 
 def outcome(story: Story) -> str:

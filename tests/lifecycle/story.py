@@ -85,8 +85,8 @@ class Story:
     def reconcile(self, *, queue_exists: bool = True, twin: Twin | None = None) -> Transition:
         return self.tell(Reconcile(queue_exists=queue_exists, twin=twin))
 
-    def bind(self, node: str = "laptop-1") -> Transition:
-        return self.tell(Bound(node, "swarm", f"id-of-{node}"))
+    def bind(self, node: str = "laptop-1", boot_id: str = "") -> Transition:
+        return self.tell(Bound(node, "swarm", f"id-of-{node}", boot_id=boot_id))
 
     def observe(self, state: WorkloadState, number: int | None = None, **facts: Any) -> Transition:
         return self.tell(Observed(self.seen(state, number, **facts)))
@@ -96,10 +96,10 @@ class Story:
         known = {"name": attempt_id(UID, n), "engine": "swarm", "task_uid": UID, "namespace": "team", "task_name": "lint"}
         return Observation(**{**known, "attempt": n, "state": state, **facts})
 
-    def run(self, node: str = "laptop-1") -> None:
+    def run(self, node: str = "laptop-1", boot_id: str = "") -> None:
         """From anywhere before the queue to Running."""
         self.reconcile()
-        self.bind(node)
+        self.bind(node, boot_id)
         self.observe(WorkloadState.RUNNING)
 
     def exit(self, code: int | None, **facts: Any) -> Transition:

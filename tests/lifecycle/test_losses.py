@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from typing import Any
 
+import pytest
+
+from swarmtask.lifecycle.loss import NO_AGENT, Hearing, NodeWord, replace_after_s, weigh
 from swarmtask.lifecycle.messages import (
     NodeGone,
+    NodeSilent,
+    NodeTold,
+    Observation,
     Reason,
+    Remove,
     Vanished,
 )
 from swarmtask.lifecycle.messages import WorkloadState as W
 from swarmtask.lifecycle.task import Policy
-from swarmtask.resources.task import AttemptState, Phase
-from tests.lifecycle.story import START, Story
+from swarmtask.resources.node import NodeAttempt
+from swarmtask.resources.task import AttemptState, Phase, attempt_id
+from tests.lifecycle.story import START, UID, Story, make_task
 
 
 def test_an_unreachable_node_is_announced_once_and_the_run_goes_on() -> None:
@@ -87,3 +96,184 @@ def test_a_start_that_nobody_could_see_is_not_the_tasks_fault() -> None:
     story.wake()
     assert (story.phase, story.current.reason, story.status.failures) == (Phase.BACKOFF, "WorkloadLost", 0)
     assert "without proof" in story.current.message
+
+
+# --- nodes with an agent ---
+
+
+def record(number: int = 1, **told: Any) -> NodeAttempt:
+    return NodeAttempt(**{"id": attempt_id(UID, number), "state": "Exited", **told})
+
+
+@pytest.mark.parametrize(
+    ("node_loss", "fenced", "due_s"),
+    [
+        ({}, True, 20 + 7 + 10),
+        ({}, False, None),
+        ({"replace": "afterLost", "graceSeconds": 3}, True, 4.5 + 3),
+        ({"replace": "afterLost", "graceSeconds": 3}, False, 3),
+        ({"replace": "never"}, True, None),
+    ],
+)
+def test_when_a_lost_attempt_may_be_replaced(node_loss: dict[str, Any], fenced: bool, due_s: float | None) -> None:
+    spec = make_task(nodeLoss=node_loss, terminationGracePeriodSeconds=7).spec
+    assert replace_after_s(spec, Policy(), fenced=fenced) == due_s
+
+
+def test_silence_is_unknown_first_and_lost_when_the_fence_is_over() -> None:
+    story = Story(backoffLimit=0, terminationGracePeriodSeconds=10)
+    story.run(boot_id="b1")
+    story.tell(NodeSilent(1, 5.0, fenced=True))
+    assert (story.phase, story.current.state) == (Phase.UNKNOWN, AttemptState.UNKNOWN)
+    assert not story.tell(NodeSilent(1, 39.9, fenced=True)).changed
+    story.tell(NodeSilent(1, 40.0, fenced=True))
+    assert (story.phase, story.current.reason, story.status.failures, story.status.infrastructure_losses) == (
+        Phase.BACKOFF, "NodeLost", 0, 1,
+    )  # fmt: skip
+    assert not story.tell(NodeSilent(1, 41.0, fenced=True)).changed
+
+
+def test_work_that_finished_away_is_accepted_until_something_has_followed_it() -> None:
+    for bound in (False, True):
+        story = Story()
+        story.run(boot_id="b1")
+        story.tell(NodeSilent(1, 100, fenced=True))
+        story.wake()
+        if bound:
+            story.bind("laptop-2")
+        story.tell(NodeTold(1, record(exit_code=0, peak_memory="1Gi", cpu_seconds=2.5), "b1"))
+        first = story.status.attempts[0]
+        assert (first.peak_memory, first.cpu_seconds) == ("1Gi", 2.5)
+        assert (story.phase, first.reason) == ((Phase.STARTING, "NodeLost") if bound else (Phase.SUCCEEDED, "Completed"))
+
+
+@pytest.mark.parametrize("told", [{"exit_code": 1}, {"exit_code": 0, "reason": "Fenced"}, {"state": "Running"}])
+def test_what_did_not_finish_away_stays_lost(told: dict[str, Any]) -> None:
+    story = Story()
+    story.run()
+    story.tell(NodeSilent(1, 100, fenced=True))
+    assert not story.tell(NodeTold(1, record(**told))).changed
+
+
+def test_a_dead_letter_is_not_left_by_late_news() -> None:
+    story = Story(Policy(infrastructure_loss_limit=0))
+    story.run()
+    story.tell(NodeSilent(1, 100, fenced=True))
+    assert story.phase is Phase.FAILED
+    assert not story.tell(NodeTold(1, record(exit_code=0))).changed
+
+
+@pytest.mark.parametrize(
+    ("told", "phase", "reason", "failures"),
+    [
+        ({"exit_code": 0}, Phase.SUCCEEDED, "Completed", 0),
+        ({"exit_code": 3}, Phase.BACKOFF, "Error", 1),
+        ({"exit_code": 137, "reason": "OOMKilled"}, Phase.BACKOFF, "OOMKilled", 1),
+        ({"exit_code": 143, "reason": "Evicted"}, Phase.BACKOFF, "Evicted", 0),
+        ({"exit_code": 0, "reason": "Fenced"}, Phase.BACKOFF, "NodeLost", 0),
+        ({"exit_code": None}, Phase.BACKOFF, "WorkloadLost", 0),
+    ],
+)
+def test_the_agent_alone_tells_an_end(told: dict[str, Any], phase: Phase, reason: str, failures: int) -> None:
+    story = Story()
+    story.run(boot_id="b1")
+    story.observe(W.UNKNOWN)
+    story.tell(NodeTold(1, record(**told), "b1"))
+    assert (story.phase, story.current.reason, story.status.failures) == (phase, reason, failures)
+
+
+def test_what_the_agent_proved_ended_stays_on_the_engine_for_its_output() -> None:
+    story = Story()
+    story.run()
+    story.observe(W.UNKNOWN)
+    story.tell(NodeTold(1, record(exit_code=1)))
+    assert not [command for command in story.commands([story.seen(W.UNKNOWN)]) if isinstance(command, Remove)]
+    assert [command for command in story.commands([story.seen(W.RUNNING)]) if isinstance(command, Remove)]
+
+
+def test_a_stop_that_a_fence_will_end_is_not_believed_before() -> None:
+    story = Story(terminationGracePeriodSeconds=1)
+    story.run(boot_id="b1")
+    story.edit(suspend=True)
+    story.tell(NodeSilent(1, 5, fenced=True))
+    story.wait(3600)
+    story.reconcile()
+    assert (story.phase, story.current.state) == (Phase.UNKNOWN, AttemptState.STOPPING)
+    story.tell(NodeSilent(1, 40, fenced=True))
+    assert (story.phase, story.current.state) == (Phase.PENDING, AttemptState.STOPPED)
+
+
+def weighed(
+    story: Story,
+    seen: Observation,
+    word: NodeWord,
+    told: NodeAttempt | None = None,
+    *,
+    waited_s: float = 0.0,
+    unknown: bool = False,
+) -> Reason | str | None:
+    """The reason as it is believed; "held": it is not believed yet."""
+    believed = weigh(seen, story.current, story.task.spec, story.policy, word, record=told, unknown=unknown, waited_s=waited_s)
+    return "held" if believed is None else believed.reason
+
+
+HEARD, BACK = NodeWord(Hearing.HEARD, 300.0, boot_id="b1"), NodeWord(Hearing.HEARD, 3.0, boot_id="b1")
+
+
+def test_only_ends_are_believed_of_a_silent_node() -> None:
+    story = Story()
+    story.run(boot_id="b1")
+    silent = NodeWord(Hearing.SILENT, 6.0)
+    assert weighed(story, story.seen(W.RUNNING), silent) == "held"
+    assert weighed(story, story.seen(W.EXITED, exit_code=0), silent) is None
+    assert weighed(story, story.seen(W.RUNNING), NodeWord(Hearing.NEW), unknown=True) == "held"
+    assert weighed(story, story.seen(W.RUNNING), NodeWord(Hearing.NEW)) is None
+    assert weighed(story, story.seen(W.EXITED, exit_code=1), NO_AGENT) is None
+
+
+@pytest.mark.parametrize(
+    ("word", "code", "waited_s", "held"),
+    [
+        (HEARD, 0, 0, False), (HEARD, 1, 0, True), (HEARD, 1, 5.0, False),
+        (BACK, 0, 0, True), (BACK, 1, 60, True),
+        (NodeWord(Hearing.NEW), 0, 0, True),
+        (NodeWord(Hearing.SILENT, 10.0), 0, 0, False),
+        (NodeWord(Hearing.SILENT, 25.0), 0, 1.0, True),
+        (NodeWord(Hearing.SILENT, 25.0), 0, 12.0, False),
+        (NodeWord(Hearing.SILENT, 25.0, exact=False), 0, 12.0, True),
+        (NodeWord(Hearing.VOUCHED, 25.0), 0, 1.0, True),
+        (NodeWord(Hearing.VOUCHED, 300.0), 0, 1.0, False),
+    ],
+)  # fmt: skip
+def test_an_end_is_held_back_while_the_agent_may_explain_it(word: NodeWord, code: int, waited_s: float, held: bool) -> None:
+    story = Story()
+    story.run(boot_id="b1")
+    believed = weighed(story, story.seen(W.EXITED, exit_code=code), word, waited_s=waited_s)
+    assert (believed == "held") == held
+
+
+def test_an_end_within_the_fence_that_nobody_explains_is_a_loss() -> None:
+    story = Story()
+    story.run(boot_id="b1")
+    word = NodeWord(Hearing.VOUCHED, 50.0)
+    assert weighed(story, story.seen(W.EXITED, exit_code=0), word, waited_s=25.0) is Reason.NODE_LOST
+
+
+@pytest.mark.parametrize(
+    ("reason", "typed"), [("OOMKilled", Reason.OOM_KILLED), ("Evicted", Reason.EVICTED), ("Fenced", Reason.NODE_LOST)]
+)
+def test_the_agents_reason_goes_before_the_exit_code(reason: str, typed: Reason) -> None:
+    story = Story()
+    story.run(boot_id="b1")
+    for state in ("Exited", "Running"):  # it says so while it stops it, too
+        told = record(reason=reason, exit_code=137 if state == "Exited" else None, state=state)
+        assert weighed(story, story.seen(W.EXITED, exit_code=137), HEARD, told) is typed
+
+
+def test_another_boot_explains_every_exit_code_but_a_recorded_zero() -> None:
+    story = Story()
+    story.run(boot_id="b0")
+    assert weighed(story, story.seen(W.EXITED, exit_code=255), BACK) is Reason.NODE_RESTARTED
+    assert weighed(story, story.seen(W.EXITED, exit_code=1), BACK, record(exit_code=1)) is Reason.NODE_RESTARTED
+    assert weighed(story, story.seen(W.EXITED, exit_code=0), BACK) is Reason.NODE_RESTARTED
+    assert weighed(story, story.seen(W.EXITED, exit_code=0), BACK, record(exit_code=0)) is None

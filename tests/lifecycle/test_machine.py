@@ -14,8 +14,11 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from swarmtask.lifecycle.messages import (
+    Drain,
     InvalidObject,
     NodeGone,
+    NodeSilent,
+    NodeTold,
     Observation,
     Observed,
     Preempt,
@@ -32,6 +35,7 @@ from swarmtask.lifecycle.messages import (
 )
 from swarmtask.lifecycle.task import Policy
 from swarmtask.resources.failures import FailureRule
+from swarmtask.resources.node import NodeAttempt
 from swarmtask.resources.task import (
     ANNOTATION_CANCEL,
     ANNOTATION_RETRY,
@@ -39,6 +43,7 @@ from swarmtask.resources.task import (
     LABEL_DEAD_LETTER,
     MAX_ATTEMPT_RECORDS,
     TERMINAL_PHASES,
+    Attempt,
     Phase,
     attempt_id,
 )
@@ -62,6 +67,11 @@ RULES_GIVEN = st.lists(
 )  # fmt: skip
 WHICH = st.sampled_from([0, 0, 0, 0, -1, -2, 1])
 """Offset from the current attempt number: mostly the current one."""
+
+
+def _without_usage(attempts: list[Attempt]) -> list[Attempt]:
+    """A node may tell what an attempt used when that is long over."""
+    return [attempt.model_copy(update={"peak_memory": None, "cpu_seconds": None}) for attempt in attempts]
 
 
 class TaskLife(RuleBasedStateMachine):
@@ -89,7 +99,7 @@ class TaskLife(RuleBasedStateMachine):
         self.past.append(event)
         if before.status.phase in TERMINAL_PHASES and not asked:
             assert transition.status.phase is before.status.phase
-            assert transition.status.attempts == before.status.attempts
+            assert _without_usage(transition.status.attempts) == _without_usage(before.status.attempts)
         if transition.status.attempt > before.status.attempt:
             assert before.status.phase is Phase.QUEUED
             assert transition.status.phase is Phase.STARTING
@@ -117,10 +127,34 @@ class TaskLife(RuleBasedStateMachine):
     def preempt(self, which: int) -> None:
         self.send(Preempt(self.story.status.attempt + which, ("team", "urgent")))
 
-    @rule(node=st.sampled_from(["laptop-1", "laptop-2"]))
-    def bind(self, node: str) -> None:
+    @rule(which=WHICH)
+    def drain(self, which: int) -> None:
+        before = self.story.status
+        self.send(Drain(self.story.status.attempt + which, "laptop-1"))
+        if before.phase is Phase.UNKNOWN and not self._new_retry():
+            assert "Drained" not in (self.story.status.reason or "") or before.reason == "Drained"
+
+    @rule(node=st.sampled_from(["laptop-1", "laptop-2"]), boot_id=st.sampled_from(["", "first boot", "second boot"]))
+    def bind(self, node: str, boot_id: str) -> None:
         self.story.reconcile()
-        self.story.bind(node)
+        self.story.bind(node, boot_id)
+
+    @rule(which=WHICH, silent_s=st.sampled_from([5.0, 40.0, 4000.0]), fenced=st.booleans())
+    def miss_its_node(self, which: int, silent_s: float, fenced: bool) -> None:
+        self.send(NodeSilent(self.story.status.attempt + which, silent_s, fenced))
+
+    @rule(
+        which=WHICH, code=st.sampled_from([None, 0, 1, 137]), reason=st.sampled_from(["", "OOMKilled", "Evicted", "Fenced"]),
+        state=st.sampled_from(["Running", "Exited"]), moment=MOMENTS, boot_id=st.sampled_from(["", "first boot", "second boot"]),
+        peak=st.sampled_from([None, "64Mi"]), words=st.sampled_from(["", "\x00", "ü" * 1024]),
+    )  # fmt: skip
+    def hear_of_its_end(self, which: int, code: int | None, boot_id: str, **told: Any) -> None:
+        number = max(1, self.story.status.attempt + which)
+        record = NodeAttempt(
+            id=attempt_id(UID, number), state=told["state"], exit_code=code, reason=told["reason"], started_at=told["moment"],
+            finished_at=told["moment"], peak_memory=told["peak"], message=told["words"],
+        )  # fmt: skip
+        self.send(NodeTold(number, record, boot_id))
 
     @rule()
     def leave_in_queue(self) -> None:

@@ -27,6 +27,7 @@ KINDS: dict[str, tuple[type[Command], ...]] = {
     "stopping for active deadline": (Stop,),
     "stopping for suspend": (Stop,),
     "stopping for preemption": (Stop,),
+    "stopping for drain": (Stop,),
     "stopping for cancel": (Stop,),
     "stopping for delete": (Stop,),
     "stopping unseen": (Stop, WakeAt),

@@ -79,6 +79,10 @@ def _array(env: dict[str, str] | None = None, **spec: Any) -> Object:
     return {"completions": 3, "container": {"image": "busybox", "env": variables}, **spec}
 
 
+def _oom(**rule: Any) -> Object:
+    return {"onReasons": ["OOMKilled"], "action": "Retry", **rule}
+
+
 _CASES: list[tuple[str, Callable[[Object], None], tuple[str, ...], bool]] = [
     # wrong types
     ("spec-is-a-list", _set("spec", []), ("spec",), True),
@@ -106,6 +110,17 @@ _CASES: list[tuple[str, Callable[[Object], None], tuple[str, ...], bool]] = [
     ("memory-negative", _set(f"{_C}.resources.requests.memory", "-5Mi"), ("requests.memory",), True),
     ("memory-bad-unit", _set(f"{_C}.resources.requests.memory", "5 gigs"), ("requests.memory",), True),
     ("memory-list", _set(f"{_C}.resources.requests.memory", ["1Gi"]), ("requests.memory",), True),
+    ("memory-auto-upper-case", _set(f"{_C}.resources.requests.memory", "Auto"), ("requests.memory",), True),
+    ("memory-automatic", _set(f"{_C}.resources.requests.memory", "automatic"), ("requests.memory",), True),
+    ("memory-limit-auto", _set(f"{_C}.resources.limits.memory", "auto"), ("limits.memory",), True),
+    ("cpu-auto", _set(f"{_C}.resources.requests.cpu", "auto"), ("requests.cpu",), True),
+    ("memory-factor-shrinks", _set("spec.failurePolicy", [_oom(memoryFactor=0.5)]), ("spec.failurePolicy[0].memoryFactor",), True),
+    ("memory-factor-huge", _set("spec.failurePolicy", [_oom(memoryFactor=17)]), ("spec.failurePolicy[0].memoryFactor",), True),
+    ("memory-factor-text", _set("spec.failurePolicy", [_oom(memoryFactor="2")]), ("spec.failurePolicy[0].memoryFactor",), True),
+    ("memory-factor-bool", _set("spec.failurePolicy", [_oom(memoryFactor=True)]), ("spec.failurePolicy[0].memoryFactor",), True),
+    ("memory-factor-and-fail", _set("spec.failurePolicy", [_oom(memoryFactor=2, action="Fail")]), ("spec.failurePolicy[0]",), True),
+    ("max-memory-alone", _set("spec.failurePolicy", [_oom(maxMemory="8Gi")]), ("spec.failurePolicy[0]",), True),
+    ("max-memory-auto", _set("spec.failurePolicy", [_oom(memoryFactor=2, maxMemory="auto")]), ("spec.failurePolicy[0].maxMemory",), True),  # noqa: E501
     ("gpu-negative", _set(f"{_C}.resources.requests.gpu", -1), ("requests.gpu",), True),
     ("gpu-fraction", _set(f"{_C}.resources.requests.gpu", 0.5), ("requests.gpu",), True),
     ("gpu-absurd", _set(f"{_C}.resources.requests.gpu", 10**9), ("requests.gpu",), True),

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -54,7 +55,11 @@ def test_nested_defaults_are_reachable() -> None:
     container = _schema(SWARM_TASK)["properties"]["spec"]["properties"]["container"]["properties"]
     assert container["resources"]["default"] == {}
     assert container["resources"]["properties"]["requests"]["default"] == {}
-    assert container["resources"]["properties"]["requests"]["properties"]["memory"]["default"] == "512Mi"
+    requests = container["resources"]["properties"]["requests"]["properties"]
+    assert requests["memory"]["default"] == "512Mi"
+    for text, memory, cpu in (("auto", True, False), ("1Gi", True, True), ("auto1Gi", False, False), ("1Giauto", False, False)):
+        assert bool(re.search(requests["memory"]["pattern"], text)) is memory
+        assert bool(re.search(requests["cpu"]["pattern"], text)) is cpu
 
 
 @pytest.mark.parametrize("kind", OWN_KINDS, ids=lambda kind: kind.kind)

@@ -64,6 +64,13 @@ def test_images_that_docker_understands_are_accepted(image: str) -> None:
     assert SwarmTask.model_validate(manifest).spec.container.image == image
 
 
+@pytest.mark.parametrize("limits", [{}, {"memory": "1Mi"}])
+def test_auto_is_a_request_for_memory(limits: dict[str, str]) -> None:
+    manifest = good_task()
+    manifest["spec"]["container"]["resources"] = {"requests": {"memory": "auto"}, "limits": limits}
+    assert SwarmTask.model_validate(manifest).spec.container.resources.requests.memory == "auto"
+
+
 @pytest.mark.parametrize("text", ["{", "}}", "{ {", "a{b}c", '{"json": {"nested": true}}', "${HOME}", "}{", "üñí", "a\nb\tc"])
 def test_text_that_is_no_template_is_accepted(text: str) -> None:
     manifest = good_task()

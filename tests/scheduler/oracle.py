@@ -78,6 +78,9 @@ def refusing_filter(node: NodeInfo, load: Load, wants: TaskShape, queue: QueueIn
     rules = [
         ("ready", node.ready),
         ("cordoned", not node.unschedulable),
+        ("drained", not node.drained),
+        ("quietHours", not node.quiet),
+        ("charge", node.charge_percent is None or node.charge_percent >= node.min_charge_percent),
         ("engine", wants.engine in node.engines if wants.engine else bool(node.engines)),
         ("nodeName", wants.node_name in {"", node.name}),
         ("nodeSelector", all(node.labels.get(key) == value for key, value in wants.node_selector)),
@@ -90,13 +93,14 @@ def refusing_filter(node: NodeInfo, load: Load, wants: TaskShape, queue: QueueIn
             wants.max_latency_ms is None or (node.latency_ms is not None and node.latency_ms <= wants.max_latency_ms),
         ),
         ("battery", wants.on_battery != "never" or not node.on_battery),
+        ("pressure", not (node.memory_pressure or node.disk_pressure)),
         ("gpu", asked.gpus == 0 or len(free_gpus(node, load, wants.gpu)) >= asked.gpus),
         ("maxTasks", node.max_tasks is None or load.tasks + 1 <= node.max_tasks),
         (
             "maxRunningPerNode",
             queue.max_running_per_node is None or load.queue_tasks.get(queue.key, 0) + 1 <= queue.max_running_per_node,
         ),
-        ("memory", asked.memory_bytes == 0 or held.memory_bytes + asked.memory_bytes <= offered.memory_bytes),
+        ("memory", asked.memory_bytes == 0 or held.memory_bytes + asked.memory_bytes + node.foreign_bytes <= offered.memory_bytes),
         ("cpu", asked.cpu_milli == 0 or held.cpu_milli + asked.cpu_milli <= offered.cpu_milli),
     ]
     return next((name for name, passes in rules if not passes), None)
@@ -116,7 +120,7 @@ def total(node: NodeInfo, load: Load, wants: TaskShape, strategy: Strategy, weig
     """The total of a strategy, before preferences."""
     offered_gpus = len(single_gpus(node))
     pairs = [(node.allocatable.cpu_milli, load.requested.cpu_milli + wants.request.cpu_milli)]
-    pairs.append((node.allocatable.memory_bytes, load.requested.memory_bytes + wants.request.memory_bytes))
+    pairs.append((node.allocatable.memory_bytes, load.requested.memory_bytes + wants.request.memory_bytes + node.foreign_bytes))
     if wants.request.gpus:
         pairs.append((offered_gpus, held_gpus(node, load) + wants.request.gpus))
     balance = min(max(0.0, 1 - after / offered) if offered else 0.0 for offered, after in pairs)
@@ -137,6 +141,11 @@ def total(node: NodeInfo, load: Load, wants: TaskShape, strategy: Strategy, weig
             return ((max(0.0, 1 - after / offered) if offered else 0.0) + 0.001 * few) / 1.001
         case "round-robin":
             return 1 / (1 + load.turn)
+
+
+def smallness(node: NodeInfo, load: Load, sizes: list[int]) -> float:
+    """For a task that has climbed the memory ladder: the node that offers least first, then the one with fewest tasks."""
+    return (1 - sizes.index(node.allocatable.memory_bytes) / len(sizes) + 0.000001 / (1 + load.tasks)) / 1.000001
 
 
 @dataclass
@@ -289,10 +298,13 @@ class Oracle:
         then the larger total."""
         queue = self.queues.get(task.queue) or QueueInfo(task.queue)
         strategy = task.shape.strategy or queue.strategy
+        sizes = sorted({node.allocatable.memory_bytes for node in self.nodes})
         return {
             node.name: (
                 steps_down(node, task.shape),
-                total(node, self.loads[node.name], task.shape, strategy, queue.weights),
+                smallness(node, self.loads[node.name], sizes)
+                if strategy == "smallest"
+                else total(node, self.loads[node.name], task.shape, strategy, queue.weights),
             )
             for node in self.nodes
             if self.refused_by(node, task) is None
@@ -400,6 +412,7 @@ class Oracle:
             asked = getattr(task.shape.request, name)
             if asked:
                 lack = getattr(load.requested, name) + asked - getattr(node.allocatable, name)
+                lack += node.foreign_bytes if name == "memory_bytes" else 0
                 parts.append(max(0, lack) / asked)
         if node.max_tasks is not None:
             parts.append(max(0, load.tasks + 1 - node.max_tasks))

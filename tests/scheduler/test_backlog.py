@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections import Counter
 from dataclasses import replace
 from unittest.mock import patch
 
@@ -35,7 +36,7 @@ def another_key(task: PendingTask) -> tuple[int, float, str]:
 
 
 def decided(cluster: Snapshot, cut: Cut) -> CycleResult:
-    return cut.settle(run_cycle(replace(cluster, pending=cut.tasks)))
+    return cut.settle(run_cycle(replace(cluster, pending=cut.tasks, cut=cut)))
 
 
 def all_refusals(cut: Cut, result: CycleResult) -> list[object]:
@@ -61,6 +62,65 @@ def test_a_cut_changes_no_decision(cluster: Snapshot, whole: int, free: int, pre
         assert tuple(settled.bindings) == tuple(result.bindings[: len(settled.bindings)])
         assert not settled.refusals
         assert not settled.preemptions
+
+
+@given(snapshots(), st.integers(1, 6), st.integers(0, 20_000))
+@settings(deadline=None, max_examples=60)
+def test_what_was_learned_from_earlier_cycles_changes_no_decision(cluster: Snapshot, whole: int, free: int) -> None:
+    """Cycle after cycle over one backlog; what starts has left it by the next, as if it had ended at once."""
+    place = place_of(cluster.queues, cluster.now)
+    with patch.object(backlog, "WHOLE", whole), patch.object(backlog, "MARGIN", 1):
+        kept = Backlog(cluster.pending)
+        for _ in range(8):
+            cut = kept.cut(Amounts(free, free * 2**20, free // 4000), None, place)
+            settled = decided(cluster, cut)
+            result = run_cycle(replace(cluster, pending=tuple(kept.tasks())))
+            assert tuple(settled.bindings) == tuple(result.bindings[: len(settled.bindings)])
+            if settled.complete:
+                assert len(settled.bindings) == len(result.bindings)
+                assert all_refusals(cut, settled) == sorted(result.refusals, key=lambda refusal: refusal.task.uid)
+            for binding in settled.bindings:
+                kept.drop(binding.task.key)
+
+
+def test_the_next_cycle_looks_as_deep_as_was_worth_it() -> None:
+    """Many small ones behind large ones that fit nowhere: whoever looks from the front sees too few of them at first."""
+    pending = [*(task(f"t{number:04}", LARGE, at=number) for number in range(2000))]
+    pending += [task(f"small-{number:04}", SMALL, at=5000 + number) for number in range(2000)]
+    cluster = snapshot([node(f"n{number}", cpu=3000) for number in range(100)], pending)
+    kept, free = Backlog(pending), Amounts(300_000, 10**15)
+    depths = []
+    for _ in range(4):
+        cut = kept.cut(free, None)
+        depths.append(Counter(one.shape for one in cut.tasks))
+        for binding in decided(cluster, cut).bindings:
+            kept.drop(binding.task.key)
+    assert depths[0][SMALL] < 300, "the first one does not know better"
+    assert depths[-1][SMALL] > 300, "all that can start"
+    assert all(depth[LARGE] <= 2 * backlog.WHOLE + backlog.MARGIN for depth in depths)
+
+
+@pytest.mark.parametrize("tasks", [3, 300])
+@pytest.mark.parametrize("spread", [0, 1, 7])
+def test_places_are_counted_the_same_for_few_and_for_many(tasks: int, spread: int) -> None:
+    """Also where all were queued at one moment, so that names decide, and among several priorities."""
+    chance = random.Random(spread)
+    sizes = [shape(cpu=5000 + number) for number in range(6)]
+    pending = [
+        task(
+            f"t{number:05}",
+            chance.choices(sizes, (1, 1, 1, 1, 1, tasks))[0],
+            priority=chance.choice([0, 0, 5]),
+            at=spread * chance.randrange(90),
+        )
+        for number in range(600)
+    ]
+    cluster = snapshot([node(cpu=1000)], pending)
+    cut = cut_of(cluster, whole=tasks)
+    settled = decided(cluster, cut)
+    places = {one.key: number for number, one in enumerate(sorted(pending, key=order_key), 1)}
+    assert cut.hidden
+    assert {refusal.task.key: refusal.position for refusal in settled.refusals} == {one.key: places[one.key] for one in cut.tasks}
 
 
 def test_a_long_line_is_not_read_to_its_end() -> None:

@@ -26,6 +26,10 @@ MIXED = node(gpus=3, gpus_listed=(A100, GTX, MI300))
 PASSES: list[tuple[str, NodeInfo, TaskShape]] = [
     ("ready", node(), shape()),
     ("cordoned", node(), shape()),
+    ("drained", node(), shape()),
+    ("quietHours", node(), shape()),
+    ("charge", node(min_charge_percent=20), shape()),
+    ("charge", node(on_battery=True, charge_percent=20, min_charge_percent=20), shape()),
     ("engine", node(engines=("swarm",)), shape()),
     ("engine", node(engines=("local", "swarm")), shape(engine="swarm")),
     ("nodeName", node("laptop"), shape(node_name="laptop")),
@@ -43,6 +47,7 @@ PASSES: list[tuple[str, NodeInfo, TaskShape]] = [
     ("cost", node(), shape(max_cost_per_hour=0.0)),
     ("latency", node(latency_ms=50), shape(max_latency_ms=50)),
     ("battery", node(), shape(on_battery="never")),
+    ("pressure", node(), shape()),
     ("gpu", node(gpus=2), shape(gpus=2)),
     ("gpu", MIXED, shape(gpus=3)),
     ("gpu", MIXED, shape(gpus=2, gpu=GpuWish("nvidia"))),
@@ -52,12 +57,28 @@ PASSES: list[tuple[str, NodeInfo, TaskShape]] = [
     ("maxTasks", node(max_tasks=None, tasks=10_000), shape()),
     ("maxRunningPerNode", node(tasks=9, queue_tasks={DEFAULT: 1, ("home", "night"): 8}), shape()),
     ("memory", node(memory=8 * GIB, requested=Amounts(0, 4 * GIB, 0)), shape(memory=4 * GIB)),
+    ("memory", node(memory=8 * GIB, requested=Amounts(0, 2 * GIB, 0), foreign_bytes=2 * GIB), shape(memory=4 * GIB)),
+    ("cpu", node(memory=8 * GIB, requested=Amounts(0, 8 * GIB, 0), foreign_bytes=GIB), shape(cpu=1)),
     ("cpu", node(cpu=4000, requested=Amounts(1000)), shape(cpu=3000)),
 ]
 
 REFUSES: list[tuple[str, NodeInfo, TaskShape, str]] = [
     ("ready", node(ready=False), shape(), "1 not ready"),
     ("cordoned", node(unschedulable=True), shape(), "1 cordoned"),
+    ("drained", node(drained=True), shape(), "1 drained"),
+    (
+        "quietHours",
+        node(quiet=True, quiet_until=25200.0, quiet_words="Thu 07:00 CET"),
+        shape(),
+        "1 in quiet hours until Thu 07:00 CET",
+    ),
+    ("quietHours", node(quiet=True), shape(), "1 in quiet hours without an end"),
+    (
+        "charge",
+        node(on_battery=True, charge_percent=12, min_charge_percent=20),
+        shape(on_battery="allow"),
+        "1 on battery with too little charge (12%, needs 20%)",
+    ),
     ("engine", node(engines=("local",)), shape(engine="swarm"), "1 not reached by engine swarm"),
     ("engine", node(engines=()), shape(), "1 not reached by any engine"),
     ("nodeName", node("laptop"), shape(node_name="desktop"), "1 is not node desktop, which has not joined"),
@@ -95,6 +116,9 @@ REFUSES: list[tuple[str, NodeInfo, TaskShape, str]] = [
     ("latency", node(latency_ms=51), shape(max_latency_ms=50), "1 not known to be within 50 ms (nearest 51 ms)"),
     ("latency", node(), shape(max_latency_ms=50), "1 not known to be within 50 ms (unknown)"),
     ("battery", node(on_battery=True), shape(on_battery="never"), "1 on battery"),
+    ("pressure", node(memory_pressure=True), shape(), "1 under memory pressure"),
+    ("pressure", node(disk_pressure=True), shape(), "1 under disk pressure"),
+    ("pressure", node(memory_pressure=True, disk_pressure=True), shape(), "1 under pressure (1 memory, 1 disk)"),
     (
         "gpu",
         MIXED,
@@ -143,6 +167,18 @@ REFUSES: list[tuple[str, NodeInfo, TaskShape, str]] = [
         shape(memory=GIB),
         "1 too little memory (needs 1Gi, largest free 0)",
     ),
+    (
+        "memory",
+        node(memory=8 * GIB, requested=Amounts(0, 2 * GIB, 0), foreign_bytes=3 * GIB),
+        shape(memory=4 * GIB),
+        "1 too little memory (needs 4Gi, largest free 3Gi; 1 would fit but for at least 3Gi that others than tasks use)",
+    ),
+    (
+        "memory",
+        node(memory=8 * GIB, requested=Amounts(0, 6 * GIB, 0), foreign_bytes=GIB),
+        shape(memory=4 * GIB),
+        "1 too little memory (needs 4Gi, largest free 1Gi)",
+    ),
     ("cpu", node(cpu=2000, requested=Amounts(500)), shape(cpu=2000), "1 too little CPU (needs 2, most free 1500m)"),
     ("cpu", node(cpu=0), shape(cpu=1), "1 too little CPU (needs 1m, most free 0; never fits: it offers 0)"),
 ]
@@ -176,15 +212,16 @@ def test_every_filter_has_both_cases_and_a_name_of_its_own() -> None:
 
 def test_refusals_are_counted_in_the_documented_order() -> None:
     assert [filter_.name for filter_ in (*STATIC_FILTERS, *ROOM_FILTERS)] == [
-        "ready", "cordoned", "engine", "nodeName", "nodeSelector", "regions", "taints", "capabilities", "cost",
-        "latency", "battery", "gpu", "maxTasks", "maxRunningPerNode", "memory", "cpu",
+        "ready", "cordoned", "drained", "quietHours", "charge", "engine", "nodeName", "nodeSelector", "regions", "taints",
+        "capabilities", "cost", "latency", "battery", "pressure", "gpu", "maxTasks", "maxRunningPerNode", "memory", "cpu",
     ]  # fmt: skip
 
 
 def test_a_node_that_several_filters_refuse_is_counted_at_the_first() -> None:
     hopeless = node(
         ready=False, unschedulable=True, engines=(), cpu=0, memory=0, max_tasks=0, taints=(GPU_ONLY,), on_battery=True,
-        cost_per_hour=1.0,
+        cost_per_hour=1.0, drained=True, quiet=True, charge_percent=1, min_charge_percent=2,
+        memory_pressure=True, disk_pressure=True,
     )  # fmt: skip
     wants = shape(
         1, 1, 1, engine="nomad", node_name="x", node_selector=(("a", "b"),), capabilities=frozenset({"c"}),
@@ -193,6 +230,22 @@ def test_a_node_that_several_filters_refuse_is_counted_at_the_first() -> None:
     (refusal,) = run_cycle(snapshot([hopeless], [task(wants=wants)])).refusals
     assert refusal.counts == {"ready": 1}
     assert not any(explain_task(snapshot([hopeless], []), task(wants=wants)).nodes[0].filters.values())
+
+
+def test_of_several_nodes_in_quiet_hours_the_first_to_open_is_named() -> None:
+    nodes = [
+        node("a", quiet=True, quiet_until=200.0, quiet_words="Fri 07:00 CET"),
+        node("b", quiet=True, quiet_until=100.0, quiet_words="Thu 22:00 UTC"),
+        node("c", quiet=True),
+    ]
+    (refusal,) = run_cycle(snapshot(nodes, [task()])).refusals
+    assert refusal.message == "0/3 nodes fit: 3 in quiet hours until Thu 22:00 UTC or later"
+
+
+def test_of_several_nodes_with_too_little_charge_the_fullest_is_named() -> None:
+    nodes = [node(name, on_battery=True, charge_percent=left, min_charge_percent=50) for name, left in (("a", 5), ("b", 30))]
+    (refusal,) = run_cycle(snapshot(nodes, [task()])).refusals
+    assert refusal.message == "0/2 nodes fit: 2 on battery with too little charge (the fullest 30%, needs 50%)"
 
 
 @pytest.mark.parametrize("wants", [shape(cpu=100), shape(memory=1), shape(gpus=1)])

@@ -245,3 +245,46 @@ def test_for_equal_priorities_it_changes_nothing(waiting: Snapshot) -> None:
     )
     bold = replace(equal, queues={key: replace(queue, preempts=True) for key, queue in equal.queues.items()})
     assert run_cycle(bold) == run_cycle(equal)
+
+
+def test_a_bound_that_was_lowered_below_what_runs_costs_nobody_a_victim() -> None:
+    """It is not for one urgent task to stop all that are over the bound; when they have ended, one makes room for it."""
+    crew = [runs(f"r{number}", "ab"[number % 2], cpu=100, queue=DEFAULT, limits=(("x", 1),)) for number in range(6)]
+    nodes = [node("a"), node("b")]
+    wants = replace(URGENT, shape=shape(cpu=1000, limits=(("x", 1),)))
+    lowered = [
+        replace(PREEMPTS, max_running=2),
+        replace(PREEMPTS, limits={"x": LimitInfo(2)}),
+        replace(PREEMPTS, max_running_per_node=2),
+    ]
+    for queue in lowered:
+        assert not victims(cycle(nodes, crew, [wants], queue)), queue
+        full = crew[:4] if queue.max_running_per_node else crew[:2]
+        assert len(victims(cycle(nodes, full, [wants], queue))) == 1, queue
+    for bounded in (2, 3):
+        result = cycle([replace(one, max_tasks=bounded) for one in nodes], crew, [wants])
+        assert len(victims(result)) == (0 if bounded == 2 else 1)
+
+
+def test_slots_and_places_held_on_a_node_that_is_away_do_not_come_back_soon() -> None:
+    for queue in (replace(PREEMPTS, max_running=2), replace(PREEMPTS, limits={"x": LimitInfo(2)})):
+        crew = [
+            runs("leaving", "away", queue=DEFAULT, limits=(("x", 1),), stopping=True),
+            runs("low", "a", queue=DEFAULT, limits=(("x", 1),)),
+        ]
+        wants = replace(URGENT, shape=shape(cpu=1000, limits=(("x", 1),)))
+        assert victims(cycle([node("a"), node("away", ready=False)], crew, [wants], queue)) == ["low"]
+        assert not victims(cycle([node("a"), node("away")], crew, [wants], queue))
+
+
+def test_a_younger_task_of_a_line_makes_room_only_when_it_is_its_turn() -> None:
+    """All three are equally important. The third must not have the second node kept for it before the second had its turn, which
+    fits there at once and leaves too little for the third."""
+    running = [runs("l1", "a", 1600, priority=-5), runs("l2", "b", 1600, priority=-5)]
+    sizes = {"first": 2000, "second": 500, "third": 2000}
+    pending = [task(name, shape(cpu=cpu), at=float(age)) for age, (name, cpu) in enumerate(sizes.items())]
+    result = cycle([node("a", cpu=2100), node("b", cpu=2100)], running, pending)
+    assert [(one.task.key[1], one.node) for one in result.bindings] == [("second", "b")]
+    assert victims(result) == ["l1"]
+    alone = cycle([node("a", cpu=2100), node("b", cpu=2100)], running, [pending[0], pending[2]])
+    assert victims(alone) == ["l1", "l2"], "where nobody stands between them both do in one cycle"

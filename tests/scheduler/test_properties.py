@@ -98,6 +98,13 @@ quirks: dict[str, st.SearchStrategy[object]] = {
     "cost_per_hour": st.sampled_from([0.02, 1.5, 10.0, 1e6]),
     "latency_ms": st.sampled_from([0.0, 1.5, 80.0, 500.0, 1e6]),
     "on_battery": st.just(value=True),
+    "drained": st.just(value=True),
+    "quiet": st.just(value=True),
+    "charge_percent": st.sampled_from([0, 19, 20, 100]),
+    "min_charge_percent": st.sampled_from([20, 100]),
+    "foreign_bytes": st.sampled_from([1, 2**29, 2**31, 2**33, 2**60]),
+    "memory_pressure": st.just(value=True),
+    "disk_pressure": st.just(value=True),
 }
 """What makes a node other than the rest. Few at a time, so that most nodes take most tasks."""
 
@@ -128,7 +135,7 @@ demands: dict[str, st.SearchStrategy[object]] = {
     "node_name": node_names,
     "node_selector": labels.map(lambda wanted: tuple(sorted(wanted.items()))),
     "capabilities": st.frozensets(st.sampled_from(CAPABILITIES)),
-    "strategy": strategies,
+    "strategy": st.one_of(strategies, st.just("smallest")),
     "limits": st.dictionaries(st.sampled_from(LIMITS), st.integers(1, 3), max_size=2).map(
         lambda taken: tuple(sorted(taken.items()))
     ),
@@ -286,7 +293,9 @@ def test_nothing_is_over_committed(snapshot: Snapshot) -> None:
         here = [binding.task for binding in result.bindings if binding.node == node.name]
         for name in ("cpu_milli", "memory_bytes", "gpus"):
             asked = sum(getattr(task.shape.request, name) for task in here)
-            assert not asked or getattr(node.requested, name) + asked <= getattr(node.allocatable, name)
+            others = node.foreign_bytes if name == "memory_bytes" else 0
+            assert not asked or getattr(node.requested, name) + asked + others <= getattr(node.allocatable, name)
+        assert not here or not (node.memory_pressure or node.disk_pressure)
         offered = {gpu.index for gpu in single_gpus(node)}
         given = [index for binding in result.bindings if binding.node == node.name for index in binding.gpus]
         assert len(given) == sum(task.shape.request.gpus for task in here)

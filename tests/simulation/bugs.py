@@ -15,19 +15,20 @@ from types import MappingProxyType
 from typing import Any
 from unittest.mock import patch
 
-from swarmtask.controllers import arrays, scheduling, submission
+from swarmtask.controllers import arrays, leases, scheduling, submission
 from swarmtask.controllers import cache as cache_module
 from swarmtask.controllers import executor as executor_module
 from swarmtask.controllers.cache import Cache, Holding
+from swarmtask.controllers.draining import Draining
 from swarmtask.controllers.executor import Executor
 from swarmtask.controllers.lane import EngineLane
 from swarmtask.controllers.observer import Observer
 from swarmtask.controllers.snapshots import take_snapshot
 from swarmtask.controllers.twins import Twins
 from swarmtask.controllers.waiting import Timers
-from swarmtask.lifecycle import commands, draft, observed, verdicts
+from swarmtask.lifecycle import commands, draft, loss, observed, verdicts
 from swarmtask.lifecycle.array import DeleteMember
-from swarmtask.lifecycle.messages import Observed, Reason, ReleaseFinalizer
+from swarmtask.lifecycle.messages import Drain, Observed, Reason, ReleaseFinalizer
 from swarmtask.resources.kinds import SWARM_TASK
 from swarmtask.resources.meta import FINALIZER
 from swarmtask.resources.task import AttemptState
@@ -235,6 +236,37 @@ def counts_preemptions() -> Iterator[None]:
         yield
 
 
+# --- drains ---
+
+
+@bug
+def counts_drains() -> Iterator[None]:
+    """Who is stopped because its node is drained pays for it as for a lost node."""
+    original = draft.Draft.stopped
+
+    def stopped(self: Any, attempt: Any, *rest: Any, **options: Any) -> None:
+        if attempt.stop_reason == Reason.DRAINED:
+            self.status.infrastructure_losses += 1
+        original(self, attempt, *rest, **options)
+
+    with patch.object(draft.Draft, "stopped", stopped):
+        yield
+
+
+@bug
+def drains_every_node() -> Iterator[None]:
+    """One drained node stops what runs on the others, too."""
+
+    def step(self: Draining) -> int:
+        if any(node.spec.drain for node in self._cache.nodes.values()):
+            for key, attempt in self._cache.live():
+                self._executor.offer(key, self._cache.tasks[key].task.metadata.uid, Drain(attempt.number, attempt.node))
+        return 0
+
+    with patch.object(Draining, "step", step), patch.object(Cache, "drains", lambda self, *node, **options: True):
+        yield
+
+
 # --- twins and arrays ---
 
 
@@ -380,7 +412,42 @@ def takes_every_end_for_success() -> Iterator[None]:
         yield
 
 
+# --- losing nodes ---
+
+
+@bug
+def replaces_before_the_fence() -> Iterator[None]:
+    """A lost node is taken for a dead one."""
+
+    def replace_after_s(*given: Any, **options: Any) -> float:
+        return 5.0
+
+    with patch.object(observed, "replace_after_s", replace_after_s), patch.object(leases, "replace_after_s", replace_after_s):
+        yield
+
+
+@bug
+def runs_finished_work_again() -> Iterator[None]:
+    """What a node tells of work that it finished while it was away comes too late for the operator."""
+    with patch.object(observed, "finished_away", lambda *given, **options: False):
+        yield
+
+
+@bug
+def takes_a_polite_end_for_success() -> Iterator[None]:
+    """The engine's word alone decides how an attempt has ended."""
+    with patch.object(loss, "_may_be_explained", lambda *given, **options: False):
+        yield
+
+
 # --- looking ---
+
+
+@bug
+def does_not_hear_who_is_to_come_first() -> Iterator[None]:
+    """A task that a person has moved to the front stays where it was."""
+    with patch.object(cache_module, "front_at", lambda task: None):
+        yield
 
 
 @bug

@@ -24,7 +24,7 @@ PER_CALL: Final[Mapping[str, float]] = {
 PER_MINUTE: Final[Mapping[str, float]] = {
     "crash": 3, "crashpoint": 3, "stall": 1, "api.down": 1, "api.hold": 2, "api.expire": 1, "engine.down": 1,
     "node.lost": 3, "node.flap": 1, "node.leave": 0.4, "clock.jump": 1, "orphan": 1, "removed": 1,
-    "person.task": 8, "person.node": 3, "person.queue": 3,
+    "person.task": 8, "person.node": 3, "person.queue": 3, "agent.lost": 1,
 }  # fmt: skip
 """Kind of fault -> how often it happens in a minute, when it is common."""
 

@@ -6,15 +6,16 @@ better than the operator can.
 
 from __future__ import annotations
 
+import itertools
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from itertools import takewhile
 
 from swarmtask.lifecycle.intervals import parse
+from swarmtask.lifecycle.messages import Reason
 from swarmtask.resources import units
-from swarmtask.resources.task import Phase, SwarmTask
+from swarmtask.resources.task import AttemptState, Phase, SwarmTask
 from tests.fakes.engine import Outcome
 from tests.simulation.workload import Birth
 from tests.simulation.world import START, World
@@ -29,7 +30,7 @@ def broken(world: World) -> Iterator[str]:
     """Each expectation that does not hold, in words."""
     tasks = {task.metadata.name: task for task in world.tasks()}
     births = {birth.name: birth for birth in world.births}
-    yield from _dead_letters(births, tasks)
+    yield from _dead_letters(births, tasks, [call.name for call in world.engine.called("submit")])
     yield from _starts(world, births, tasks)
     if world.workload.expect.shares is not None:
         yield from _shares(world, tasks, world.workload.expect.shares)
@@ -38,15 +39,17 @@ def broken(world: World) -> Iterator[str]:
 # --- dead letters ---
 
 
-def _dead_letters(births: dict[str, Birth], tasks: dict[str, SwarmTask]) -> Iterator[str]:
+def _dead_letters(births: dict[str, Birth], tasks: dict[str, SwarmTask], submitted: Sequence[str]) -> Iterator[str]:
     for name, birth in sorted(births.items()):
         task = tasks.get(name)
         if task is None:
             continue
-        status, planned = task.status, doomed(birth)
+        status, does = task.status, name
         if status.reason == "Deduplicated" and status.outcome_of in births:
-            planned = doomed(births[status.outcome_of])
-        if (status.phase is Phase.FAILED) != planned:
+            does = status.outcome_of
+        cut = None if does not in tasks else cut_short(tasks[does], submitted)
+        planned = None if cut is None else doomed(births[does], cut)
+        if planned is not None and (status.phase is Phase.FAILED) != planned:
             yield f"{name} is {status.phase.value} ({status.reason}), planned as a dead letter: {planned}"
         if task.is_array and task.finished and status.array is not None:
             dead = {index for index, outcomes in enumerate(birth.members) if _dies(outcomes, birth.spec["backoffLimit"])}
@@ -55,14 +58,39 @@ def _dead_letters(births: dict[str, Birth], tasks: dict[str, SwarmTask]) -> Iter
                 yield f"{name} names {sorted(told)} as failed, planned are {sorted(dead)}"
 
 
-def doomed(birth: Birth) -> bool:
-    """Its program fails more often than the task may; of an array, that of any index."""
-    return any(_dies(outcomes, birth.spec["backoffLimit"]) for outcomes in birth.members or (birth.outcomes,))
+def cut_short(task: SwarmTask, submitted: Sequence[str]) -> frozenset[int] | None:
+    """Which of its programs' turns, counted from 0, were stopped to make room, so that they do not count however they would have
+    ended; None when that is not known, because the oldest attempts are not recorded any more.
+
+    Args:
+        submitted: the attempts that reached the engine, in that order, with repetitions. Only these have taken a turn.
+    """
+    attempts = {attempt.id: attempt for attempt in task.status.attempts}
+    if len(attempts) < task.status.attempt:
+        return None
+    turns = [attempts[name] for name in dict.fromkeys(submitted) if name in attempts]
+    return frozenset(
+        turn for turn, one in enumerate(turns) if one.state is AttemptState.STOPPED and one.stop_reason == Reason.PREEMPTED
+    )
 
 
-def _dies(outcomes: Sequence[Outcome], limit: int) -> bool:
-    failures = len(list(takewhile(_fails, outcomes)))
-    return failures == len(outcomes) or failures > limit
+def doomed(birth: Birth, cut: Collection[int] = ()) -> bool:
+    """Its program fails more often than the task may, apart from the turns that were cut short; of an array, that of any index."""
+    return any(_dies(outcomes, birth.spec["backoffLimit"], cut) for outcomes in birth.members or (birth.outcomes,))
+
+
+def _dies(outcomes: Sequence[Outcome], limit: int, cut: Collection[int] = ()) -> bool:
+    """The last outcome is that of every further turn."""
+    failures = 0
+    for turn in itertools.count():
+        if turn in cut:
+            continue
+        if not _fails(outcomes[min(turn, len(outcomes) - 1)]):
+            return False
+        failures += 1
+        if failures > limit:
+            return True
+    raise AssertionError("turns have no end")
 
 
 def _fails(outcome: Outcome) -> bool:

@@ -9,13 +9,15 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Mapping
 from contextvars import Context
+from dataclasses import replace
+from datetime import timedelta
 from typing import Any
 
 from swarmtask.controllers import crashpoints
 from swarmtask.engines.base import Workload as EngineWorkload
 from swarmtask.kube import Object
 from swarmtask.resources.kinds import SWARM_NODE, SWARM_QUEUE, SWARM_TASK
-from swarmtask.resources.task import ANNOTATION_CANCEL, ANNOTATION_RETRY, attempt_id
+from swarmtask.resources.task import ANNOTATION_CANCEL, ANNOTATION_FRONT, ANNOTATION_RETRY, attempt_id
 from tests.simulation.chances import PER_MINUTE
 from tests.simulation.workload import Birth
 from tests.simulation.world import World
@@ -39,14 +41,14 @@ class Happenings:
             "api.hold": self.hold_watches, "api.expire": self.expire_watches, "engine.down": self.engine_down,
             "node.lost": self.lose_node, "node.flap": self.flap_node, "node.leave": self.node_leaves, "clock.jump": self.jump_clock,
             "orphan": self.orphan, "removed": self.remove_behind_its_back, "person.task": self.person_at_task,
-            "person.node": self.person_at_node, "person.queue": self.person_at_queue,
+            "person.node": self.person_at_node, "person.queue": self.person_at_queue, "agent.lost": self.lose_agent,
         }  # fmt: skip
         assert self._kinds.keys() == PER_MINUTE.keys()
         self._leads: Mapping[str, tuple[str, Callable[[], None]]] = {
             "stop": ("person.task", self._end_something), "release-finalizer": ("person.task", self._delete_something),
             "steer-member": ("person.task", self._steer_an_array), "delete-member": ("person.task", self._narrow_an_array),
             "create-member": ("person.task", self._delete_a_run), "remove-orphan": ("orphan", self.orphan),
-            "create-node": ("person.node", self._delete_a_node),
+            "create-node": ("person.node", self._delete_a_node), "label-node": ("person.node", self._unlabel_a_node),
             "create-queue": ("person.queue", self._delete_a_queue),
         }  # fmt: skip
 
@@ -59,6 +61,8 @@ class Happenings:
             while at_s < self._world.workload.chaos_s:
                 moments.append((at_s, kind, act))
                 at_s += self._rng.expovariate(rate / 60)
+        moves, when = self._world.workload.front, self._world.source("front")
+        moments += [(when.uniform(moves.from_s, moves.to_s), "to the front", self.move_to_front) for _ in range(moves.count)]
         return sorted(moments, key=lambda moment: moment[:2])
 
     # --- the operator, the API, the engine, the clock ---
@@ -128,6 +132,20 @@ class Happenings:
         if not self._world.engine._nodes[node].removed:
             self._world.note(f"{node} is back")
             self._world.engine.reconnect(node)
+
+    def lose_agent(self) -> None:
+        """Of a node that its engine goes on to reach: its agent dies, or cannot reach the API any more."""
+        world = self._world
+        agents = [agent for node, agent in world.agents.items() if node in world.node_ids and agent.alive and agent.reaches]
+        if not agents:
+            return
+        agent, for_s = self._rng.choice(agents), self._rng.uniform(3, 60)
+        what = self._rng.choice(("alive", "reaches"))
+        world.note(f"the agent of {agent.node_id} is not {what} for {for_s:.1f} s")
+        setattr(agent, what, False)
+        if what == "alive":
+            world.excuse_node(agent.node_id)
+        self._for_a_while(f"agent {agent.node_id}", for_s, lambda: setattr(agent, what, True))
 
     def node_leaves(self) -> None:
         world = self._world
@@ -240,6 +258,14 @@ class Happenings:
         elif self._world.chances.active:
             self._later(0.5, lambda: self._create_when_free(birth))
 
+    def move_to_front(self) -> None:
+        """One that waits. A workload asks for it, and it is no fault: it happens where nothing goes wrong too."""
+        obj = self._some(lambda one: (one.get("status") or {}).get("phase") == "Queued")
+        if obj is not None:
+            self._world.note(f"a person moves {obj['metadata']['name']} to the front")
+            moment = self._world.true_clock.now().isoformat(timespec="microseconds")
+            self._patch(obj, {"metadata": {"annotations": {ANNOTATION_FRONT: moment}}})
+
     # --- what leads to a rare write ---
 
     def _some(self, fits: Callable[[Object], bool]) -> Object | None:
@@ -282,6 +308,12 @@ class Happenings:
         if nodes:
             self._world.kube.remove(SWARM_NODE, self._rng.choice(nodes)["metadata"]["name"])
 
+    def _unlabel_a_node(self) -> None:
+        """`docker node update --label-rm` by hand."""
+        node = self._world.engine._nodes[self._rng.choice(self._world.node_ids)]
+        self._world.note(f"a person takes the labels off {node.info.id}")
+        node.info = replace(node.info, labels={})
+
     def _delete_a_queue(self) -> None:
         if any(obj["metadata"]["name"] == "default" for obj in self._world.kube.all(SWARM_QUEUE)):
             self._world.kube.remove(SWARM_QUEUE, "default", "default")
@@ -293,6 +325,7 @@ class Happenings:
         name = self._rng.choice(nodes)["metadata"]["name"]
         change: dict[str, Any] | None = self._rng.choice((
             {"unschedulable": True}, {"unschedulable": None}, {"maxTasks": self._rng.randint(0, 3)}, {"maxTasks": None}, None,
+            {"drain": True}, {"drain": True}, {"drain": None}, {"quietHours": self._quiet_hours()}, {"quietHours": None},
         ))  # fmt: skip
         if change is None:
             self._world.note(f"a person deletes the SwarmNode {name}")
@@ -301,9 +334,16 @@ class Happenings:
         self._world.kube.edit(SWARM_NODE, name, None, {"spec": change})
         self._world.restores["nodes"] = self._open_nodes
 
+    def _quiet_hours(self) -> str:
+        """Some that begin or end soon, by the operator's clock."""
+        now = self._world.clock.now()
+        begin, end = (now + timedelta(minutes=self._rng.randint(-2, 3)) for _ in range(2))
+        return f"{begin:%H:%M}-{end:%H:%M}" if f"{begin:%H:%M}" != f"{end:%H:%M}" else "00:00-24:00"
+
     def _open_nodes(self) -> None:
         for obj in self._world.kube.all(SWARM_NODE):
-            self._world.kube.edit(SWARM_NODE, obj["metadata"]["name"], None, {"spec": {"unschedulable": None, "maxTasks": None}})
+            wishes = {"unschedulable": None, "maxTasks": None, "drain": None, "quietHours": None}
+            self._world.kube.edit(SWARM_NODE, obj["metadata"]["name"], None, {"spec": wishes})
 
     def person_at_queue(self) -> None:
         queues = self._world.kube.all(SWARM_QUEUE)

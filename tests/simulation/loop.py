@@ -176,6 +176,11 @@ class SimLoop(asyncio.BaseEventLoop):
             task._log_destroy_pending = False  # type: ignore[attr-defined]
             _unwind(task.get_coro())
 
+    def bury_the_dead(self) -> None:
+        """Every killed generation, also one whose burial was still to come when the run ended."""
+        for generation in sorted(self._dead):
+            self.bury(generation)
+
     def living(self) -> list[asyncio.Task[Any]]:
         """Tasks that are not done and can still run."""
         return [task for task in asyncio.all_tasks(self) if task not in self._buried]

@@ -10,6 +10,7 @@ import gc
 import random
 from collections import Counter
 from collections.abc import Callable, Collection
+from contextvars import Context
 from dataclasses import dataclass, field
 
 from swarmtask.resources.kinds import SWARM_TASK
@@ -145,7 +146,12 @@ def _make_peace(world: World) -> None:
     and deleting happen mostly when all is quiet."""
     world.note("-- peace")
     world.chances.active = False
+    world.peace_at = world.loop.time()
+    later = world.source("late returns")
     for name in list(world.restores):
+        if world.agents and name.startswith("node "):  # it may stay away for longer than everything else
+            world.loop.call_later(later.uniform(0, 70), world.restores[name], context=Context())
+            continue
         world.restores.pop(name)() if name == "nodes" else world.restores[name]()
     if world.operator is None:
         world.start_operator()

@@ -29,6 +29,14 @@ FOUND = [
     ("arrays", 75647),
     # The checker: maxRunningPerNode was taken away while the checker waited for a lowered maxRunning of the same queue.
     ("arrays", 76109),
+    # The simulator: an operator that was killed just as the run ended was never buried, and the run waited for its tasks.
+    ("heavy_tail", 16243),
+    # The operator: a node's status counted a placement that could not be stored, for ever.
+    ("laptops", 7014),
+    # The expectations: a program that fails in its first turn only was stopped in that turn, to make room, and so never failed.
+    ("preemption", 12268),
+    # The workload: its tasks were over so soon that shares could not be judged; they are longer now.
+    ("teams", 14467),
 ]
 
 

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 
 import pytest
 
 from swarmtask.controllers import crashpoints
+from swarmtask.resources.task import SwarmTask
 from tests.simulation.batch import Sums, runs
 from tests.simulation.chances import KINDS
-from tests.simulation.expectations import doomed
+from tests.simulation.expectations import cut_short, doomed
 from tests.simulation.story import simulate
 from tests.simulation.workload import Group, Program, draw, load, names, small
+from tests.simulation.world import World
 
 FEW = range(100)
 MANY = range(FEW.stop, 1000)
@@ -80,6 +83,55 @@ def test_what_dies_is_known_from_the_program(program: Program, limit: int, dies:
     assert doomed(birth) is dies
 
 
+def attempt(number: int, state: str, stop_reason: str | None = None) -> dict[str, object]:
+    return {
+        "number": number, "id": f"st-{number}", "node": "n1", "engine": "swarm", "engineNodeId": "n1", "requested": {},
+        "boundAt": "2026-01-01T00:00:00Z", "state": state, "stopReason": stop_reason,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("attempts", "submitted", "dies"),
+    [
+        ([attempt(1, "Failed")], ["st-1"], True),
+        ([attempt(1, "Stopped", "Preempted"), attempt(2, "Succeeded")], ["st-1", "st-2"], False),
+        ([attempt(1, "Stopped", "Preempted"), attempt(2, "Succeeded")], ["st-1", "st-1", "st-2"], False),
+        ([attempt(1, "Stopped", "Preempted"), attempt(2, "Failed")], ["st-2"], True),  # stopped before it took its turn
+        ([attempt(1, "Stopped", "Suspended"), attempt(2, "Failed")], ["st-1", "st-2"], True),
+        ([attempt(2, "Failed")], ["st-1", "st-2"], None),
+    ],
+)  # fmt: skip
+def test_a_turn_that_was_cut_short_to_make_room_does_not_count(
+    attempts: list[dict[str, object]], submitted: list[str], dies: bool | None
+) -> None:
+    """A program that fails in its first turn only, and may not."""
+    group = Group(count=1, programs={"flaky": 1.0}, spec={"backoffLimit": 0})
+    (birth,) = draw(load("steady").model_copy(update={"tasks": [group]}), random.Random(1))
+    task = SwarmTask.model_validate(
+        {"metadata": {"name": birth.name}, "spec": birth.spec, "status": {"attempts": attempts, "attempt": attempts[-1]["number"]}}
+    )
+    cut = cut_short(task, submitted)
+    assert (None if cut is None else doomed(birth, cut)) is dies
+
+
 def test_the_command_replays_the_scope_that_was_asked_for() -> None:
     assert simulate(1, "giant", scope="calm").replay.endswith("--seed 1 --workload giant --scope calm")
     assert simulate(1, "giant").replay.endswith("--seed 1 --workload giant")
+
+
+def test_an_operator_that_is_killed_as_the_run_ends_does_not_keep_it_from_ending() -> None:
+    def source(purpose: str) -> random.Random:
+        return random.Random(f"killed at the end/{purpose}")
+
+    world = World(1, load("steady"), [], source, without=KINDS)
+
+    async def story() -> None:
+        world.start_operator()
+        await asyncio.sleep(2)
+        # The loop stops in the second iteration from here, and nothing that is put onto it in that one is reached any more.
+        world.loop.call_soon(lambda: world.loop.call_soon(world.kill_operator, "as the run ends", 60.0))
+
+    world.run(story)
+    assert world.operator is None
+    assert world.failures == []
+    assert world.loop.is_closed()

@@ -17,7 +17,7 @@ from swarmtask.resources import units
 from swarmtask.resources.kinds import SWARM_NODE, SWARM_QUEUE
 from swarmtask.resources.node import NodePhase, SwarmNode
 from swarmtask.resources.queue import SwarmQueue
-from swarmtask.resources.task import BOUND_PHASES, LABEL_DEAD_LETTER, Phase, SwarmTask
+from swarmtask.resources.task import BOUND_PHASES, LABEL_DEAD_LETTER, AttemptState, Phase, SwarmTask
 from swarmtask.scheduler.model import Amounts
 from tests.checker.violation import digits_of, owner_digits
 from tests.simulation.world import World
@@ -132,6 +132,9 @@ def _untrue(world: World, tasks: list[SwarmTask]) -> Iterator[str]:
             if attempt.exit_code is not None and world.exit_codes.get(attempt.id, attempt.exit_code) != attempt.exit_code:
                 yield f"{attempt.id} is stored with exit code {attempt.exit_code}, it was {world.exit_codes[attempt.id]}"
         current = task.status.current
+        for attempt in task.status.attempts:
+            if attempt.state is AttemptState.SUCCEEDED and any(attempt.id in agent.fenced for agent in world.agents.values()):
+                yield f"{attempt.id} is Succeeded, yet its node had stopped it"
         if task.is_array or task.status.reason == "Deduplicated":
             continue
         if task.status.phase is Phase.SUCCEEDED and (current is None or world.exit_codes.get(current.id) != 0):

@@ -88,6 +88,14 @@ class Expect(_Part):
     shares: Annotated[float, Field(gt=0, lt=1)] | None = None
 
 
+class Moves(_Part):
+    """People who move so many waiting tasks to the front of their queue, between two moments."""
+
+    count: Annotated[int, Field(ge=0)] = 0
+    from_s: float = 0.0
+    to_s: float = 0.0
+
+
 class Workload(_Part):
     """One file."""
 
@@ -96,6 +104,7 @@ class Workload(_Part):
     nodes: list[NodeGroup]
     queues: dict[str, dict[str, Any]] = {}
     tasks: list[Group]
+    front: Moves = Moves()
     faults: dict[str, float] = {}
     expect: Expect = Expect()
 
@@ -141,6 +150,7 @@ def small(workload: Workload, rng: random.Random) -> Workload:
     pace = chaos_s / workload.chaos_s
     return workload.model_copy(update={
         "chaos_s": chaos_s, "nodes": _few_nodes(workload.nodes, rng), "tasks": _few_tasks(workload.tasks, pace, rng),
+        "front": workload.front.model_copy(update={"from_s": workload.front.from_s * pace, "to_s": workload.front.to_s * pace}),
         "expect": Expect(),
     })  # fmt: skip
 

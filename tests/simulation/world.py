@@ -23,15 +23,22 @@ from swarmtask.controllers.operator import Operator
 from swarmtask.engines.base import EngineNode, NodeState
 from swarmtask.kube import Object
 from swarmtask.lifecycle.members import member_name
-from swarmtask.resources.kinds import EVENT, SWARM_NODE, SWARM_QUEUE, SWARM_TASK, Kind
-from swarmtask.resources.task import Phase, SwarmTask
+from swarmtask.lifecycle.messages import Reason
+from swarmtask.resources import units
+from swarmtask.resources.kinds import EVENT, LEASE, SWARM_NODE, SWARM_QUEUE, SWARM_TASK, Kind
+from swarmtask.resources.node import SwarmNode
+from swarmtask.resources.task import Attempt, AttemptState, Phase, SwarmTask
+from swarmtask.scheduler.model import Amounts
 from swarmtask.settings import OperatorSettings
 from tests.checker.checker import Checker
 from tests.checker.violation import digits_of, owner_digits
+from tests.fakes.agent import FakeAgent
 from tests.fakes.engine import FakeEngine, Interval
 from tests.fakes.kube import FakeKube
 from tests.simulation.chances import Chances
+from tests.simulation.drains import Drains
 from tests.simulation.flaky import FlakyEngine, FlakyKube
+from tests.simulation.fronts import Fronts
 from tests.simulation.limits import Limits
 from tests.simulation.loop import GENERATION, SimLoop
 from tests.simulation.preemptions import Preemptions
@@ -39,6 +46,12 @@ from tests.simulation.workload import Birth, Workload
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 GIB = 2**30
+FENCE_S = 6.0
+AGENTS_SHARE = 0.6
+KNOWN_S = 1.5
+"""An operator that is left in peace has acted within this on what it has read."""
+CALM_S = 35.0
+"""After the last fault nothing of it is on its way any more."""
 UNPROVEN = "counted as stopped without proof"
 _ATTEMPT = re.compile(r"st-[0-9a-f]{16}-\d+")
 
@@ -113,6 +126,13 @@ class World:
         """(UID of an array, name of a run) -> UID of the run that succeeded."""
         self._attempts: dict[str, int] = {}
         """Digits of a task's UID -> its highest attempt number so far."""
+        self.agents: dict[str, FakeAgent] = {}
+        """Node ID -> its agent. Some worlds have one on every node, the others have none."""
+        self._has_agents = source("agents").random() < AGENTS_SHARE
+        self._policies = source("policies")
+        self.peace_at: float | None = None
+        self._done_since: dict[tuple[int, str], float] = {}
+        """(Operator, attempt) -> when that operator knew from its node that it had completed."""
         self.adopted: set[str] = set()
         """Orphans that were put onto the engine behind the operator's back."""
         self.died_at: Counter[str] = Counter()
@@ -124,17 +144,22 @@ class World:
         self._preemptions = Preemptions(
             [name for name, spec in workload.queues.items() if spec.get("preemption") == "LowerPriority"]
         )
+        self._drains = Drains()
+        self._fronts = Fronts(self._offers) if not self.chances.allowed else None
+        """Only where nothing goes wrong: elsewhere the operator may not have heard of the move."""
         self.kube = FakeKube(self.clock, seed=seed)
         self.kube.on_commit.append(self._committed)
         self.engine = FakeEngine(self.true_clock)
         self.engine.on_run.append(self._ran)
+        self.engine.on_sleep.append(self._slept)
         self.node_ids: list[str] = []
         for group in workload.nodes:
             for _ in range(group.count):
                 self.add_node(f"n{len(self.node_ids) + 1}", group.cpu_milli, group.memory_gib, group.gpus)
         self.flaky_kube = FlakyKube(self.kube, self.chances, self.clock)
         self.flaky_engine = FlakyEngine(self.engine, self.chances, self.clock, self._touched)
-        self.settings = OperatorSettings(keep_array_members=1)  # so few that some are deleted
+        # Few members, so that some are deleted; a short fence, so that losses outlast it.
+        self.settings = OperatorSettings(keep_array_members=1, time_zone="UTC", fence_s=FENCE_S, fence_margin_s=3.0)
         self.operator: Operator | None = None
         for name, spec in workload.queues.items():
             self.kube.add(
@@ -177,7 +202,7 @@ class World:
         """Leave nothing behind, whatever the run was doing."""
         if self.operator is not None:
             self.loop.kill(self.operators)
-            self.loop.bury(self.operators)
+        self.loop.bury_the_dead()
         self.loop.set_exception_handler(lambda _loop, _context: None)
         left = self.loop.living()
         for task in left:
@@ -275,6 +300,12 @@ class World:
             )
         )  # fmt: skip
         self.node_ids.append(node_id)
+        if self._has_agents:
+            agent = FakeAgent(
+                self.kube, self.engine, self.true_clock, node_id, fence_s=FENCE_S, skew_s=self._policies.uniform(-99, 99)
+            )
+            self.agents[node_id] = agent
+            self.loop.create_task(agent.run(), context=Context())
 
     def create_task(self, birth: Birth) -> None:
         if self.kube.peek(SWARM_TASK, birth.name, "default") is not None:
@@ -282,9 +313,19 @@ class World:
         self.engine.script(birth.name, *birth.outcomes)
         for index, outcomes in enumerate(birth.members):
             self.engine.script(member_name(birth.name, index), *outcomes)
-        body = {"metadata": {"name": birth.name, "namespace": "default"}, "spec": birth.spec}
+        spec = birth.spec | (self._node_loss() if self._has_agents else {})
+        body = {"metadata": {"name": birth.name, "namespace": "default"}, "spec": spec}
         created = self.kube.add(SWARM_TASK, body)
         self.checker.acknowledged_create("default", birth.name, created["metadata"]["uid"], self.true_clock.now())
+
+    def _node_loss(self) -> Object:
+        replace = self._policies.choices(("afterFence", "never", "afterLost"), (7, 1, 2))[0]
+        return {"nodeLoss": {"replace": replace, "graceSeconds": self._policies.choice((0, 3, 10))}}
+
+    def excuse_node(self, node_id: str) -> None:
+        """Nothing fences what runs there: its agent is dead."""
+        runs = self.engine._runs.items()
+        self.excused |= {name for name, run in runs if run.workload.node_id == node_id}
 
     def delete_task(self, obj: Object) -> None:
         uid = obj["metadata"]["uid"]
@@ -295,7 +336,7 @@ class World:
     # --- telling the checker ---
 
     def _committed(self, kind: Kind, obj: Object, gone: bool) -> None:
-        if kind is EVENT:
+        if kind in (EVENT, LEASE):
             return
         self.commits += 1
         now, metadata = self.true_clock.now(), obj["metadata"]
@@ -308,21 +349,30 @@ class World:
         elif kind is SWARM_QUEUE:
             self.limits.changed(kind, obj | {"spec": {}} if gone else obj)  # what is gone limits nothing
         elif kind is SWARM_NODE and not gone:
+            self._drains.node_seen(obj)
             self.limits.changed(kind, obj)
         self.look()
 
     def _task_committed(self, obj: Object, gone: bool, now: datetime) -> None:
         uid = obj["metadata"]["uid"]
         task = self._read(obj)
+        if task.status.attempt > self._attempts.get(digits_of(uid), 0):
+            self._check_repeated(task)
         self._attempts[digits_of(uid)] = max(task.status.attempt, self._attempts.get(digits_of(uid), 0))
         for attempt in task.status.attempts:
-            if attempt.message is not None and UNPROVEN in attempt.message:
+            if self._may_overlap(task, attempt):
                 self.excused.add(attempt.id)
             if self._bound_at.setdefault(attempt.id, task.metadata.generation) != task.metadata.generation:
                 self._edited.add(attempt.id)
         unjust = self._preemptions.seen(task)
         if unjust is not None:
             self.fail("PREEMPT", task.metadata.name, unjust)
+        wrong = self._drains.seen(task)
+        if wrong is not None:
+            self.fail("DRAIN", task.metadata.name, wrong)
+        overtaken = self._fronts.seen(task, self.loop.time()) if self._fronts is not None and not gone else None
+        if overtaken is not None:
+            self.fail("FRONT", task.metadata.name, overtaken)
         owner = task.array_owner
         if owner is not None and not gone:
             self._check_index(owner.uid, task)
@@ -339,6 +389,40 @@ class World:
         held = {run.workload.name for run in self.engine._runs.values() if run.workload.task_uid == uid}
         for name in sorted(held - self.flaky_engine.late):
             self.fail("I6", task.metadata.name, f"is gone while the engine still holds {name}")
+
+    def _may_overlap(self, task: SwarmTask, attempt: Attempt) -> bool:
+        """By its own wish, or because nobody could stop it with proof: its engine alone speaks of it, or never has."""
+        if task.spec.node_loss.replace == "afterLost":
+            return True
+        fenced = attempt.boot_id is not None and attempt.observed and task.spec.node_loss.replace == "afterFence"
+        return attempt.message is not None and UNPROVEN in attempt.message and not fenced
+
+    def _check_repeated(self, task: SwarmTask) -> None:
+        """Finished work is not run again by an operator that knows of it."""
+        before = next((one for one in task.status.attempts if one.number == task.status.attempt - 1), None)
+        since = None if before is None else self._done_since.get((self.operators, before.id))
+        if before is None or since is None or self.peace_at is None or before.state is AttemptState.SUCCEEDED:
+            return
+        if self.loop.time() - max(since, self.peace_at + CALM_S) > KNOWN_S and before.reason == Reason.NODE_LOST:
+            self.fail("REPEAT", task.metadata.name, f"{before.id} had completed, and its node had told so")
+
+    def _learn_what_is_done(self) -> None:
+        if self.operator is None:
+            return
+        for node in self.operator.cache.nodes.values():
+            for record in node.status.attempts:
+                if record.state == "Exited" and record.exit_code == 0 and not record.reason:
+                    self._done_since.setdefault((self.operators, record.id), self.loop.time())
+
+    def _slept(self, node: str, asleep: bool) -> None:
+        (self.checker.node_asleep if asleep else self.checker.node_awake)(node, self.true_clock.now())
+    def _offers(self) -> dict[str, Amounts]:
+        """What each node could give if nothing ran on it."""
+        nodes = [SwarmNode.model_validate(obj) for obj in self.kube.view(SWARM_NODE)]
+        offers = {node.metadata.name: node.status.allocatable for node in nodes}
+        return {
+            name: Amounts(units.cpu_milli(offer.cpu), units.memory_bytes(offer.memory), offer.gpu) for name, offer in offers.items()
+        }
 
     def _check_index(self, array: str, task: SwarmTask) -> None:
         """I3: an index whose run has succeeded never runs again, unless a person deleted that run, or had retried it: what the
@@ -366,6 +450,8 @@ class World:
         self._runs_changed = True
         if interval.ended is None:
             self.note(f"runs {interval.name} on {interval.node_id}")
+            if interval.node_id in self.agents and not self.agents[interval.node_id].alive:
+                self.excused.add(interval.name)  # nothing fences it
             self.checker.container_started(interval.node_id, interval.name, interval.started)
         else:
             self.note(f"ends {interval.name} with {interval.exit_code}")
@@ -397,6 +483,7 @@ class World:
     def look_closely(self) -> None:
         """Ask the checker for what has to be computed too."""
         self.look()
+        self._learn_what_is_done()
         if not self._runs_changed or self.failures:
             return
         self._runs_changed = False

@@ -16,6 +16,8 @@ import orjson
 from pydantic import ValidationError
 
 from swarmtask.apiserver import metadata as meta
+from swarmtask.apiserver.access.role_rules import binding_causes, cluster_role_causes, default_binding, role_causes
+from swarmtask.apiserver.access.tokens import token_causes
 from swarmtask.apiserver.faults import bad_value, invalid, not_allowed, required, unreadable
 from swarmtask.apiserver.schema import structural_of
 from swarmtask.apiserver.types import ResourceType
@@ -105,7 +107,7 @@ def validate(rt: ResourceType, obj: dict[str, Any], old: dict[str, Any] | None, 
         wrong = next((cause for cause in found if cause.reason == "FieldValueTypeInvalid"), None)
         if wrong is not None and not rt.custom and rt.group != "apiextensions.k8s.io":
             raise unreadable(rt, f"{wrong.field}: {wrong.message}")
-        causes += found
+        causes += found or structural.evaluate(obj, old)
     rule = _KIND_RULES.get((rt.group, rt.plural))
     if rule is not None:
         causes += rule(obj, old)
@@ -265,10 +267,17 @@ _KIND_DEFAULTS = {
     ("", "secrets"): _default_secret,
     ("", "namespaces"): _default_namespace,
     ("apiextensions.k8s.io", "customresourcedefinitions"): _default_crd,
+    ("rbac.authorization.k8s.io", "rolebindings"): default_binding,
+    ("rbac.authorization.k8s.io", "clusterrolebindings"): default_binding,
 }
 _KIND_RULES = {
     ("", "secrets"): _secret_causes,
     ("", "configmaps"): _config_map_causes,
     ("", "events"): _event_causes,
     ("events.k8s.io", "events"): _event_causes,
+    ("rbac.authorization.k8s.io", "roles"): role_causes,
+    ("rbac.authorization.k8s.io", "clusterroles"): cluster_role_causes,
+    ("rbac.authorization.k8s.io", "rolebindings"): binding_causes(("Role", "ClusterRole")),
+    ("rbac.authorization.k8s.io", "clusterrolebindings"): binding_causes(("ClusterRole",)),
+    ("access.swarmtask.io", "accesstokens"): token_causes,
 }

@@ -1,7 +1,7 @@
 """The API server without its socket: everything behind the ASGI interface.
 
 Called by `server.py`, which gives it a socket, and by tests, which may call it in process. Builds the rooms, opens and closes them
-in order, and answers each request: authenticate, route, handle, map errors to Status objects.
+in order, and answers each request: authenticate, authorise, route, handle, map errors to Status objects, write down who wrote.
 """
 
 from __future__ import annotations
@@ -13,16 +13,23 @@ from typing import Any
 from urllib.parse import quote, unquote
 
 import structlog
+from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey as Signer
 
 from swarmtask.apiserver import faults
-from swarmtask.apiserver.auth import Authenticator, User
+from swarmtask.apiserver.access import roles
+from swarmtask.apiserver.access.accounts import AccountTokens
+from swarmtask.apiserver.access.audit import AuditLog
+from swarmtask.apiserver.access.room import AccessRoom, Visit
+from swarmtask.apiserver.access.users import User
+from swarmtask.apiserver.access.vault import Vault
+from swarmtask.apiserver.auth import Authenticator
 from swarmtask.apiserver.bootstrap import install
 from swarmtask.apiserver.builtins import builtin_types
 from swarmtask.apiserver.collector import Collector
 from swarmtask.apiserver.definitions import DEFINITIONS, DefinitionTypes
 from swarmtask.apiserver.handlers_discovery import DiscoveryHandlers
 from swarmtask.apiserver.handlers_objects import ObjectHandlers
-from swarmtask.apiserver.handlers_reviews import review
+from swarmtask.apiserver.handlers_reviews import ReviewHandlers
 from swarmtask.apiserver.objects import ObjectService
 from swarmtask.apiserver.records import Change
 from swarmtask.apiserver.routing import group_version, resolve
@@ -31,7 +38,7 @@ from swarmtask.apiserver.types import TypeRegistry
 from swarmtask.apiserver.watch import WatchHub
 from swarmtask.apiserver.wire import Request, Response, error_response, parse_query, read_yaml
 from swarmtask.clock import Clock
-from swarmtask.errors import BadRequest, InternalError, RequestEntityTooLarge, SwarmTaskError, Timeout, Unauthorized
+from swarmtask.errors import BadRequest, InternalError, RequestEntityTooLarge, SwarmTaskError, Timeout
 from swarmtask.settings import ApiServerSettings
 
 log = structlog.get_logger(__name__)
@@ -41,6 +48,7 @@ Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 
+READING = frozenset({"GET", "HEAD"})
 HEALTH_PATHS = frozenset({"/healthz", "/readyz", "/livez"})
 BODY_TIMEOUT_S = 60.0
 """A body must be complete by then; the limit of requests in Kubernetes' own server."""
@@ -53,7 +61,16 @@ DRAIN_LIMIT_BYTES = 64 * 2**20
 class Application:
     """An ASGI application. Make one with `open`, end it with `close`."""
 
-    def __init__(self, store: Store, settings: ApiServerSettings, authenticator: Authenticator, clock: Clock) -> None:
+    def __init__(
+        self,
+        store: Store,
+        settings: ApiServerSettings,
+        authenticator: Authenticator,
+        clock: Clock,
+        *,
+        signer: Signer | None = None,
+        audit: AuditLog | None = None,
+    ) -> None:
         self.store = store
         self.registry = TypeRegistry(builtin_types())
         self.service = ObjectService(store, self.registry, clock)
@@ -62,21 +79,38 @@ class Application:
         self.discovery = DiscoveryHandlers(self.registry, f"{settings.host}:{settings.port}")
         self._objects = ObjectHandlers(store, self.service, self.hub, clock)
         self._definitions = DefinitionTypes(store, self.registry)
-        self._authenticator = authenticator
+        accounts = AccountTokens(signer, store.index, clock) if signer is not None else None
+        self.access = AccessRoom(store, self.registry, authenticator, clock, accounts=accounts, audit=audit)
+        self._reviews = ReviewHandlers(store, self.registry, self.access.identities, self.access.authorizer, accounts)
         self._max_body_bytes = settings.max_body_bytes
         self.body_timeout_s = BODY_TIMEOUT_S
         self._collecting: asyncio.Task[None] | None = None
+        self._watching: asyncio.Task[None] | None = None
         self.ready = False
 
     @classmethod
-    async def open(cls, path: Path, settings: ApiServerSettings, authenticator: Authenticator, clock: Clock) -> Application:
+    async def open(
+        cls,
+        path: Path,
+        settings: ApiServerSettings,
+        authenticator: Authenticator,
+        clock: Clock,
+        *,
+        vault: Vault | None = None,
+        signer: Signer | None = None,
+        audit: AuditLog | None = None,
+    ) -> Application:
         """Open the store at `path`, install what exists from the start, begin to collect.
+
+        Args:
+            vault: encrypts Secrets on disk. signer: the key of ServiceAccount tokens; None: there are none.
+            audit: where every request that may change something is written down.
 
         Raises:
             ConfigurationError, InsufficientStorage: from the store.
         """
-        store = await Store.open(path, event_log_rows=settings.event_log_rows)
-        app = cls(store, settings, authenticator, clock)
+        store = await Store.open(path, event_log_rows=settings.event_log_rows, vault=vault)
+        app = cls(store, settings, authenticator, clock, signer=signer, audit=audit)
         try:
             app._definitions.load()
             store.subscribe(app._definitions.on_commit)
@@ -84,12 +118,14 @@ class Application:
             store.subscribe(app._end_watches_of_removed_types)
             store.subscribe(app.collector.on_commit)
             await install(app.service)
+            await roles.install(app.service)
         except BaseException:
             await store.close()
             raise
         app.collector.start()
         app._collecting = asyncio.create_task(app.collector.run(), name="collector")
         app._collecting.add_done_callback(app._collector_ended)
+        app._watching = asyncio.create_task(app.access.streams.run(), name="open streams")
         app.ready = True
         return app
 
@@ -97,9 +133,10 @@ class Application:
         """Stop collecting, commit what is queued, close the store. Watches must have ended (`end_watches`)."""
         self.ready = False
         self.end_watches()
-        if self._collecting is not None:
-            self._collecting.cancel()
-            await asyncio.gather(self._collecting, return_exceptions=True)
+        tasks = [task for task in (self._collecting, self._watching) if task is not None]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
         await self.store.close()
 
     def _collector_ended(self, task: asyncio.Task[None]) -> None:
@@ -126,38 +163,50 @@ class Application:
                 await receive()
                 await send({"type": "websocket.close", "code": 1000})
             return
+        visits: list[Visit] = []
+        reason = ""
         try:
-            response = await self._answer(scope, receive)
+            response = await self._answer(scope, receive, visits)
         except SwarmTaskError as error:
-            if scope["method"] not in ("GET", "HEAD"):
+            if scope["method"] not in READING:
                 # What was refused was decided on writes that may not be on disk yet; a read after the refusal must agree with it.
                 await self.store.settled()
-            response = error_response(error)
+            response, reason = error_response(error), error.reason
             if isinstance(error, Timeout):
                 response.headers.append(("connection", "close"))  # the rest of the body may still come
         except (Exception, RecursionError) as error:
             log.exception("request failed", method=scope["method"], path=scope["path"])
             response = error_response(InternalError(f"the server failed ({type(error).__name__}): see its log"))
+            reason = InternalError.reason
+        for visit in visits:
+            self.access.record(visit, response.status, reason)
         await _send(response, receive, send)
 
-    async def _answer(self, scope: Scope, receive: Receive) -> Response:
+    async def _answer(self, scope: Scope, receive: Receive, visits: list[Visit]) -> Response:
+        """Answer, and leave in `visits` what is known of the request, however it ends."""
         path: str = scope["path"]
-        segments = path_segments(scope)
         if path in HEALTH_PATHS or path.startswith(("/healthz/", "/readyz/", "/livez/")):
             return Response(200 if self.ready else 503, b"ok" if self.ready else b"not ready", "text/plain; charset=utf-8")
+        method: str = scope["method"]
+        segments = path_segments(scope)
         headers: dict[str, str] = {}
         for raw_name, raw_value in scope["headers"]:
             name = raw_name.decode("latin-1").lower()
             value = raw_value.decode("latin-1")
             headers[name] = f"{headers[name]},{value}" if name in headers else value
-        user = self._authenticator.authenticate(headers.get("authorization", ""))
-        if user is None:
-            raise Unauthorized("Unauthorized: send the bearer token of the kubeconfig")
-        request = Request(scope["method"], path, parse_query(scope.get("query_string", b"")), headers, client=user.name)
-        if request.method not in ("GET", "HEAD"):
+        query = parse_query(scope.get("query_string", b""))
+        source = (scope.get("client") or ("",))[0]
+        visit = self.access.arrive(method, path, segments, query, source)
+        visits.append(visit)
+        user = self.access.enter(visit, headers)
+        request = Request(method, path, query, headers, client=user.name, guard=self.access.guard(user))
+        if method not in READING:
             request.body = await self._read_body(receive)
             await read_yaml(request)
-        return await self._route(request, segments, user)
+        response = await self._route(request, segments, user)
+        if response.stream is not None:
+            self.access.watch_over(visit, response)
+        return response
 
     async def _route(self, request: Request, segments: list[str], user: User) -> Response:
         described = self.discovery.handle(request, segments)
@@ -171,7 +220,9 @@ class Application:
             # A client whose variable for the name was empty must not delete the whole collection, or the parent.
             raise BadRequest("the path of a DELETE must not end with a slash: is the name missing?")
         if not target.rt.stored:
-            return review(request, target, user, self._authenticator)
+            return await self._reviews.review(request, target, user)
+        if target.subresource == "token":
+            return self._reviews.request_token(request, target, user)
         return await self._objects.handle(request, target)
 
     async def _read_body(self, receive: Receive) -> bytes:

@@ -1,7 +1,8 @@
-"""Who may come in: the certificate authority, the server's certificate, the administrator's token, the kubeconfig.
+"""The files of access: the certificate authority, the server's certificate, tokens of administrator and operator, kubeconfigs.
 
-Called once by the server at start, and by the application for each request (`Authenticator`). Everything lives in the data
-directory, readable by its owner alone. Requests are checked against the SHA-256 of the token, never against the token itself.
+Called by the server at start and when certificates age, and by `access.identities` for each request (`Authenticator`). Everything
+lives in the data directory, readable by its owner alone. Requests are checked against the SHA-256 of the token, never against the
+token itself.
 """
 
 from __future__ import annotations
@@ -13,11 +14,10 @@ import ipaddress
 import os
 import secrets
 import socket
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Any
 
 import yaml
 from cryptography import x509
@@ -25,12 +25,14 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+from swarmtask.apiserver.access.users import ADMINISTRATOR, OPERATOR, User
 from swarmtask.errors import ConfigurationError
 
 CA_DAYS = 3650
 SERVER_DAYS = 365
 RENEW_BEFORE = timedelta(days=60)
 CONTEXT = "swarmtask"
+SIGNING_KEY = "accounts.key"
 _BACKDATED = timedelta(hours=1)
 """Clocks of laptops differ."""
 
@@ -42,45 +44,32 @@ class Credentials:
     Attributes:
         ca_pem: the authority's certificate, for the kubeconfig.
         token: of the administrator, for the kubeconfig.
+        operator_token: of the operator, for its own kubeconfig.
     """
 
     ca_pem: bytes
     certificate: Path
     key: Path
     token: str
-
-
-@dataclass(frozen=True, slots=True)
-class User:
-    """Who a request comes from."""
-
-    name: str
-    groups: tuple[str, ...] = ()
-
-    def as_info(self) -> dict[str, Any]:
-        """A `UserInfo`."""
-        return {"username": self.name, "uid": self.name, "groups": list(self.groups)}
-
-
-ADMINISTRATOR = User("swarmtask-admin", ("system:masters", "system:authenticated"))
+    operator_token: str
 
 
 class Authenticator:
-    """Bearer token -> user. Holds digests, never tokens."""
+    """The tokens that lie in files of the data directory: token -> user. Holds digests, never tokens.
 
-    def __init__(self, digests: Iterable[bytes]) -> None:
-        self._digests = tuple(digests)
+    Args:
+        digests: of the administrator's tokens.
+        others: of tokens of others.
+    """
 
-    def authenticate(self, header: str) -> User | None:
-        """The user of an Authorization header; None when it holds no valid bearer token."""
-        scheme, _, token = header.partition(" ")
-        return self.user_of(token.strip()) if scheme.lower() == "bearer" else None
+    def __init__(self, digests: Iterable[bytes], others: Mapping[bytes, User] | None = None) -> None:
+        self._users = (*((known, ADMINISTRATOR) for known in digests), *(others or {}).items())
 
     def user_of(self, token: str) -> User | None:
         """The user of a token. Compares in constant time, against every digest."""
         presented = digest(token)
-        matches = [hmac.compare_digest(presented, known) for known in self._digests]
-        return ADMINISTRATOR if any(matches) else None
+        matches = [user for known, user in self._users if hmac.compare_digest(presented, known)]
+        return matches[0] if matches else None
 
 
 def digest(token: str) -> bytes:
@@ -126,16 +115,41 @@ def prepare(data_dir: Path, host: str, now: datetime) -> tuple[Credentials, Auth
     try:
         ca_key, ca = _authority(folder, now)
         certificate, key = _server_certificate(folder, ca_key, ca, host, now)
-        token = _token(data_dir)
-        for path in (data_dir / "admin.token", *folder.glob("*.key")):
+        token, operator_token = _token(data_dir / "admin.token"), _token(data_dir / "operator.token")
+        for path in (data_dir / "admin.token", data_dir / "operator.token", *folder.glob("*.key")):
             path.chmod(0o600)  # a copy or a backup may have opened it
     except (OSError, ValueError, TypeError) as error:
         raise ConfigurationError(
             f"the certificates or the token in {data_dir} cannot be used: {error}; restore the files, or remove them "
             f"({folder} and admin.token) to have new ones made"
         ) from error
-    digests = [digest(token)]
-    return Credentials(ca.public_bytes(serialization.Encoding.PEM), certificate, key, token), Authenticator(digests)
+    credentials = Credentials(ca.public_bytes(serialization.Encoding.PEM), certificate, key, token, operator_token)
+    return credentials, Authenticator([digest(token)], {digest(operator_token): OPERATOR})
+
+
+def server_certificate(data_dir: Path, host: str, now: datetime) -> tuple[Path, Path]:
+    """The paths of the server's certificate and key; made anew where they are missing or have aged.
+
+    Raises:
+        ConfigurationError: a file cannot be read or written, or is not what it should be.
+    """
+    folder = data_dir / "pki"
+    try:
+        return _server_certificate(folder, *_authority(folder, now), host, now)
+    except (OSError, ValueError, TypeError) as error:
+        raise ConfigurationError(f"the certificates in {folder} cannot be used: {error}; restore the files") from error
+
+
+def signing_key_pem(data_dir: Path) -> bytes:
+    """The key that signs ServiceAccount tokens; made on first start, kept in a file of mode 0600. Raises ConfigurationError."""
+    path = data_dir / "pki" / SIGNING_KEY
+    try:
+        if not path.exists():
+            write_private(path, _pem(ec.generate_private_key(ec.SECP256R1())))
+        path.chmod(0o600)
+        return path.read_bytes()
+    except OSError as error:
+        raise ConfigurationError(f"the signing key {path} cannot be used: {error}") from error
 
 
 def _authority(folder: Path, now: datetime) -> tuple[ec.EllipticCurvePrivateKey, x509.Certificate]:
@@ -237,9 +251,8 @@ def _pem(key: ec.EllipticCurvePrivateKey) -> bytes:
     return key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
 
 
-def _token(data_dir: Path) -> str:
-    """The administrator's token; made on first start, kept in a file of mode 0600."""
-    path = data_dir / "admin.token"
+def _token(path: Path) -> str:
+    """A token of the server's own; made on first start, kept in a file of mode 0600."""
     if path.exists():
         token = path.read_text().strip()
         if len(token) < 32:
@@ -250,16 +263,18 @@ def _token(data_dir: Path) -> str:
     return token
 
 
-def kubeconfig(url: str, credentials: Credentials) -> str:
-    """The text of a kubeconfig with everything embedded."""
+def kubeconfig(url: str, credentials: Credentials, *, operator: bool = False) -> str:
+    """The text of a kubeconfig with everything embedded: of the administrator, or of the operator."""
+    user = f"{CONTEXT}-operator" if operator else f"{CONTEXT}-admin"
+    token = credentials.operator_token if operator else credentials.token
     authority = base64.b64encode(credentials.ca_pem).decode()
     return yaml.safe_dump(
         {
             "apiVersion": "v1",
             "kind": "Config",
             "clusters": [{"name": CONTEXT, "cluster": {"server": url, "certificate-authority-data": authority}}],
-            "users": [{"name": f"{CONTEXT}-admin", "user": {"token": credentials.token}}],
-            "contexts": [{"name": CONTEXT, "context": {"cluster": CONTEXT, "user": f"{CONTEXT}-admin", "namespace": "default"}}],
+            "users": [{"name": user, "user": {"token": token}}],
+            "contexts": [{"name": CONTEXT, "context": {"cluster": CONTEXT, "user": user, "namespace": "default"}}],
             "current-context": CONTEXT,
         },
         sort_keys=False,

@@ -1,4 +1,5 @@
-"""The built-in kinds as field tables, grouped by API group: core, events, coordination, authorization, authentication.
+"""The built-in kinds as field tables, grouped by API group: core, events, coordination, authorization, authentication;
+those of access control are in `access.messages`.
 
 Called by `builtins.py` (what is served) and `protobuf.py` (what can be decoded). Tables only. Source: Kubernetes API reference.
 """
@@ -7,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+from swarmtask.apiserver.access.messages import ACCESS_MESSAGES
 from swarmtask.apiserver.shapes import LOCAL_OBJECT_REFERENCE, METADATA, OBJECT_REFERENCE, Field, Message
 
 
@@ -168,6 +170,9 @@ SUBJECT_ACCESS_REVIEW = Message("SubjectAccessReview", "May this user do this?",
     )), "The question.", required=True),
     _ACCESS_STATUS,
 ))  # fmt: skip
+LOCAL_SUBJECT_ACCESS_REVIEW = Message(
+    "LocalSubjectAccessReview", "May this user do this in this namespace?", SUBJECT_ACCESS_REVIEW.fields
+)
 _RESOURCE_RULE = Message("ResourceRule", "What may be done with resources.", (
     _strings("verbs", 1, "Verbs."), _strings("apiGroups", 2, "API groups."), _strings("resources", 3, "Plural names."),
     _strings("resourceNames", 4, "Names of objects; empty means all."),
@@ -225,8 +230,10 @@ MESSAGES: Final[dict[tuple[str, str], Message]] = {
     ("coordination.k8s.io/v1", "Lease"): LEASE,
     ("authorization.k8s.io/v1", "SelfSubjectAccessReview"): SELF_SUBJECT_ACCESS_REVIEW,
     ("authorization.k8s.io/v1", "SubjectAccessReview"): SUBJECT_ACCESS_REVIEW,
+    ("authorization.k8s.io/v1", "LocalSubjectAccessReview"): LOCAL_SUBJECT_ACCESS_REVIEW,
     ("authorization.k8s.io/v1", "SelfSubjectRulesReview"): SELF_SUBJECT_RULES_REVIEW,
     ("authentication.k8s.io/v1", "SelfSubjectReview"): SELF_SUBJECT_REVIEW,
     ("authentication.k8s.io/v1", "TokenReview"): TOKEN_REVIEW,
+    **ACCESS_MESSAGES,
 }
 """(apiVersion, kind) -> field table."""

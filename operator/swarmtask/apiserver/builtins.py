@@ -64,6 +64,7 @@ def builtin_types() -> list[ResourceType]:
         _type("v1", "ConfigMap", "configmaps", namespaced=True, short_names=("cm",),
               columns=(Column("Data", "@configmap_data", "integer", description="Number of values."), AGE)),
         _type("v1", "ServiceAccount", "serviceaccounts", namespaced=True, short_names=("sa",),
+              subresources=frozenset({"token"}),
               columns=(Column("Secrets", "@secrets", "integer", description="Number of secrets."), AGE)),
         _type("v1", "Event", "events", namespaced=True, short_names=("ev",), field_selectors=_EVENT_SELECTORS,
               columns=event_columns),
@@ -81,7 +82,27 @@ def builtin_types() -> list[ResourceType]:
         _type(authorization, "SelfSubjectRulesReview", "selfsubjectrulesreviews", namespaced=False, **review),
         _type(authorization, "SubjectAccessReview", "subjectaccessreviews", namespaced=False, **review),
         _type(authentication, "SelfSubjectReview", "selfsubjectreviews", namespaced=False, **review),
+        _type(authorization, "LocalSubjectAccessReview", "localsubjectaccessreviews", namespaced=True, **review),
         _type(authentication, "TokenReview", "tokenreviews", namespaced=False, **review),
+        *_access_types(review),
+    ]  # fmt: skip
+
+
+def _access_types(review: Mapping[str, Any]) -> list[ResourceType]:
+    """Roles, bindings and tokens."""
+    rbac, access = "rbac.authorization.k8s.io/v1", "access.swarmtask.io/v1alpha1"
+    created = Column("Created At", ".metadata.creationTimestamp", description="When it was created.")
+    role = Column("Role", "@role_ref", description="The role that is given.")
+    return [
+        _type(rbac, "Role", "roles", namespaced=True, columns=(created,)),
+        _type(rbac, "ClusterRole", "clusterroles", namespaced=False, columns=(created,)),
+        _type(rbac, "RoleBinding", "rolebindings", namespaced=True, columns=(role, AGE)),
+        _type(rbac, "ClusterRoleBinding", "clusterrolebindings", namespaced=False, columns=(role, AGE)),
+        _type(access, "AccessToken", "accesstokens", namespaced=False, field_selectors=("spec.user",),
+              columns=(Column("User", ".spec.user", description="Whose token it is."),
+                       Column("Groups", ".spec.groups", description="Groups of the user."),
+                       Column("Expires", ".spec.expirationTimestamp", description="When it ends; empty: never."), AGE)),
+        _type(access, "SecretsKeyRotation", "secretskeyrotations", namespaced=False, **review),
     ]  # fmt: skip
 
 

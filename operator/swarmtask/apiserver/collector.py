@@ -17,6 +17,7 @@ from typing import Any, Literal
 import structlog
 
 from swarmtask.apiserver.definitions import CLEANUP_FINALIZER, DEFINITIONS, is_established, retry_refused
+from swarmtask.apiserver.namespaces import namespace_waits
 from swarmtask.apiserver.objects import NAMESPACES, ObjectService, Propagation
 from swarmtask.apiserver.records import Change, Key, Record
 from swarmtask.apiserver.versions import EVENTS
@@ -235,9 +236,11 @@ class Collector:
         record = self._store.get(key)
         if record is None or not record.deleting:
             return
-        left = [one for collection in self._store.index.collections() for one in self._store.index.records(collection, key.name)]
-        await self._delete_all(one for one in left if not one.deleting)
-        if any(self._store.index.keys(collection, key.name) for collection in self._store.index.collections()):
+        await self._delete_all(one for one in self._content(key.name) if not one.deleting)
+        left = self._content(key.name)
+        if left:
+            now = self._clock.now()
+            await self._service.rewrite(key, lambda obj: namespace_waits(obj, left, now))
             return  # each removal brings us back here
 
         def release(obj: dict[str, Any]) -> None:
@@ -245,6 +248,10 @@ class Collector:
             spec["finalizers"] = [name for name in spec.get("finalizers", ()) if name != "kubernetes"]
 
         await self._service.rewrite(key, release)
+
+    def _content(self, namespace: str) -> list[Record]:
+        index = self._store.index
+        return [record for collection in index.collections() for record in index.records(collection, namespace)]
 
     async def _empty_definition(self, key: Key) -> None:
         record = self._store.get(key)

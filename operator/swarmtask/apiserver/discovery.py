@@ -12,6 +12,9 @@ from typing import Any, Literal
 from swarmtask.apiserver.types import ResourceType, TypeRegistry
 
 _STATUS_VERBS = ("get", "patch", "update")
+_SUBRESOURCE_VERBS = {"finalize": ("update",), "token": ("create",)}
+_FOREIGN_KINDS = {"scale": ("autoscaling", "v1", "Scale"), "token": ("authentication.k8s.io", "v1", "TokenRequest")}
+"""Subresources that are read and written as an object of another kind."""
 _VERSION = re.compile(r"v([1-9][0-9]*)(?:(alpha|beta)([1-9][0-9]*))?\Z")
 
 
@@ -84,7 +87,7 @@ def resource_list(registry: TypeRegistry, group: str, version: str) -> dict[str,
                 "kind": response["kind"],
                 "verbs": list(_subresource_verbs(name)),
             }
-            if name == "scale":
+            if name in _FOREIGN_KINDS:
                 sub |= {"group": response["group"], "version": response["version"]}
             resources.append(sub)
     return {
@@ -96,12 +99,13 @@ def resource_list(registry: TypeRegistry, group: str, version: str) -> dict[str,
 
 
 def _subresource_verbs(name: str) -> tuple[str, ...]:
-    return ("update",) if name == "finalize" else _STATUS_VERBS
+    return _SUBRESOURCE_VERBS.get(name, _STATUS_VERBS)
 
 
 def _subresource_kind(item: ResourceType, name: str) -> dict[str, str]:
-    if name == "scale":
-        return {"group": "autoscaling", "version": "v1", "kind": "Scale"}
+    if name in _FOREIGN_KINDS:
+        group, version, kind = _FOREIGN_KINDS[name]
+        return {"group": group, "version": version, "kind": kind}
     return {"group": item.group, "version": item.version, "kind": item.kind}
 
 

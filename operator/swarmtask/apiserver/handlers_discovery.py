@@ -16,8 +16,8 @@ from swarmtask.apiserver import discovery, faults, openapi
 from swarmtask.apiserver.types import TypeRegistry
 from swarmtask.apiserver.wire import Request, Response, clauses, negotiate, respond
 
-KUBERNETES_VERSION = "v1.32.0"
-"""What clients are told, so that they choose the behaviour that is implemented here."""
+KUBERNETES_VERSION = "v1.34.0"
+"""What clients are told, so that they choose the behaviour that is implemented here; kubectl 1.33 to 1.35 stays quiet."""
 GNOSTIC = "application/com.github.proto-openapi.spec.v2.v1.0+protobuf"
 _GNOSTIC_WANTED = frozenset({GNOSTIC, "application/com.github.proto-openapi.spec.v2@v1.0+protobuf"})
 DiscoveryVersion = Literal["v2", "v2beta1"]
@@ -26,7 +26,7 @@ DiscoveryVersion = Literal["v2", "v2beta1"]
 def version_document() -> dict[str, str]:
     """GET /version."""
     return {
-        "major": "1", "minor": "32", "gitVersion": f"{KUBERNETES_VERSION}+swarmtask-{__version__}", "gitCommit": "",
+        "major": "1", "minor": "34", "gitVersion": f"{KUBERNETES_VERSION}+swarmtask-{__version__}", "gitCommit": "",
         "gitTreeState": "clean", "buildDate": "1970-01-01T00:00:00Z", "goVersion": f"python{platform.python_version()}",
         "compiler": platform.python_implementation(), "platform": f"linux/{platform.machine()}",
     }  # fmt: skip

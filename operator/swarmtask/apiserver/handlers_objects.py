@@ -255,7 +255,7 @@ class ObjectHandlers:
         kind = request.content_type
         if validation != "Ignore" and (kind in ("", JSON, APPLY_PATCH, "application/merge-patch+json") or kind in YAML_TYPES):
             duplicates = duplicate_fields(request)
-        return WriteOptions(request.manager, request.dry_run, validation, duplicates, client=request.client)
+        return WriteOptions(request.manager, request.dry_run, validation, duplicates, client=request.client, guard=request.guard)
 
     def _written(self, request: Request, target: Target, written: Written, options: WriteOptions, accepted: Accepted) -> Response:
         status = 201 if written.created else 200

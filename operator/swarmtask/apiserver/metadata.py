@@ -160,7 +160,7 @@ def _name_causes(rt: ResourceType, metadata: Mapping[str, Any]) -> list[Cause]:
     if not name:
         return [required("metadata.name", "name or generateName is required")]
     problem = path_segment_problem(name)
-    if not problem:
+    if not problem and rt.group != "rbac.authorization.k8s.io":  # names of roles are path segments: system:discovery
         problem = dns_label_problem(name) if (rt.group, rt.plural) == ("", "namespaces") else subdomain_problem(name)
     return [bad_value("metadata.name", name, problem)] if problem else []
 

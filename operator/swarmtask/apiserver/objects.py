@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import orjson
 
@@ -31,6 +31,18 @@ Propagation = Literal["Background", "Foreground", "Orphan"]
 _POLICY_FINALIZERS: Mapping[str, str] = {"Foreground": "foregroundDeletion", "Orphan": "orphan"}
 
 
+class WriteGuard(Protocol):
+    """Looks at what somebody writes: may he. `access.guard` is one. Each raises Forbidden."""
+
+    def may_create(self, rt: ResourceType, namespace: str, name: str) -> None:
+        """A server-side apply is about to create."""
+        ...
+
+    def admit(self, rt: ResourceType, new: Mapping[str, Any], old: Mapping[str, Any] | None, subresource: str | None) -> None:
+        """A valid object is about to be written. `old` None: created."""
+        ...
+
+
 @dataclass(slots=True)
 class WriteOptions:
     """What came with a write.
@@ -38,6 +50,7 @@ class WriteOptions:
     Attributes:
         manager: who writes, for managedFields.
         client: authenticated name of who sent it; empty for what the server itself writes.
+        guard: looks at what is written; None for the server itself and for masters.
         validation: Strict, Warn or Ignore.
         duplicates: paths that the body gave twice.
         warnings: filled by the service; for the answer's headers.
@@ -49,6 +62,7 @@ class WriteOptions:
     duplicates: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     client: str = ""
+    guard: WriteGuard | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +136,8 @@ class ObjectService:
         if not tracked:
             record_update(rt, None, obj, manager=options.manager, now=now, subresource="")
         admission.validate(rt, obj, None, spec_changed=True)
+        if options.guard is not None:
+            options.guard.admit(rt, obj, None, None)
         if rt.plural == "customresourcedefinitions":
             definitions.admit(self.store, rt, obj, None, now)
         key = self.key(rt, namespace, name)
@@ -244,6 +260,8 @@ class ObjectService:
         record = self.store.head(self.key(rt, namespace, name))
         if record is None and subresource is not None:
             raise faults.not_found(rt, name)
+        if record is None and options.guard is not None:
+            options.guard.may_create(rt, namespace, name)
         if record is None and (metadata.get("uid") or metadata.get("resourceVersion")):
             raise faults.conflict(rt, name, "it does not exist, but the applied object carries a uid or a resourceVersion")
         live = versions.decode(rt, record) if record is not None else None
@@ -294,6 +312,8 @@ class ObjectService:
         if not tracked:
             record_update(rt, old, new, manager=options.manager, now=now, subresource=subresource or "")
         self._validate_changed(rt, new, old, changed, spec_changed)
+        if options.guard is not None:
+            options.guard.admit(rt, new, old, subresource)
         if rt.plural == "customresourcedefinitions":
             definitions.admit(self.store, rt, new, old, now)
         if _finished(rt, new):

@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from swarmtask.apiserver.cel_evaluation import MISSING, compile_rules
+from swarmtask.apiserver.cel_expression import Budget
 from swarmtask.apiserver.schema_checks import Check, Path, compile_check, path_text
 from swarmtask.apiserver.shapes import OBJECT_META, schema_of
 from swarmtask.apiserver.types import ResourceType
@@ -29,6 +31,7 @@ class Structural:
         self._prune = _compile_prune(root)
         self._fill = _compile_fill(root)
         self._check: Check = compile_check(root)
+        self._rules = compile_rules(schema)
 
     def prune(self, obj: dict[str, Any]) -> list[str]:
         """Remove, in place, the fields that the schema does not name; their paths (`spec.container.imge`), sorted."""
@@ -46,6 +49,13 @@ class Structural:
         """What is wrong, in the order of the schema; empty when the object is valid."""
         causes: list[Cause] = []
         self._check(obj, None, causes)
+        return causes
+
+    def evaluate(self, obj: Mapping[str, Any], old: Mapping[str, Any] | None) -> list[Cause]:
+        """Which of the schema's rules (CEL) the object breaks. It must be valid; `old` is what is stored, None at create."""
+        causes: list[Cause] = []
+        if self._rules is not None:
+            self._rules(obj, MISSING if old is None else old, None, Budget(), causes)
         return causes
 
 

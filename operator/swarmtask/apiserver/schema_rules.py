@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
+from swarmtask.apiserver.cel_rules import rule_causes
 from swarmtask.apiserver.patterns import compile_pattern
 from swarmtask.apiserver.schema import defaulted, pruned_paths
 from swarmtask.apiserver.schema_checks import compile_check, shown
@@ -16,6 +17,10 @@ from swarmtask.errors import Cause
 
 MAX_DEPTH: Final = 64
 MAX_CAUSES: Final = 50
+MAX_RULES: Final = 1_000
+"""CEL rules of one schema: each costs up to a millisecond to look at."""
+MAX_RULE_CHARS: Final = 200_000
+"""Characters of all of them: reading a long one takes some 20 ms."""
 
 _TYPES: Final = ("array", "boolean", "integer", "number", "object", "string")
 _COMBINED: Final = ("allOf", "anyOf", "oneOf")
@@ -28,9 +33,9 @@ _SHAPE_KEYS: Final = frozenset({
     "type", "description", "title", "default", "nullable", "example", "externalDocs", "additionalProperties",
     "x-kubernetes-preserve-unknown-fields", "x-kubernetes-embedded-resource", "x-kubernetes-int-or-string",
     "x-kubernetes-list-type", "x-kubernetes-list-map-keys", "x-kubernetes-map-type",
+    "x-kubernetes-validations",
 })  # fmt: skip
 _FORBIDDEN: Final[Mapping[str, str]] = {
-    "x-kubernetes-validations": "CEL rules are not supported by this server: take the rule out, or the objects would go unchecked",
     "$ref": "references are not allowed in a structural schema",
     "definitions": "not allowed in a structural schema",
     "dependencies": "not allowed in a structural schema",
@@ -56,7 +61,26 @@ def schema_causes(schema: Any, path: str) -> list[Cause]:
         causes.append(cause)
         if len(causes) >= MAX_CAUSES:
             break
-    return causes or list(_defaults(schema, path))[:MAX_CAUSES]
+    if not causes:
+        causes += _defaults(schema, path)
+        count, length = _rule_size(schema)
+        if count > MAX_RULES or length > MAX_RULE_CHARS:
+            why = f"a schema has at most {MAX_RULES} rules in x-kubernetes-validations, with {MAX_RULE_CHARS} characters in all"
+            causes.append(_invalid(path, "...", why))
+        else:
+            causes += _rules(schema, path, root=True, correlatable=True)
+    return causes[:MAX_CAUSES]
+
+
+def _rule_size(schema: Mapping[str, Any]) -> tuple[int, int]:
+    """How many CEL rules a schema has, and how long they are in characters."""
+    rules = _listed(schema.get("x-kubernetes-validations"))
+    count, length = len(rules), sum(len(str(value)) for rule in rules for value in _mapping(rule).values())
+    for child in (*_mapping(schema.get("properties")).values(), schema.get("items"), schema.get("additionalProperties")):
+        if isinstance(child, Mapping):
+            more, longer = _rule_size(child)
+            count, length = count + more, length + longer
+    return count, length
 
 
 def _invalid(path: str, value: Any, why: str) -> Cause:
@@ -119,6 +143,19 @@ def _defaults(schema: Mapping[str, Any], path: str) -> Iterator[Cause]:
     for key in ("items", "additionalProperties"):
         if isinstance(schema.get(key), Mapping):
             yield from _defaults(schema[key], f"{path}.{key}")
+
+
+def _rules(schema: Mapping[str, Any], path: str, *, root: bool, correlatable: bool) -> Iterator[Cause]:
+    """The CEL rules of a schema that is structural."""
+    if "x-kubernetes-validations" in schema:
+        yield from rule_causes(schema, path, root=root, correlatable=correlatable)
+    for name, child in _mapping(schema.get("properties")).items():
+        yield from _rules(child, f"{path}.properties[{name}]", root=False, correlatable=correlatable)
+    if isinstance(schema.get("additionalProperties"), Mapping):
+        yield from _rules(schema["additionalProperties"], f"{path}.additionalProperties", root=False, correlatable=correlatable)
+    if isinstance(schema.get("items"), Mapping):
+        keyed = correlatable and schema.get("x-kubernetes-list-type") == "map"
+        yield from _rules(schema["items"], f"{path}.items", root=False, correlatable=keyed)
 
 
 def _listed(value: Any) -> list[Any]:

@@ -177,10 +177,7 @@ class FieldSelector:
                 raise BadRequest(f"invalid field selector: {part!r}: write field=value or field!=value")
             path, operator, value = match.group(1).strip(), match.group(2), match.group(3)
             if path not in ("metadata.name", "metadata.namespace") and path not in rt.field_selectors:
-                raise BadRequest(
-                    f'Unable to find "{rt.api_version}, Resource={rt.plural}" that match label selector "", field selector '
-                    f'"{text}": field label not supported: {path}'
-                )
+                raise BadRequest(f"field label not supported: {path}")  # kubectl says itself what was looked for
             terms.append((path, operator != "!=", re.sub(r"\\(.)", r"\1", value)))
         return terms
 

@@ -13,6 +13,7 @@ import logging
 import os
 import signal
 import socket
+import ssl
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -23,7 +24,11 @@ import uvloop
 from structlog.typing import Processor
 
 from swarmtask.apiserver import auth
+from swarmtask.apiserver.access.accounts import signing_key
+from swarmtask.apiserver.access.audit import AuditLog
+from swarmtask.apiserver.access.vault import Vault
 from swarmtask.apiserver.app import Application
+from swarmtask.apiserver.certificates import CertificateKeeper
 from swarmtask.clock import Clock, SystemClock
 from swarmtask.errors import ConfigurationError, SwarmTaskError
 from swarmtask.settings import ApiServerSettings, Settings, load_settings
@@ -32,6 +37,9 @@ log = structlog.get_logger(__name__)
 
 DATABASE = "swarmtask.db"
 KUBECONFIG = "kubeconfig"
+OPERATOR_KUBECONFIG = "operator.kubeconfig"
+SECRETS_KEY = "secrets.key"
+AUDIT = Path("audit") / "audit.log"
 LOCK = "apiserver.lock"
 SHUTDOWN_S = 1
 """Idle keep-alive connections over TLS hold a shutdown for this long; requests in flight take milliseconds."""
@@ -56,27 +64,56 @@ async def run_api_server(settings: Settings, *, clock: Clock, stop: asyncio.Even
         host = "127.0.0.1" if settings.apiserver.host in _ANY_ADDRESS else settings.apiserver.host
         url = f"https://[{host}]:{port}" if ":" in host else f"https://{host}:{port}"
         credentials, authenticator = auth.prepare(settings.data_dir, settings.apiserver.host, clock.now())
-        app = await Application.open(settings.data_dir / DATABASE, settings.apiserver, authenticator, clock)
-        try:
-            app.discovery.address = f"{host}:{port}"
-            auth.write_private(settings.data_dir / KUBECONFIG, auth.kubeconfig(url, credentials).encode())
-            await _serve(app, listener, credentials, stop, lambda: on_ready(url))
-        finally:
-            await app.close()
+        folder = settings.data_dir
+        signer = signing_key(auth.signing_key_pem(folder), folder / "pki" / auth.SIGNING_KEY)
+        with contextlib.closing(AuditLog(folder / AUDIT, clock)) as audit:
+            app = await Application.open(
+                folder / DATABASE, settings.apiserver, authenticator, clock,
+                vault=Vault(folder / SECRETS_KEY), signer=signer, audit=audit,
+            )  # fmt: skip
+            try:
+                app.discovery.address = f"{host}:{port}"
+                auth.write_private(folder / OPERATOR_KUBECONFIG, auth.kubeconfig(url, credentials, operator=True).encode())
+                auth.write_private(folder / KUBECONFIG, auth.kubeconfig(url, credentials).encode())
+                config = _uvicorn_config(app, credentials)
+                keeper = CertificateKeeper(_ssl_of(config), folder, settings.apiserver.host, clock)
+                await _serve(app, config, listener, keeper=keeper, stop=stop, on_ready=lambda: on_ready(url))
+            finally:
+                await app.close()
 
 
-async def _serve(
-    app: Application, listener: socket.socket, credentials: auth.Credentials, stop: asyncio.Event, on_ready: Callable[[], None]
-) -> None:
+def _uvicorn_config(app: Application, credentials: auth.Credentials) -> uvicorn.Config:
+    """TLS always: there is no way to serve without it, on any address."""
     config = uvicorn.Config(
         app, http="httptools", ws="none", lifespan="off", log_config=None, access_log=False, server_header=False,
         ssl_certfile=credentials.certificate, ssl_keyfile=credentials.key, timeout_keep_alive=75,
         timeout_graceful_shutdown=SHUTDOWN_S, backlog=1024,
     )  # fmt: skip
+    config.load()
+    return config
+
+
+def _ssl_of(config: uvicorn.Config) -> ssl.SSLContext:
+    if config.ssl is None:
+        raise ConfigurationError("the server has no certificate: it does not start without TLS")
+    config.ssl.minimum_version = ssl.TLSVersion.TLSv1_2
+    return config.ssl
+
+
+async def _serve(
+    app: Application,
+    config: uvicorn.Config,
+    listener: socket.socket,
+    *,
+    keeper: CertificateKeeper,
+    stop: asyncio.Event,
+    on_ready: Callable[[], None],
+) -> None:
     server = _Server(config)
     serving = asyncio.create_task(server.serve(sockets=[listener]), name="uvicorn")
     started = asyncio.create_task(server.answering.wait())
     stopping = asyncio.create_task(stop.wait())
+    keeping = asyncio.create_task(keeper.run(), name="certificates")
     try:
         await asyncio.wait({serving, started}, return_when=asyncio.FIRST_COMPLETED)
         if not serving.done():
@@ -87,6 +124,7 @@ async def _serve(
         server.leave()
         started.cancel()
         stopping.cancel()
+        keeping.cancel()
         await serving
 
 

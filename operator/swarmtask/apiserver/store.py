@@ -15,6 +15,8 @@ been decided on it. The head falls back to what is on disk and the next write tr
 Layout: `revisions` holds each body once; `objects` points to the newest revision of a key; `log` is the watch history and points to
 the revision and to the one before it. Compaction drops the oldest log rows in small steps, and with each the revision that it
 replaced: what remains is exactly what a list at a version above the floor, or a watch from it, can ask for.
+
+Bodies of Secrets are sealed on their way to the disk and opened on their way back, where there is a vault (`access.vault`).
 """
 
 from __future__ import annotations
@@ -32,6 +34,7 @@ from typing import Any
 import orjson
 import structlog
 
+from swarmtask.apiserver.access.vault import SEALED, Vault, is_sealed
 from swarmtask.apiserver.index import Index
 from swarmtask.apiserver.records import Change, Collection, Key, LogEntry, Record
 from swarmtask.apiserver.waiting import WaitingCounts
@@ -91,8 +94,9 @@ def _disk_is_full(path: Path) -> bool:
 class Store:
     """Objects on disk and in memory. Make one with `Store.open`; all methods belong to the event loop that opened it."""
 
-    def __init__(self, path: Path, *, event_log_rows: int) -> None:
+    def __init__(self, path: Path, *, event_log_rows: int, vault: Vault | None = None) -> None:
         self._path = path
+        self._vault = vault
         self._log_limit = event_log_rows
         self._writer_thread = ThreadPoolExecutor(1, "store-writer")
         self._reader_thread = ThreadPoolExecutor(1, "store-reader")
@@ -115,14 +119,17 @@ class Store:
     # --- life ------------------------------------------------------------------------------------------------------------
 
     @classmethod
-    async def open(cls, path: Path, *, event_log_rows: int) -> Store:
+    async def open(cls, path: Path, *, event_log_rows: int, vault: Vault | None = None) -> Store:
         """Open or make the database, check it, and load what is current into memory.
+
+        Args:
+            vault: seals Secrets; what is not sealed yet, or with an older key, is so before this returns. None: they stay plain.
 
         Raises:
             ConfigurationError: damaged, not ours, or written by a newer version.
             InsufficientStorage: no room to make it.
         """
-        store = cls(path, event_log_rows=event_log_rows)
+        store = cls(path, event_log_rows=event_log_rows, vault=vault)
         loop = asyncio.get_running_loop()
         try:
             await loop.run_in_executor(store._writer_thread, store._open)
@@ -364,6 +371,9 @@ class Store:
             db.execute("PRAGMA journal_size_limit = 67108864")
             self._migrate(db)
             self._load(db)
+            if self._vault is not None:
+                self._vault.keep()
+                self._reseal(db, self._vault)
         except BaseException:
             db.close()
             raise
@@ -409,9 +419,10 @@ class Store:
             "SELECT grp, plural, namespace, name, objects.rv, body FROM objects LEFT JOIN revisions ON objects.rv = revisions.rv"
         )
         records = []
-        for group, plural, namespace, name, rv, body in rows:
-            if body is None:
+        for group, plural, namespace, name, rv, stored in rows:
+            if stored is None:
                 raise ConfigurationError(f"{self._path} is damaged (revision {rv} is missing): restore it from a backup")
+            body = self._opened(rv, stored)
             records.append(Record.of(Key((group, plural), namespace, name), rv, orjson.loads(body), body))
         self.index.load(records)
         self.waiting.load(records)
@@ -433,7 +444,8 @@ class Store:
         for start in range(0, len(versions), FETCH_STEP):
             step = versions[start : start + FETCH_STEP]
             marks = ",".join("?" * len(step))
-            found.update(self._reader.execute(f"SELECT rv, body FROM revisions WHERE rv IN ({marks})", step))
+            rows = self._reader.execute(f"SELECT rv, body FROM revisions WHERE rv IN ({marks})", step)
+            found.update((rv, self._opened(rv, body)) for rv, body in rows)
         return found
 
     def _commit(self, changes: Sequence[Change]) -> int:
@@ -442,7 +454,7 @@ class Store:
         last = changes[-1].rv
         try:
             db.execute("BEGIN IMMEDIATE")
-            self._insert(db, changes)
+            self._insert(db, changes, self._vault)
             compacted = self._compact(db, len(changes))
             db.execute("UPDATE meta SET value = ? WHERE name = 'resource_version'", (last,))
             db.execute("COMMIT")
@@ -452,8 +464,14 @@ class Store:
         return compacted
 
     @staticmethod
-    def _insert(db: sqlite3.Connection, changes: Sequence[Change]) -> None:
-        db.executemany("INSERT INTO revisions VALUES (?, ?)", [(change.rv, change.record.body) for change in changes])
+    def _insert(db: sqlite3.Connection, changes: Sequence[Change], vault: Vault | None) -> None:
+        bodies = [
+            (change.rv, vault.seal(change.rv, change.record.body))
+            if vault is not None and change.key.collection in SEALED
+            else (change.rv, change.record.body)
+            for change in changes
+        ]
+        db.executemany("INSERT INTO revisions VALUES (?, ?)", bodies)
         db.executemany(
             "INSERT INTO log VALUES (?, ?, ?, ?, ?, ?, ?)",
             [
@@ -491,6 +509,63 @@ class Store:
         db.execute("DELETE FROM log WHERE rv <= ?", (floor,))
         db.execute("UPDATE meta SET value = ? WHERE name = 'floor'", (floor,))
         return len(entries)
+
+    # --- sealed bodies, also in the threads ------------------------------------------------------------------------------
+
+    def _opened(self, rv: int, body: bytes) -> bytes:
+        if self._vault is not None:
+            return self._vault.open(rv, body)
+        if is_sealed(body):
+            raise ConfigurationError(f"{self._path} holds encrypted Secrets, and there is no key to read them with")
+        return body
+
+    async def rotate_key(self) -> tuple[str, int]:
+        """Seal everything with a new key, and forget the old one. Returns the new key's ID and how many revisions were sealed.
+
+        Cut off at any moment, it goes on when the store is opened next.
+
+        Raises: InsufficientStorage, InternalError: nothing was lost; try again.
+        """
+        vault = self._vault
+        if vault is None:
+            raise InternalError("this store seals nothing")
+
+        def rotate() -> int:
+            vault.begin_rotation()
+            return self._reseal(self._db, vault)
+
+        try:
+            count = await asyncio.get_running_loop().run_in_executor(self._writer_thread, rotate)
+        except (sqlite3.Error, OSError) as error:
+            raise map_error(error, self._path) from error
+        log.info("Secrets encrypted with a new key", key=vault.key_id, revisions=count)
+        return vault.key_id, count
+
+    def _reseal(self, db: sqlite3.Connection, vault: Vault) -> int:
+        """Seal with the present key what is not; what was plain, or sealed with a key that leaves, does not stay in the file."""
+        wanted = []
+        for group, plural in sorted(SEALED):
+            rows = db.execute(
+                "SELECT rv, body FROM revisions WHERE rv IN (SELECT rv FROM objects WHERE grp = ?1 AND plural = ?2 UNION "
+                "SELECT rv FROM log WHERE grp = ?1 AND plural = ?2 UNION "
+                "SELECT previous_rv FROM log WHERE grp = ?1 AND plural = ?2)", (group, plural),
+            )  # fmt: skip
+            wanted += [(vault.seal(rv, vault.open(rv, body)), rv) for rv, body in rows if not vault.is_current(body)]
+        if wanted:
+            db.execute("PRAGMA secure_delete = ON")  # overwrites the place where the old bodies were
+            db.execute("BEGIN IMMEDIATE")
+            try:
+                db.executemany("UPDATE revisions SET body = ? WHERE rv = ?", wanted)
+                db.execute("COMMIT")
+            except sqlite3.Error:
+                _rollback(db)
+                raise
+            finally:
+                db.execute("PRAGMA secure_delete = OFF")
+            db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        if vault.rotating:
+            vault.end_rotation()
+        return len(wanted)
 
     def _shut_threads(self) -> None:
         self._reader_thread.shutdown(wait=False)

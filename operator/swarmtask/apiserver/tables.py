@@ -205,6 +205,11 @@ _CONVERT: dict[str, Callable[[list[Any], datetime], Any]] = {
 # --- cells of built-in kinds that no path describes ----------------------------------------------------------------------
 
 
+def _role_reference(obj: Mapping[str, Any], now: datetime) -> Any:
+    reference = obj.get("roleRef") or {}
+    return f"{reference.get('kind')}/{reference.get('name')}"
+
+
 def _count_of(*fields: str) -> Cell:
     def cell(obj: Mapping[str, Any], now: datetime) -> Any:
         return sum(len(obj.get(name) or ()) for name in fields)
@@ -266,4 +271,5 @@ _BUILTIN: dict[str, Cell] = {
     "@secret_data": _count_of("data"),
     "@configmap_data": _count_of("data", "binaryData"),
     "@secrets": _count_of("secrets"),
+    "@role_ref": _role_reference,
 }

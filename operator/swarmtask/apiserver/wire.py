@@ -36,6 +36,7 @@ class Request:
     Attributes:
         body: as it came, but JSON where it came as YAML.
         client: authenticated name of the sender.
+        guard: looks at what the sender writes; None for masters. A `WriteGuard`, handed through.
         duplicates: paths of the keys that a YAML body gave more than once; None where the body was no YAML.
     """
 
@@ -46,6 +47,7 @@ class Request:
     body: bytes = b""
     duplicates: list[str] | None = None
     client: str = ""
+    guard: Any = None
 
     def flag(self, name: str) -> bool:
         """As Kubernetes reads booleans: present and not `false` or `0`."""

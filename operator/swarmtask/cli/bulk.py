@@ -19,7 +19,7 @@ from swarmtask.cli.session import Session, Target, connect
 from swarmtask.cli.tables import reference, value_at
 from swarmtask.errors import NotFound, SwarmTaskError
 from swarmtask.kube import Object
-from swarmtask.resources.kinds import SWARM_TASK
+from swarmtask.resources.kinds import SWARM_QUEUE, SWARM_TASK
 from swarmtask.resources.task import Phase
 
 IN_FLIGHT = 16
@@ -120,10 +120,25 @@ async def _matching(session: Session, choice: Choice) -> list[Object]:
     found = list((await session.api.list(SWARM_TASK, session.namespace, label_selector=choice.selector)).items)
     if choice.queue:
         found = [task for task in found if value_at(task, ".spec.queue") == choice.queue]
+        if not found:
+            await _known_queue(session, choice.queue)
     fit = [task for task in found if choice.fits(task)]
     if not fit:
         terminal.say(f"{len(found)} tasks match, none of them can be acted on." if found else "No task matches.")
     return fit
+
+
+async def _known_queue(session: Session, name: str) -> None:
+    """A slip of the pen must not look as if there were nothing to do. Raises NotFound when there is no such queue."""
+    try:
+        await session.api.get(SWARM_QUEUE, name, session.namespace)
+    except NotFound:
+        raise NotFound(no_queue(session, name)) from None
+
+
+def no_queue(session: Session, name: str) -> str:
+    """The words for a queue that does not exist."""
+    return f"there is no queue {name} in namespace {session.namespace}: `swarmtask queue list -A` shows all there are"
 
 
 async def _by_name(session: Session, choice: Choice, codes: list[ExitCode]) -> list[Object]:

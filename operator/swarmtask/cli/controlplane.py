@@ -126,7 +126,8 @@ class ControlPlane:
         return [*self._program("apiserver"), "--listen", f"[{host}]:{port}" if ":" in host else f"{host}:{port}"]
 
     def _operator_argv(self) -> list[str]:
-        return [*self._program("operator"), "--engine", self.engine, "--kubeconfig", str(self.kubeconfig)]
+        kubeconfig = datadir.operator_kubeconfig_path(self.settings.data_dir)
+        return [*self._program("operator"), "--engine", self.engine, "--kubeconfig", str(kubeconfig)]
 
     def _program(self, name: str) -> list[str]:
         command = [sys.executable, "-m", "swarmtask", name, "--supervised", "--data-dir", str(self.settings.data_dir)]

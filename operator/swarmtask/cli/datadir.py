@@ -23,6 +23,11 @@ def kubeconfig_path(data_dir: Path) -> Path:
     return data_dir / "kubeconfig"
 
 
+def operator_kubeconfig_path(data_dir: Path) -> Path:
+    """Where the API server writes the kubeconfig with which the operator comes in."""
+    return data_dir / "operator.kubeconfig"
+
+
 def prepare(data_dir: Path) -> Path:
     """Make the directory, readable by its owner alone, and return it as an absolute path.
 

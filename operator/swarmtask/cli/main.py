@@ -5,10 +5,10 @@ Called by `start`. Every command registers itself from its own module.
 
 from __future__ import annotations
 
-from swarmtask.cli import apply, demo, explain, get, info, logs, nodeagent, queues, run, serve, status, steer, up
+from swarmtask.cli import apply, demo, explain, get, info, logs, nodeagent, nodes, queues, run, serve, status, steer, tokens, up
 from swarmtask.cli.program import new_app
 
-TASKS, CONTROL_PLANE, OTHER = "Tasks", "Control plane", "Other"
+TASKS, NODES, CONTROL_PLANE, OTHER = "Tasks", "Nodes", "Control plane", "Other"
 
 app = new_app()
 
@@ -17,6 +17,7 @@ status.register(app, CONTROL_PLANE)
 info.register(app, CONTROL_PLANE)
 serve.register(app, CONTROL_PLANE)
 nodeagent.register(app, CONTROL_PLANE)
+tokens.register(app, CONTROL_PLANE)
 run.register(app, TASKS)
 apply.register(app, TASKS)
 get.register(app, TASKS)
@@ -24,5 +25,6 @@ explain.register(app, TASKS)
 logs.register(app, TASKS)
 steer.register(app, TASKS)
 queues.register(app, TASKS)
+nodes.register(app, NODES)
 demo.register(app, OTHER)
 info.register_version(app, OTHER)

@@ -16,7 +16,7 @@ import typer
 from rich.text import Text
 
 from swarmtask.cli import places, tables, terminal
-from swarmtask.cli.bulk import act, phase_of
+from swarmtask.cli.bulk import act, no_queue, phase_of
 from swarmtask.cli.changes import changes
 from swarmtask.cli.command import command
 from swarmtask.cli.exits import ExitCode, combined, exit_code_of
@@ -185,9 +185,7 @@ async def _stop(session: Session, name: str, *, stopped: bool) -> tuple[bool, Ob
         if before != stopped:
             queue = await session.api.patch(SWARM_QUEUE, name, {"spec": {"stopped": stopped}}, session.namespace)
     except NotFound:
-        raise NotFound(
-            f"there is no queue {name} in namespace {session.namespace}: `swarmtask queue list -A` shows all there are"
-        ) from None
+        raise NotFound(no_queue(session, name)) from None
     return before, queue
 
 

@@ -40,7 +40,8 @@ async def run(
     ] = None,
     cpu: Annotated[str | None, typer.Option("--cpu", help="Cores to set aside, for example 500m or 2.", show_default=False)] = None,
     memory: Annotated[
-        str | None, typer.Option("--memory", help="Memory to set aside, and the limit, for example 512Mi.", show_default=False)
+        str | None,
+        typer.Option("--memory", help="Memory to set aside, and the limit, for example 512Mi or auto.", show_default=False),
     ] = None,
     gpu: Annotated[int | None, typer.Option("--gpu", min=0, help="Whole GPUs.", show_default=False)] = None,
     queue: Annotated[str | None, typer.Option("--queue", help="Queue to wait in. (default: default)", show_default=False)] = None,

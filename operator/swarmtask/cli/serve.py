@@ -84,7 +84,8 @@ def operator(
     logsetup.configure(settings.log_level, json=settings.log_json, component="operator")
     from swarmtask.cli.session import find_kubeconfig  # noqa: PLC0415 - the API server does not pay for the client
 
-    path = find_kubeconfig(settings, kubeconfig)
+    own = datadir.operator_kubeconfig_path(settings.data_dir)
+    path = own if kubeconfig is None and own.is_file() else find_kubeconfig(settings, kubeconfig)
     name = choose_engine(settings, engine)
     with datadir.hold(settings.data_dir, "operator", patience_s=_PREDECESSOR_S if supervised else 0):
         wiring.run_server(_connect_and_operate(settings, path, context, name, supervised=supervised))

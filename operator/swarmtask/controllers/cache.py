@@ -8,6 +8,7 @@ kept as changes arrive, because a cycle must not add up ten thousand tasks.
 from __future__ import annotations
 
 import logging
+import math
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -16,7 +17,9 @@ from datetime import datetime
 from pydantic import ValidationError
 
 from swarmtask.controllers.learning import Learning, template_of
+from swarmtask.controllers.measures import Measures
 from swarmtask.controllers.reading import explain, read_task, version_of
+from swarmtask.controllers.sizes import Sizes
 from swarmtask.controllers.twins import Twins
 from swarmtask.kube import Object
 from swarmtask.lifecycle.members import is_recorded
@@ -24,12 +27,13 @@ from swarmtask.lifecycle.reasons import RULES
 from swarmtask.resources import placement as resources
 from swarmtask.resources import units
 from swarmtask.resources.kinds import SWARM_NODE, SWARM_QUEUE, SWARM_TASK, Kind
-from swarmtask.resources.node import SwarmNode
+from swarmtask.resources.node import NodePhase, SwarmNode
 from swarmtask.resources.placement import dollars
 from swarmtask.resources.queue import SwarmQueue
-from swarmtask.resources.task import ANNOTATION_FRONT, Attempt, AttemptState, Phase, SwarmTask
+from swarmtask.resources.task import ANNOTATION_FRONT, Attempt, AttemptState, MemoryPlan, Phase, SwarmTask, attempt_id
 from swarmtask.scheduler.backlog import Backlog
 from swarmtask.scheduler.model import Amounts, GpuWish, PendingTask, QueueKey, RunningTask, TaskKey, TaskShape, Toleration
+from swarmtask.scheduler.standing import AHEAD_S
 
 logger = logging.getLogger(__name__)
 
@@ -61,6 +65,7 @@ class TaskEntry:
         holding: what its live attempt holds.
         running: how its live attempt stands before the scheduler.
         template: what kind of work it is, as far as durations are concerned.
+        memory: what its next attempt asks for; None: what its spec says. Kept up while it waits.
     """
 
     task: SwarmTask
@@ -70,6 +75,7 @@ class TaskEntry:
     holding: Holding | None
     running: RunningTask | None = None
     template: str = ""
+    memory: MemoryPlan | None = None
 
     @property
     def live(self) -> Attempt | None:
@@ -115,6 +121,8 @@ class Cache:
         self.tasks: dict[TaskKey, TaskEntry] = {}
         self.nodes: dict[str, SwarmNode] = {}
         self.queues: dict[QueueKey, SwarmQueue] = {}
+        self._owners: dict[str, TaskKey] = {}
+        """What the names of a task's attempts begin with -> the task."""
         self.unreadable: dict[TaskKey, str] = {}
         """Tasks of which nothing can be decided: key -> UID."""
         self.phases: Counter[tuple[QueueKey, Phase]] = Counter()
@@ -123,7 +131,10 @@ class Cache:
         self.listeners: list[Callable[[Change], None]] = []
         self.witnesses: list[Callable[[TaskEntry | None, TaskEntry | None], None]] = []
         self.learning = Learning()
+        self.sizes = Sizes()
+        self._measures = Measures()
         self._stale: OrderedDict[TaskKey, None] = OrderedDict()
+        self._resized: OrderedDict[TaskKey, None] = OrderedDict()
         self._running_tasks: dict[TaskKey, RunningTask] = {}
         self._ends: dict[TaskKey, tuple[RunningTask, RunningTask]] = {}
         """What runs as it was last asked for, without and with its expected end."""
@@ -142,6 +153,10 @@ class Cache:
         self._queue_requested: dict[QueueKey, Amounts] = {}
         self._queue_tasks: dict[str, Counter[QueueKey]] = {}
         self._gpus_held: dict[str, Counter[int]] = {}
+        self._moved: set[TaskKey] = set()
+        """Waiting tasks with a move to the front that nobody has compared with the clock."""
+        self._ahead: dict[TaskKey, float] = {}
+        """Moves to the front whose time has not come, in seconds since the epoch; until then they do not count."""
         self._turns: dict[str, int] = {}
         self._turn = 0
         self._limit_holders: dict[tuple[QueueKey, str], dict[str, int]] = {}
@@ -189,6 +204,7 @@ class Cache:
         elif kind is SWARM_NODE:
             self.nodes.pop(key[1], None)
             self._turns.pop(key[1], None)
+            self._note_node(key[1])
         elif kind is SWARM_QUEUE:
             self.queues.pop(key, None)
         self._tell(Change(kind, key, gone=True, placement=True, uid=uid))
@@ -220,19 +236,32 @@ class Cache:
             return self._put_task(key, None)
         self.unreadable.pop(key, None)
         task, template = read.task, template_of(read.task)
+        memory = None if read.invalid is not None or task.is_array else self._plan(key, task)
         entry = TaskEntry(
             task,
             version,
             read.invalid,
             pending=None
             if read.invalid is not None or self._superfluous(task)
-            else pending_task(task, duration_s=self.learning.typical_s(template)),
+            else pending_task(task, duration_s=self.learning.typical_s(template), memory=memory),
             holding=holding_of(task),
             running=running_task(task),
             template=template,
+            memory=memory,
         )
+        if entry.pending is not None and entry.pending.front_at is not None and entry.pending.front_at == self._ahead.get(key):
+            entry = replace(entry, pending=replace(entry.pending, front_at=None))
         self._check_front(key, task)
         return self._put_task(key, entry)
+
+    def _plan(self, key: TaskKey, task: SwarmTask) -> MemoryPlan | None:
+        """What it asks for. What was counted when it was placed holds until that is stored, whatever is learned meanwhile."""
+        old = self.tasks.get(key)
+        if old is not None and key in self._assumed:
+            known = (old.task.metadata.uid, old.task.spec.container, old.task.status.memory)
+            if known == (task.metadata.uid, task.spec.container, task.status.memory):
+                return old.memory
+        return self.sizes.plan(task)
 
     def _check_front(self, key: TaskKey, task: SwarmTask) -> None:
         text, old = task.metadata.annotations.get(ANNOTATION_FRONT), self.tasks.get(key)
@@ -254,12 +283,23 @@ class Cache:
             new = SwarmNode.model_validate({field: value for field, value in obj.items() if value is not None})
         except ValidationError as error:
             logger.error("SwarmNode %s takes no tasks: %s", name, explain(error))
-            return self.nodes.pop(name, None) is not None
+            known = self.nodes.pop(name, None) is not None
+            self._note_node(name)
+            return known
         self.nodes[name] = new
+        self._note_node(name)
         if old is None:
             return True
-        same_status = old.status.model_copy(update={"requested": new.status.requested, "tasks": new.status.tasks})
+        unseen = {"requested": new.status.requested, "tasks": new.status.tasks, "attempts": new.status.attempts}
+        same_status = old.status.model_copy(update=unseen)
         return old.spec != new.spec or old.metadata.labels != new.metadata.labels or same_status != new.status
+
+    def _note_node(self, name: str) -> None:
+        """What others than tasks use there, and whether another amount is the most that some node offers."""
+        node = self.nodes.get(name)
+        self._measures.node(name, node)
+        gone = node is None or node.status.phase is NodePhase.GONE
+        self._resized.update(dict.fromkeys(self.sizes.offer(name, 0 if node is None or gone else offered_memory(node))))
 
     def _apply_queue(self, key: QueueKey, obj: Object) -> bool:
         old = self.queues.get(key)
@@ -280,6 +320,10 @@ class Cache:
         self._count_in_namespace(key[0], (entry is not None) - (old is not None))
         if old is not None and not old.task.is_array:
             self.phases[(old.queue, old.task.status.phase)] -= 1
+        if old is not None and (entry is None or entry.task.metadata.uid != old.task.metadata.uid):
+            self._owners.pop(_name_of_attempts(old.task.metadata.uid), None)
+        if entry is not None:
+            self._owners[_name_of_attempts(entry.task.metadata.uid)] = key
         if entry is None:
             self.tasks.pop(key, None)
             self._live.pop(key, None)
@@ -303,6 +347,10 @@ class Cache:
         self._put_running(key, None if entry is None else entry.running)
         self.twins.put(key, entry.task if entry is not None and entry.invalid is None else None)
         self._stale.update(dict.fromkeys(self.learning.note(key, old, entry)))
+        self._resized.update(dict.fromkeys(self.sizes.note(key, old, entry)))
+        was, now = None if old is None else old.live, None if entry is None else entry.live
+        if was is not now:
+            self._measures.attempt(was, now, first_sight=old is None)
         for witness in self.witnesses:
             witness(old, entry)
         return before != self._holding(key) or waited != self._pending(key) or _differ(ran, self._on_nodes.get(key))
@@ -334,9 +382,51 @@ class Cache:
             entry = self.tasks.get(key)
             if entry is None or entry.pending is None:
                 continue
-            pending = replace(entry.pending, duration_s=self.learning.typical_s(entry.template))
-            self.tasks[key] = replace(entry, pending=pending)
-            if key in self.backlog:
+            self._put_pending(replace(entry.pending, duration_s=self.learning.typical_s(entry.template)))
+
+    def settle_fronts(self, now: float) -> None:
+        """Let only those moves to the front count whose time has come at `now` (seconds since the epoch)."""
+        latest = now + AHEAD_S
+        for key in self._moved:
+            pending = self.tasks[key].pending if key in self.tasks else None
+            if pending is not None and pending.front_at is not None and pending.front_at > latest:
+                self._ahead[key] = pending.front_at
+                self._put_pending(replace(pending, front_at=None))
+        self._moved.clear()
+        for key, moment in list(self._ahead.items()):
+            pending = self.tasks[key].pending if key in self.tasks else None
+            if pending is None or front_at(self.tasks[key].task) != moment:
+                del self._ahead[key]  # it was placed, moved again, or is gone
+            elif moment <= latest:
+                del self._ahead[key]
+                self._put_pending(replace(pending, front_at=moment))
+
+    @property
+    def next_front_at(self) -> float | None:
+        """When the next move to the front begins to count, in seconds since the epoch; None when no such move is known."""
+        return min(self._ahead.values()) - AHEAD_S if self._ahead else None
+
+    def _put_pending(self, pending: PendingTask) -> None:
+        self.tasks[pending.key] = replace(self.tasks[pending.key], pending=pending)
+        if pending.key in self.backlog:
+            self.backlog.put(pending)
+
+    def refresh_sizes(self, most: int = DURATIONS_AT_ONCE) -> None:
+        """The same for tasks with `memory: auto` and how much they ask for."""
+        for _ in range(min(most, len(self._resized))):
+            key, _ = self._resized.popitem(last=False)
+            entry = self.tasks.get(key)
+            if entry is None or entry.pending is None:
+                continue
+            if key in self._assumed:
+                self._resized[key] = None  # looked at again if it comes back
+                continue
+            memory = self.sizes.plan(entry.task)
+            if memory == entry.memory:
+                continue
+            pending = pending_task(entry.task, duration_s=entry.pending.duration_s, memory=memory)
+            self.tasks[key] = replace(entry, pending=pending, memory=memory)
+            if key in self.backlog and pending is not None:
                 self.backlog.put(pending)
 
     def _holding(self, key: TaskKey) -> Holding | None:
@@ -355,6 +445,8 @@ class Cache:
         pending = self._pending(key)
         if pending is not None:
             self.backlog.put(pending)
+            if pending.front_at is not None:
+                self._moved.add(key)
         else:
             self.backlog.drop(key)
         after = self._holding(key)
@@ -491,6 +583,10 @@ class Cache:
             self._ends[one.key] = (one, known)
         return [known for _, known in self._ends.values()]
 
+    def owner_of(self, attempt_id: str) -> TaskKey | None:
+        """The task whose attempt has this name, whether it is recorded or not."""
+        return self._owners.get(attempt_id.rpartition("-")[0])
+
     def deleting(self) -> list[TaskKey]:
         """Tasks whose deletion somebody has asked for."""
         return list(self._deleting)
@@ -498,6 +594,10 @@ class Cache:
     def requested(self, node: str) -> Amounts:
         """What live and assumed attempts hold on a node."""
         return self._requested.get(node, Amounts())
+
+    def foreign_bytes(self, name: str, capacity_bytes: int, offered_bytes: int) -> int:
+        """How much memory of what a node offers others than tasks use, as measured; 0 where nobody measures."""
+        return self._measures.taken(name, capacity_bytes, offered_bytes)
 
     def gpus_held(self, node: str) -> frozenset[int]:
         """Indices of the GPUs of a node that live and assumed attempts hold, as far as they are recorded."""
@@ -526,17 +626,34 @@ class Cache:
         """The name of each task of the queue that is live or assumed and holds slots of this limit -> how many."""
         return dict(self._limit_holders.get((queue, name), ()))
 
+    def drains(self, node: str) -> bool:
+        """A person wants the node empty."""
+        known = self.nodes.get(node)
+        return known is not None and known.spec.drain
+
     def queue_exists(self, queue: QueueKey) -> bool:
         """The queue `default` counts as there: the operator creates it in every namespace that has tasks."""
         return queue[1] == DEFAULT_QUEUE or queue in self.queues
 
 
-def pending_task(task: SwarmTask, queued_at: float | None = None, duration_s: float | None = None) -> PendingTask | None:
+def offered_memory(node: SwarmNode) -> int:
+    """Bytes that a node offers to tasks: its capacity less what is reserved."""
+    return max(0, units.memory_bytes(node.status.capacity.memory) - units.memory_bytes(node.spec.reserved.memory))
+
+
+def _name_of_attempts(uid: str) -> str:
+    return attempt_id(uid, 0).rpartition("-")[0]
+
+
+def pending_task(
+    task: SwarmTask, queued_at: float | None = None, duration_s: float | None = None, memory: MemoryPlan | None = None
+) -> PendingTask | None:
     """How a waiting task stands before the scheduler; None when it does not wait.
 
     Args:
         queued_at: instead of when it came to the queue, in seconds since the epoch.
         duration_s: how long such tasks run; None while that is not known.
+        memory: what it asks for; None: what its spec says, which then is an amount.
     """
     if task.status.phase is not Phase.QUEUED or task.metadata.deletion_timestamp is not None or task.is_array:
         return None
@@ -551,13 +668,17 @@ def pending_task(task: SwarmTask, queued_at: float | None = None, duration_s: fl
         priority=spec.effective_priority,
         queued_at=queued_at,
         shape=TaskShape(
-            request=Amounts(units.cpu_milli(requests.cpu), units.memory_bytes(requests.memory), requests.gpu),
+            request=Amounts(
+                units.cpu_milli(requests.cpu),
+                units.memory_bytes(requests.memory if memory is None else memory.request),
+                requests.gpu,
+            ),
             engine="" if spec.engine == "auto" else spec.engine,
             node_name=placement.node_name,
             node_selector=tuple(sorted(placement.node_selector.items())),
             capabilities=frozenset(placement.capabilities),
             limits=tuple(sorted(spec.limits.items())),
-            strategy=placement.strategy,
+            strategy="smallest" if memory is not None and memory.basis == "Ladder" else placement.strategy,
             avoid=frozenset(attempt.node for attempt in task.status.attempts if attempt.reason in _BETTER_ELSEWHERE),
             gpu=_gpu_wish(placement.gpu) if requests.gpu else GpuWish(),
             tolerations=tuple(map(_toleration, placement.tolerations)),
@@ -574,11 +695,12 @@ def pending_task(task: SwarmTask, queued_at: float | None = None, duration_s: fl
 
 def front_at(task: SwarmTask) -> float | None:
     """When a person moved the task to the front of its queue, in seconds since the epoch; None where nobody did, or where it has
-    been placed since: a move counts once, so that a task that was preempted does not come before the one that needed its room."""
+    been placed since: a move counts once, so that a task that was preempted does not come before the one that needed its room.
+    When it was placed is stored in whole seconds, cut off: a move in that second was before it."""
     text, current = task.metadata.annotations.get(ANNOTATION_FRONT), task.status.current
     moment = None if text is None else _moment(text)
     placed = None if current is None or current.bound_at is None else current.bound_at.timestamp()
-    return None if moment is None or (placed is not None and moment <= placed) else moment
+    return None if moment is None or (placed is not None and moment < math.floor(placed) + 1) else moment
 
 
 def _moment(text: str) -> float | None:

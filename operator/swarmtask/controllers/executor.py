@@ -25,6 +25,7 @@ from swarmtask.lifecycle.messages import (
     Announcement,
     Bound,
     DeleteTask,
+    Drain,
     InvalidObject,
     Observation,
     Observed,
@@ -72,12 +73,23 @@ class Executor:
     ) -> None:
         self._api, self._clock, self._announcer, self._deadlines = around.api, around.clock, around.announcer, around.deadlines
         self._cache, self._lanes, self._unbound = cache, lanes, unbound
-        self._policy = Policy(infrastructure_loss_limit=around.settings.infrastructure_loss_limit)
+        settings = around.settings
+        self._policy = Policy(
+            infrastructure_loss_limit=settings.infrastructure_loss_limit,
+            unreachable_s=settings.unreachable_s,
+            fence_s=settings.fence_s,
+            fence_margin_s=settings.fence_margin_s,
+        )
         self._missing: set[tuple[str, str]] = set()
         self._queue: KeyedQueue[TaskKey, Slot, tuple[str, TaskEvent | None]] = KeyedQueue(
             around.delays, around.rng, patient_at_once=TELLERS
         )
         cache.twins.stir = self.look
+
+    @property
+    def policy(self) -> Policy:
+        """What the settings say about all tasks."""
+        return self._policy
 
     @property
     def backlog(self) -> int:
@@ -136,6 +148,8 @@ class Executor:
                 return
             if isinstance(event, Bound) and self._cache.assumption(key) != (event.node, event.gpus):
                 return self._unbound()  # the task has changed since the cycle chose
+            if isinstance(event, Drain) and not self._cache.drains(event.node):
+                return  # somebody has thought better of it meanwhile
             transition = handle(entry.task, self._actual(entry, event), self._clock.now(), self._policy)
             try:
                 if transition.changed or transition.labels:

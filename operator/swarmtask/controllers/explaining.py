@@ -9,11 +9,12 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from swarmtask.controllers.cache import Cache, pending_task
+from swarmtask.controllers.node_rules import NodeRules
 from swarmtask.controllers.snapshots import queue_info, take_snapshot
 from swarmtask.errors import Invalid, NotFound
 from swarmtask.kube import ObjectApi
 from swarmtask.resources.kinds import SWARM_NODE, SWARM_QUEUE, SWARM_TASK
-from swarmtask.resources.task import Phase, SwarmTask
+from swarmtask.resources.task import MemoryPlan, Phase, SwarmTask
 from swarmtask.scheduler.cycle import Explanation, explain_task
 from swarmtask.scheduler.model import TaskKey
 
@@ -25,15 +26,17 @@ class ExplainedTask:
     Attributes:
         waits: it is before the scheduler; otherwise the explanation is about what would happen if it were queued now, without
             what it holds.
+        memory: what its next attempt asks for, and why; None: what its spec says.
     """
 
     task: SwarmTask
     waits: bool
     explanation: Explanation
+    memory: MemoryPlan | None = None
 
 
-async def explain_stored(api: ObjectApi, key: TaskKey, now: float) -> ExplainedTask:
-    """Explain one task among all that wait. `now`: seconds since the epoch.
+async def explain_stored(api: ObjectApi, key: TaskKey, now: float, rules: NodeRules | None = None) -> ExplainedTask:
+    """Explain one task among all that wait. `now`: seconds since the epoch. `rules`: as the operator's settings say.
 
     Raises:
         NotFound: there is no such task. Invalid: it cannot be read, or is being deleted.
@@ -52,18 +55,21 @@ async def explain_stored(api: ObjectApi, key: TaskKey, now: float) -> ExplainedT
         raise Invalid(f"SwarmTask {'/'.join(key)}: {entry.invalid}")
     if entry.task.is_array:
         raise Invalid(_about_array(cache, entry.task))
-    task, pending = entry.task, entry.pending
+    cache.refresh_sizes(len(cache.tasks))
+    entry = cache.tasks[key]
+    # What has ended asks for what was learned by now, itself included.
+    task, pending, memory = entry.task, entry.pending, cache.sizes.plan(entry.task)
     if pending is None:
         # As if it came to the queue now: last among its equals, and what it holds was given back.
         queued = task.status.model_copy(update={"phase": Phase.QUEUED})
-        pending = pending_task(task.model_copy(update={"status": queued}), queued_at=now)
+        pending = pending_task(task.model_copy(update={"status": queued}), queued_at=now, memory=memory)
         cache.remove(SWARM_TASK, key)
     if pending is None:
         raise Invalid(f"SwarmTask {'/'.join(key)} is being deleted: nothing of it starts any more")
-    snapshot = take_snapshot(cache, lambda engine: True, now, whole=True)
+    snapshot = take_snapshot(cache, lambda engine: True, now, rules=rules, whole=True)
     # The queue of a task that does not wait may have nothing else that waits.
     snapshot = replace(snapshot, queues={**snapshot.queues, pending.queue: queue_info(cache, pending.queue)})
-    return ExplainedTask(task, entry.pending is not None, explain_task(snapshot, pending))
+    return ExplainedTask(task, entry.pending is not None, explain_task(snapshot, pending), memory)
 
 
 def _about_array(cache: Cache, array: SwarmTask) -> str:

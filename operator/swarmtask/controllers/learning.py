@@ -11,6 +11,7 @@ from collections.abc import Collection
 from typing import TYPE_CHECKING
 
 from swarmtask.resources import units
+from swarmtask.resources.fields import AUTO
 from swarmtask.resources.task import LABEL_TEMPLATE, AttemptState, Phase, SwarmTask
 from swarmtask.scheduler.durations import Durations
 from swarmtask.scheduler.model import TaskKey
@@ -34,7 +35,7 @@ def template_of(task: SwarmTask) -> str:
     container, requests = task.spec.container, task.spec.container.resources.requests
     identity = (
         container.image, container.command, container.working_dir,
-        units.cpu_milli(requests.cpu), units.memory_bytes(requests.memory), requests.gpu,
+        units.cpu_milli(requests.cpu), AUTO if requests.memory == AUTO else units.memory_bytes(requests.memory), requests.gpu,
     )  # fmt: skip
     return hashlib.blake2b(repr(identity).encode("utf-8", "surrogatepass"), digest_size=12).hexdigest()
 

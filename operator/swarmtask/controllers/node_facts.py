@@ -10,14 +10,17 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
+from swarmtask.controllers.node_wishes import conditions_as_wished, phase_as_wished, quiet_words
 from swarmtask.engines.base import EngineNode, NodeState
 from swarmtask.resources import units
 from swarmtask.resources.meta import set_condition
 from swarmtask.resources.node import NodeEngine, NodePhase, NodeResources, NodeStatus, SwarmNode
+from swarmtask.resources.quiet_hours import Stand
 from swarmtask.scheduler.model import Amounts
 
 _LABEL_KEY = re.compile(units.LABEL_KEY_PATTERN)
 _LABEL_VALUE = re.compile(units.LABEL_VALUE_PATTERN)
+OPEN = Stand(quiet=False)
 _ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64", "armv7l": "arm", "armv6l": "arm", "i686": "386"}
 """As engines and kernels say it -> as Kubernetes' `kubernetes.io/arch` says it."""
 
@@ -37,13 +40,25 @@ class Listed:
 
 @dataclass(frozen=True, slots=True)
 class NodeFacts:
-    """One machine as its engines list it, the preferred engine first. Nothing listed: it is gone."""
+    """One machine as its engines list it, the preferred engine first. Nothing listed: it is gone.
+
+    Attributes:
+        lost: nothing is heard of it. deserted: nothing is heard of its agent, but an engine reaches it.
+    """
 
     listed: tuple[Listed, ...]
+    lost: bool = False
+    deserted: bool = False
 
     def offered(self) -> Iterator[tuple[str, str]]:
         """(engine, its node ID) that take work now."""
-        return ((item.engine, item.node.id) for item in self.listed if item.offered)
+        taken = self.lost or self.deserted
+        return ((item.engine, item.node.id) for item in self.listed if item.offered and not taken)
+
+    @property
+    def reached(self) -> bool:
+        """An engine reaches the machine, whether it may give it work or not."""
+        return any(item.heard and item.node.state is NodeState.READY for item in self.listed)
 
     @property
     def best(self) -> EngineNode | None:
@@ -110,6 +125,15 @@ def phase_of(facts: NodeFacts) -> tuple[NodePhase, str, str]:
     """(phase, CamelCase reason, words for a person)."""
     if not facts.listed:
         return NodePhase.GONE, "LeftEngine", "no engine lists this node any more"
+    if facts.lost:
+        words = "its node agent does not renew its Lease: the machine sleeps, is off, or cannot reach the API"
+        return NodePhase.UNREACHABLE, "LeaseExpired", words
+    if facts.deserted and facts.reached:
+        words = (
+            "its engine reaches it, but its node agent is silent: what runs there goes on, nothing new starts. See that the agent "
+            "runs and reaches the API; where it was taken away for good, delete the Lease of this name in kube-node-lease"
+        )
+        return NodePhase.NOT_READY, "AgentSilent", words
     if any(item.offered for item in facts.listed):
         return NodePhase.READY, "EngineReady", "an engine takes work for this node"
     heard = [item for item in facts.listed if item.heard]
@@ -124,10 +148,13 @@ def phase_of(facts: NodeFacts) -> tuple[NodePhase, str, str]:
     return NodePhase.NOT_READY, "EngineUnsure", words or "its engine cannot say yet whether the node works"
 
 
-def status_of(node: SwarmNode, facts: NodeFacts, requested: Amounts, tasks: int, now: datetime) -> NodeStatus:
-    """The status of a SwarmNode; equal to the old one when nothing has changed. `now` in whole seconds."""
+def status_of(
+    node: SwarmNode, facts: NodeFacts, requested: Amounts, tasks: int, now: datetime, *, stand: Stand = OPEN
+) -> NodeStatus:
+    """The status of a SwarmNode; equal to the old one when nothing has changed. `now` in whole seconds; `stand`: of its quiet
+    hours."""
     old = node.status
-    phase, reason, message = phase_of(facts)
+    phase, reason, message = phase_as_wished(node, tasks, phase_of(facts))
     best = facts.best
     # Few engines know GPUs; what the node itself lists counts where it is more.
     capacity = (
@@ -138,7 +165,7 @@ def status_of(node: SwarmNode, facts: NodeFacts, requested: Amounts, tasks: int,
     status = old.model_copy(
         update={
             "phase": phase,
-            "message": None if phase is NodePhase.READY else message,
+            "message": (quiet_words(stand) if stand.quiet else None) if phase is NodePhase.READY else message,
             "engines": [
                 NodeEngine(name=item.engine, id=item.node.id, version=item.node.engine_version or None) for item in facts.listed
             ],
@@ -149,14 +176,21 @@ def status_of(node: SwarmNode, facts: NodeFacts, requested: Amounts, tasks: int,
             "address": (best.address or None) if best is not None else old.address,
             "arch": (_ARCHITECTURES.get(best.arch, best.arch) or None) if best is not None else old.arch,
             "os": (best.os or None) if best is not None else old.os,
-            "conditions": set_condition(
-                old.conditions,
-                "Ready",
-                None if phase is NodePhase.UNREACHABLE else phase in (NodePhase.READY, NodePhase.DRAINING),
-                reason=reason,
-                message=message,
+            "conditions": conditions_as_wished(
+                set_condition(
+                    old.conditions,
+                    "Ready",
+                    None if phase is NodePhase.UNREACHABLE else phase in (NodePhase.READY, NodePhase.DRAINING),
+                    reason=reason,
+                    message=message,
+                    now=now,
+                    observed_generation=node.metadata.generation or None,
+                ),
+                node,
+                tasks,
+                phase=phase,
+                stand=stand,
                 now=now,
-                observed_generation=node.metadata.generation or None,
             ),
         }
     )

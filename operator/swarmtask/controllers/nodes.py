@@ -9,12 +9,15 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 from swarmtask.controllers.cache import Cache
 from swarmtask.controllers.crashpoints import write_point
 from swarmtask.controllers.executor import Executor
 from swarmtask.controllers.lane import EngineLane
+from swarmtask.controllers.leases import AGENT_SILENT, LEASE_EXPIRED
 from swarmtask.controllers.node_facts import NodeFacts, engine_labels, match, status_of
+from swarmtask.controllers.node_rules import NodeRules
 from swarmtask.controllers.reading import difference
 from swarmtask.controllers.surroundings import Surroundings
 from swarmtask.controllers.waiting import Bell
@@ -23,6 +26,9 @@ from swarmtask.kube import Object
 from swarmtask.lifecycle.messages import NodeGone
 from swarmtask.resources.kinds import SWARM_NODE
 from swarmtask.resources.node import NodeEngine, SwarmNode
+from swarmtask.resources.quiet_hours import Stand
+from swarmtask.resources.task import Attempt
+from swarmtask.scheduler.model import TaskKey
 
 logger = logging.getLogger(__name__)
 
@@ -36,14 +42,27 @@ STALE_S = 5.0
 class Nodes:
     """See the module. `bell`: ring it when something has changed that a node's status shows."""
 
-    def __init__(self, around: Surroundings, cache: Cache, lanes: Mapping[str, EngineLane], executor: Executor) -> None:
+    def __init__(
+        self, around: Surroundings, cache: Cache, lanes: Mapping[str, EngineLane], executor: Executor, rules: NodeRules
+    ) -> None:
         self._api, self._settings, self._clock = around.api, around.settings, around.clock
-        self._cache, self._lanes, self._executor = cache, lanes, executor
+        self._cache, self._lanes, self._executor, self._rules = cache, lanes, executor, rules
+        self._deadlines = around.deadlines
+        self._quiet_known: set[str] = set()
+        """Nodes for which the next change of their quiet hours is waited for."""
         self._absent_since: dict[tuple[str, str], float] = {}
         self._offered: frozenset[tuple[str, str]] = frozenset()
         self.bell = Bell(around.clock)
+        self.urgent = Bell(around.clock)
+        """Ring it after `bell` where what has changed cannot wait for its turn."""
         self.offer_changed: Callable[[], None] = lambda: None
         """Called when other nodes are ready for work than before."""
+        self.standing: Callable[[SwarmNode | None, str], str] = lambda node, name: ""
+        """What the silence of its agent says of a SwarmNode: see `leases`."""
+        self.uncertain: Callable[[str], bool] = lambda name: False
+        """Has it an agent of which nothing is heard?"""
+        self.reached: frozenset[str] = frozenset()
+        """SwarmNodes that an engine reaches, whatever is heard of their agents; by the newest lists."""
 
     # --- reading engines ---
 
@@ -85,11 +104,19 @@ class Nodes:
             node = (lane.name, attempt.engine_node_id)
             wanted.add(node)
             since = self._absent_since.setdefault(node, lane.nodes_at)
+            if self._fenced(key, attempt):
+                continue
             if lane.nodes_at - since >= self._settings.vanish_grace_s:
                 message = f"node {attempt.node} has left {lane.name} for good"
                 self._executor.offer(key, self._cache.tasks[key].task.metadata.uid, NodeGone(attempt.number, message))
         for node in [node for node in self._absent_since if node[0] == lane.name and node not in wanted]:
             del self._absent_since[node]
+
+    def _fenced(self, key: TaskKey, attempt: Attempt) -> bool:
+        """Its node has left the engine and is silent: the attempt may still run there, until the node's agent has stopped it. When
+        that must have happened, `leases` says."""
+        policy = self._cache.tasks[key].task.spec.node_loss.replace
+        return policy == "afterFence" and self.uncertain(attempt.node)
 
     def engine_ready(self, engine: NodeEngine) -> bool:
         """Does this engine offer this node for work, as far as its newest list says?"""
@@ -103,12 +130,13 @@ class Nodes:
         while True:
             await self.bell.wait(self._settings.status_refresh_s if again else None)
             again = await self.refresh()
-            await self._clock.sleep(self._settings.status_refresh_s)
+            await self.urgent.wait(self._settings.status_refresh_s)
 
     async def refresh(self) -> bool:
         """Bring every SwarmNode up to date once. True when something has to be tried again."""
         lists = {name: (lane.nodes or (), not self._silent(lane)) for name, lane in self._lanes.items() if lane.nodes is not None}
-        facts = match(lists, self._cache.nodes)
+        facts = {name: self._hear(name, item) for name, item in match(lists, self._cache.nodes).items()}
+        self.reached = frozenset(name for name, item in facts.items() if item.reached)
         before, self._offered = self._offered, frozenset(pair for item in facts.values() for pair in item.offered())
         if before != self._offered:
             self.offer_changed()
@@ -122,6 +150,10 @@ class Nodes:
                 again |= not await self._bring_up(name, NodeFacts(()))
         return again
 
+    def _hear(self, name: str, facts: NodeFacts) -> NodeFacts:
+        standing = self.standing(self._cache.nodes.get(name), name)
+        return replace(facts, lost=standing == LEASE_EXPIRED, deserted=standing == AGENT_SILENT)
+
     async def _bring_up(self, name: str, facts: NodeFacts) -> bool:
         node = self._cache.nodes.get(name)
         if node is None:
@@ -129,12 +161,29 @@ class Nodes:
             if node is None:
                 return False
         node = await self._relabel(node, facts)
-        now = self._clock.now().replace(microsecond=0)
-        status = status_of(node, facts, self._cache.requested(name), self._cache.tasks_on(name), now)
+        moment = self._clock.now()
+        stand = self._rules.quiet(node, moment.timestamp())
+        self._wait_for_change(name, stand)
+        now = moment.replace(microsecond=0)
+        status = status_of(node, facts, self._cache.requested(name), self._cache.tasks_on(name), now, stand=stand)
         if status == node.status:
             return True
         patch = {"metadata": {"resourceVersion": node.metadata.resource_version}, "status": difference(node.status, status)}
         return await self._patch(name, patch, subresource="status") is not None
+
+    def _wait_for_change(self, name: str, stand: Stand) -> None:
+        """When quiet hours begin or end, somebody has to look again."""
+        token = ("quiet hours", name)
+        if stand.until is not None:
+            self._quiet_known.add(name)
+            self._deadlines.set(token, stand.until.timestamp(), self._quiet_changed)
+        elif name in self._quiet_known:
+            self._quiet_known.discard(name)
+            self._deadlines.cancel(token)
+
+    def _quiet_changed(self) -> None:
+        self.bell.ring()
+        self.offer_changed()
 
     async def _create(self, name: str, facts: NodeFacts) -> SwarmNode | None:
         labels = engine_labels(facts)

@@ -15,10 +15,12 @@ from datetime import UTC, datetime
 from swarmtask.controllers.cache import Cache
 from swarmtask.controllers.executor import Executor
 from swarmtask.controllers.lane import EngineLane, Listing
+from swarmtask.controllers.leases import Leases
 from swarmtask.controllers.surroundings import Surroundings
 from swarmtask.engines.base import Observation
 from swarmtask.errors import NotFound, SwarmTaskError
-from swarmtask.lifecycle.messages import FINAL_WORKLOAD_STATES, Observed, Vanished, WorkloadState
+from swarmtask.lifecycle.loss import replace_after_s
+from swarmtask.lifecycle.messages import FINAL_WORKLOAD_STATES, NodeSilent, Observed, Vanished, WorkloadState
 from swarmtask.resources.kinds import SWARM_TASK
 from swarmtask.resources.task import Attempt, AttemptState
 from swarmtask.scheduler.model import TaskKey
@@ -41,11 +43,12 @@ EXPECTED = {
 class Observer:
     """See the module."""
 
-    def __init__(self, lane: EngineLane, around: Surroundings, cache: Cache, executor: Executor) -> None:
-        self._lane, self._cache, self._executor = lane, cache, executor
+    def __init__(self, lane: EngineLane, around: Surroundings, cache: Cache, executor: Executor, leases: Leases) -> None:
+        self._lane, self._cache, self._executor, self._leases = lane, cache, executor, leases
         self._api, self._settings, self._clock = around.api, around.settings, around.clock
         self._told: dict[str, Observation] = {}
         self._missing_since: dict[str, float] = {}
+        self._unknown_since: dict[str, float] = {}
         self._orphan_since: dict[str, float] = {}
 
     async def run(self) -> None:
@@ -92,8 +95,9 @@ class Observer:
         self._prune_finished(listing)
         for name in self._told.keys() - listing.names:
             del self._told[name]
-        for name in self._orphan_since.keys() - listing.names:
-            del self._orphan_since[name]
+        for memory in (self._orphan_since, self._unknown_since):
+            for name in memory.keys() - listing.names:
+                del memory[name]
 
     # --- attempts that live ---
 
@@ -104,17 +108,34 @@ class Observer:
                 if seen.name != attempt.id:
                     continue
                 self._missing_since.pop(seen.name, None)
-                agrees = seen.state in EXPECTED[attempt.state] and attempt.observed
-                if not agrees or self._told.get(seen.name) != seen:
-                    self._told[seen.name] = seen
-                    self._executor.offer(key, entry.task.metadata.uid, Observed(seen))
+                self._tell_lost(key, attempt, seen, listing.taken_at)
+                believed = self._leases.believe(entry.task, attempt, seen)
+                if believed is None:
+                    self._told.pop(seen.name, None)
+                    continue
+                agrees = believed.state in EXPECTED[attempt.state] and attempt.observed
+                if not agrees or self._told.get(seen.name) != believed:
+                    self._told[seen.name] = believed
+                    boot_id = self._leases.boot_id(attempt.node)
+                    self._executor.offer(key, entry.task.metadata.uid, Observed(believed, boot_id))
+
+    def _tell_lost(self, key: TaskKey, attempt: Attempt, seen: Observation, taken_at: float) -> None:
+        """The engine itself has lost the node: how long ago, for tasks that are replaced without a fence."""
+        if seen.state is not WorkloadState.UNKNOWN:
+            self._unknown_since.pop(seen.name, None)
+            return
+        task, since = self._cache.tasks[key].task, self._unknown_since.setdefault(seen.name, taken_at)
+        due_s = replace_after_s(task.spec, self._executor.policy, fenced=False)
+        if due_s is not None and taken_at - since >= due_s:
+            self._executor.offer(key, task.metadata.uid, NodeSilent(attempt.number, taken_at - since, fenced=False))
 
     def _tell_missing(self, listing: Listing) -> None:
         live = set()
         for key, attempt in self._live():
             live.add(attempt.id)
             uid = self._cache.tasks[key].task.metadata.uid
-            if attempt.id in listing.names or not self._expected(uid, attempt, listing):
+            hidden = attempt.id in listing.names or self._leases.uncertain(attempt.node)
+            if hidden or not self._expected(uid, attempt, listing):
                 self._missing_since.pop(attempt.id, None)
                 continue
             since = self._missing_since.setdefault(attempt.id, listing.taken_at)

@@ -18,9 +18,13 @@ from swarmtask.controllers import crashpoints
 from swarmtask.controllers.announcements import Announcer
 from swarmtask.controllers.arrays import Arrays
 from swarmtask.controllers.cache import Cache, Change
+from swarmtask.controllers.draining import Draining
 from swarmtask.controllers.executor import Executor
 from swarmtask.controllers.intake import Intake, default_intake
 from swarmtask.controllers.lane import EngineLane
+from swarmtask.controllers.leases import Leases
+from swarmtask.controllers.node_labels import NodeLabels
+from swarmtask.controllers.node_rules import NodeRules
 from swarmtask.controllers.nodes import Nodes
 from swarmtask.controllers.observer import Observer
 from swarmtask.controllers.queues import Queues
@@ -93,13 +97,22 @@ class Operator:
         self.executor = Executor(self._around, self.cache, self._lanes, self._unbound)
         for engine in engines:
             self._lanes[engine.name] = EngineLane(engine, self._around, self._wanted, self._refuse)
-        self._nodes = Nodes(self._around, self.cache, self._lanes, self.executor)
+        rules = NodeRules.of(settings)
+        self._nodes = Nodes(self._around, self.cache, self._lanes, self.executor, rules)
+        self._draining = Draining(self._around, self.cache, self.executor)
+        self._labels = [NodeLabels(lane, self._around, self.cache) for lane in self._lanes.values()] if settings.label_nodes else []
         self._queues = Queues(self._around, self.cache)
         self._arrays = Arrays(self._around, self.cache)
-        self.scheduling = Scheduling(self._around, self.cache, self.executor, self._nodes.engine_ready)
-        self._nodes.offer_changed = self._unbound
+        self.scheduling = Scheduling(self._around, self.cache, self.executor, self._nodes.engine_ready, rules)
+        self._leases = Leases(
+            self._around, self.cache, self.executor, self._lanes,
+            reached=lambda: self._nodes.reached, verdict=self._verdict_on_nodes,
+        )  # fmt: skip
+        self._nodes.offer_changed = self.scheduling.bell.ring
+        self._nodes.standing, self._nodes.uncertain = self._leases.standing, self._leases.uncertain
+        self.scheduling.boot_id = self._leases.boot_id
         self._engines_known = asyncio.Event()
-        self._observers = [Observer(lane, self._around, self.cache, self.executor) for lane in self._lanes.values()]
+        self._observers = [Observer(lane, self._around, self.cache, self.executor, self._leases) for lane in self._lanes.values()]
         self._synced: dict[str, asyncio.Event] = {kind.plural: asyncio.Event() for kind in OWN_KINDS}
         if settings.crash_point:
             crashpoints.arm(settings.crash_point)
@@ -149,12 +162,15 @@ class Operator:
             "queues": self._queues.run,
             "arrays": self._arrays.run,
             "nodes": self._nodes.run,
+            "draining": self._draining.run,
+            "leases": self._leases.run,
         }
         for lane, observer in zip(self._lanes.values(), self._observers, strict=True):
             loops[f"observer of {lane.name}"] = observer.run
             loops[f"nodes of {lane.name}"] = lambda lane=lane: self._nodes.poll(lane)  # type: ignore[misc]
             loops[f"commands of {lane.name}"] = lane.run_commands
             loops[f"submissions of {lane.name}"] = lane.run_submissions
+        loops |= {f"labels of {labels.engine}": labels.run for labels in self._labels}
         return loops
 
     async def _alive(self, name: str, loop: Loop) -> None:
@@ -216,9 +232,13 @@ class Operator:
                     (self._arrays if entry.task.is_array else self.executor).look(key)
         elif change.kind is SWARM_NODE:
             self._nodes.bell.ring()
+            self._draining.bell.ring()
+            for labels in self._labels:
+                labels.bell.ring()
         if change.placement:
             self.scheduling.bell.ring()
             self._nodes.bell.ring()
+            self._draining.bell.ring()
 
     def _task_gone(self, change: Change) -> None:
         self.executor.forget(change.key)
@@ -234,13 +254,22 @@ class Operator:
         live = entry.live
         if live is None or live.number != submission.attempt.number or live.state is not AttemptState.STARTING or live.observed:
             return None
+        if self._leases.uncertain(live.node):
+            return None  # it would start there whenever the node is back, when another one may be at work
         return entry.task if entry.task.metadata.deletion_timestamp is None else None
 
     def _refuse(self, key: TaskKey, uid: str, refused: SubmitRefused) -> None:
         self.executor.offer(key, uid, refused)
 
+    def _verdict_on_nodes(self) -> None:
+        """A node was lost, or is heard again: that must show at once."""
+        self._nodes.bell.ring()
+        self._nodes.urgent.ring()
+
     def _unbound(self) -> None:
+        """A decision was taken back: the next cycle decides again, and a node's status may have counted what was assumed."""
         self.scheduling.bell.ring()
+        self._nodes.bell.ring()
 
 
 __all__ = ["Operator", "cluster_id"]

@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Container, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from swarmtask.controllers.cache import Cache
 from swarmtask.controllers.executor import Executor
+from swarmtask.controllers.node_rules import NodeRules
 from swarmtask.controllers.snapshots import EngineReady, take_snapshot
 from swarmtask.controllers.surroundings import Surroundings
 from swarmtask.controllers.waiting import Bell
@@ -24,6 +25,7 @@ from swarmtask.scheduler.backlog import WHOLE, Cut
 from swarmtask.scheduler.cycle import run_cycle
 from swarmtask.scheduler.estimates import ESTIMATED, Estimates, estimate_starts
 from swarmtask.scheduler.model import Binding, CycleResult, Preemption, Refusal, Snapshot, TaskKey
+from swarmtask.scheduler.reach import Reach
 
 logger = logging.getLogger(__name__)
 
@@ -51,16 +53,19 @@ class Scheduling:
 
     Args:
         engine_ready: does this engine offer this node for work right now?
+        rules: when nodes take work at all.
 
     Attributes:
         bell: ring it when something has changed.
         cycles: how many cycles have run.
     """
 
-    def __init__(self, around: Surroundings, cache: Cache, executor: Executor, engine_ready: EngineReady) -> None:
+    def __init__(self, around: Surroundings, cache: Cache, executor: Executor, engine_ready: EngineReady, rules: NodeRules) -> None:
         self._cache, self._executor, self._settings, self._clock = cache, executor, around.settings, around.clock
-        self._engine_ready = engine_ready
+        self._engine_ready, self._rules = engine_ready, rules
         self.bell = Bell(around.clock)
+        self.boot_id: Callable[[str], str] = lambda node: ""
+        """The boot of a SwarmNode that has an agent; empty: it has none."""
         self.cycles = 0
         self.first_cycle = asyncio.Event()
         self._beyond_from = 0
@@ -97,10 +102,13 @@ class Scheduling:
             if not deferred and self._estimates.starts:
                 ahead_s = min(self._estimates.starts.values()) - self._clock.now().timestamp()
                 timeout_s = max(0.0, ahead_s) + quiet_s
+            if self._cache.next_front_at is not None:
+                ahead_s = max(0.0, self._cache.next_front_at - self._clock.now().timestamp())
+                timeout_s = ahead_s if timeout_s is None else min(ahead_s, timeout_s)
 
     def decide(self) -> Decided:
         """One cycle: what it places and whom it preempts is handed to the executor."""
-        snapshot = take_snapshot(self._cache, self._engine_ready, self._clock.now().timestamp())
+        snapshot = take_snapshot(self._cache, self._engine_ready, self._clock.now().timestamp(), rules=self._rules)
         result = run_cycle(snapshot)
         refusals = result.refusals
         if snapshot.cut is not None:
@@ -118,7 +126,7 @@ class Scheduling:
     def tell(self, decided: Decided) -> bool:
         """Why the others wait. True when some task has not been told yet."""
         snapshot, result = decided.snapshot, decided.result
-        deferred = self._tell(decided.refusals, snapshot.now) if self._estimate(snapshot, result) else True
+        deferred = self._tell(decided.refusals, snapshot) if self._estimate(snapshot, result) else True
         self.first_cycle.set()
         return deferred or (snapshot.cut is not None and bool(snapshot.cut.ends))
 
@@ -148,15 +156,21 @@ class Scheduling:
         if engine is None or not self._cache.assume(binding.task, binding.node, binding.gpus):
             return
         self._refusals.forget(binding.task.key)
-        self._executor.offer(binding.task.key, binding.task.uid, Bound(binding.node, binding.engine, engine.id, binding.gpus))
+        entry = self._cache.tasks.get(binding.task.key)
+        memory = None if entry is None else entry.memory
+        boot_id = self.boot_id(binding.node)
+        bound = Bound(binding.node, binding.engine, engine.id, binding.gpus, memory=memory, boot_id=boot_id)
+        self._executor.offer(binding.task.key, binding.task.uid, bound)
 
     def _preempt(self, preemption: Preemption) -> None:
         victim = preemption.victim
         if self._cache.assume_preempted(victim.key, victim.attempt, preemption.by.key):
             self._executor.offer(victim.key, victim.uid, Preempt(victim.attempt, preemption.by.key))
 
-    def _tell(self, refusals: Sequence[Refusal], wall: float) -> bool:
-        now, starts = self._clock.monotonic(), self._estimates.starts
+    def _tell(self, refusals: Sequence[Refusal], snapshot: Snapshot) -> bool:
+        now, wall, starts = self._clock.monotonic(), snapshot.now, self._estimates.starts
+        reach = Reach(snapshot)
+        lost: dict[TaskKey, str] = {}
         if len(self._said) > 2 * len(self._cache.backlog) + 100:
             self._said = {key: said for key, said in self._said.items() if key in self._cache.backlog}
         if len(self._refusals) > 2 * len(self._cache.backlog) + 100:
@@ -168,9 +182,12 @@ class Scheduling:
             said = self._said.get(refusal.task.key)
             told = (refusal.position, refusal.reason, refusal.message)
             start = starts.get(refusal.task.key)
+            if entry is not None and entry.memory is not None and entry.memory.basis == "Ladder":
+                lost[refusal.task.key] = reach.lacks(refusal.task)
             # What is stored may be about to be overwritten by what was said before and is still being written.
             if status is None or (
-                (status.queue_position, status.reason, status.message) == told
+                not lost.get(refusal.task.key)
+                and (status.queue_position, status.reason, status.message) == told
                 and not moved(_seconds(status.estimated_start_time), start, wall)
                 and (said is None or (said[:3] == told and not moved(said[3], start, wall)))
             ):
@@ -188,6 +205,8 @@ class Scheduling:
                 refusal.message,
                 None if start is None else datetime.fromtimestamp(start, UTC),
                 self._estimates.why_unknown(refusal),
+                self._cache.tasks[refusal.task.key].memory,
+                lost.get(refusal.task.key, ""),
             )
             self._executor.offer(refusal.task.key, refusal.task.uid, unplaced)
         return len(chosen) < len(news)

@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import lru_cache
 
-from swarmtask.controllers.cache import Cache
+from swarmtask.controllers.cache import Cache, offered_memory
+from swarmtask.controllers.node_rules import NodeRules
 from swarmtask.resources import units
 from swarmtask.resources.node import NodeEngine, NodePhase, SwarmNode
 from swarmtask.resources.placement import dollars
@@ -22,15 +23,21 @@ MOST_GPUS = 1024
 """Of one node; what SwarmNode can list."""
 
 
-def take_snapshot(cache: Cache, engine_ready: EngineReady, now: float, *, whole: bool = False) -> Snapshot:
+def take_snapshot(
+    cache: Cache, engine_ready: EngineReady, now: float, *, rules: NodeRules | None = None, whole: bool = False
+) -> Snapshot:
     """What waits, the queues it waits in, every node, and what runs there, if anything waits.
 
     Args:
         now: seconds since the epoch.
+        rules: what the settings say about all nodes; the defaults, with UTC, where none are given.
         whole: everything that waits, without a cut; otherwise of many tasks that are alike only those that may start.
     """
     cache.refresh_durations()
-    nodes = [_node_info(cache, name, node, engine_ready) for name, node in cache.nodes.items()]
+    cache.settle_fronts(now)
+    cache.refresh_sizes()
+    rules = rules or NodeRules()
+    nodes = [_node_info(cache, name, node, engine_ready, rules=rules, now=now) for name, node in cache.nodes.items()]
     cut = None if whole else cache.backlog.cut(*_left(nodes), _place(cache, now), _preempting(cache))
     pending = list(cache.waiting()) if cut is None else cut.tasks
     running = cache.with_ends(cache.running_tasks(now), now) if pending else []
@@ -50,7 +57,7 @@ def _preempting(cache: Cache) -> frozenset[QueueKey]:
 
 def _left(nodes: list[NodeInfo]) -> tuple[Amounts, int | None]:
     """What all nodes have left together, and how many more tasks they may run; None where one of them has no bound."""
-    free = [node.allocatable - node.requested for node in nodes]
+    free = [node.free for node in nodes]
     left = Amounts(
         sum(max(0, amounts.cpu_milli) for amounts in free),
         sum(max(0, amounts.memory_bytes) for amounts in free),
@@ -87,19 +94,22 @@ def queue_info(cache: Cache, key: QueueKey) -> QueueInfo:
     )
 
 
-def _node_info(cache: Cache, name: str, node: SwarmNode, engine_ready: EngineReady) -> NodeInfo:
+def _node_info(cache: Cache, name: str, node: SwarmNode, engine_ready: EngineReady, *, rules: NodeRules, now: float) -> NodeInfo:
     capacity, reserved = node.status.capacity, node.spec.reserved
     engines = tuple(engine.name for engine in node.status.engines if engine_ready(engine))
+    quiet, power = rules.quiet(node, now), node.status.power
+    offered = offered_memory(node)
+    pressures = [one.type for one in node.status.conditions if one.status == "True"]
     return NodeInfo(
         name=name,
         ready=node.status.phase in (NodePhase.READY, NodePhase.DRAINING) and bool(engines),
         unschedulable=node.spec.unschedulable
-        or node.status.phase is NodePhase.DRAINING
+        or (node.status.phase is NodePhase.DRAINING and not node.spec.drain)
         or node.metadata.deletion_timestamp is not None,
         engines=engines,
         allocatable=Amounts(
             max(0, units.cpu_milli(capacity.cpu) - units.cpu_milli(reserved.cpu)),
-            max(0, units.memory_bytes(capacity.memory) - units.memory_bytes(reserved.memory)),
+            offered,
             capacity.gpu,
         ),
         requested=cache.requested(name),
@@ -113,8 +123,18 @@ def _node_info(cache: Cache, name: str, node: SwarmNode, engine_ready: EngineRea
         region=node.spec.region,
         cost_per_hour=float(dollars(node.spec.cost_per_hour)),
         latency_ms=node.status.latency_milliseconds,
-        on_battery=node.status.power.on_battery,
+        on_battery=power.on_battery,
+        drained=node.spec.drain,
+        quiet=quiet.quiet,
+        quiet_until=quiet.until.timestamp() if quiet.quiet and quiet.until is not None else None,
+        quiet_words=quiet.words if quiet.quiet else "",
+        charge_percent=power.percent if power.on_battery else None,
+        min_charge_percent=rules.min_charge_percent(node),
         gpus=_gpus(node, cache.gpus_held(name)) if capacity.gpu else (),
+        foreign_bytes=cache.foreign_bytes(name, units.memory_bytes(capacity.memory), offered),
+        memory_pressure="MemoryPressure" in pressures,
+        disk_pressure="DiskPressure" in pressures,
+        gone=node.status.phase is NodePhase.GONE,
     )
 
 

@@ -20,6 +20,7 @@ from swarmtask.controllers.surroundings import Surroundings
 from swarmtask.engines.base import Engine, GpuDevice, Workload
 from swarmtask.errors import EngineRejected, NotFound, SwarmTaskError
 from swarmtask.kube import Object
+from swarmtask.lifecycle.memory import limit_bytes
 from swarmtask.lifecycle.messages import Reason, SubmitRefused
 from swarmtask.resources import units
 from swarmtask.resources.kinds import SECRET
@@ -220,7 +221,6 @@ def build_workload(task: SwarmTask, attempt: Attempt, env: tuple[tuple[str, str]
     container = task.spec.container
     memory_request = units.memory_bytes(attempt.requested.memory)
     limits = container.resources.limits
-    memory_limit = units.memory_bytes(limits.memory) if limits.memory is not None else memory_request
     vendors = {gpu.index: gpu.vendor.lower() for gpu in node.status.gpus} if node is not None else {}
     return Workload(
         name=attempt.id,
@@ -238,8 +238,10 @@ def build_workload(task: SwarmTask, attempt: Attempt, env: tuple[tuple[str, str]
         memory_request_bytes=memory_request,
         gpus=attempt.requested.gpu,
         cpu_limit_milli=units.cpu_milli(limits.cpu) if limits.cpu is not None else None,
-        memory_limit_bytes=max(memory_limit, memory_request) or None,
+        memory_limit_bytes=limit_bytes(task.spec, attempt) or None,
         grace_s=task.spec.termination_grace_period_seconds,
         gpu_devices=tuple(GpuDevice(index, vendors.get(index, "")) for index in attempt.requested.gpu_indices),
         node_has_gpus=node is not None and node.status.capacity.gpu > 0,
+        fence=task.spec.node_loss.replace == "afterFence",
+        priority=task.spec.priority or 0,
     )

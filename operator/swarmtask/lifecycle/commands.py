@@ -21,6 +21,7 @@ from swarmtask.lifecycle.messages import (
     Stop,
     Submit,
     WakeAt,
+    WorkloadState,
 )
 from swarmtask.resources.meta import FINALIZER
 from swarmtask.resources.task import Attempt, AttemptState, Phase, SwarmTask
@@ -97,9 +98,15 @@ def _removals(task: SwarmTask, live: Attempt | None, present: Collection[Observa
             continue
         # A number beyond the stored one means that this object is older than the list: whoever reads the newer one decides.
         over = seen.attempt <= task.status.attempt and seen.state not in FINAL_WORKLOAD_STATES
+        if over and seen.state is WorkloadState.UNKNOWN and _proven(records.get(seen.attempt)):
+            over = False  # its node told how it ended before its engine could: it stays, for its output
         if deleting or over:
             removals.append(Remove(records.get(seen.attempt) or _record_of(seen)))
     return removals
+
+
+def _proven(record: Attempt | None) -> bool:
+    return record is not None and record.exit_code is not None
 
 
 def _record_of(seen: Observation) -> Attempt:

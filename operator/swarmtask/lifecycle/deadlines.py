@@ -13,6 +13,7 @@ import hashlib
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
+from swarmtask.lifecycle.messages import Reason
 from swarmtask.resources.failures import Backoff
 from swarmtask.resources.task import TERMINAL_PHASES, Attempt, AttemptState, Phase, TaskSpec, TaskStatus
 
@@ -28,11 +29,17 @@ class Policy:
         stop_margin_s: an attempt that cannot be seen (node silent, or never shown by its engine) counts as stopped this long
             after its grace period.
         clock_skew_s: how far clocks of nodes may be apart; work counts as finished before a stop only when it is by more.
+        unreachable_s: a node whose agent has been silent for so long is lost.
+        fence_s: an agent that cannot reach the API begins to stop attempts after this; the agents are told the same.
+        fence_margin_s: between the end of the last grace period of a fence and the replacement.
     """
 
     infrastructure_loss_limit: int = 20
     stop_margin_s: int = 10
     clock_skew_s: int = 5
+    unreachable_s: float = 4.5
+    fence_s: float = 20.0
+    fence_margin_s: float = 10.0
 
 
 def whole(moment: datetime) -> datetime:
@@ -87,10 +94,15 @@ def attempt_deadline(spec: TaskSpec, attempt: Attempt) -> datetime | None:
 
 
 def unseen_stop_deadline(spec: TaskSpec, attempt: Attempt, phase: Phase, policy: Policy) -> datetime | None:
-    """When an attempt that is being stopped and cannot be seen counts as stopped; None while its engine shows it."""
+    """When an attempt that is being stopped and cannot be seen counts as stopped; None while its engine shows it, and where the
+    agent of its node fences it, because then `NodeSilent` says when it is over. One whose task is being deleted is not waited for:
+    nothing can follow it."""
     if attempt.state is not AttemptState.STOPPING or attempt.stop_requested_at is None:
         return None
     if attempt.observed and phase is not Phase.UNKNOWN:
+        return None
+    fenced = attempt.boot_id is not None and spec.node_loss.replace == "afterFence"
+    if attempt.observed and fenced and attempt.stop_reason != Reason.DELETED:
         return None
     grace_s = spec.termination_grace_period_seconds
     return attempt.stop_requested_at + timedelta(seconds=grace_s + policy.stop_margin_s) + _CUT

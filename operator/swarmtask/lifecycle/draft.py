@@ -7,16 +7,19 @@ callers.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from datetime import datetime
 from typing import Any, Literal
 
 from swarmtask.lifecycle import conditions
 from swarmtask.lifecycle.deadlines import Policy, exact, retry_at, retry_delay_s, whole
+from swarmtask.lifecycle.memory import climb, planned
 from swarmtask.lifecycle.messages import Announcement, Bound, Observation, Reason, Transition, Twin, Unplaced
 from swarmtask.lifecycle.reasons import RULES
-from swarmtask.lifecycle.verdicts import judge
+from swarmtask.lifecycle.verdicts import judge, rule_of
+from swarmtask.resources import units
+from swarmtask.resources.fields import AUTO
 from swarmtask.resources.meta import set_condition
+from swarmtask.resources.node import NodeAttempt
 from swarmtask.resources.task import (
     LABEL_DEAD_LETTER,
     LIVE_ATTEMPT_STATES,
@@ -24,6 +27,7 @@ from swarmtask.resources.task import (
     TERMINAL_PHASES,
     Attempt,
     AttemptState,
+    MemoryPlan,
     Phase,
     Requested,
     SwarmTask,
@@ -35,9 +39,13 @@ TOLD_LIMIT = MESSAGE_LIMIT - 256
 """Of the attempt that ended a task: leaves room for why there is no other one."""
 EVIDENCE_LIMIT = 400
 _STOP_RANK = {
-    Reason.PREEMPTED: 0, Reason.SUSPENDED: 1, Reason.START_DEADLINE: 2, Reason.ACTIVE_DEADLINE: 2, Reason.CANCELLED: 3,
-    Reason.DELETED: 4,
+    Reason.PREEMPTED: 0, Reason.DRAINED: 0, Reason.SUSPENDED: 1, Reason.START_DEADLINE: 2, Reason.ACTIVE_DEADLINE: 2,
+    Reason.CANCELLED: 3, Reason.DELETED: 4,
 }  # fmt: skip
+
+
+EXPLAINED_STOPS = frozenset({Reason.PREEMPTED.value, Reason.DRAINED.value})
+"""While an attempt is being stopped for one of these, its message says for whose sake; that stays."""
 
 
 def clip(text: str, limit: int = MESSAGE_LIMIT) -> str:
@@ -136,8 +144,13 @@ class Draft:
             self.announce("Queued", f"waiting in queue {self.task.spec.queue}")
 
     def place_in_queue(self, news: Unplaced) -> None:
-        """Why it waits and until when, in the scheduler's words."""
+        """Why it waits and until when, in the scheduler's words. One that has climbed too high for every node ends here."""
         status = self.status
+        climbed = status.memory is not None and status.memory.basis == "Ladder"
+        if news.out_of_reach and climbed and status.current is not None:
+            self._give_up_climbing(status.current, news.out_of_reach)
+            return
+        self._note_memory(news.memory)
         if status.reason != news.reason:
             self.announce("Waiting", news.message or news.reason)
         status.queue_position, status.reason, status.message = max(1, news.position), news.reason, clip(news.message)
@@ -153,20 +166,41 @@ class Draft:
         number = status.attempt + 1
         attempt = Attempt(
             number=number, id=attempt_id(self.task.metadata.uid, number), node=bound.node, engine=bound.engine,
-            engine_node_id=bound.engine_node_id, requested=self._requested(bound.gpus), bound_at=self.at,
+            engine_node_id=bound.engine_node_id, requested=self._requested(bound), bound_at=self.at,
+            boot_id=bound.boot_id or None,
         )  # fmt: skip
+        self._note_memory(bound.memory)
         status.attempts = [*status.attempts, attempt][-MAX_ATTEMPT_RECORDS:]
         status.attempt, status.phase, status.node_name, status.engine = number, Phase.STARTING, bound.node, bound.engine
         status.queue_position, status.not_before, status.reason, status.message = None, None, None, None
         status.estimated_start_time = None
         self.announce("Scheduled", f"bound to {bound.node} (attempt {number}, engine {bound.engine})")
 
-    def _requested(self, gpus: Sequence[int]) -> Requested:
+    def _requested(self, bound: Bound) -> Requested:
         spec, requests = self.task.spec, self.task.spec.container.resources.requests
+        # With auto the scheduler has counted what was learned by then; between then and now nothing else may be recorded.
+        counted = bound.memory if requests.memory == AUTO else None
+        plan = counted or planned(spec, self.status)
         return Requested(
-            cpu=requests.cpu, memory=requests.memory, gpu=requests.gpu, queue=spec.queue, limits=spec.limits,
-            gpu_indices=list(gpus),
+            cpu=requests.cpu, memory=requests.memory if plan is None else plan.request, gpu=requests.gpu, queue=spec.queue,
+            limits=spec.limits, gpu_indices=list(bound.gpus),
+            memory_limit=spec.container.resources.limits.memory if plan is None else plan.limit,
         )  # fmt: skip
+
+    def _note_memory(self, plan: MemoryPlan | None) -> None:
+        """Show how much was learned, while the spec asks for that. A step of the ladder stays: a restart must know it."""
+        status = self.status
+        if status.memory is not None and status.memory.basis == "Ladder":
+            return
+        if self.task.spec.container.resources.requests.memory != AUTO:
+            status.memory = None
+        elif plan is not None and plan.basis != "Ladder":
+            status.memory = plan
+
+    def _give_up_climbing(self, attempt: Attempt, why: str) -> None:
+        """A dead letter for what killed its newest attempt: the next one would need more than any node can give."""
+        reason = attempt.reason or Reason.OOM_KILLED.value
+        self.end(Phase.FAILED, reason, f"{describe(attempt, TOLD_LIMIT)}; {why}")
 
     def back_off(self, reason: str, message: str, earlier: int) -> None:
         """Wait before the next attempt. `earlier`: failures of the same budget before this one."""
@@ -199,7 +233,7 @@ class Draft:
         status.phase, status.reason, status.message = Phase.PENDING, None, None
         status.failures, status.infrastructure_losses = 0, 0
         status.start_time, status.completion_time, status.exit_code, status.queued_time = None, None, None, None
-        status.observed_retry, status.outcome_of = request, None
+        status.observed_retry, status.outcome_of, status.memory = request, None, None
         status.conditions = []
         self._leave_node()
         self.announce("RetryRequested", "a new budget of attempts begins")
@@ -227,6 +261,27 @@ class Draft:
         words = f"preempted by {by}"
         self.begin_stop(self.update(attempt, reason=None, message=clip(words)), Reason.PREEMPTED, words)
         self.announce(Reason.PREEMPTED, f"Preempted by {by}: attempt {attempt.number} on {attempt.node} is stopped", "Warning")
+
+    def drain(self, attempt: Attempt) -> None:
+        """Ask for the end of the attempt, because its node is to be empty."""
+        words = f"{attempt.node} is being drained"
+        self.begin_stop(self.update(attempt, reason=None, message=words), Reason.DRAINED, words)
+
+    def note_usage(self, attempt: Attempt, record: NodeAttempt) -> Attempt:
+        """What its node measured; told once, at the end."""
+        if record.peak_memory is None and record.cpu_seconds is None:
+            return attempt
+        return self.update(attempt, peak_memory=record.peak_memory, cpu_seconds=record.cpu_seconds)
+
+    def accept_late(self, attempt: Attempt, observation: Observation) -> None:
+        """Its node was given up, but the work was done there, and nothing has followed it yet: finished work is not run again."""
+        status = self.status
+        if attempt.started_at is None and observation.started_at is not None:
+            attempt = self.update(attempt, started_at=min(whole(observation.started_at), self.at))
+        status.start_time = status.start_time or attempt.started_at
+        status.node_name, status.engine = attempt.node, attempt.engine
+        self.announce("FinishedWhileAway", f"attempt {attempt.number} had completed on {attempt.node} while it was away")
+        self.succeed(attempt, observation)
 
     def succeed(self, attempt: Attempt, observation: Observation) -> None:
         """The work is done."""
@@ -260,7 +315,8 @@ class Draft:
             (why there is no further attempt, or None when there is; how many were taken from that budget before).
         """
         status, limit = self.status, self.policy.infrastructure_loss_limit
-        verdict = judge(self.task.spec.failure_policy, reason, attempt.exit_code)
+        rules = self.task.spec.failure_policy
+        verdict = judge(rules, reason, attempt.exit_code)
         rule = "" if verdict.rule is None else f"failurePolicy rule {verdict.rule}"
         if verdict.counts:
             status.failures += 1
@@ -274,7 +330,13 @@ class Draft:
                 bound = f"{paid} attempts were lost or, as by {rule}, ignored (limit {limit})"
         if verdict.gives_up:
             return rule, paid - 1
-        return (bound if paid > limit else None), paid - 1
+        if paid > limit:
+            return bound, paid - 1
+        step = climb(self.task.spec, attempt, reason, rule_of(rules, verdict))
+        if step is not None:
+            status.memory = step
+            self.announce("MoreMemory", f"attempt {attempt.number + 1} asks for {step.request}: {step.message}")
+        return None, paid - 1
 
     def stopped(self, attempt: Attempt, message: str, exit_code: int | None = None, finished_at: datetime | None = None) -> None:
         """A stop that was asked for has taken effect; what follows depends on who asked."""
@@ -287,7 +349,7 @@ class Draft:
             limit = f"stopped by {reason.value}" if cause is not reason else RULES[reason].meaning.removesuffix(".")
             self.fail(attempt, cause, f"{limit}{': ' if words else ''}{words}", exit_code, finished_at)
             return
-        if reason is Reason.PREEMPTED and attempt.message:
+        if reason in EXPLAINED_STOPS and attempt.message:
             message = f"{attempt.message}: {message}" if message else attempt.message
         attempt = self._close(attempt, AttemptState.STOPPED, reason, exit_code=exit_code, message=message, finished_at=finished_at)
         if reason is Reason.PREEMPTED:
@@ -296,6 +358,9 @@ class Draft:
                 self.end(Phase.FAILED, reason, f"{describe(attempt, TOLD_LIMIT)}; {why}")
             else:
                 self.enter_queue(keep_place=True)
+        elif reason is Reason.DRAINED:
+            # Costs nothing: no budget bounds how often a person may drain nodes.
+            self.enter_queue(keep_place=True)
         elif reason is Reason.SUSPENDED:
             self.hold(Reason.SUSPENDED, f"attempt {attempt.number} was stopped because spec.suspend was set")
         else:
@@ -355,7 +420,7 @@ class Draft:
         if attempt is None:
             return
         if attempt.state is AttemptState.STOPPING:
-            words = f": {attempt.message}" if attempt.stop_reason == Reason.PREEMPTED and attempt.message else ""
+            words = f": {attempt.message}" if attempt.stop_reason in EXPLAINED_STOPS and attempt.message else ""
             status.reason = attempt.stop_reason
             status.message = clip(f"stopping attempt {attempt.number} on {attempt.node}{words}")
         elif status.phase is Phase.UNKNOWN:
@@ -376,5 +441,17 @@ class Draft:
 def describe(attempt: Attempt, limit: int = MESSAGE_LIMIT) -> str:
     """One attempt in one line: "attempt 2 on laptop-3: Error, exit code 1: words of the engine"."""
     code = "" if attempt.exit_code is None else f", exit code {attempt.exit_code}"
+    code += _memory_words(attempt)
     words = f": {attempt.message}" if attempt.message else ""
     return clip(f"attempt {attempt.number} on {attempt.node}: {attempt.reason or attempt.state.value}{code}{words}", limit)
+
+
+def _memory_words(attempt: Attempt) -> str:
+    """How much it used of how much it had, where that is known or was what ended it."""
+    had = units.memory_bytes(attempt.requested.memory_limit or attempt.requested.memory)
+    if attempt.peak_memory is None and (attempt.reason != Reason.OOM_KILLED or not had):
+        return ""
+    if attempt.peak_memory is None:  # its node may tell later, or has no agent
+        return f", with {units.humanize_memory(had)} of memory"
+    peak = units.humanize_memory(units.memory_bytes(attempt.peak_memory))
+    return f", peak memory {peak}" + (f" of {units.humanize_memory(had)}" if had else "")

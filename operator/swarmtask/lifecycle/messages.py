@@ -11,7 +11,8 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Literal
 
-from swarmtask.resources.task import Attempt, Phase, SwarmTask, TaskStatus
+from swarmtask.resources.node import NodeAttempt
+from swarmtask.resources.task import Attempt, MemoryPlan, Phase, SwarmTask, TaskStatus
 
 # --- typed reasons -------------------------------------------------------------------------------------------------------
 
@@ -31,7 +32,9 @@ class Reason(StrEnum):
     QUEUE_DEADLINE = "QueueDeadline"
     ENGINE_REJECTED = "EngineRejected"
     SECRET_NOT_FOUND = "SecretNotFound"  # noqa: S105 - a reason, not a secret
+    EVICTED = "Evicted"
     PREEMPTED = "Preempted"
+    DRAINED = "Drained"
     DEDUPLICATED = "Deduplicated"
     SUSPENDED = "Suspended"
     CANCELLED = "Cancelled"
@@ -129,12 +132,19 @@ class Reconcile:
 
 @dataclass(frozen=True, slots=True)
 class Bound:
-    """The scheduler chose a node; the resources are already assumed in the cache."""
+    """The scheduler chose a node; the resources are already assumed in the cache.
+
+    Attributes:
+        memory: how much memory was counted, where the spec says `auto`; None for other tasks.
+        boot_id: of the node, where it has an agent; empty: it has none.
+    """
 
     node: str
     engine: str
     engine_node_id: str
     gpus: tuple[int, ...] = ()
+    memory: MemoryPlan | None = None
+    boot_id: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,6 +156,8 @@ class Unplaced:
         estimated_start: None while nothing is known.
         unknown: why nothing is known of the start, for a person; for the condition only.
         message: counts per filter, for example "0/3 nodes fit: 2 too little memory (needs 16Gi, largest free 7.4Gi), 1 cordoned".
+        memory: how much memory it asks for, where the spec says `auto`; None for other tasks.
+        out_of_reach: it has climbed the ladder, and this says why no node can take so much; empty: one can, sooner or later.
     """
 
     position: int
@@ -153,6 +165,8 @@ class Unplaced:
     message: str
     estimated_start: datetime | None = None
     unknown: str = ""
+    memory: MemoryPlan | None = None
+    out_of_reach: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,10 +182,23 @@ class Preempt:
 
 
 @dataclass(frozen=True, slots=True)
+class Drain:
+    """A person wants the node of this attempt empty: it is stopped, and the task queued again."""
+
+    attempt: int
+    node: str
+
+
+@dataclass(frozen=True, slots=True)
 class Observed:
-    """The engine showed a workload of this task."""
+    """The engine showed a workload of this task.
+
+    Attributes:
+        boot_id: of its node at that moment, as its agent tells; empty while nobody tells.
+    """
 
     observation: Observation
+    boot_id: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,13 +226,39 @@ class NodeGone:
 
 
 @dataclass(frozen=True, slots=True)
+class NodeSilent:
+    """Nothing is heard of the node of this attempt, though whoever says so could hear.
+
+    Attributes:
+        silent_s: seconds since its last sign of life, by the operator's own clock.
+        fenced: it has an agent, which stops the attempt by itself; otherwise only its engine says that it is lost.
+    """
+
+    attempt: int
+    silent_s: float
+    fenced: bool
+
+
+@dataclass(frozen=True, slots=True)
+class NodeTold:
+    """The agent of the node told how an attempt ended. It may be over already, and another one may have followed."""
+
+    attempt: int
+    record: NodeAttempt
+    boot_id: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class InvalidObject:
     """The stored object does not satisfy its model (possible on a real cluster whose CRD is older)."""
 
     message: str
 
 
-TaskEvent = Reconcile | Bound | Unplaced | Preempt | Observed | Vanished | SubmitRefused | NodeGone | InvalidObject
+TaskEvent = (
+    Reconcile | Bound | Unplaced | Preempt | Drain | Observed | Vanished | SubmitRefused | NodeGone | NodeSilent | NodeTold
+    | InvalidObject
+)  # fmt: skip
 
 
 # --- commands ------------------------------------------------------------------------------------------------------------
@@ -283,7 +336,7 @@ class Transition:
 
 
 __all__ = [
-    "FINAL_WORKLOAD_STATES", "Announcement", "Bound", "Command", "DeleteTask", "InvalidObject", "NodeGone", "Observation",
-    "Observed", "Preempt", "Reason", "Reconcile", "ReleaseFinalizer", "Remove", "Stop", "Submit", "SubmitRefused", "SwarmTask",
-    "TaskEvent", "Transition", "Twin", "Unplaced", "Vanished", "WakeAt", "WorkloadState",
+    "FINAL_WORKLOAD_STATES", "Announcement", "Bound", "Command", "DeleteTask", "Drain", "InvalidObject", "NodeGone", "NodeSilent",
+    "NodeTold", "Observation", "Observed", "Preempt", "Reason", "Reconcile", "ReleaseFinalizer", "Remove", "Stop", "Submit",
+    "SubmitRefused", "SwarmTask", "TaskEvent", "Transition", "Twin", "Unplaced", "Vanished", "WakeAt", "WorkloadState",
 ]  # fmt: skip

@@ -1,7 +1,8 @@
 """What an engine's facts do to the attempt that they speak of.
 
-Called by `task.handle` for `Observed`, `Vanished`, `SubmitRefused` and `NodeGone`. Reports may be late, repeated, reordered or
-about something else: whatever does not speak of a live attempt of this very task changes nothing (LIFECYCLE I3, I5).
+Called by `task.handle` for `Observed`, `Vanished`, `SubmitRefused`, `NodeGone`, `NodeSilent` and `NodeTold`. Reports may be late,
+repeated, reordered or about something else: whatever does not speak of a live attempt of this very task changes nothing (LIFECYCLE
+I3, I5). The one exception is what a node tells of an attempt that was given up (`hear_late`).
 """
 
 from __future__ import annotations
@@ -9,14 +10,25 @@ from __future__ import annotations
 from datetime import timedelta
 
 from swarmtask.lifecycle.deadlines import whole
-from swarmtask.lifecycle.draft import Draft, clip
-from swarmtask.lifecycle.messages import NodeGone, Observation, Observed, Reason, SubmitRefused, Vanished, WorkloadState
+from swarmtask.lifecycle.draft import EXPLAINED_STOPS, Draft, clip
+from swarmtask.lifecycle.loss import finished_away, observation_of, replace_after_s
+from swarmtask.lifecycle.messages import (
+    NodeGone,
+    NodeSilent,
+    NodeTold,
+    Observation,
+    Observed,
+    Reason,
+    SubmitRefused,
+    Vanished,
+    WorkloadState,
+)
 from swarmtask.lifecycle.reasons import RULES
 from swarmtask.resources.task import Attempt, AttemptState, Phase
 
 _DEADLINES = (Reason.START_DEADLINE, Reason.ACTIVE_DEADLINE)
 
-EngineFact = Observed | Vanished | SubmitRefused | NodeGone
+EngineFact = Observed | Vanished | SubmitRefused | NodeGone | NodeSilent | NodeTold
 
 
 def find_live(draft: Draft, event: EngineFact) -> Attempt | None:
@@ -28,14 +40,20 @@ def find_live(draft: Draft, event: EngineFact) -> Attempt | None:
         seen = event.observation
         ours = seen.task_uid == draft.task.metadata.uid and seen.name == live.id and seen.attempt == live.number
         return live if ours else None
+    if isinstance(event, NodeTold) and event.record.id != live.id:
+        return None
     return live if event.attempt == live.number else None
 
 
 def apply(draft: Draft, live: Attempt, event: EngineFact) -> None:
     """Change the draft by a fact about its live attempt."""
     match event:
-        case Observed(observation=seen):
-            _observe(draft, live, seen)
+        case Observed(observation=seen, boot_id=boot_id):
+            _observe(draft, live, seen, boot_id)
+        case NodeSilent():
+            _miss(draft, live, event)
+        case NodeTold(record=record) if record.state == "Exited":
+            _end(draft, draft.note_usage(live, record), observation_of(live, record, event.boot_id))
         case Vanished():
             _lose(draft, live, Reason.WORKLOAD_LOST, f"{live.engine} no longer lists the workload")
         case NodeGone(message=message):
@@ -50,6 +68,29 @@ def apply(draft: Draft, live: Attempt, event: EngineFact) -> None:
             pass
 
 
+def hear_late(draft: Draft, event: NodeTold) -> bool:
+    """A node tells of an attempt that is over already. Work that was done there is kept if nothing has followed it; otherwise only
+    what it used is noted. False: the task has no such attempt."""
+    record = event.record
+    known = next((one for one in draft.status.attempts if one.id == record.id and not one.live), None)
+    if known is None or record.state != "Exited":
+        return False
+    known = draft.note_usage(known, record)
+    if finished_away(draft.task, known, record):
+        draft.accept_late(known, observation_of(known, record, event.boot_id))
+    return True
+
+
+def _miss(draft: Draft, live: Attempt, event: NodeSilent) -> None:
+    """Its node is silent: nobody knows what it does, until it must have been stopped by its node."""
+    _lose_sight(draft, live)
+    live = draft.live or live
+    due_s = replace_after_s(draft.task.spec, draft.policy, fenced=event.fenced)
+    if due_s is not None and event.silent_s >= due_s:
+        fence = "; its agent must have stopped the attempt by now" if event.fenced else ""
+        _lose(draft, live, Reason.NODE_LOST, f"{live.node} is lost: nothing was heard of it for {due_s:g} s{fence}")
+
+
 def _lose(draft: Draft, live: Attempt, reason: Reason, message: str) -> None:
     """It is gone without a word. A deadline that ran out because the infrastructure lost it is not the task's fault (I8)."""
     by_deadline = live.stop_reason == Reason.START_DEADLINE and live.reason is None
@@ -60,14 +101,14 @@ def _lose(draft: Draft, live: Attempt, reason: Reason, message: str) -> None:
         draft.fail(live, reason, message)
 
 
-def _observe(draft: Draft, live: Attempt, seen: Observation) -> None:
+def _observe(draft: Draft, live: Attempt, seen: Observation, boot_id: str) -> None:
     match seen.state:
         case WorkloadState.UNKNOWN:
             _lose_sight(draft, live)
         case WorkloadState.PENDING | WorkloadState.PREPARING:
             _prepare(draft, live, seen)
         case WorkloadState.RUNNING:
-            _run(draft, live, seen)
+            _run(draft, live, seen, boot_id)
         case WorkloadState.EXITED | WorkloadState.REJECTED | WorkloadState.STOPPED:
             _end(draft, live, seen)
 
@@ -105,7 +146,7 @@ def _prepare(draft: Draft, live: Attempt, seen: Observation) -> None:
     draft.update(live, observed=True, reason=reason, message=_kept(live) or clip(seen.message) or live.message)
 
 
-def _run(draft: Draft, live: Attempt, seen: Observation) -> None:
+def _run(draft: Draft, live: Attempt, seen: Observation, boot_id: str) -> None:
     live = _see_again(draft, live)
     if live.started_at is not None:
         draft.update(live, observed=True)
@@ -114,15 +155,17 @@ def _run(draft: Draft, live: Attempt, seen: Observation) -> None:
     started = whole(seen.started_at) if seen.started_at is not None else draft.at
     started = min(max(started, live.bound_at or started), draft.at)
     state = live.state if live.state is AttemptState.STOPPING else AttemptState.RUNNING
-    draft.update(live, state=state, observed=True, started_at=started, reason=None, message=_kept(live))
+    draft.update(
+        live, state=state, observed=True, started_at=started, reason=None, message=_kept(live), boot_id=boot_id or live.boot_id
+    )
     draft.status.phase = Phase.RUNNING
     draft.status.start_time = draft.status.start_time or started
     draft.announce("Started", f"attempt {live.number} runs on {live.node}")
 
 
 def _kept(live: Attempt) -> str | None:
-    """While an attempt is being preempted, its message says for whom; that stays."""
-    return live.message if live.stop_reason == Reason.PREEMPTED else None
+    """While an attempt is being stopped for another's sake, its message says for whose; that stays."""
+    return live.message if live.stop_reason in EXPLAINED_STOPS else None
 
 
 def _end(draft: Draft, live: Attempt, seen: Observation) -> None:

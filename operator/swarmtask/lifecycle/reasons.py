@@ -59,7 +59,7 @@ RULES: Mapping[Reason, ReasonRule] = MappingProxyType(
         Reason.ERROR: ReasonRule(Blame.USER, True, Action.RETRY, False, "The main process ended with another exit code."),
         Reason.OOM_KILLED: ReasonRule(Blame.USER, True, Action.RETRY, False, "The task used more memory than its own limit."),
         Reason.NODE_LOST: ReasonRule(
-            Blame.INFRASTRUCTURE, False, Action.RETRY, True, "The node left its engine while the attempt was on it."
+            Blame.INFRASTRUCTURE, False, Action.RETRY, True, "The node was lost, or left its engine, while the attempt was on it."
         ),
         Reason.NODE_RESTARTED: ReasonRule(
             Blame.INFRASTRUCTURE, False, Action.RETRY, False, "The node restarted under the attempt; its exit code means nothing."
@@ -79,8 +79,14 @@ RULES: Mapping[Reason, ReasonRule] = MappingProxyType(
         Reason.SECRET_NOT_FOUND: ReasonRule(
             Blame.USER, True, Action.RETRY, False, "A Secret or a key that the task needs does not exist (yet)."
         ),
+        Reason.EVICTED: ReasonRule(
+            Blame.INFRASTRUCTURE, False, Action.RETRY, True, "The node stopped it because the machine ran out of memory."
+        ),
         Reason.PREEMPTED: ReasonRule(
             Blame.INFRASTRUCTURE, False, Action.RETRY, False, "A task of higher priority needed the room."
+        ),
+        Reason.DRAINED: ReasonRule(
+            Blame.POLICY, False, Action.STOP, False, "A person drained its node: it is queued again in its old place."
         ),
         Reason.DEDUPLICATED: ReasonRule(
             Blame.POLICY, False, Action.STOP, False, "Another task with the same dedupeKey did the work."

@@ -19,7 +19,9 @@ from swarmtask.lifecycle.deadlines import Policy, attempt_deadline, queue_deadli
 from swarmtask.lifecycle.draft import Draft
 from swarmtask.lifecycle.messages import (
     Bound,
+    Drain,
     InvalidObject,
+    NodeTold,
     Preempt,
     Reason,
     Reconcile,
@@ -79,15 +81,33 @@ def handle(task: SwarmTask, event: TaskEvent, now: datetime, policy: Policy) -> 
             live = draft.live
             if live is not None and live.state is not AttemptState.STOPPING:
                 draft.preempt(live, "/".join(by))
+        case Drain(attempt=number):
+            live = _to_be_drained(draft, number)
+            if live is None:
+                return _nothing(task)
+            _settle(draft, None)
+            live = _to_be_drained(draft, number)
+            if live is not None:
+                draft.drain(live)
         case InvalidObject():
             _refuse(draft, event)
         case _:
             live = observed.find_live(draft, event)
             if live is None:
-                return _nothing(task)
+                late = isinstance(event, NodeTold) and observed.hear_late(draft, event)
+                return draft.finish() if late else _nothing(task)
             observed.apply(draft, live, event)
             _settle(draft, None)
     return draft.finish()
+
+
+def _to_be_drained(draft: Draft, number: int) -> Attempt | None:
+    """The live attempt of this number, unless it is being stopped already, or its node does not answer: then nobody could see the
+    stop, and what becomes of it is up to spec.nodeLoss."""
+    live = draft.live
+    if live is None or live.number != number or live.state is AttemptState.STOPPING or draft.status.phase is Phase.UNKNOWN:
+        return None
+    return live
 
 
 def _nothing(task: SwarmTask) -> Transition:

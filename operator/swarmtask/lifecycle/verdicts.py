@@ -27,6 +27,11 @@ class Verdict:
     rule: int | None = None
 
 
+def rule_of(rules: Sequence[FailureRule], verdict: Verdict) -> FailureRule | None:
+    """The rule that the verdict names."""
+    return None if verdict.rule is None else rules[verdict.rule - 1]
+
+
 def judge(rules: Sequence[FailureRule], reason: Reason, exit_code: int | None) -> Verdict:
     """The verdict about an attempt that ended with this reason and exit code.
 

@@ -75,7 +75,7 @@ def read_kubeconfig(path: Path) -> Credentials:
     if not server.startswith("https://"):
         raise ConfigurationError(f"{path}: the server is {server}, which is not https; a token would travel in the clear")
     if not token:
-        raise ConfigurationError(f"{path}: the user has no token; make one with `swarmtask token create --role node`")
+        raise ConfigurationError(f"{path}: the user has no token; make one with `swarmtask token create NODE --role node`")
     return Credentials(server, str(token), ca)
 
 

@@ -14,7 +14,7 @@ from swarmtask.resources.meta import Model
 
 FailureReason = Literal[
     "Error", "OOMKilled", "NodeLost", "NodeRestarted", "WorkloadLost", "ImagePullFailed", "StartDeadline", "ActiveDeadline",
-    "EngineRejected", "SecretNotFound", "Preempted",
+    "EngineRejected", "SecretNotFound", "Preempted", "Evicted",
 ]  # fmt: skip
 """Reasons for which an attempt fails, of the table in docs/lifecycle.md."""
 
@@ -36,8 +36,9 @@ class NodeLoss(Model):
 
     replace: Literal["afterFence", "afterLost", "never"] = Field(
         default="afterFence",
-        description="afterFence: it is replaced once its node must have stopped it by itself, so that two never run at once. afterLost: "
-        "it is replaced as soon as the node is lost; two may run at once. never: wait for the node, up to the task's own deadlines.",
+        description="afterFence: it is replaced once its node must have stopped it by itself, so that two never run at once. "
+        "afterLost: it is replaced as soon as the node is lost; two may run at once. never: wait for the node, up to the "
+        "task's own deadlines.",
     )
     grace_seconds: Annotated[StrictInt, Field(ge=0, le=86_400)] = Field(
         default=30, description="With afterLost: how long the node must have been unreachable."
@@ -63,8 +64,8 @@ class FailureRule(Model):
         "Ignore: try again without counting it against backoffLimit, as often as the operator lets infrastructure fail. Fail: a "
         "dead letter at once."
     )
-    memory_factor: Annotated[StrictFloat | StrictInt, Field(ge=1, le=16)] | None = Field(
-        default=None, description="With Retry: the next attempt gets so many times the memory of this one."
+    memory_factor: Annotated[StrictFloat, Field(ge=1, le=16, allow_inf_nan=False)] | None = Field(
+        default=None, description="With Retry: the next attempt gets so many times the memory of this one, request and limit."
     )
     max_memory: Quantity | None = Field(default=None, description="memoryFactor never asks for more than this.")
 
@@ -72,4 +73,8 @@ class FailureRule(Model):
     def _says_when(self) -> Self:
         if not self.on_reasons and not self.on_exit_codes:
             raise ValueError("a rule needs onReasons or onExitCodes")
+        if self.memory_factor is not None and self.action != "Retry":
+            raise ValueError(f"memoryFactor is for action Retry, not {self.action}: change the action or leave memoryFactor out")
+        if self.max_memory is not None and self.memory_factor is None:
+            raise ValueError("maxMemory bounds memoryFactor: give both, or leave maxMemory out")
         return self

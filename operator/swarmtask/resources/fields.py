@@ -49,6 +49,30 @@ Quantity = Annotated[
 ]
 """A Kubernetes quantity that is not negative; kept as the text that the user wrote."""
 
+AUTO = "auto"
+"""Instead of a request for memory: as much as tasks of the same template were seen to need."""
+AUTO_MEMORY = "512Mi"
+"""What `auto` asks for while nothing has been seen."""
+
+
+def _memory_request_text(value: Any) -> Any:
+    return value if value == AUTO else _quantity_text(value)
+
+
+MemoryRequest = Annotated[
+    str,
+    BeforeValidator(_memory_request_text),
+    WithJsonSchema(
+        {
+            "anyOf": [{"type": "integer"}, {"type": "string"}],
+            "x-kubernetes-int-or-string": True,
+            "pattern": f"^{AUTO}$|{units.QUANTITY_PATTERN}",
+            "maxLength": 40,
+        }
+    ),
+]
+"""A quantity, or `auto`. Who compares it reads what an attempt was given (`Requested`), or `lifecycle.memory.planned`."""
+
 Text = Annotated[str, Field(max_length=32768, pattern=TEXT_PATTERN)]
 """A string that reaches a container: no NUL, no `{{`, at most 32 KiB."""
 

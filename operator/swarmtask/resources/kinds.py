@@ -101,6 +101,9 @@ SWARM_NODE = Kind(
         Column("Max-Tasks", ".spec.maxTasks", "integer", 1, "Attempts at the same time."),
         Column("CPU-Requested", ".status.requested.cpu", priority=1, description="Cores held by attempts."),
         Column("Memory-Requested", ".status.requested.memory", priority=1, description="Memory held by attempts."),
+        Column("CPU-Reserved", ".spec.reserved.cpu", priority=1, description="Cores kept for the machine's owner."),
+        Column("Memory-Reserved", ".spec.reserved.memory", priority=1, description="Memory kept for the machine's owner."),
+        Column("Quiet-Hours", ".spec.quietHours", priority=1, description="When no new attempts start here."),
         Column("Capabilities", ".spec.capabilities", priority=1, description="What the node offers."),
         Column("Arch", ".status.arch", priority=1, description="Architecture."),
         Column("Address", ".status.address", priority=1, description="Address by which the engine reaches it."),
@@ -133,6 +136,12 @@ SERVICE_ACCOUNT = Kind(
 )
 EVENT = Kind("", "v1", "Event", "events", namespaced=True, singular="event", short_names=("ev",))
 LEASE = Kind("coordination.k8s.io", "v1", "Lease", "leases", namespaced=True, singular="lease")
+ROLE_BINDING = Kind("rbac.authorization.k8s.io", "v1", "RoleBinding", "rolebindings", namespaced=True, singular="rolebinding")
+CLUSTER_ROLE_BINDING = Kind(
+    "rbac.authorization.k8s.io", "v1", "ClusterRoleBinding", "clusterrolebindings", namespaced=False, singular="clusterrolebinding"
+)
+ACCESS_TOKEN = Kind("access.swarmtask.io", "v1alpha1", "AccessToken", "accesstokens", namespaced=False, singular="accesstoken")
+SECRETS_KEY_ROTATION = Kind("access.swarmtask.io", "v1alpha1", "SecretsKeyRotation", "secretskeyrotations", namespaced=False)
 CUSTOM_RESOURCE_DEFINITION = Kind(
     "apiextensions.k8s.io", "v1", "CustomResourceDefinition", "customresourcedefinitions", namespaced=False,
     singular="customresourcedefinition", short_names=("crd", "crds"), categories=("api-extensions",),

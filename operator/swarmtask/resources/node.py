@@ -9,11 +9,21 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import Annotated, Literal
 
-from pydantic import Field, StrictBool, StrictInt
+from pydantic import AfterValidator, Field, StrictBool, StrictInt
 
+from swarmtask.resources import quiet_hours
 from swarmtask.resources.fields import Capability, Quantity
 from swarmtask.resources.meta import API_VERSION, Condition, Model, ObjectMeta, Time
 from swarmtask.resources.placement import Gpu, OptionalRegion, Power, Taint
+
+
+def _quiet_hours_text(text: str) -> str:
+    quiet_hours.parse(text)
+    return text
+
+
+QuietHoursText = Annotated[str, AfterValidator(_quiet_hours_text), Field(max_length=128, pattern=r"^[-A-Za-z0-9_+/:, ]*$")]
+"""See `resources.quiet_hours`. (A structural schema has no words for the grammar; the API server asks the model, too.)"""
 
 
 class NodePhase(StrEnum):
@@ -55,9 +65,15 @@ class NodeSpec(Model):
     drain: StrictBool = Field(
         default=False, description="true: no new attempts, and those that run are stopped and started elsewhere."
     )
-    quiet_hours: Annotated[str, Field(max_length=128)] = Field(
+    quiet_hours: QuietHoursText = Field(
         default="",
-        description="When no new attempts start here, for example 22:00-07:00 or Mon-Fri 09:00-17:30 Europe/Berlin. Never unless set.",
+        description="When no new attempts start here, for example 22:00-07:00 or Mon-Fri 09:00-17:30 Europe/Berlin, or several "
+        "with commas between them. What runs goes on. Without a time zone, the operator's. Never unless set.",
+    )
+    min_battery_percent: Annotated[StrictInt, Field(ge=0, le=100)] | None = Field(
+        default=None,
+        description="No new attempts while it runs on battery with less charge. 0: whatever the charge. Unless set, as the "
+        "operator's settings say.",
     )
 
 
@@ -105,8 +121,8 @@ class NodeAttempt(Model):
     exit_code: StrictInt | None = Field(default=None, description="Of its main process.")
     reason: Literal["", "OOMKilled", "Evicted", "Fenced"] = Field(
         default="",
-        description="What the node did to it. OOMKilled: the kernel killed its main process at its own memory limit. Evicted: the agent "
-        "stopped it because the machine ran out of memory. Fenced: the agent stopped it because it could not reach the API.",
+        description="What the node did to it. OOMKilled: the kernel killed its main process at its own memory limit. Evicted: the "
+        "agent stopped it because the machine ran out of memory. Fenced: the agent stopped it because it could not reach the API.",
     )
     message: Annotated[str, Field(max_length=1024)] | None = Field(default=None, description="The same for a person.")
     peak_memory: Quantity | None = Field(default=None, description="The most bytes it used at once.")

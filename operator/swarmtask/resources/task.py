@@ -14,8 +14,10 @@ from pydantic import Field, StrictBool, StrictInt, model_validator
 from swarmtask.resources import units
 from swarmtask.resources.failures import Backoff, FailureRule, NodeLoss
 from swarmtask.resources.fields import (
+    AUTO,
     IMAGE_PATTERN,
     LimitNames,
+    MemoryRequest,
     Name,
     OptionalName,
     Quantity,
@@ -100,8 +102,10 @@ class ResourceRequests(Model):
     """What is set aside on the node for the whole attempt."""
 
     cpu: Quantity = Field(default="500m", description="Cores, for example 500m or 2.")
-    memory: Quantity = Field(
-        default="512Mi", description="Bytes, for example 512Mi or 2Gi. Also the limit unless limits.memory is set."
+    memory: MemoryRequest = Field(
+        default="512Mi",
+        description="Bytes, for example 512Mi or 2Gi. Also the limit unless limits.memory is set. auto: what tasks of the same "
+        "template were seen to need, and some more; 512Mi until one was seen.",
     )
     gpu: Annotated[StrictInt, Field(ge=0, le=64)] = Field(default=0, description="Whole GPUs.")
 
@@ -120,7 +124,7 @@ class Resources(Model):
     @model_validator(mode="after")
     def _limits_cover_requests(self) -> Self:
         limit, request = self.limits.memory, self.requests.memory
-        if limit is not None and units.memory_bytes(limit) < units.memory_bytes(request):
+        if limit is not None and request != AUTO and units.memory_bytes(limit) < units.memory_bytes(request):
             raise ValueError(
                 f"limits.memory: {limit} is less than requests.memory ({request}): raise the limit or lower the request"
             )
@@ -275,6 +279,9 @@ class Requested(Model):
     queue: OptionalName = Field(default="", description="Queue that it was started from.")
     limits: dict[str, Slots] = Field(default_factory=dict, description="Slots of the queue's limits.")
     gpu_indices: list[StrictInt] = Field(default_factory=list, description="The GPUs of the node that it was given.")
+    memory_limit: Quantity | None = Field(
+        default=None, description="The most bytes that it may use; as many as it requested where this is absent."
+    )
 
 
 class Attempt(Model):
@@ -296,6 +303,9 @@ class Attempt(Model):
     started_at: Time | None = Field(default=None, description="When its container ran.")
     stop_requested_at: Time | None = Field(default=None, description="When stopping began.")
     finished_at: Time | None = Field(default=None, description="When it ended.")
+    boot_id: Annotated[str, Field(max_length=64)] | None = Field(
+        default=None, alias="bootID", description="Boot of its node in which it runs, where the node has an agent."
+    )
     peak_memory: Quantity | None = Field(default=None, description="The most bytes it used at once, as its node told.")
     cpu_seconds: Annotated[float, Field(ge=0)] | None = Field(default=None, description="CPU time that it used, as its node told.")
 
@@ -317,6 +327,18 @@ class ArrayStatus(Model):
     failures: Annotated[list[str], Field(max_length=10)] = Field(
         default_factory=list, description="Why the first ten that did not succeed ended."
     )
+
+
+class MemoryPlan(Model):
+    """How much memory the next attempt asks for, where that is not simply what the spec says."""
+
+    request: Quantity = Field(description="Bytes set aside on its node.")
+    limit: Quantity = Field(description="The most bytes that it may use.")
+    basis: Literal["Ladder", "Learned", "Default"] = Field(
+        description="Ladder: an attempt of this task needed more. Learned: what others like it needed. Default: none was seen."
+    )
+    samples: Annotated[StrictInt, Field(ge=0)] = Field(default=0, description="Attempts that it was learned from.")
+    message: Annotated[str, Field(max_length=1024)] = Field(default="", description="The same for a person.")
 
 
 class TaskStatus(Model):
@@ -341,6 +363,9 @@ class TaskStatus(Model):
     infrastructure_losses: int = Field(default=0, description="Attempts lost through no fault of the task in this budget.")
     attempts: Annotated[list[Attempt], Field(max_length=MAX_ATTEMPT_RECORDS)] = Field(
         default_factory=list, description="Newest 10 attempts, oldest first."
+    )
+    memory: MemoryPlan | None = Field(
+        default=None, description="What the next attempt asks for, where the spec does not say it: auto, or more after a failure."
     )
     exit_code: int | None = Field(default=None, description="Exit code of the newest finished attempt.")
     start_time: Time | None = Field(default=None, description="When the first attempt of this budget ran.")

@@ -11,11 +11,14 @@ from __future__ import annotations
 import heapq
 from bisect import bisect_left, insort
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Set
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 
+import numpy as np
+from numpy.typing import NDArray
+
 from swarmtask.scheduler.headroom import MOST_PREEMPTORS
-from swarmtask.scheduler.model import Amounts, CycleResult, PendingTask, QueueKey, Refusal, TaskKey
+from swarmtask.scheduler.model import Amounts, Binding, CycleResult, PendingTask, QueueKey, Refusal, TaskKey
 from swarmtask.scheduler.standing import order_key
 
 WHOLE = 250
@@ -23,7 +26,13 @@ WHOLE = 250
 MOST = 50_000
 """More tasks that come first are not looked at in one cycle: the next one goes on."""
 MARGIN = 16
-"""Of each line so many more tasks are looked at, and as many again as come first: others may turn out not to fit."""
+"""Of each line so many more tasks are looked at, and as many again as come first or started the last time: others may turn out not
+to fit."""
+DEEPER = 4
+"""Of a line of which a cycle started half of what it looked at, and did not come to an end, the next one looks at so many times as
+many."""
+SPARSE = 64
+"""Places in a queue are counted one by one where more than so many times as many tasks stand between as places are asked for."""
 CHUNK = 512
 
 _Entry = tuple[float, str, TaskKey, PendingTask]
@@ -46,11 +55,19 @@ def _identity(task: PendingTask) -> _Identity:
 
 
 class _Line:
-    """Tasks that are alike, in order. Sorted chunks, so that neither the first nor one in the middle costs a move of all others."""
+    """Tasks that are alike, in order. Sorted chunks, so that neither the first nor one in the middle costs a move of all others.
 
-    __slots__ = ("_chunks", "_length", "front", "priority", "queue")
+    Attributes:
+        started: of it, by cycles that did not come to an end.
+        reach: how many of it are worth looking at, by what was started of it until a cycle came to an end; 0: not known. Decides
+            what a cycle costs, never what it decides.
+        stuck: that was nothing.
+    """
+
+    __slots__ = ("_chunks", "_length", "front", "priority", "queue", "reach", "started", "stuck")
 
     def __init__(self, like: PendingTask) -> None:
+        self.started, self.reach, self.stuck = 0, 0, False
         self.queue, self.priority, self.front = like.queue, like.priority, like.front_at is not None
         self._chunks: list[list[_Entry]] = []
         self._length = 0
@@ -194,19 +211,19 @@ class Backlog:
                 tasks += line
                 continue
             # One more than can start is enough, for then the line has not run out.
-            more = min(2 * first + MARGIN, _most(next(iter(line)).shape.request, free, slots) + 1)
+            more = min(line.reach or 2 * first + MARGIN, _most(next(iter(line)).shape.request, free, slots) + 1)
             depth = max(first, more)
             found = line.slice(0, depth + MOST_PREEMPTORS if line.queue in preempting else depth)
             tasks += found
             if len(found) < len(line):
                 ends[found[-1].key] = _End(line, len(found))
                 run_out.add(found[depth - 1].key)
-        return Cut(tuple(tasks), ends, self._queues, place, run_out)
+        return Cut(tuple(tasks), ends, self._queues, place, self._line_of, run_out)
 
 
 def _depths(lines: list[_Line], place: Place, free: Amounts, slots: int | None) -> list[int]:
-    """How many of the tasks that come first stand in each line: as many as use up what is free if all of them fit, and at least
-    WHOLE. More than WHOLE wait."""
+    """How many of the tasks that come first stand in each line: as many as use up what is free if all of them fit, without those of
+    lines that did not move the last time; and at least WHOLE. More than WHOLE wait."""
     depths = [0] * len(lines)
     waiting = [iter(line) for line in lines]
     heads = [next(line) for line in waiting]
@@ -217,8 +234,12 @@ def _depths(lines: list[_Line], place: Place, free: Amounts, slots: int | None) 
     count = 0
     while heap and (count < WHOLE or (count < most and cpu >= 0 and memory >= 0 and gpus >= 0)):
         number = heap[0][1]
+        if lines[number].stuck and count >= WHOLE:
+            heapq.heappop(heap)
+            continue
         request = heads[number].shape.request
-        cpu, memory, gpus = cpu - request.cpu_milli, memory - request.memory_bytes, gpus - request.gpus
+        if not lines[number].stuck:
+            cpu, memory, gpus = cpu - request.cpu_milli, memory - request.memory_bytes, gpus - request.gpus
         depths[number] += 1
         count += 1
         following = next(waiting[number], None)
@@ -253,6 +274,20 @@ class _End:
     depth: int
 
 
+def _hidden_in(end: _End, tasks: list[PendingTask], moments: NDArray[np.float64]) -> NDArray[np.int64]:
+    """How many of a line behind its end stand before each of some tasks of its queue and priority, which are in order."""
+    line, depth = end.line, end.depth
+    start = max(depth, line.before(tasks[0], order_key))
+    between = max(0, line.before(tasks[-1], order_key) - start)
+    if between > SPARSE * len(tasks):
+        return np.array([max(0, line.before(task, order_key) - depth) for task in tasks], dtype=np.int64)
+    there = np.array([task.queued_at for task in line.slice(start, between)] if between else [], dtype=np.float64)
+    found: NDArray[np.int64] = start - depth + np.searchsorted(there, moments)
+    for number in np.flatnonzero(there[np.minimum(found - (start - depth), between - 1)] == moments) if between else ():
+        found[number] = max(0, line.before(tasks[number], order_key) - depth)  # of one moment: their names decide
+    return found
+
+
 @dataclass(frozen=True, slots=True)
 class Cut:
     """What a cycle looks at. To be used as long as the backlog has not changed.
@@ -268,6 +303,7 @@ class Cut:
     ends: Mapping[TaskKey, _End] = field(default_factory=dict)
     _queues: Mapping[QueueKey, Mapping[_Identity, _Line]] = field(default_factory=dict, repr=False)
     _place: Place = order_key
+    _line_of: Mapping[TaskKey, tuple[_Identity, _Line]] = field(default_factory=dict, repr=False)
     run_out: Set[TaskKey] = frozenset()
 
     @property
@@ -280,30 +316,60 @@ class Cut:
 
         Decisions are made one after another, so all are the same until a line that was cut has run out: up to there they stand, and
         nothing is said of the rest; `complete` is then False, and another cycle has to go on. Otherwise the places in the queues
-        are made right.
+        are made right. Either way the next cut looks as deep as this one has shown to be worth it.
         """
         if not self.ends:
             return result
         for number, binding in enumerate(result.bindings):
             if binding.task.key in self.run_out:
-                return CycleResult(result.bindings[: number + 1], (), (), complete=False)
-        by_queue: dict[QueueKey, list[tuple[_Order, int, _End]]] = {}
-        for number, end in enumerate(self.ends.values()):
-            first = self._place(end.line.slice(end.depth, 1)[0])
-            by_queue.setdefault(end.line.queue, []).append((first, number, end))
-        for ends in by_queue.values():
-            ends.sort()
-        return replace(result, refusals=tuple(self._placed(refusal, by_queue) for refusal in result.refusals))
+                bindings = result.bindings[: number + 1]
+                self._learn(bindings, complete=False)
+                return CycleResult(bindings, (), (), complete=False)
+        self._learn(result.bindings, complete=True)
+        ends: dict[QueueKey, list[_End]] = {}
+        for end in self.ends.values():
+            ends.setdefault(end.line.queue, []).append(end)
+        told: dict[QueueKey, list[tuple[_Order, int]]] = {}
+        for number, refusal in enumerate(result.refusals):
+            if refusal.task.front_at is None and refusal.task.queue in ends:
+                told.setdefault(refusal.task.queue, []).append((self._place(refusal.task), number))
+        refusals = list(result.refusals)
+        for queue, places in told.items():
+            places.sort()
+            tasks = [refusals[number].task for _, number in places]
+            for (_, number), hidden in zip(places, self._hidden_before(tasks, ends[queue]), strict=True):
+                if hidden:
+                    one = refusals[number]
+                    refusals[number] = Refusal(one.task, one.position + hidden, one.reason, one.message, one.counts, one.behind)
+        return replace(result, refusals=tuple(refusals))
 
-    def _placed(self, refusal: Refusal, by_queue: Mapping[QueueKey, list[tuple[_Order, int, _End]]]) -> Refusal:
-        task, hidden = refusal.task, 0
-        if task.front_at is None and task.queue in by_queue:
-            wanted = self._place(task)
-            for first, _, end in by_queue[task.queue]:
-                if first > wanted:
-                    break
-                hidden += max(0, end.line.before(task, self._place) - end.depth)
-        return replace(refusal, position=refusal.position + hidden) if hidden else refusal
+    def _hidden_before(self, tasks: list[PendingTask], ends: list[_End]) -> list[int]:
+        """How many tasks that the cycle did not look at stand before each of some tasks of their queue, which are in order and were
+        not moved to the front."""
+        if self._place is not order_key:
+            return [sum(max(0, end.line.before(task, self._place) - end.depth) for end in ends) for task in tasks]
+        hidden = np.zeros(len(tasks), dtype=np.int64)
+        priorities = np.array([-task.priority for task in tasks], dtype=np.int64)
+        moments = np.array([task.queued_at for task in tasks], dtype=np.float64)
+        for end in ends:
+            first, last = (int(np.searchsorted(priorities, -end.line.priority, side)) for side in ("left", "right"))
+            hidden[last:] += len(end.line) - end.depth
+            if first < last:
+                hidden[first:last] += _hidden_in(end, tasks[first:last], moments[first:last])
+        found: list[int] = hidden.tolist()
+        return found
+
+    def _learn(self, bindings: Sequence[Binding], *, complete: bool) -> None:
+        """How deep the next cut has to look into each line."""
+        started = Counter(id(self._line_of[binding.task.key][1]) for binding in bindings)
+        for end in self.ends.values():
+            count = started[id(end.line)]
+            line = end.line
+            line.started += count
+            if complete:
+                line.reach, line.stuck, line.started = line.started + line.started // 2 + MARGIN, not line.started, 0
+            elif 2 * count >= end.depth:
+                line.reach, line.stuck = DEEPER * end.depth, False
 
     def beyond(self, settled: CycleResult, start: int, count: int) -> list[Refusal]:
         """Refusals of up to `count` tasks that the cycle did not look at, from place `start` on in an order of their own. They wait

@@ -11,15 +11,15 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from operator import attrgetter
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from swarmtask.resources.fields import Strategy
 from swarmtask.scheduler import gpus
 from swarmtask.scheduler.gpus import ANY_GPU, GpuCounts
-from swarmtask.scheduler.model import GpuWish, NodeInfo, QueueKey, Taint, TaskShape, Weights
+from swarmtask.scheduler.model import Amounts, Choice, GpuWish, NodeInfo, QueueKey, Taint, TaskShape, Weights
 
 Mask = NDArray[np.bool_]
 Ints = NDArray[np.int64]
@@ -70,7 +70,7 @@ class TaskClass:
     amounts: Ints
     need: tuple[Ints, ...]
     floors: tuple[int, ...]
-    strategy: Strategy
+    strategy: Choice
     share: NodeShare | None
     weights: Weights = BALANCED_WEIGHTS
 
@@ -78,7 +78,7 @@ class TaskClass:
     def of(
         cls,
         shape: TaskShape,
-        strategy: Strategy = "balanced",
+        strategy: Choice = "balanced",
         share: NodeShare | None = None,
         weights: Weights = BALANCED_WEIGHTS,
     ) -> TaskClass:
@@ -142,7 +142,8 @@ class Room:
     """What placements change, for all nodes or some of them. (Not frozen only because one is made for every placement.)
 
     Attributes:
-        free: int64[DIMENSIONS, n], allocatable minus requested; negative where a node shrank under its tasks.
+        free: int64[DIMENSIONS, n], allocatable minus requested and, of memory, minus what others than tasks use; negative where a
+            node shrank under its tasks.
         per_unit: float64[DIMENSIONS, n], 1 / allocatable, and 0 where nothing is offered.
         tasks: float64[n], how many tasks are bound and assumed; float because scores divide by it.
         share_left: int64[number of shares, n], how many more tasks each queue with a share may start there.
@@ -181,11 +182,13 @@ class Columns:
     """The nodes of one cycle.
 
     Attributes:
-        ready, cordoned: bool[N].
-        on_battery: bool[N].
+        ready, cordoned, on_battery, drained, quiet, memory_pressure, disk_pressure: bool[N].
+        charge_short: bool[N], its battery has less charge than it must have.
         latency_ms: float64[N], NaN where it is not known. cost_per_hour: float64[N].
         node_classes, class_of: the classes, and the index of each node's class, intp[N].
+        nodes: as they came, for words.
         allocatable: int64[DIMENSIONS, N].
+        foreign: int64[N], bytes of it that others than tasks use; not in the room.
         gpus: single GPUs; changes as the cycle places tasks.
         room: what is left; changes as the cycle places tasks.
         free, share_left: its tables, once more.
@@ -196,11 +199,18 @@ class Columns:
     ready: Mask
     cordoned: Mask
     on_battery: Mask
+    drained: Mask
+    quiet: Mask
+    charge_short: Mask
+    nodes: tuple[NodeInfo, ...] = field(repr=False)
+    memory_pressure: Mask
+    disk_pressure: Mask
     latency_ms: Floats
     cost_per_hour: Floats
     node_classes: tuple[NodeClass, ...]
     class_of: NDArray[np.intp]
     allocatable: Ints
+    foreign: Ints
     gpus: GpuCounts
     room: Room
     free: Ints = field(repr=False)
@@ -225,48 +235,46 @@ class Columns:
             turns: whether a score asks who was last given a task.
             gpu_wishes: of the waiting tasks that ask for GPUs; without one no single GPU can be given away.
         """
-        ordered = sorted(nodes, key=lambda node: node.name)
-        keys = sorted(label_keys)
-        classes: dict[object, int] = {}
-        node_classes: list[NodeClass] = []
-        class_of = np.empty(len(ordered), dtype=np.intp)
-        for number, node in enumerate(ordered):
-            labels = {key: node.labels[key] for key in keys if key in node.labels}
-            identity = (tuple(labels.items()), node.capabilities, node.engines, node.taints, node.region)
-            found = classes.setdefault(identity, len(node_classes))
-            if found == len(node_classes):
-                node_classes.append(NodeClass(labels, node.capabilities, node.engines, node.taints, node.region))
-            class_of[number] = found
+        ordered = sorted(nodes, key=attrgetter("name"))
+        node_classes, class_of = _classes(ordered, sorted(label_keys))
+        limits = [node.max_tasks for node in ordered]
         allocatable = _table(
-            [
-                (
-                    node.allocatable.cpu_milli,
-                    node.allocatable.memory_bytes,
-                    gpus.offered(node),
-                    LIMIT if node.max_tasks is None else node.max_tasks,
-                )
-                for node in ordered
-            ],
+            [node.allocatable for node in ordered],
+            [LIMIT if limit is None else limit for limit in limits],
+            {number: gpus.offered(node) for number, node in enumerate(ordered) if node.gpus},
             LIMIT - 1,
         )
         requested = _table(
-            [(node.requested.cpu_milli, node.requested.memory_bytes, gpus.held(node), node.tasks) for node in ordered], LIMIT
+            [node.requested for node in ordered],
+            [node.tasks for node in ordered],
+            {number: gpus.held(node) for number, node in enumerate(ordered) if node.gpus},
+            LIMIT,
         )
         per_unit = np.zeros(allocatable.shape)
         np.divide(1.0, allocatable, out=per_unit, where=allocatable > 0)
         free, share_left = allocatable - requested, _share_left(ordered, shares)
+        foreign = np.array([_capped(node.foreign_bytes, LIMIT - 1) for node in ordered], dtype=np.int64)
+        free[MEMORY] = np.maximum(free[MEMORY] - foreign, -LIMIT)
         counts = GpuCounts.of(ordered, gpu_wishes)
+        names = tuple([node.name for node in ordered])
         return cls(
-            names=tuple(node.name for node in ordered),
-            index={node.name: number for number, node in enumerate(ordered)},
+            names=names,
+            index=dict(zip(names, range(len(names)), strict=True)),
             ready=np.array([node.ready for node in ordered], dtype=np.bool_),
             cordoned=np.array([node.unschedulable for node in ordered], dtype=np.bool_),
             on_battery=np.array([node.on_battery for node in ordered], dtype=np.bool_),
+            drained=np.array([node.drained for node in ordered], dtype=np.bool_),
+            quiet=np.array([node.quiet for node in ordered], dtype=np.bool_),
+            charge_short=np.array([_charge_short(node) for node in ordered], dtype=np.bool_),
+            nodes=tuple(ordered),
+            memory_pressure=np.array([node.memory_pressure for node in ordered], dtype=np.bool_),
+            disk_pressure=np.array([node.disk_pressure for node in ordered], dtype=np.bool_),
             latency_ms=np.array([node.latency_ms for node in ordered], dtype=np.float64),
             cost_per_hour=np.array([node.cost_per_hour for node in ordered], dtype=np.float64),
-            node_classes=tuple(node_classes),
+            node_classes=node_classes,
             class_of=class_of,
             allocatable=allocatable,
+            foreign=foreign,
             gpus=counts,
             room=Room(
                 tuple(free),
@@ -317,6 +325,10 @@ class Columns:
         return self.gpus.take(node, task_class.shape.gpu, request.gpus) if request.gpus > 0 else ()
 
 
+def _charge_short(node: NodeInfo) -> bool:
+    return node.charge_percent is not None and node.charge_percent < node.min_charge_percent
+
+
 def _share_left(nodes: Sequence[NodeInfo], shares: Sequence[NodeShare]) -> Ints:
     left = np.empty((len(shares), len(nodes)), dtype=np.int64)
     for share in shares:
@@ -329,10 +341,45 @@ def _turns(nodes: Sequence[NodeInfo]) -> Floats:
     return np.array([places[node.turn] for node in nodes], dtype=np.float64)
 
 
-def _table(rows: Sequence[tuple[int, ...]], limit: int) -> Ints:
-    """int64[DIMENSIONS, n] from one tuple per node."""
-    try:
-        table = np.array(rows, dtype=np.int64).reshape(-1, DIMENSIONS)
-    except OverflowError:  # some amount is larger than any machine's
-        table = np.array([[_capped(amount, limit) for amount in row] for row in rows], dtype=np.int64)
-    return np.ascontiguousarray(table.clip(0, limit).T)
+def _classes(nodes: Sequence[NodeInfo], keys: Sequence[str]) -> tuple[tuple[NodeClass, ...], NDArray[np.intp]]:
+    """The classes of nodes that differ in what static filters read, and the index of each node's class, intp[N].
+
+    Args:
+        keys: the labels that tell nodes apart.
+    """
+    numbers: dict[object, int] = {}
+    found: list[NodeClass] = []
+    class_of: list[int] = []
+    labels: Mapping[str, str] = {}
+    pairs: tuple[tuple[str, str], ...] = ()
+    for node in nodes:
+        if keys:
+            labels = {key: node.labels[key] for key in keys if key in node.labels}
+            pairs = tuple(labels.items())
+        identity = (pairs, node.capabilities, node.engines, node.taints, node.region)
+        number = numbers.get(identity)
+        if number is None:
+            number = numbers[identity] = len(found)
+            found.append(NodeClass(labels, node.capabilities, node.engines, node.taints, node.region))
+        class_of.append(number)
+    return tuple(found), np.array(class_of, dtype=np.intp)
+
+
+def _table(amounts: Sequence[Amounts], slots: Sequence[int], single_gpus: Mapping[int, int], limit: int) -> Ints:
+    """int64[DIMENSIONS, n] of what n nodes offer or hold.
+
+    Args:
+        single_gpus: the GPUs of nodes that list them, by the index of the node, instead of those of `amounts`.
+    """
+    table = np.empty((DIMENSIONS, len(amounts)), dtype=np.int64)
+    counts = [one.gpus for one in amounts]
+    for number, count in single_gpus.items():
+        counts[number] = count
+    rows: tuple[Sequence[int], ...] = ([one.cpu_milli for one in amounts], [one.memory_bytes for one in amounts], counts, slots)
+    for dimension, row in enumerate(rows):
+        try:
+            table[dimension] = row
+        except OverflowError:  # some amount is larger than any machine's
+            table[dimension] = [_capped(amount, limit) for amount in row]
+    clipped: Ints = table.clip(0, limit)
+    return clipped

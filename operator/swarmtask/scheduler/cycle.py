@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
+from math import inf
 
 from swarmtask.scheduler.cohorts import offered
 from swarmtask.scheduler.columns import Columns, TaskClass
 from swarmtask.scheduler.explain import no_node_fits, verdicts
 from swarmtask.scheduler.filters import label_keys
 from swarmtask.scheduler.headroom import Headroom
-from swarmtask.scheduler.model import Amounts, Binding, CycleResult, PendingTask, QueueKey, Refusal, Snapshot
+from swarmtask.scheduler.model import Amounts, Binding, CycleResult, PendingTask, QueueKey, Refusal, Snapshot, TaskKey
 from swarmtask.scheduler.ordering import NO_NODE_FITS, RESERVED, Line, Order, Standstill
 from swarmtask.scheduler.placement import Placement
 from swarmtask.scheduler.preferences import broken, factors
@@ -25,11 +26,15 @@ def run_cycle(snapshot: Snapshot) -> CycleResult:
     """Decide every pending task. The order of the snapshot's sequences does not matter.
 
     No binding breaks a filter, an allocatable amount, `max_tasks` or a bound of a queue, also taken together with all earlier
-    bindings of the cycle.
+    bindings of the cycle. Where a line of a backlog that was cut has run out, the cycle ends: nothing that it said of the others
+    would stand (`backlog.Cut.settle`).
     """
     cycle = Cycle(snapshot)
+    run_out: Collection[TaskKey] = () if snapshot.cut is None else snapshot.cut.run_out
     while (decision := cycle.decide()) is not None:
         cycle.apply(decision)
+        if run_out and isinstance(decision, Place) and cycle.order.tasks[decision.rank].key in run_out:
+            return CycleResult(cycle.bindings(), (), complete=False)
     return cycle.result()
 
 
@@ -74,9 +79,10 @@ class Cycle:
         self._placed: list[Place] = []
 
     def decide(self) -> Place | Park | None:
-        """What happens to the task that comes next; None when nothing more can start. Changes nothing."""
+        """What happens to the task that comes next; None when nothing more can start. Changes nothing about it."""
         # 3. Pick the task that comes next, unless its queue or the nodes have nothing for its line.
         head = self.order.head()
+        self.headroom.catch_up(inf if head is None else head[0])
         if head is None:
             return None
         rank, line = head
@@ -119,6 +125,10 @@ class Cycle:
         engine = place.task_class.shape.engine or self.columns.engines(place.node)[0]
         return Binding(self.order.tasks[place.rank], self.columns.names[place.node], engine, place.score, place.gpus)
 
+    def bindings(self) -> tuple[Binding, ...]:
+        """What has been placed so far, in the order of decision."""
+        return tuple(map(self.binding, self._placed))
+
     def result(self) -> CycleResult:
         # 6. Say what was decided: bindings in the order of decision, and for all others their place in the queue and why.
         started = bytearray(len(self.order.tasks))
@@ -134,7 +144,7 @@ class Cycle:
                 behind = None if own is None else (standstill.reason, standstill.message, standstill.counts)
                 told = own or standstill
                 refusals.append(Refusal(task, position, told.reason, told.message, told.counts, behind))
-        return CycleResult(tuple(map(self.binding, self._placed)), tuple(refusals), tuple(self.headroom.preemptions))
+        return CycleResult(self.bindings(), tuple(refusals), tuple(self.headroom.preemptions))
 
 
 @dataclass(frozen=True, slots=True)

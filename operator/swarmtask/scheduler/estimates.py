@@ -304,7 +304,7 @@ def _largest_rest(nodes: Iterable[NodeInfo], bindings: Iterable[Binding]) -> Roo
         taken[binding.node] = _add(taken.get(binding.node, (0, 0, 0, 0)), _room(binding.task.shape.request), 1)
     most: Room = (0, 0, 0, 0)
     for node in nodes:
-        free = node.allocatable - node.requested
+        free = node.free
         tasks = math.inf if node.max_tasks is None else node.max_tasks - node.tasks
         rest = _add((free.cpu_milli, free.memory_bytes, free.gpus, tasks), taken.get(node.name, (0, 0, 0, 0)), -1)
         most = (max(most[0], rest[0]), max(most[1], rest[1]), max(most[2], rest[2]), max(most[3], rest[3]))

@@ -90,6 +90,61 @@ class Cordoned:
 
 
 @dataclass(frozen=True, slots=True)
+class Drained:
+    """Nobody wants the node empty."""
+
+    name: str = "drained"
+
+    def enabled(self, task_class: TaskClass) -> bool:
+        return True
+
+    def mask(self, columns: Columns, task_class: TaskClass) -> Mask:
+        return ~columns.drained
+
+    def explain(self, refused: Mask, columns: Columns, task_class: TaskClass) -> str:
+        return f"{_count(refused)} drained"
+
+
+@dataclass(frozen=True, slots=True)
+class QuietHours:
+    """The node is not in its quiet hours."""
+
+    name: str = "quietHours"
+
+    def enabled(self, task_class: TaskClass) -> bool:
+        return True
+
+    def mask(self, columns: Columns, task_class: TaskClass) -> Mask:
+        return ~columns.quiet
+
+    def explain(self, refused: Mask, columns: Columns, task_class: TaskClass) -> str:
+        nodes = [columns.nodes[number] for number in np.flatnonzero(refused)]
+        ends = sorted((node.quiet_until, node.quiet_words) for node in nodes if node.quiet_until is not None)
+        if not ends:
+            return f"{len(nodes)} in quiet hours without an end"
+        return f"{len(nodes)} in quiet hours until {ends[0][1]}{'' if len(nodes) == 1 else ' or later'}"
+
+
+@dataclass(frozen=True, slots=True)
+class Charge:
+    """The node is on mains, or its battery has the charge that it must have to take tasks."""
+
+    name: str = "charge"
+
+    def enabled(self, task_class: TaskClass) -> bool:
+        return True
+
+    def mask(self, columns: Columns, task_class: TaskClass) -> Mask:
+        return ~columns.charge_short
+
+    def explain(self, refused: Mask, columns: Columns, task_class: TaskClass) -> str:
+        nodes = [columns.nodes[number] for number in np.flatnonzero(refused)]
+        fullest = max(nodes, key=lambda node: node.charge_percent or 0)
+        facts = f"{fullest.charge_percent}%, needs {fullest.min_charge_percent}%"
+        return f"{len(nodes)} on battery with too little charge ({'' if len(nodes) == 1 else 'the fullest '}{facts})"
+
+
+@dataclass(frozen=True, slots=True)
 class Engine:
     """The engine that the task names reaches the node; any engine does when it names none."""
 
@@ -278,6 +333,25 @@ class Battery:
 
 
 @dataclass(frozen=True, slots=True)
+class Pressure:
+    """The node's agent says neither that memory is short there nor that its disk is nearly full."""
+
+    name: str = "pressure"
+
+    def enabled(self, task_class: TaskClass) -> bool:
+        return True
+
+    def mask(self, columns: Columns, task_class: TaskClass) -> Mask:
+        return ~(columns.memory_pressure | columns.disk_pressure)
+
+    def explain(self, refused: Mask, columns: Columns, task_class: TaskClass) -> str:
+        memory, disk = _count(refused & columns.memory_pressure), _count(refused & columns.disk_pressure)
+        if memory and disk:
+            return f"{_count(refused)} under pressure ({memory} memory, {disk} disk)"
+        return f"{memory} under memory pressure" if memory else f"{disk} under disk pressure"
+
+
+@dataclass(frozen=True, slots=True)
 class MatchingGpus:
     """Enough GPUs are free, of those that count for the task."""
 
@@ -384,6 +458,8 @@ class Fits:
         facts = f"needs {words(need)}, {self.most} free {words(free)}"
         if never:
             facts += f"; never fits: {_verb(refused, 'it', 'largest of them')} offers {words(offered)}"
+        elif self.dimension == MEMORY:
+            facts += _foreign_words(refused, columns, need)
         return f"{_count(refused)} {self.too_little} ({facts})"
 
 
@@ -391,7 +467,8 @@ FITS_MEMORY = Fits("memory", MEMORY, "too little memory", "largest", humanize_me
 FITS_CPU = Fits("cpu", CPU, "too little CPU", "most", format_cpu, format_cpu)
 
 STATIC_FILTERS: tuple[StaticFilter, ...] = (
-    Ready(), Cordoned(), Engine(), NodeName(), NodeSelector(), Regions(), Taints(), Capabilities(), Cost(), Latency(), Battery(),
+    Ready(), Cordoned(), Drained(), QuietHours(), Charge(), Engine(), NodeName(), NodeSelector(), Regions(), Taints(),
+    Capabilities(), Cost(), Latency(), Battery(), Pressure(),
 )  # fmt: skip
 MATCHING_GPUS, MAX_TASKS = MatchingGpus(), MaxTasks()
 ROOM_FILTERS: tuple[RoomFilter, ...] = (MATCHING_GPUS, MAX_TASKS, QueueShare(), FITS_MEMORY, FITS_CPU)
@@ -425,6 +502,15 @@ def label_keys(shapes: list[TaskShape]) -> set[str]:
 
 def _taint_words(taint: Taint) -> str:
     return f"{taint.key}={taint.value}:{taint.effect}" if taint.value else f"{taint.key}:{taint.effect}"
+
+
+def _foreign_words(refused: Mask, columns: Columns, need: int) -> str:
+    """Where it would fit if only tasks used memory."""
+    would = refused & (columns.room.free[MEMORY] + columns.foreign >= need)
+    if not would.any():
+        return ""
+    least = int(columns.foreign[would].min())
+    return f"; {_count(would)} would fit but for at least {humanize_memory(least)} that others than tasks use"
 
 
 def _wish_words(wish: GpuWish) -> str:

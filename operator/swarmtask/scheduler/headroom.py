@@ -7,12 +7,13 @@ cycle that refuses nothing, and never looks at the tasks behind the head of a li
 
 from __future__ import annotations
 
+import heapq
 from dataclasses import replace
 from functools import cached_property
 
 import numpy as np
 
-from swarmtask.scheduler.columns import Columns, Mask, TaskClass
+from swarmtask.scheduler.columns import SLOTS, Columns, Mask, TaskClass
 from swarmtask.scheduler.explain import counted
 from swarmtask.scheduler.model import PendingTask, Preemption, QueueKey, Snapshot, TaskKey
 from swarmtask.scheduler.occupancy import Occupancy, needed
@@ -56,6 +57,8 @@ class Headroom:
         self._preemptors = self._plans = 0
         self._hopeless: dict[tuple[Gate, TaskClass], tuple[int, int]] = {}
         self._blocked: dict[tuple[TaskClass, tuple[int, ...]], Standstill] = {}
+        self._later: list[tuple[int, Line, int, Standstill]] = []
+        """Tasks behind the head of a line that preempts, by rank, with their place in it: they may do so when it is their turn."""
         self.words: dict[int, Standstill] = {}
         self.preemptions: list[Preemption] = []
 
@@ -102,7 +105,7 @@ class Headroom:
         """The line stands still for the rest of the cycle: keep what its head needs, or make room for it."""
         if standstill.reason == QUEUE_STOPPED:
             return
-        if line.gate.queue.preempts and self._preempt(line, standstill):
+        if line.gate.queue.preempts and self._preempt(line, line.next, standstill):
             return
         if standstill.reason == NO_NODE_FITS:
             self._reserve(line, standstill)
@@ -143,14 +146,21 @@ class Headroom:
 
     # --- preemption ---
 
-    def _preempt(self, line: Line, standstill: Standstill) -> bool:
-        """Make room for the tasks of the line, one after another. True when there is (or will be) room for its head."""
-        made = False
-        for rank in line.ranks[line.next :]:
-            if not self._worth_trying(line, rank) or not self._make_room(line, rank, standstill):
-                break
-            made = True
-        return made
+    def catch_up(self, rank: float) -> None:
+        """It is the turn of this rank: make room for those before it whose lines preempt and stand still already."""
+        while self._later and self._later[0][0] < rank:
+            _, line, place, standstill = heapq.heappop(self._later)
+            self._preempt(line, place, standstill)
+
+    def _preempt(self, line: Line, place: int, standstill: Standstill) -> bool:
+        """Make room for the task at this place of the line, and for the next one when it is its turn. True when there is (or will
+        be) room for it."""
+        rank = line.ranks[place]
+        if not self._worth_trying(line, rank) or not self._make_room(line, rank, standstill):
+            return False
+        if place + 1 < len(line.ranks):
+            heapq.heappush(self._later, (line.ranks[place + 1], line, place + 1, standstill))
+        return True
 
     def _worth_trying(self, line: Line, rank: int) -> bool:
         if self._preemptors >= MOST_PREEMPTORS or self._plans >= MOST_PLANS:
@@ -200,6 +210,8 @@ class Headroom:
         if for_queue is None:
             return None
         allowed = outlook.eligible & ~self._reservations.unpaid(task_class, outlook)
+        # A bound that was lowered below what runs stops nobody: preempting makes place for one task, and does not enforce bounds.
+        allowed &= (outlook.free_share >= 0) & (outlook.free[SLOTS] >= 0)
         avoided = last_resorts(self._columns, task_class)
         plan = None
         for nodes in [allowed] if avoided is None else [allowed & ~avoided, allowed & avoided]:
@@ -225,11 +237,12 @@ class Headroom:
 
     def _missing(self, gate: Gate, task: PendingTask, coming: Mask) -> dict[str, int] | None:
         """What the queue lacks for the task when what is being stopped has ended: slots by limit, places by "". None where that
-        would go to others first."""
+        would go to others first, or where more runs than the queue allows: lowering a bound stops nobody."""
         wanted = {name: (slots, gate.slots[name]) for name, slots in task.shape.limits if name in gate.slots}
         back: dict[str, int] = {}
         if wanted or gate.left is not None:
-            for number in np.flatnonzero(coming).tolist():
+            # What is being stopped on a node that does not answer is held until the node answers, or is given up.
+            for number in np.flatnonzero(coming & self._columns.ready[self._occupancy.node]).tolist():
                 if self._occupancy.tasks[number].queue == gate.queue.key:
                     for name, slots in slots_of(self._occupancy, number).items():
                         back[name] = back.get(name, 0) + slots
@@ -237,12 +250,12 @@ class Headroom:
         if gate.left is not None:
             running, most = gate.queue.running + self._started(gate), gate.queue.max_running or 0
             free = most - running - gate.kept + back.get("", 0)
-            if most < 1 or (gate.kept and free < 0):
+            if most < 1 or free < 0:
                 return None
             missing |= {"": 1 - free} if free < 1 else {}
         for name, (slots, limit) in wanted.items():
             free = limit.most - limit.held - limit.kept + back.get(name, 0)
-            if slots > limit.most or (limit.kept and free < 0):
+            if slots > limit.most or free < 0:
                 return None
             missing |= {name: slots - free} if free < slots else {}
         return missing

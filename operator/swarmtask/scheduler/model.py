@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
-from swarmtask.resources.fields import OptionalStrategy, Strategy
+from swarmtask.resources.fields import Strategy
 from swarmtask.resources.placement import OnBattery
 
 if TYPE_CHECKING:
@@ -20,6 +20,8 @@ TaskKey = tuple[str, str]
 """(namespace, name)."""
 QueueKey = tuple[str, str]
 """(namespace, name)."""
+Choice = Strategy | Literal["smallest"]
+"""Which of the feasible nodes is chosen: a strategy, or, for a task that has climbed the memory ladder, the smallest."""
 Weights = tuple[int, int, int, int]
 """Of capability, load, latency and cost; not all 0."""
 
@@ -98,11 +100,18 @@ class NodeInfo:
         gpus: single GPUs where the node reports them; `allocatable.gpus` says how many it offers at all.
         ready: an engine says it takes work.
         unschedulable: cordoned, or paused or drained by its engine.
+        drained: a person wants it empty.
+        quiet: its quiet hours have begun. quiet_until: when they end, in seconds since the epoch; None: not within a week.
+            quiet_words: the same as the wall clock there shows it.
+        charge_percent: of its battery, where it runs on battery and tells that. min_charge_percent: with less it takes nothing.
         engines: names of engines that reach it, preferred first.
         requested, tasks: what bound and assumed attempts hold, and how many they are.
         max_tasks: None means not limited.
         turn: when the node was last given a task, compared to other nodes: later is larger, 0 is never.
         queue_tasks: how many of `tasks` belong to each queue; queues without any may be left out.
+        foreign_bytes: memory of what it offers that others than tasks use, as measured; 0 where nobody measures.
+        memory_pressure, disk_pressure: its agent says so: it takes nothing new.
+        gone: no engine lists it any more.
     """
 
     name: str
@@ -122,7 +131,27 @@ class NodeInfo:
     cost_per_hour: float = 0.0
     latency_ms: float | None = None
     on_battery: bool = False
+    drained: bool = False
+    quiet: bool = False
+    quiet_until: float | None = None
+    quiet_words: str = ""
+    charge_percent: int | None = None
+    min_charge_percent: int = 0
     gpus: tuple[GpuInfo, ...] = ()
+    foreign_bytes: int = 0
+    memory_pressure: bool = False
+    disk_pressure: bool = False
+    gone: bool = False
+
+    @property
+    def free(self) -> Amounts:
+        """What it can still give away; negative where more is held than is offered."""
+        offered, held = self.allocatable, self.requested
+        return Amounts(
+            offered.cpu_milli - held.cpu_milli,
+            offered.memory_bytes - held.memory_bytes - self.foreign_bytes,
+            offered.gpus - held.gpus,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +164,7 @@ class TaskShape:
         node_name: empty means any.
         node_selector: sorted pairs.
         limits: sorted pairs of a limit's name and the slots of it that the task takes.
-        strategy: empty means the queue's.
+        strategy: which node is chosen; empty means the queue's.
         avoid: nodes where it starts only when it fits nowhere else, because an attempt failed there for a reason that lies with
             the node.
         regions: where it may run; empty means anywhere. preferred_regions: where it runs if it fits there.
@@ -148,7 +177,7 @@ class TaskShape:
     node_selector: tuple[tuple[str, str], ...] = ()
     capabilities: frozenset[str] = frozenset()
     limits: tuple[tuple[str, int], ...] = ()
-    strategy: OptionalStrategy = ""
+    strategy: Choice | Literal[""] = ""
     avoid: frozenset[str] = frozenset()
     gpu: GpuWish = GpuWish()
     tolerations: tuple[Toleration, ...] = ()

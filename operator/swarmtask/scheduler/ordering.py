@@ -17,10 +17,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
-from swarmtask.resources.fields import Strategy
 from swarmtask.scheduler.cohorts import Claim, Cohort
 from swarmtask.scheduler.columns import BALANCED_WEIGHTS, NodeShare, TaskClass
-from swarmtask.scheduler.model import Amounts, LimitInfo, PendingTask, QueueInfo, QueueKey, TaskKey, TaskShape, Weights
+from swarmtask.scheduler.model import Amounts, Choice, LimitInfo, PendingTask, QueueInfo, QueueKey, TaskKey, TaskShape, Weights
 from swarmtask.scheduler.standing import standing
 
 NO_NODE_FITS = "NoNodeFits"
@@ -305,7 +304,7 @@ class _Interner:
 
     def __init__(self, classes: list[TaskClass]) -> None:
         self._classes = classes
-        self._by_value: dict[tuple[TaskShape, Strategy, NodeShare | None, Weights], int] = {}
+        self._by_value: dict[tuple[TaskShape, Choice, NodeShare | None, Weights], int] = {}
 
     def number(self, shape: TaskShape, gate: Gate) -> int:
         number = gate.numbers.get(id(shape))

@@ -149,7 +149,8 @@ class Reservations:
     # --- making them ---
 
     def eligible(self, task_class: TaskClass) -> Mask:
-        """bool[N]: where the class would fit if nothing ran but the tasks that nodes are kept for."""
+        """bool[N]: where the class would fit if nothing ran but the tasks that nodes are kept for. What others than tasks use now
+        counts as if it stayed: a node is not kept empty for its owner's sake, and when she leaves, this is asked again."""
         mask = self._columns.all_nodes()
         for static_filter in STATIC_FILTERS:
             if static_filter.enabled(task_class):
@@ -158,6 +159,7 @@ class Reservations:
         if task_class.share is not None:
             share_left[task_class.share.row] = task_class.share.most - self._share_kept(task_class)
         free = self._columns.allocatable - self._kept
+        free[MEMORY] -= self._columns.foreign
         gpus = self._columns.gpus.offered - self._kept[GPUS]
         empty = replace(self._columns.room, free=tuple(free), share_left=tuple(share_left), gpu_left=tuple(gpus))
         for room_filter in ROOM_FILTERS:

@@ -14,9 +14,8 @@ from typing import Protocol
 
 import numpy as np
 
-from swarmtask.resources.fields import Strategy
 from swarmtask.scheduler.columns import CPU, GPUS, MEMORY, Columns, Floats, Room, TaskClass
-from swarmtask.scheduler.model import Weights
+from swarmtask.scheduler.model import Choice, Weights
 
 FAR_MS = 500.0
 """A latency from which on a node is as bad as can be, in milliseconds."""
@@ -111,6 +110,19 @@ class Cheapness:
 
     def fixed(self, columns: Columns, task_class: TaskClass) -> Floats:
         return 1.0 - np.clip(columns.cost_per_hour, 0.0, DEAR_PER_HOUR) / DEAR_PER_HOUR
+
+
+@dataclass(frozen=True, slots=True)
+class Smallness:
+    """1 on the node that offers least memory, a step less on each that offers more; free or not does not matter."""
+
+    name: str = "smallness"
+    weight: float = 1.0
+
+    def fixed(self, columns: Columns, task_class: TaskClass) -> Floats:
+        sizes, places = np.unique(columns.allocatable[MEMORY], return_inverse=True)
+        values: Floats = 1.0 - places.reshape(-1) / max(1, len(sizes))
+        return values
 
 
 @dataclass(frozen=True, slots=True)
@@ -240,15 +252,17 @@ def balanced(weights: Weights) -> Total:
     return Total(room_scores, static_scores)
 
 
-_OTHERS: Mapping[Strategy, Total] = {
+_OTHERS: Mapping[Choice, Total] = {
     "pack": Total((Fullness(), ManyTasks())),
     # So little that one task less counts for more than all balance, up to a thousand tasks on a node.
     "spread": Total((FewTasks(weight=1.0), Balance(weight=1e-6))),
     "least-busy": Total((IdleCpu(), FewTasks())),
     "round-robin": Total((Turn(),)),
+    # So little that it decides between nodes of one size alone.
+    "smallest": Total((FewTasks(weight=1e-6),), (Smallness(),)),
 }
 
 
-def total_of(strategy: Strategy, weights: Weights) -> Total:
+def total_of(strategy: Choice, weights: Weights) -> Total:
     """The total of a strategy; `weights` matter to balanced alone."""
     return balanced(weights) if strategy == "balanced" else _OTHERS[strategy]

@@ -13,7 +13,9 @@ from typing import Any
 from swarmtask.engines.base import (
     LABEL_ATTEMPT,
     LABEL_CLUSTER,
+    LABEL_FENCE,
     LABEL_MANAGED,
+    LABEL_PRIORITY,
     LABEL_SPEC_HASH,
     LABEL_TASK_NAME,
     LABEL_TASK_NAMESPACE,
@@ -51,6 +53,11 @@ def owner_labels(workload: Workload, cluster_id: str) -> dict[str, str]:
     }
 
 
+def agent_labels(workload: Workload) -> dict[str, str]:
+    """What the node agent has to know of a container."""
+    return {LABEL_FENCE: "true" if workload.fence else "false", LABEL_PRIORITY: str(workload.priority)}
+
+
 def label_filter(cluster_id: str) -> dict[str, list[str]]:
     """What `GET /services` and `GET /tasks` are asked for: ours and nothing else."""
     return {"label": [f"{LABEL_MANAGED}=true", f"{LABEL_CLUSTER}={cluster_id}"]}
@@ -62,7 +69,7 @@ def task_template(
     """`TaskTemplate` of the service. `image` is what `workload.image` was resolved to."""
     container: dict[str, Any] = {
         "Image": image,
-        "Labels": owner_labels(workload, cluster_id) | {LABEL_IMAGE: workload.image},
+        "Labels": owner_labels(workload, cluster_id) | agent_labels(workload) | {LABEL_IMAGE: workload.image},
         "StopGracePeriod": workload.grace_s * NANOS_PER_S,
         "CapabilityDrop": ["ALL"],
         "Privileges": {"NoNewPrivileges": True},  # kept by API 1.44 and later; older ones lose it in silence

@@ -1,0 +1,108 @@
+"""What a node agent may do: read nodes, and write what is its own. Pure.
+
+Called by the authorizer for users of the group `system:nodes` (`system:node:NAME`), and by the guard for what such a user writes.
+A laptop is easily stolen: what its token can do must not reach beyond the laptop.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from swarmtask.apiserver.access.rules import READ, Attributes, Rule
+from swarmtask.resources.meta import GROUP
+
+LEASES = "coordination.k8s.io"
+LEASE_NAMESPACE = "kube-node-lease"
+OPERATORS_FIELDS = frozenset({"phase", "engines", "capacity", "allocatable", "requested", "tasks", "address", "lastHeartbeatTime"})
+"""Of a SwarmNode's status: what the operator writes from what engines and bindings say."""
+
+HasAttempt = Callable[[str, str, str], bool]
+"""(namespace, task, node): the task has an attempt on that node."""
+
+
+def node_rules(node: str) -> tuple[Rule, ...]:
+    """The node role as rules, for `can-i --list`. Tasks are left out: which ones depends on where their attempts are."""
+    return (
+        Rule(READ, (GROUP,), ("swarmnodes",)),
+        Rule(("get", "update", "patch"), (GROUP,), ("swarmnodes/status",), (node,)),
+        Rule(("get", "update", "patch"), (LEASES,), ("leases",), (node,)),
+        Rule(("create",), (LEASES,), ("leases",)),
+    )
+
+
+def node_may(node: str, wanted: Attributes, has_attempt: HasAttempt) -> bool:
+    """Whether the agent of a node may send this request. What it writes is looked at by `lease_problem` and the others below."""
+    where = (wanted.group, wanted.full_resource)
+    if where == (GROUP, "swarmnodes"):
+        return wanted.verb in READ
+    if where == (GROUP, "swarmnodes/status"):
+        return wanted.verb in ("get", "update", "patch") and wanted.name == node
+    if where == (LEASES, "leases"):
+        if wanted.namespace != LEASE_NAMESPACE:
+            return False
+        return wanted.verb == "create" or (wanted.verb in ("get", "watch", "update", "patch") and wanted.name == node)
+    if where == (GROUP, "swarmtasks") and wanted.verb == "get" and wanted.name:
+        return has_attempt(wanted.namespace, wanted.name, node)
+    if where == (GROUP, "swarmtasks/status") and wanted.verb in ("get", "update", "patch") and wanted.name:
+        return has_attempt(wanted.namespace, wanted.name, node)
+    return False
+
+
+def lease_problem(node: str, new: Mapping[str, Any], old: Mapping[str, Any] | None) -> str:
+    """What is wrong with a Lease that the agent of `node` wants to write; empty: nothing."""
+    metadata = new["metadata"]
+    if metadata.get("name") != node:
+        return f"can only write the lease of its own node: {node}"
+    before = (old or {}).get("metadata") or {}
+    if metadata.get("ownerReferences", []) != before.get("ownerReferences", []) or metadata.get("finalizers") != before.get(
+        "finalizers"
+    ):
+        return "a node may not set owners or finalizers of its lease"
+    return ""
+
+
+def node_status_problem(new: Mapping[str, Any], old: Mapping[str, Any]) -> str:
+    """What is wrong with a status of a SwarmNode that its agent wants to write."""
+    before, after = old.get("status") or {}, new.get("status") or {}
+    changed = sorted(name for name in OPERATORS_FIELDS if before.get(name) != after.get(name))
+    if changed:
+        return f"a node may not change what the operator says of it: status.{', status.'.join(changed)}"
+    if _ready(before) != _ready(after):
+        return "a node may not change its condition Ready: the operator decides that"
+    return ""
+
+
+def _ready(status: Mapping[str, Any]) -> list[Any]:
+    return [item for item in status.get("conditions") or () if isinstance(item, Mapping) and item.get("type") == "Ready"]
+
+
+def attempts_problem(node: str, new: Mapping[str, Any], old: Mapping[str, Any]) -> str:
+    """What is wrong with a status of a SwarmTask that an agent wants to write: only records of attempts on its node may change."""
+    before, after = old.get("status") or {}, new.get("status") or {}
+    if {**before, "attempts": None} != {**after, "attempts": None}:
+        return "a node may change nothing of a task but the records of its attempts"
+    earlier, later = before.get("attempts") or [], after.get("attempts") or []
+    if len(earlier) != len(later):
+        return "a node may neither add nor remove attempts"
+    for one, other in zip(earlier, later, strict=True):
+        if one != other and not (_is_record(one, node) and _is_record(other, node) and _same_attempt(one, other)):
+            return f"a node may only change the records of attempts on itself: {node}"
+    return ""
+
+
+def _is_record(attempt: Any, node: str) -> bool:
+    return isinstance(attempt, Mapping) and attempt.get("node") == node
+
+
+_IDENTITY = ("number", "id", "node", "engine", "engineNodeID", "engineNodeId", "requested", "boundAt")
+
+
+def _same_attempt(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    return all(one.get(name) == other.get(name) for name in _IDENTITY)
+
+
+def has_attempt_on(task: Mapping[str, Any], node: str) -> bool:
+    """One of a task's attempts, ended or not, was bound to the node."""
+    attempts = (task.get("status") or {}).get("attempts")
+    return isinstance(attempts, list) and any(_is_record(attempt, node) for attempt in attempts)

@@ -1,0 +1,60 @@
+"""The server's certificate while the server runs: renewed before it ends, and taken into use without a restart.
+
+Called by the server, as one task. New connections get the new certificate; those that are open go on with the old one. The same
+happens when somebody has removed or replaced the files.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import ssl
+from pathlib import Path
+
+import structlog
+
+from swarmtask.apiserver import auth
+from swarmtask.clock import Clock
+from swarmtask.errors import ConfigurationError
+
+log = structlog.get_logger(__name__)
+
+LOOK_S = 60.0
+
+
+class CertificateKeeper:
+    """One per server. `context` serves with the files of `data_dir` already."""
+
+    def __init__(self, context: ssl.SSLContext, data_dir: Path, host: str, clock: Clock) -> None:
+        self._context, self._data_dir, self._host, self._clock = context, data_dir, host, clock
+        self._serving = _content(*auth.server_certificate(data_dir, host, clock.now()))
+
+    async def run(self) -> None:
+        """Look until cancelled. What fails (a full disk) is logged and tried again: the old certificate is good for weeks then."""
+        while True:
+            await self._clock.sleep(LOOK_S)
+            try:
+                await self.look()
+            except (ConfigurationError, OSError, ssl.SSLError) as error:
+                log.error("the server's certificate cannot be renewed; the present one is kept", error=str(error))
+
+    async def look(self) -> bool:
+        """Renew the files if it is time, and serve with them if they have changed. Returns whether they had.
+
+        Raises:
+            ConfigurationError, OSError, ssl.SSLError: the present certificate goes on being served.
+        """
+        certificate, key = await asyncio.to_thread(auth.server_certificate, self._data_dir, self._host, self._clock.now())
+        content = _content(certificate, key)
+        if content == self._serving:
+            return False
+        # A pair that does not fit is refused before it is taken into use.
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(certificate, key)
+        self._context.load_cert_chain(certificate, key)
+        self._serving = content
+        log.info("serving with a new certificate", path=str(certificate))
+        return True
+
+
+def _content(certificate: Path, key: Path) -> bytes:
+    return hashlib.sha256(certificate.read_bytes() + key.read_bytes()).digest()

@@ -1,0 +1,262 @@
+"""The word of the nodes: their Leases, and what their agents tell of attempts, turned into events for the lifecycle.
+
+One of it in an operator. It watches the Leases of the nodes for news, and reads all of them once a second as long as there are
+any: only a complete read that succeeds proves that a node could have been heard (`hearing`). From that follow which nodes are
+lost, which attempts nobody can see, and when these may be replaced; what the agents have written into their SwarmNodes ends
+attempts of which the engine cannot speak. Observers ask it what to believe of what an engine shows. It writes nothing but Events.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Mapping
+from contextlib import aclosing
+from typing import Literal
+
+from swarmtask.controllers.cache import Cache
+from swarmtask.controllers.executor import Executor
+from swarmtask.controllers.hearing import Ears
+from swarmtask.controllers.lane import EngineLane
+from swarmtask.controllers.surroundings import Surroundings
+from swarmtask.controllers.waiting import Bell, supervise
+from swarmtask.engines.base import Observation
+from swarmtask.errors import Expired, SwarmTaskError
+from swarmtask.lifecycle.loss import Hearing, NodeWord, news_of, replace_after_s, weigh
+from swarmtask.lifecycle.messages import FINAL_WORKLOAD_STATES, Announcement, NodeSilent, NodeTold
+from swarmtask.resources.kinds import LEASE, SWARM_NODE
+from swarmtask.resources.meta import get_condition
+from swarmtask.resources.node import NodeAttempt, SwarmNode
+from swarmtask.resources.task import Attempt, Phase, SwarmTask
+
+logger = logging.getLogger(__name__)
+
+LEASE_NAMESPACE = "kube-node-lease"
+LIST_S = 1.0
+ENGINE_WORD_S = 5.0
+"""An agent may tell the end of an attempt before the engine shows it; the engine, which keeps the output, goes first so long."""
+VOUCH_S = 20.0
+"""Longer than any engine takes to see that a node is gone; no shorter than a fence."""
+SETTLE_S = 5.0
+"""A node that is back gets nothing new before its agent can have told what was finished there, and while it comes and goes."""
+LEASE_EXPIRED = "LeaseExpired"
+AGENT_SILENT = "AgentSilent"
+"""Reasons of the condition Ready of a SwarmNode: nothing is heard of it; its engine reaches it, its agent does not speak."""
+
+
+class Leases:
+    """See the module.
+
+    Args:
+        reached: SwarmNodes that some engine reaches now, by their newest lists.
+        verdict: called when a node was lost or is heard again.
+
+    Attributes:
+        ears: how long each node has been silent.
+    """
+
+    def __init__(
+        self,
+        around: Surroundings,
+        cache: Cache,
+        executor: Executor,
+        lanes: Mapping[str, EngineLane],
+        *,
+        reached: Callable[[], frozenset[str]],
+        verdict: Callable[[], None],
+    ) -> None:
+        self._around, self._cache, self._executor, self._lanes = around, cache, executor, lanes
+        self._api, self._clock, self._announcer = around.api, around.clock, around.announcer
+        self._reached, self._verdict = reached, verdict
+        self.ears = Ears(around.settings.unreachable_s, max(VOUCH_S, around.settings.fence_s), self._was_missed)
+        self._bell = Bell(around.clock)
+        self._standings: dict[str, str] = {}
+        self._boots: dict[str, str] = {}
+        self._ended_at: dict[str, float] = {}
+        """Attempt -> when its engine, or its agent, told its end first."""
+        self._settled: dict[str, set[str]] = {}
+        """Node -> attempts whose record needs no more looking at."""
+        self._failing = False
+
+    # --- asked by others; none of these waits ---
+
+    def word(self, node: str) -> NodeWord:
+        """What is known of a SwarmNode now."""
+        return self.ears.word(node, self._clock.monotonic())
+
+    def boot_id(self, node: str) -> str:
+        """The boot of a SwarmNode that has an agent; empty: it has none."""
+        return self.word(node).boot_id
+
+    def uncertain(self, node: str) -> bool:
+        """It has an agent of which nothing is heard: what is missing there may still run."""
+        return self.word(node).hearing in (Hearing.NEW, Hearing.SILENT)
+
+    def standing(self, node: SwarmNode | None, name: str) -> str:
+        """What its agent's silence says of a SwarmNode: LEASE_EXPIRED, AGENT_SILENT, or nothing."""
+        if self.ears.vouched(name):
+            return AGENT_SILENT
+        word = self.word(name)
+        lost_before = node is not None and _why_ready(node) == LEASE_EXPIRED
+        unsettled = word.hearing is Hearing.NEW or (word.hearing is Hearing.HEARD and word.since_s < SETTLE_S)
+        lost = word.hearing is Hearing.SILENT or (lost_before and unsettled)
+        return LEASE_EXPIRED if lost else ""
+
+    def believe(self, task: SwarmTask, attempt: Attempt, seen: Observation) -> Observation | None:
+        """What an engine shows of a live attempt, as far as it may be believed by now."""
+        waited_s = 0.0
+        if seen.state in FINAL_WORKLOAD_STATES and self.ears:
+            now = self._clock.monotonic()
+            waited_s = now - self._ended_at.setdefault(attempt.id, now)
+        return weigh(
+            seen, attempt, task.spec, self._executor.policy, self.word(attempt.node), record=self._record(attempt),
+            unknown=task.status.phase is Phase.UNKNOWN, waited_s=waited_s,
+        )  # fmt: skip
+
+    def _record(self, attempt: Attempt) -> NodeAttempt | None:
+        node = self._cache.nodes.get(attempt.node)
+        if node is None:
+            return None
+        return next((record for record in node.status.attempts if record.id == attempt.id), None)
+
+    def _was_missed(self, name: str) -> bool:
+        node = self._cache.nodes.get(name)
+        return node is not None and _why_ready(node) == AGENT_SILENT
+
+    # --- loops ---
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        clock, rng = self._clock, self._around.rng
+        async with asyncio.TaskGroup() as group:
+            group.create_task(supervise("watch of leases", self._follow, clock, rng))
+            group.create_task(supervise("lists of leases", self._listen, clock, rng))
+
+    async def _follow(self) -> None:
+        while True:
+            listed = await self._api.list(LEASE, LEASE_NAMESPACE)
+            for lease in listed.items:
+                self.ears.read(lease, self._clock.monotonic())
+            self._bell.ring()
+            try:
+                version = listed.resource_version
+                async with aclosing(self._api.watch(LEASE, LEASE_NAMESPACE, resource_version=version)) as events:
+                    async for event in events:
+                        if event.type in ("ADDED", "MODIFIED"):
+                            self.ears.read(event.object, self._clock.monotonic())
+                            self._bell.ring()
+            except Expired:
+                logger.info("the watch of the Leases expired: listing again")
+
+    async def _listen(self) -> None:
+        """Read all Leases, again and again; one read that fails only leaves a gap."""
+        while True:
+            if not self.ears:
+                await self._bell.wait()
+            asked_at = self._clock.monotonic()
+            try:
+                listed = await self._api.list(LEASE, LEASE_NAMESPACE)
+            except SwarmTaskError as error:
+                if not self._failing:
+                    logger.warning("the Leases of the nodes cannot be read, so none of them is judged: %s", error)
+                self._failing = True
+            else:
+                self._failing = False
+                self.ears.listed(listed.items, asked_at)
+            self.judge()
+            await self._clock.sleep(self.ears.next_look_s(self._clock.monotonic(), LIST_S))
+
+    # --- what follows ---
+
+    def judge(self) -> None:
+        """Tell what is known by now; after every read, also one that has failed."""
+        for name in self._reached():
+            self.ears.vouch(name)
+        self._tell_nodes()
+        self._tell_silent()
+        self._tell_records()
+
+    def _tell_nodes(self) -> None:
+        before, self._standings = self._standings, {
+            name: self.standing(self._cache.nodes.get(name), name) for name in self.ears.names
+        }  # fmt: skip
+        for name, standing in self._standings.items():
+            known, word = before.get(name, ""), self.word(name)
+            if standing != known:
+                self._announce_standing(name, known, standing, word)
+            if word.hearing is not Hearing.HEARD:
+                continue
+            boot_id = self._boots.setdefault(name, word.boot_id)
+            if boot_id != word.boot_id:
+                self._boots[name] = word.boot_id
+                self._announce(name, "Warning", "NodeRestarted", "its boot ID has changed: what ran there before is over")
+        for name in self._boots.keys() - self._standings.keys():
+            del self._boots[name]
+        if before != self._standings:
+            self._verdict()
+            for lane in self._lanes.values():
+                lane.poll.ring()
+
+    def _announce_standing(self, name: str, known: str, standing: str, word: NodeWord) -> None:
+        if standing == LEASE_EXPIRED and word.hearing is Hearing.SILENT:
+            self._announce(name, "Warning", "NodeUnreachable", "its node agent does not renew its Lease any more")
+        elif standing == AGENT_SILENT:
+            words = "its engine reaches it, but its node agent is silent: what runs there goes on, nothing new starts"
+            self._announce(name, "Warning", "AgentSilent", words)
+        elif known and word.hearing is Hearing.HEARD:
+            self._announce(name, "Normal", "NodeBack", "its node agent renews its Lease again")
+
+    def _announce(self, name: str, type_: Literal["Normal", "Warning"], reason: str, message: str) -> None:
+        node = self._cache.nodes.get(name)
+        if node is not None:
+            self._announcer.tell(SWARM_NODE, node.metadata, Announcement(type_, reason, message))
+
+    def _tell_silent(self) -> None:
+        """Attempts on lost nodes: nobody knows what they do, and when that has lasted long enough they are given up."""
+        lost = set(self.ears.silent())
+        live = list(self._cache.live()) if lost or self._ended_at else []
+        for key, attempt in live:
+            if attempt.node not in lost:
+                continue
+            task, silent_s = self._cache.tasks[key].task, self.word(attempt.node).since_s
+            due_s = replace_after_s(task.spec, self._executor.policy, fenced=True)
+            lane = self._lanes.get(attempt.engine)
+            if lane is not None and lane.submissions.may_still_land(attempt.id):
+                silent_s = 0.0  # a submit that is under way could start it again
+            if task.status.phase is not Phase.UNKNOWN or (due_s is not None and silent_s >= due_s):
+                self._executor.offer(key, task.metadata.uid, NodeSilent(attempt.number, silent_s, fenced=True))
+        for name in self._ended_at.keys() - {attempt.id for _, attempt in live}:
+            del self._ended_at[name]
+
+    def _tell_records(self) -> None:
+        """What agents have told of ends. The records stay there for an hour: each is looked at until it has had its effect."""
+        for name, node in self._cache.nodes.items():
+            ended = [record for record in node.status.attempts if record.state == "Exited"]
+            settled = self._settled.get(name, set()) & {record.id for record in ended}
+            settled |= {record.id for record in ended if record.id not in settled and self._use(name, record)}
+            self._settled[name] = settled
+        for name in self._settled.keys() - self._cache.nodes.keys():
+            del self._settled[name]
+
+    def _use(self, node: str, record: NodeAttempt) -> bool:
+        """Offer one record where it says something new. True when it never will."""
+        key = self._cache.owner_of(record.id)
+        if key is None:
+            return True
+        task = self._cache.tasks[key].task
+        attempt = next((one for one in task.status.attempts if one.id == record.id and one.node == node), None)
+        if attempt is None:
+            return True
+        if attempt.live:
+            now = self._clock.monotonic()
+            if now - self._ended_at.setdefault(attempt.id, now) < ENGINE_WORD_S:
+                return False
+        elif not news_of(task, attempt, record):
+            return True
+        self._executor.offer(key, task.metadata.uid, NodeTold(attempt.number, record, self.boot_id(node)))
+        return False
+
+
+def _why_ready(node: SwarmNode) -> str:
+    condition = get_condition(node.status.conditions, "Ready")
+    return "" if condition is None else condition.reason or ""

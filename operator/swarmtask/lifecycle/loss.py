@@ -1,0 +1,189 @@
+"""Nodes that fall silent: when their attempts may be replaced, and what their agents' words add to what an engine shows.
+
+Called by `observed` and by the controllers that listen to nodes. Pure: what was heard, and how long ago by the operator's own
+clock, goes in. No stored or told time decides here, because clocks of laptops are wrong and operators restart.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from enum import StrEnum
+
+from swarmtask.lifecycle.deadlines import Policy
+from swarmtask.lifecycle.messages import FINAL_WORKLOAD_STATES, Observation, Reason, WorkloadState
+from swarmtask.lifecycle.reasons import RULES
+from swarmtask.resources.node import NodeAttempt
+from swarmtask.resources.task import Attempt, Phase, SwarmTask, TaskSpec
+
+RECORDS_S = 20.0
+"""A node that is heard again has told within this how the attempts ended that it stopped or finished meanwhile."""
+RECORD_S = 5.0
+"""The same of a failure on a node that is heard all the time: its agent tells news every three seconds at most."""
+EARLY_S = 1.0
+"""A fence may begin so much before the operator thinks, whose own clock of the silence began when it saw the renewal."""
+
+
+class Hearing(StrEnum):
+    """What is heard of a node's agent.
+
+    NONE: it has none, and the engine alone is asked. NEW: not heard yet since this operator began to listen, and not long enough to
+    be lost. HEARD: it renews its Lease. SILENT: it does not, and the node counts as lost. VOUCHED: it does not, but its engine
+    reaches the node: either the agent alone is dead, or it cannot reach the API and has stopped what carries the fence.
+    """
+
+    NONE = "None"
+    NEW = "New"
+    HEARD = "Heard"
+    SILENT = "Silent"
+    VOUCHED = "Vouched"
+
+
+@dataclass(frozen=True, slots=True)
+class NodeWord:
+    """What is known of one node.
+
+    Attributes:
+        since_s: HEARD: seconds since it was heard again, or for the first time. SILENT: seconds since its last sign of life, in
+            which it could have been heard. VOUCHED: the same, since the last renewal.
+        exact: that sign of life was a renewal that this operator saw, not its own start.
+        boot_id: as its Lease says.
+    """
+
+    hearing: Hearing
+    since_s: float = 0.0
+    exact: bool = True
+    boot_id: str = ""
+
+
+_WAITING = (Phase.BACKOFF, Phase.QUEUED, Phase.PENDING)
+NO_AGENT = NodeWord(Hearing.NONE)
+
+
+def replace_after_s(spec: TaskSpec, policy: Policy, *, fenced: bool) -> float | None:
+    """Seconds of silence after which an attempt on a lost node may be replaced; None: not because of silence.
+
+    Args:
+        fenced: its node has an agent, which stops it by itself. Where it has none, `afterFence` has nothing to wait for and waits
+            for the node.
+    """
+    match spec.node_loss.replace:
+        case "afterFence" if fenced:
+            return _fence_end_s(spec, policy)
+        case "afterLost":
+            return (policy.unreachable_s if fenced else 0.0) + spec.node_loss.grace_seconds
+        case _:
+            return None
+
+
+def weigh(
+    seen: Observation,
+    attempt: Attempt,
+    spec: TaskSpec,
+    policy: Policy,
+    word: NodeWord,
+    *,
+    record: NodeAttempt | None,
+    unknown: bool,
+    waited_s: float,
+) -> Observation | None:
+    """What an engine shows of a live attempt, in the light of what its node says; None: not to be believed yet.
+
+    Args:
+        record: what the agent has told of the attempt.
+        unknown: the task is Unknown, because its node was silent.
+        waited_s: since the engine showed its end for the first time.
+    """
+    if seen.state not in FINAL_WORKLOAD_STATES:
+        silent = word.hearing is Hearing.SILENT or (word.hearing is Hearing.NEW and unknown)
+        return None if silent else seen
+    told = _complete(seen, attempt, word, record)
+    if told.reason is not None or told.state is not WorkloadState.EXITED or _ended(record):
+        return told
+    if _may_be_explained(told, spec, policy, word, waited_s):
+        return None
+    if word.hearing is Hearing.VOUCHED and _in_fence(spec, policy, word, waited_s):
+        words = "it ended when its node's agent may have stopped it, and the agent says nothing"
+        return replace(told, reason=Reason.NODE_LOST, message=words)
+    return told
+
+
+def finished_away(task: SwarmTask, attempt: Attempt, record: NodeAttempt) -> bool:
+    """Whether this attempt was given up with its node, had completed there, and nothing has followed it yet."""
+    done = record.state == "Exited" and record.exit_code == 0 and not record.reason
+    current = task.status.current
+    given_up = current is not None and current.id == attempt.id and attempt.reason == Reason.NODE_LOST
+    return done and given_up and task.status.phase in _WAITING and task.metadata.deletion_timestamp is None
+
+
+def news_of(task: SwarmTask, attempt: Attempt, record: NodeAttempt) -> bool:
+    """Whether a record says anything of an attempt that is over which is not written down yet."""
+    told = (record.peak_memory, record.cpu_seconds)
+    usage = told not in ((None, None), (attempt.peak_memory, attempt.cpu_seconds))
+    return usage or finished_away(task, attempt, record)
+
+
+def observation_of(attempt: Attempt, record: NodeAttempt, boot_id: str) -> Observation:
+    """The agent's record of an end in the words of an engine: as good as if the engine had shown it."""
+    seen = Observation(
+        name=attempt.id, engine=attempt.engine, task_uid="", namespace="", task_name="", attempt=attempt.number,
+        state=WorkloadState.EXITED, node_id=attempt.engine_node_id, exit_code=record.exit_code, message=record.message or "",
+        started_at=record.started_at, finished_at=record.finished_at,
+    )  # fmt: skip
+    return _complete(seen, attempt, NodeWord(Hearing.HEARD, boot_id=boot_id), record)
+
+
+def _ended(record: NodeAttempt | None) -> bool:
+    return record is not None and record.state == "Exited"
+
+
+def _complete(seen: Observation, attempt: Attempt, word: NodeWord, record: NodeAttempt | None) -> Observation:
+    """Add the reason that only the node knows. A record with a reason counts also while the agent still stops the attempt."""
+    if seen.state is not WorkloadState.EXITED or (seen.reason is not None and RULES[seen.reason].infrastructure):
+        return seen
+    if record is not None and record.reason:
+        match record.reason:
+            case "OOMKilled":
+                reason, words = Reason.OOM_KILLED, "it met its own memory limit"
+            case "Evicted":
+                reason, words = Reason.EVICTED, "its node stopped it because the machine ran out of memory"
+            case _:
+                reason, words = Reason.NODE_LOST, "its node stopped it because it could not reach the API"
+        return replace(seen, reason=reason, message=record.message or words, exit_code=_code(seen, record))
+    restarted = word.hearing is Hearing.HEARD and attempt.boot_id and word.boot_id and attempt.boot_id != word.boot_id
+    done = record is not None and _ended(record) and record.exit_code == 0
+    if restarted and not done:
+        code = "" if seen.exit_code is None else f" (exit code {seen.exit_code} means nothing)"
+        return replace(seen, reason=Reason.NODE_RESTARTED, message=f"{attempt.node} was restarted while it ran{code}")
+    return seen
+
+
+def _code(seen: Observation, record: NodeAttempt) -> int | None:
+    return seen.exit_code if seen.exit_code is not None else record.exit_code
+
+
+def _may_be_explained(seen: Observation, spec: TaskSpec, policy: Policy, word: NodeWord, waited_s: float) -> bool:
+    """Whether the agent may still say that it was the node and not the program that ended it. A program that ends politely on
+    SIGTERM exits with 0: that would pass for finished work."""
+    fenced = spec.node_loss.replace == "afterFence"
+    match word.hearing:
+        case Hearing.NONE:
+            return False
+        case Hearing.NEW:
+            return fenced or seen.exit_code != 0
+        case Hearing.HEARD:
+            return (fenced and word.since_s < RECORDS_S) or (seen.exit_code != 0 and waited_s < RECORD_S)
+        case Hearing.SILENT:
+            return fenced and (not word.exact or _in_fence(spec, policy, word, waited_s))
+        case Hearing.VOUCHED:
+            return _in_fence(spec, policy, word, waited_s) and word.since_s <= _fence_end_s(spec, policy)
+
+
+def _in_fence(spec: TaskSpec, policy: Policy, word: NodeWord, waited_s: float) -> bool:
+    """Whether it ended while an agent that cannot reach the API stops what carries the fence."""
+    began_s = word.since_s - waited_s
+    inside = policy.fence_s - EARLY_S <= began_s <= _fence_end_s(spec, policy)
+    return spec.node_loss.replace == "afterFence" and word.exact and inside
+
+
+def _fence_end_s(spec: TaskSpec, policy: Policy) -> float:
+    return policy.fence_s + spec.termination_grace_period_seconds + policy.fence_margin_s

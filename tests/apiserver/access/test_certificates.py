@@ -1,0 +1,84 @@
+"""TLS on every address, and certificates that change while the server runs."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from datetime import timedelta
+from pathlib import Path
+
+import httpx
+import pytest
+from cryptography import x509
+
+from swarmtask.apiserver import auth
+from swarmtask.apiserver.certificates import LOOK_S, CertificateKeeper
+from swarmtask.clock import ManualClock
+from tests.apiserver.server import http_client, running_api_server, tls
+
+
+async def presented(url: str) -> x509.Certificate:
+    """The certificate that the server shows to a new connection."""
+    host, _, port = url.removeprefix("https://").rpartition(":")
+    trusting = ssl.create_default_context()
+    trusting.check_hostname, trusting.verify_mode = False, ssl.CERT_NONE
+    _, writer = await asyncio.open_connection(host, int(port), ssl=trusting)
+    shown = writer.get_extra_info("ssl_object").getpeercert(binary_form=True)
+    writer.close()
+    await writer.wait_closed()
+    return x509.load_der_x509_certificate(shown)
+
+
+async def test_a_new_certificate_is_served_without_a_restart(tmp_path: Path) -> None:
+    clock = ManualClock()
+    async with running_api_server(tmp_path, clock=clock) as server:
+        first = await presented(server.url)
+        clock.advance(timedelta(days=310).total_seconds())
+        async with asyncio.timeout(20):
+            while (second := await presented(server.url)).serial_number == first.serial_number:
+                clock.advance(LOOK_S)
+                await asyncio.sleep(0.02)
+        assert second.not_valid_after_utc > first.not_valid_after_utc
+        assert second.issuer == first.issuer
+
+
+async def test_open_connections_go_on_and_removed_files_are_made_anew(tmp_path: Path) -> None:
+    clock = ManualClock()
+    async with running_api_server(tmp_path, clock=clock) as server:
+        first = await presented(server.url)
+        async with http_client(server) as held:
+            assert (await held.get("/api")).status_code == 200
+            for path in (server.kubeconfig.parent / "pki").glob("server.*"):
+                path.unlink()
+            async with asyncio.timeout(20):
+                while (await presented(server.url)).serial_number == first.serial_number:
+                    clock.advance(LOOK_S)
+                    await asyncio.sleep(0.02)
+            assert (await held.get("/api")).status_code == 200
+
+
+async def test_files_that_cannot_be_used_leave_the_present_certificate(tmp_path: Path) -> None:
+    clock = ManualClock()
+    credentials, _ = auth.prepare(tmp_path, "127.0.0.1", clock.now())
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(credentials.certificate, credentials.key)
+    keeper = CertificateKeeper(context, tmp_path, "127.0.0.1", clock)
+    assert await keeper.look() is False
+    good = credentials.key.read_bytes()
+    other, _ = auth.prepare(tmp_path / "other", "127.0.0.1", clock.now())
+    credentials.key.write_bytes(other.key.read_bytes())
+    with pytest.raises(ssl.SSLError):
+        await keeper.look()
+    credentials.key.write_bytes(good)
+    assert await keeper.look() is False
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "127.0.0.1"])
+async def test_no_address_without_tls_and_without_a_token(tmp_path: Path, host: str) -> None:
+    async with running_api_server(tmp_path, host=host) as server:
+        async with http_client(server) as api:
+            assert (await api.get("/api")).status_code == 200
+        async with httpx.AsyncClient(verify=tls(server)) as anybody:
+            assert (await anybody.get(f"{server.url}/api")).status_code == 401
+            with pytest.raises(httpx.HTTPError):
+                await anybody.get(f"http://{server.url.removeprefix('https://')}/healthz")

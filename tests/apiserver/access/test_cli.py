@@ -1,0 +1,112 @@
+"""`swarmtask token` and `swarmtask secrets` against a real server."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from pathlib import Path
+
+import httpx
+import pytest
+import yaml
+from typer.testing import CliRunner, Result
+
+from swarmtask.cli.main import app
+from tests.apiserver.access.people import RBAC, TASKS, TOKENS, client, task
+from tests.apiserver.server import RunningServer
+
+
+async def run(server: RunningServer, *arguments: str) -> Result:
+    """The program in a thread: the server is on this loop."""
+    runner = CliRunner(env={"TERM": "dumb", "COLUMNS": "160"})
+    return await asyncio.to_thread(runner.invoke, app, [*arguments, "--kubeconfig", str(server.kubeconfig)])
+
+
+async def create(server: RunningServer, *arguments: str) -> str:
+    result = await run(server, "token", "create", *arguments)
+    assert result.exit_code == 0, result.stderr
+    return result.stdout.strip()
+
+
+async def codes(server: RunningServer, token: str) -> tuple[int, int, int, int]:
+    """Listing tasks, creating one, listing nodes, listing Secrets of another namespace."""
+    path = TASKS.format("default")
+    async with client(server, token) as holder:
+        return (
+            (await holder.get(path)).status_code,
+            (await holder.post(f"{path}?dryRun=All", json=task("x"))).status_code,
+            (await holder.get("/apis/swarmtask.io/v1alpha1/swarmnodes")).status_code,
+            (await holder.get("/api/v1/namespaces/kube-system/secrets")).status_code,
+        )
+
+
+@pytest.mark.parametrize(("arguments", "expected"), [
+    (("--role", "viewer"), (200, 403, 403, 403)),
+    (("--role", "viewer", "-A"), (200, 403, 200, 403)),
+    (("--role", "editor", "-n", "default"), (200, 201, 403, 403)),
+    (("--role", "editor", "-n", "kube-public"), (403, 403, 403, 403)),
+    (("--role", "admin", "-A"), (200, 201, 200, 200)),
+    (("--role", "cluster-admin"), (200, 201, 200, 200)),
+    (("--role", "node"), (403, 403, 200, 403)),
+])  # fmt: skip
+async def test_what_the_roles_are_good_for(
+    server: RunningServer, arguments: tuple[str, ...], expected: tuple[int, int, int, int]
+) -> None:
+    assert await codes(server, await create(server, "anna", *arguments)) == expected
+
+
+async def test_revoking_takes_token_and_bindings_away(server: RunningServer, api: httpx.AsyncClient) -> None:
+    token = await create(server, "anna", "--role", "editor", "-A")
+    assert (await api.get(f"{RBAC}/clusterrolebindings/token-anna-edit")).status_code == 200
+    listed = json.loads((await run(server, "token", "list", "-o", "json")).stdout)
+    assert [(item["name"], item["user"], item["for"]) for item in listed] == [("anna", "anna", "editor in all namespaces")]
+    assert token not in (await api.get(TOKENS)).text
+    result = await run(server, "token", "revoke", "anna", "nobody")
+    assert (result.exit_code, "token anna revoked\n" in result.stdout) == (3, True)
+    assert await codes(server, token) == (401, 401, 401, 401)
+    async with asyncio.timeout(20):
+        while (await api.get(f"{RBAC}/clusterrolebindings/token-anna-edit")).status_code != 404:
+            pass
+    assert "No tokens yet" in (await run(server, "token", "list")).stderr
+
+
+async def test_a_kubeconfig_to_carry_away(server: RunningServer, tmp_path: Path) -> None:
+    path = tmp_path / "laptop.kubeconfig"
+    result = await run(server, "token", "create", "laptop", "--role", "node", "--expires", "never", "--write-kubeconfig", str(path))
+    assert result.exit_code == 0, result.stderr
+    assert result.stdout == ""
+    assert path.stat().st_mode & 0o777 == 0o600
+    document = yaml.safe_load(path.read_text())
+    assert document["clusters"][0]["cluster"]["server"] == server.url
+    assert "certificate-authority-data" in document["clusters"][0]["cluster"]
+    assert await codes(server, document["users"][0]["user"]["token"]) == (403, 403, 200, 403)
+    lines = (await run(server, "token", "list")).stdout.splitlines()
+    assert "laptop system:node:laptop the agent of node laptop never" in " ".join(lines[-1].split())
+
+
+async def test_nothing_is_left_when_a_binding_cannot_be_made(server: RunningServer, api: httpx.AsyncClient) -> None:
+    result = await run(server, "token", "create", "anna", "--role", "viewer", "-n", "no-such-namespace")
+    assert result.exit_code == 3
+    assert "no-such-namespace" in result.stderr
+    assert (await api.get(TOKENS)).json()["items"] == []
+
+
+@pytest.mark.parametrize("arguments", [
+    ("--role", "node", "-n", "default"), ("--role", "node", "--user", "x"), ("--role", "viewer", "--node", "x"),
+    ("--role", "viewer", "--expires", "soon"), ("--role", "viewer", "--expires", "0d"), ("--role", "king"),
+    ("--role", "viewer", "-A", "-n", "default"),
+])  # fmt: skip
+async def test_what_makes_no_sense(server: RunningServer, api: httpx.AsyncClient, arguments: tuple[str, ...]) -> None:
+    assert (await run(server, "token", "create", "anna", *arguments)).exit_code == 2
+    assert (await api.get(TOKENS)).json()["items"] == []
+
+
+async def test_the_same_name_twice(server: RunningServer) -> None:
+    await create(server, "anna", "--role", "viewer")
+    assert (await run(server, "token", "create", "anna", "--role", "admin")).exit_code == 4
+
+
+async def test_rotating_the_key_of_secrets(server: RunningServer, api: httpx.AsyncClient) -> None:
+    await api.post("/api/v1/namespaces/default/secrets", json={"metadata": {"name": "s"}, "stringData": {"a": "b"}})
+    result = await run(server, "secrets", "rotate-key")
+    assert (result.exit_code, "1 stored revisions" in result.stdout) == (0, True), result.stderr

@@ -1,0 +1,168 @@
+"""The node role over HTTP: what the agent of a laptop may do with its token, and what a thief of the laptop may not."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import random
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from swarmtask.apiserver.access.nodes import attempts_problem
+from swarmtask.clock import SystemClock
+from swarmtask.nodeagent.agent import Agent, Identity, Rhythm
+from swarmtask.nodeagent.gpus import Gpus
+from swarmtask.nodeagent.link import Credentials, Link
+from swarmtask.nodeagent.probe import Probe
+from tests.apiserver.access.people import TASKS, client, new_token, person, task
+from tests.apiserver.server import RunningServer
+
+NODES = "/apis/swarmtask.io/v1alpha1/swarmnodes"
+LEASES = "/apis/coordination.k8s.io/v1/namespaces/{}/leases"
+OWN = LEASES.format("kube-node-lease")
+MERGE = {"content-type": "application/merge-patch+json"}
+
+
+@pytest.fixture
+async def nodes(api: httpx.AsyncClient) -> None:
+    for name in ("n1", "n2"):
+        body = {"apiVersion": "swarmtask.io/v1alpha1", "kind": "SwarmNode", "metadata": {"name": name}, "spec": {}}
+        assert (await api.post(NODES, json=body)).status_code == 201
+        status = json.dumps({"status": {"phase": "Ready", "engines": [{"name": "swarm", "id": f"id-{name}"}]}})
+        assert (await api.patch(f"{NODES}/{name}/status", content=status, headers=MERGE)).status_code == 200
+
+
+@pytest.fixture
+async def agent(server: RunningServer, api: httpx.AsyncClient, nodes: None) -> AsyncIterator[httpx.AsyncClient]:
+    """A client with the token of node n1."""
+    async with client(server, await new_token(api, "system:node:n1", ("system:nodes",))) as opened:
+        yield opened
+
+
+async def status_of(api: httpx.AsyncClient, name: str) -> dict[str, Any]:
+    status: dict[str, Any] = (await api.get(f"{NODES}/{name}")).json()["status"]
+    return status
+
+
+async def test_the_real_agent_needs_nothing_else(
+    server: RunningServer, api: httpx.AsyncClient, nodes: None, tmp_path: Path
+) -> None:
+    probe = Probe(SystemClock().monotonic, Gpus(None, tmp_path / "drm"), disk=tmp_path)
+    token = await new_token(api, "system:node:n1", ("system:nodes",))
+    async with Link(Credentials(server.url, token, server.ca.read_text())) as link:
+        agent = Agent(
+            link, probe.read, Identity(engine="swarm", engine_node_id="id-n1"), clock=SystemClock(), rng=random.Random(1),
+            version="1", rhythm=Rhythm(renew_s=0.05, look_s=0.05, tell_at_most_s=0.0),
+        )  # fmt: skip
+        running = asyncio.create_task(agent.run())
+        try:
+            async with asyncio.timeout(20):
+                while "usage" not in await status_of(api, "n1") or (await api.get(f"{OWN}/n1")).status_code != 200:
+                    assert not running.done()
+                    await asyncio.sleep(0.02)
+        finally:
+            running.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await running
+    assert (await status_of(api, "n1"))["phase"] == "Ready"
+
+
+async def test_its_lease_and_no_other(agent: httpx.AsyncClient, api: httpx.AsyncClient) -> None:
+    def lease(name: str, **metadata: Any) -> dict[str, Any]:
+        return {"metadata": {"name": name, **metadata}, "spec": {"holderIdentity": name}}
+
+    assert (await agent.post(OWN, json=lease("n2"))).status_code == 403
+    assert (await agent.post(OWN, json={"metadata": {"generateName": "n1"}, "spec": {}})).status_code == 403
+    assert (await agent.post(LEASES.format("default"), json=lease("n1"))).status_code == 403
+    assert (await agent.post(OWN, json=lease("n1", finalizers=["x/y"]))).status_code == 403
+    assert (await agent.post(OWN, json=lease("n1"))).status_code == 201
+    assert (await api.post(OWN, json=lease("n2"))).status_code == 201
+    body = json.dumps({"spec": {"holderIdentity": "boot"}})
+    assert (await agent.patch(f"{OWN}/n1", content=body, headers=MERGE)).status_code == 200
+    assert (await agent.patch(f"{OWN}/n2", content=body, headers=MERGE)).status_code == 403
+    assert (await agent.delete(f"{OWN}/n1")).status_code == 403
+    assert (await agent.get(f"{OWN}/n2")).status_code == 403
+    apply = {"content-type": "application/apply-patch+yaml"}
+    applied = json.dumps({"apiVersion": "coordination.k8s.io/v1", "kind": "Lease", **lease("n3")})
+    assert (await agent.patch(f"{OWN}/n3?fieldManager=a", content=applied, headers=apply)).status_code == 403
+
+
+async def test_its_own_status_and_of_that_what_it_may_say(agent: httpx.AsyncClient, api: httpx.AsyncClient) -> None:
+    def status(**fields: Any) -> str:
+        return json.dumps({"status": fields})
+
+    assert (await agent.patch(f"{NODES}/n1/status", content=status(bootID="b"), headers=MERGE)).status_code == 200
+    assert (await agent.patch(f"{NODES}/n2/status", content=status(bootID="b"), headers=MERGE)).status_code == 403
+    for fields in ({"phase": "Gone"}, {"engines": [{"name": "swarm", "id": "id-n2"}]}, {"allocatable": {"cpu": "9"}}, {"tasks": 7},
+                   {"conditions": [{"type": "Ready", "status": "False", "reason": "No", "message": "",
+                                    "lastTransitionTime": "2026-01-01T00:00:00Z"}]}):  # fmt: skip
+        refused = await agent.patch(f"{NODES}/n1/status", content=status(**fields), headers=MERGE)
+        assert refused.status_code == 403, fields
+    assert (await agent.patch(f"{NODES}/n1", content=json.dumps({"spec": {"maxTasks": 9}}), headers=MERGE)).status_code == 403
+    assert (await agent.delete(f"{NODES}/n1")).status_code == 403
+    assert (await agent.get(NODES)).status_code == 200
+    assert (await status_of(api, "n2")).get("bootID") is None
+
+
+async def test_nothing_of_tenants(agent: httpx.AsyncClient, api: httpx.AsyncClient) -> None:
+    assert (await api.post(TASKS.format("default"), json=task("other"))).status_code == 201
+    for path in (TASKS.format("default"), f"{TASKS.format('default')}/other", "/api/v1/namespaces/default/secrets",
+                 "/api/v1/namespaces", "/apis/access.swarmtask.io/v1alpha1/accesstokens", "/api/v1/namespaces/default/configmaps",
+                 "/apis/swarmtask.io/v1alpha1/swarmtasks"):  # fmt: skip
+        assert (await agent.get(path)).status_code == 403, path
+    assert (await agent.post(TASKS.format("default"), json=task("mine"))).status_code == 403
+
+
+def attempt(number: int, node: str, **more: Any) -> dict[str, Any]:
+    return {"number": number, "id": f"x-{number}", "node": node, "engine": "swarm", "state": "Running", **more}
+
+
+async def test_records_of_attempts_on_the_node(agent: httpx.AsyncClient, api: httpx.AsyncClient) -> None:
+    path = f"{TASKS.format('default')}/t"
+    assert (await api.post(TASKS.format("default"), json=task("t"))).status_code == 201
+
+    def status(*attempts: dict[str, Any], **more: Any) -> str:
+        return json.dumps({"status": {"phase": "Running", "attempts": list(attempts), **more}})
+
+    stored = status(attempt(1, "n2", state="Failed"), attempt(2, "n1"))
+    assert (await api.patch(f"{path}/status", content=stored, headers=MERGE)).status_code == 200
+    assert (await agent.get(path)).status_code == 200
+    ended = attempt(2, "n1", state="Failed", exitCode=137, reason="OOMKilled")
+    told = await agent.patch(f"{path}/status", content=status(attempt(1, "n2", state="Failed"), ended), headers=MERGE)
+    assert told.status_code == 200, told.text
+    for lie in (
+        status(attempt(1, "n2", state="Succeeded"), ended),
+        status(attempt(1, "n1", state="Failed"), ended),
+        status(ended),
+        status(attempt(1, "n2", state="Failed"), ended, attempt(3, "n1")),
+        status(attempt(1, "n2", state="Failed"), {**ended, "id": "other"}),
+        status(attempt(1, "n2", state="Failed"), ended, message="all is well"),
+        json.dumps({"status": {"phase": "Succeeded"}}),
+    ):
+        assert (await agent.patch(f"{path}/status", content=lie, headers=MERGE)).status_code == 403, lie
+    assert (await agent.patch(path, content=json.dumps({"metadata": {"labels": {"a": "b"}}}), headers=MERGE)).status_code == 403
+
+
+def test_malformed_attempts_are_a_problem_and_no_crash() -> None:
+    def wrap(*attempts: Any) -> dict[str, Any]:
+        return {"status": {"attempts": list(attempts)}}
+
+    assert attempts_problem("n1", wrap("x"), wrap(attempt(1, "n1")))
+    assert attempts_problem("n1", {}, wrap(attempt(1, "n1")))
+    assert not attempts_problem("n1", {"status": {}}, {})
+
+
+async def test_a_bootstrapper_makes_tokens_of_nodes_and_of_nobody_else(server: RunningServer, api: httpx.AsyncClient) -> None:
+    async with person(server, api, "join", ("system:swarmtask:node-bootstrapper", "")) as join:
+        token = await new_token(join, "system:node:n7", ("system:nodes",))
+        async with client(server, token) as agent:
+            assert (await agent.get(NODES)).status_code == 200
+        for user, groups in (("anna", ()), ("anna", ("system:nodes",)), ("system:node:n8", ("system:nodes", "system:masters"))):
+            with pytest.raises(AssertionError, match="may not make a token"):
+                await new_token(join, user, groups)
+        assert (await join.get("/apis/access.swarmtask.io/v1alpha1/accesstokens")).status_code == 403

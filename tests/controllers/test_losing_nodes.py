@@ -1,0 +1,327 @@
+"""Nodes with an agent fall silent, come back, restart, or lose no more than their agent."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+from typing import Any
+
+import pytest
+
+from swarmtask.resources.kinds import LEASE, SWARM_NODE, SWARM_TASK
+from tests.controllers.world import World, running
+from tests.fakes.agent import LEASES, FakeAgent
+from tests.fakes.engine import Outcome
+
+FENCE_S = 20.0
+DUE_S = FENCE_S + 10 + 10
+"""The fence, the grace period that tasks have unless they say otherwise, and the operator's margin."""
+
+
+class Laptops:
+    """A world whose nodes have agents."""
+
+    def __init__(self, world: World, **skews: float) -> None:
+        self.world = world
+        self.agents = {
+            node: FakeAgent(world.kube, world.engine, world.clock, node, fence_s=FENCE_S, skew_s=skews.get(node, 0.0))
+            for node in world.engine._nodes
+        }
+
+    def phase(self, node: str) -> str:
+        return str(self.world.node(node)["status"]["phase"])
+
+    async def settle(self) -> None:
+        """Every node has been heard."""
+        await self.world.until(lambda: len(self.world.kube.all(LEASE)) == len(self.agents))
+        await self.world.pass_time(12)
+
+    async def run_on(self, name: str, node: str, outcome: Outcome | None = None, **spec: Any) -> None:
+        self.world.engine.script(name, outcome or Outcome(duration_s=None), Outcome(duration_s=3))
+        self.world.add_task(name, placement={"nodeSelector": {}}, **spec)
+        await self.world.until(lambda: self.world.phase(name) == "Running")
+        assert self.world.task(name).status.node_name == node
+
+
+@asynccontextmanager
+async def laptops(*nodes: str, start: bool = True, **options: Any) -> AsyncIterator[Laptops]:
+    world = World(*nodes, **options)
+    async with running(world, start=start):
+        found = Laptops(world)
+        tasks = [asyncio.create_task(agent.run()) for agent in found.agents.values()]
+        try:
+            if start:
+                await found.settle()
+            yield found
+        finally:
+            for task in tasks:
+                task.cancel()
+                with suppress(asyncio.CancelledError):
+                    await task
+
+
+def second(world: World) -> None:
+    """A node joins, for whoever has to go elsewhere."""
+    world.engine.add_node("n2")
+
+
+async def since(world: World, condition: Callable[[], object], limit_s: float = 200.0) -> float:
+    """Seconds of the clock until it holds."""
+    began = world.clock.monotonic()
+    await world.until(condition, limit_s)
+    return world.clock.monotonic() - began
+
+
+def last_renewal(world: World, node: str) -> Callable[[], bool]:
+    """True just after the next renewal of this node."""
+    before = world.kube.peek(LEASE, node, LEASES)
+    return lambda: world.kube.peek(LEASE, node, LEASES) != before
+
+
+async def test_a_silent_node_is_unreachable_within_five_seconds_and_its_tasks_are_unknown() -> None:
+    async with laptops("n1") as lab:
+        world = lab.world
+        await lab.run_on("work", "n1", Outcome(duration_s=60))
+        await world.until(last_renewal(world, "n1"))
+        world.engine.disconnect("n1")
+        took_s = await since(world, lambda: lab.phase("n1") == "Unreachable")
+        assert 4.0 <= took_s <= 5.0
+        await world.until(lambda: world.phase("work") == "Unknown", 1)
+        assert ("NodeUnreachable", 1) in world.events("work") and ("NodeUnreachable", 1) in world.events("n1")
+
+
+async def test_a_node_that_is_back_in_time_goes_on_with_its_attempt() -> None:
+    async with laptops("n1") as lab:
+        world = lab.world
+        await lab.run_on("work", "n1", Outcome(duration_s=60))
+        world.engine.disconnect("n1")
+        await world.pass_time(9)
+        assert world.phase("work") == "Unknown"
+        world.engine.reconnect("n1")
+        await world.until(lambda: world.phase("work") == "Running", 4)
+        await world.until(lambda: world.phase("work") == "Succeeded")
+        assert world.task("work").status.attempt == 1
+        await world.until(lambda: lab.phase("n1") == "Ready", 10)
+
+
+@pytest.mark.parametrize("how", ["disconnect", "freeze", "power_off"])
+async def test_a_lost_attempt_is_replaced_only_after_its_node_must_have_stopped_it(how: str) -> None:
+    async with laptops("n1") as lab:
+        world = lab.world
+        await lab.run_on("work", "n1")
+        second(world)
+        await world.until(last_renewal(world, "n1"))
+        getattr(world.engine, how)("n1")
+        took_s = await since(world, lambda: world.task("work").status.attempts[0].reason == "NodeLost")
+        assert DUE_S <= took_s <= DUE_S + 2
+        await world.until(lambda: world.phase("work") == "Running")
+        assert world.task("work").status.node_name == "n2"
+        world.engine.reconnect("n1")
+        await world.until(lambda: world.phase("work") == "Succeeded")
+        assert (world.task("work").status.attempt, world.task("work").status.failures) == (2, 0)
+
+
+async def test_after_lost_does_not_wait_for_a_fence() -> None:
+    async with laptops("n1") as lab:
+        world = lab.world
+        await lab.run_on("work", "n1", nodeLoss={"replace": "afterLost", "graceSeconds": 3})
+        second(world)
+        await world.until(last_renewal(world, "n1"))
+        world.engine.power_off("n1")
+        took_s = await since(world, lambda: world.task("work").status.attempts[0].reason == "NodeLost")
+        assert 7.0 <= took_s <= 9.5
+        await world.until(lambda: world.phase("work") == "Succeeded")
+
+
+async def test_after_lost_counts_from_the_engines_word_where_there_is_no_agent() -> None:
+    async with running(World("n1")) as world:
+        world.engine.script("work", Outcome(duration_s=None), Outcome())
+        world.add_task("work", nodeLoss={"replace": "afterLost", "graceSeconds": 3})
+        await world.until(lambda: world.phase("work") == "Running")
+        second(world)
+        world.engine.power_off("n1")
+        took_s = await since(world, lambda: world.task("work").status.attempt == 2)
+        assert 12 + 3 <= took_s <= 40
+        await world.until(lambda: world.phase("work") == "Succeeded")
+
+
+async def test_never_waits_for_the_node() -> None:
+    async with laptops("n1") as lab:
+        world = lab.world
+        await lab.run_on("work", "n1", Outcome(duration_s=10), nodeLoss={"replace": "never"})
+        second(world)
+        world.engine.disconnect("n1")
+        await world.pass_time(300)
+        assert (world.phase("work"), world.task("work").status.attempt) == ("Unknown", 1)
+        world.engine.reconnect("n1")
+        await world.until(lambda: world.phase("work") == "Succeeded")
+        assert world.task("work").status.attempt == 1
+
+
+async def test_work_that_was_finished_while_its_node_was_away_is_not_run_again() -> None:
+    async with laptops("n1") as lab:
+        world = lab.world
+        await lab.run_on("work", "n1", Outcome(duration_s=15))
+        world.engine.disconnect("n1")
+        # There is no other node, so it was given up but not replaced when its node is back.
+        await world.until(lambda: world.phase("work") in ("Backoff", "Queued"))
+        assert world.task("work").status.attempts[0].reason == "NodeLost"
+        await world.pass_time(30)
+        world.engine.reconnect("n1")
+        await world.until(lambda: world.phase("work") == "Succeeded", 10)
+        status = world.task("work").status
+        assert (status.attempt, status.attempts[0].reason, status.exit_code) == (1, "Completed", 0)
+        assert status.attempts[0].peak_memory == "64Mi" and ("FinishedWhileAway", 1) in world.events("work")
+
+
+async def test_what_an_attempt_used_is_recorded() -> None:
+    async with laptops("n1") as lab:
+        world = lab.world
+        await lab.run_on("work", "n1", Outcome(duration_s=2))
+        await world.until(lambda: world.task("work").status.attempts[0].peak_memory == "64Mi", 15)
+        assert world.task("work").status.attempts[0].cpu_seconds == 1.5
+
+
+async def test_a_restarted_node_explains_every_exit_code() -> None:
+    async with laptops("n1") as lab:
+        world = lab.world
+        await lab.run_on("work", "n1")
+        world.engine.power_off("n1")
+        await world.pass_time(6)
+        world.engine.reconnect("n1")
+        await world.until(lambda: world.task("work").status.attempt == 2)
+        assert world.task("work").status.attempts[0].reason == "NodeRestarted"
+        assert world.task("work").status.failures == 0
+        await world.until(lambda: ("NodeRestarted", 1) in world.events("n1"))
+        await world.until(lambda: world.phase("work") == "Succeeded")
+
+
+async def test_a_program_that_ends_politely_when_it_is_fenced_has_not_completed() -> None:
+    async with laptops("n1") as lab:
+        world = lab.world
+        polite = Outcome(duration_s=None, term_exit_code=0)
+        await lab.run_on("work", "n1", polite)
+        lab.agents["n1"].reaches = False  # while the engine goes on to show what happens there
+        await world.until(lambda: lab.agents["n1"].fenced, 40)
+        await world.pass_time(5)
+        assert not world.task("work").finished
+        lab.agents["n1"].reaches = True
+        await world.until(lambda: world.task("work").status.attempts[0].state == "Failed")
+        assert world.task("work").status.attempts[0].reason == "NodeLost"
+        await world.until(lambda: world.phase("work") == "Succeeded")
+        assert world.task("work").status.attempt == 2
+
+
+async def test_a_node_that_lost_no_more_than_its_agent_is_judged_by_its_engine() -> None:
+    async with laptops("n1") as lab:
+        world = lab.world
+        await lab.run_on("work", "n1", Outcome(duration_s=100))
+        lab.agents["n1"].alive = False
+        await world.until(lambda: lab.phase("n1") == "Unreachable", 8)
+        await world.until(lambda: lab.phase("n1") == "NotReady", 30)
+        assert ("AgentSilent", 1) in world.events("n1")
+        await world.until(lambda: world.phase("work") == "Running", 5)
+        await world.stop()
+        await world.start()
+        await world.pass_time(10)
+        assert lab.phase("n1") == "NotReady"
+        await world.until(lambda: world.phase("work") == "Succeeded")
+        assert world.task("work").status.attempt == 1
+        lab.agents["n1"].alive = True
+        await world.until(lambda: lab.phase("n1") == "Ready", 10)
+
+
+async def test_an_api_that_was_away_makes_no_node_unreachable() -> None:
+    async with laptops("n1", "n2") as lab:
+        world = lab.world
+        await lab.run_on("work", world.task("work").status.node_name if world.phases() else "n1", Outcome(duration_s=60))
+        world.kube.down = True
+        await world.pass_time(15)
+        world.kube.down = False
+        seen: set[str] = set()
+
+        def calm() -> bool:
+            seen.update(lab.phase(node) for node in ("n1", "n2"))
+            return False
+
+        with pytest.raises(AssertionError):
+            await world.until(calm, 20)
+        assert seen == {"Ready"}
+        await world.until(lambda: world.phase("work") == "Succeeded")
+        assert world.task("work").status.attempt == 1
+
+
+async def test_a_new_operator_counts_silence_anew() -> None:
+    async with laptops("n1") as lab:
+        world = lab.world
+        await lab.run_on("work", "n1")
+        second(world)
+        world.engine.disconnect("n1")
+        await world.pass_time(35)
+        await world.crash()
+        await world.start()
+        await world.pass_time(20)
+        assert (world.phase("work"), lab.phase("n1")) == ("Unknown", "Unreachable")
+        assert [count for reason, count in world.events("work") if reason == "NodeUnreachable"] == [1]
+        await world.until(lambda: world.phase("work") == "Succeeded", 60)
+        world.engine.reconnect("n1")
+        await world.pass_time(5)
+
+
+async def test_flapping_costs_nothing() -> None:
+    async with laptops("n1") as lab:
+        world = lab.world
+        await lab.run_on("work", "n1", Outcome(duration_s=300))
+        for _ in range(20):
+            world.engine.disconnect("n1")
+            await world.pass_time(5)
+            world.engine.reconnect("n1")
+            await world.pass_time(5)
+        await world.until(lambda: world.phase("work") == "Succeeded", 200)
+        assert world.task("work").status.attempt == 1
+
+
+async def test_a_wrong_clock_of_a_laptop_means_nothing() -> None:
+    world = World("n1")
+    async with running(world):
+        lab = Laptops(world, n1=-3600.0)
+        agent = asyncio.create_task(lab.agents["n1"].run())
+        await lab.settle()
+        await lab.run_on("work", "n1", Outcome(duration_s=20))
+        await world.until(lambda: world.phase("work") == "Succeeded")
+        assert lab.phase("n1") == "Ready" and world.task("work").status.attempt == 1
+        agent.cancel()
+        with suppress(asyncio.CancelledError):
+            await agent
+
+
+async def test_a_cancelled_attempt_on_a_silent_node_waits_for_the_fence_and_a_deleted_one_does_not() -> None:
+    async with laptops("n1") as lab:
+        world = lab.world
+        await lab.run_on("held", "n1")
+        await lab.run_on("gone", "n1")
+        await world.until(last_renewal(world, "n1"))
+        world.engine.disconnect("n1")
+        world.kube.edit(SWARM_TASK, "held", "default", {"spec": {"suspend": True}})
+        world.kube.remove(SWARM_TASK, "gone", "default")
+        assert await since(world, lambda: world.gone("gone")) < DUE_S
+        assert await since(world, lambda: world.phase("held") == "Pending") >= DUE_S - 25
+        assert world.task("held").status.attempts[0].state == "Stopped"
+        world.engine.reconnect("n1")
+        await world.pass_time(5)
+
+
+async def test_a_node_that_left_while_it_was_silent_may_still_run_its_work() -> None:
+    async with laptops("n1") as lab:
+        world = lab.world
+        await lab.run_on("work", "n1")
+        second(world)
+        await world.until(last_renewal(world, "n1"))
+        world.engine.disconnect("n1")
+        await world.pass_time(6)
+        world.kube.remove(SWARM_NODE, "n1")
+        world.engine.remove_node("n1")
+        took_s = 6 + await since(world, lambda: world.task("work").status.attempts[0].reason == "NodeLost")
+        assert DUE_S <= took_s <= DUE_S + 3
+        await world.until(lambda: world.phase("work") == "Succeeded")

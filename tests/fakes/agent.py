@@ -1,0 +1,150 @@
+"""A node agent for tests and the simulator: it does on a fake engine's node what the real one does on a machine.
+
+It renews the node's Lease every two seconds in which its machine is awake and reaches the API, stops what carries the fence when it
+could not for `fence_s` seconds of true time (sleep included; after waking up before anything else goes on), remembers how attempts
+ended as on a disk, and tells it when it can. Used with `FakeKube`, to which it speaks directly: nothing comes between them but what
+a test switches off.
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from swarmtask.clock import Clock, format_micro_time, format_time
+from swarmtask.engines.base import Workload
+from swarmtask.kube import Object
+from swarmtask.resources.kinds import LEASE, SWARM_NODE
+from tests.fakes.engine import FakeEngine, Interval
+from tests.fakes.kube import FakeKube
+
+LEASES = "kube-node-lease"
+RENEW_S = 2.0
+STEP_S = 0.5
+TELL_S = 3.0
+
+
+class FakeAgent:
+    """See the module. One per node of the engine.
+
+    Args:
+        clock: true time.
+        fence_s: as the operator has it.
+        skew_s: how wrong the node's own wall clock is.
+
+    Attributes:
+        alive: False: its process is dead. reaches: False: the API cannot be reached from here, though the engine may be.
+        fenced: attempts that it has stopped.
+    """
+
+    def __init__(
+        self, kube: FakeKube, engine: FakeEngine, clock: Clock, node_id: str, *, fence_s: float, skew_s: float = 0.0
+    ) -> None:
+        self._kube, self._engine, self._clock, self.node_id = kube, engine, clock, node_id
+        self._fence_s, self._skew = fence_s, timedelta(seconds=skew_s)
+        self.alive = self.reaches = True
+        self.fenced: set[str] = set()
+        self._renewed_at = float("inf")  # a node that was never heard promises nothing
+        self._tried_at = self._told_at = float("-inf")
+        self._records: dict[str, Object] = {}
+        self._told: list[Object] | None = None
+        engine.on_sleep.append(self._woken)
+        engine.on_run.append(self._started)
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        while True:
+            self.step()
+            await self._clock.sleep(STEP_S)
+
+    def step(self) -> None:
+        """Everything that is due now."""
+        if not self.alive or not self._engine.awake(self.node_id):
+            return
+        now = self._clock.boot_time()
+        if self._isolated(now):
+            self._fence(now)
+        if now - self._tried_at >= RENEW_S and not (self._isolated(now) and self._fenced_run()):
+            self._tried_at = now
+            self._renew(now)
+        self._look()
+        if now - self._told_at >= TELL_S:
+            self._tell(now)
+
+    # --- the fence ---
+
+    def _isolated(self, now: float) -> bool:
+        return now - self._renewed_at >= self._fence_s
+
+    def _woken(self, node_id: str, asleep: bool) -> None:
+        if node_id == self.node_id and not asleep and self.alive:
+            now = self._clock.boot_time()
+            self._look()
+            if self._isolated(now):
+                self._fence(now)
+
+    def _started(self, interval: Interval) -> None:
+        """Its Docker has started something: not while it is cut off."""
+        now = self._clock.boot_time()
+        if interval.node_id == self.node_id and interval.ended is None and self.alive and self._isolated(now):
+            for work, seen in self._engine.containers(self.node_id):
+                if seen.name == interval.name and work.fence:
+                    self._stop(work, 0.0)
+
+    def _fence(self, now: float) -> None:
+        for work, interval in self._engine.containers(self.node_id):
+            if interval.ended is None and work.fence and (interval.name not in self.fenced or self._late(work, now)):
+                self._stop(work, self._renewed_at + self._fence_s + work.grace_s - now)
+
+    def _fenced_run(self) -> bool:
+        """Something that must not run twice still runs: until it has ended the API is not called."""
+        return any(interval.ended is None and work.fence for work, interval in self._engine.containers(self.node_id))
+
+    def _late(self, work: Workload, now: float) -> bool:
+        return now >= self._renewed_at + self._fence_s + work.grace_s
+
+    def _stop(self, work: Workload, grace_s: float) -> None:
+        self.fenced.add(work.name)
+        self._engine.kill(work.name, max(0.0, grace_s))
+
+    # --- what it tells ---
+
+    def _name(self) -> str | None:
+        """Its SwarmNode."""
+        for node in self._kube.view(SWARM_NODE):
+            if any(engine["id"] == self.node_id for engine in (node.get("status") or {}).get("engines") or ()):
+                return str(node["metadata"]["name"])
+        return None
+
+    def _online(self) -> bool:
+        return self.reaches and self._engine.connected(self.node_id) and not self._kube.down
+
+    def _renew(self, now: float) -> None:
+        name = self._name() if self._online() else None
+        if name is None:
+            return
+        spec = {
+            "holderIdentity": f"boot-{self._engine.boot(self.node_id)}-of-{self.node_id}", "leaseDurationSeconds": 5,
+            "renewTime": format_micro_time(self._clock.now() + self._skew),
+        }  # fmt: skip
+        if self._kube.peek(LEASE, name, LEASES) is None:
+            self._kube.add(LEASE, {"metadata": {"name": name, "namespace": LEASES}, "spec": spec})
+        else:
+            self._kube.edit(LEASE, name, LEASES, {"spec": spec})
+        self._renewed_at = now
+
+    def _look(self) -> None:
+        for work, interval in self._engine.containers(self.node_id):
+            record: Object = {"id": work.name, "state": "Running", "startedAt": format_time(interval.started + self._skew)}
+            if interval.ended is not None:
+                record |= {"state": "Exited", "finishedAt": format_time(interval.ended + self._skew)}
+                record |= {"exitCode": interval.exit_code, "reason": "Fenced" if work.name in self.fenced else ""}
+                record |= {"peakMemory": "64Mi", "cpuSeconds": 1.5}
+            self._records[work.name] = record
+
+    def _tell(self, now: float) -> None:
+        records = [self._records[name] for name in sorted(self._records)][-256:]
+        name = self._name() if self._online() else None
+        if name is None or records == self._told:
+            return
+        self._kube.edit(SWARM_NODE, name, None, {"status": {"attempts": records}}, status=True)
+        self._told, self._told_at = records, now
