@@ -13,6 +13,7 @@ import pytest
 from swarmtask.clock import ManualClock
 from swarmtask.errors import NotFound, ServiceUnavailable
 from swarmtask.nodeagent.agent import Agent, Identity, Object
+from swarmtask.nodeagent.fence import Fence
 from swarmtask.nodeagent.reading import Reading
 from tests.nodeagent.test_report import FACTS, READING
 
@@ -60,14 +61,22 @@ class Machine:
     def __init__(self, identity: Identity | None = None) -> None:
         self.clock, self.api = ManualClock(), FakeApi()
         self.reading = READING
+        self.attempts: list[Object] = []
+        self.can_sweep = True
+        self.sweeps: list[float] = []
+        self.fence = Fence(self.sweep, self.clock.boot_time)
         self.agent = Agent(
-            self.api, self.look, identity or Identity(engine="swarm", engine_node_id="n1"),
-            clock=self.clock, rng=random.Random(1), version="9",
+            self.api, self.look, identity or Identity(engine="swarm", engine_node_id="n1"), self.fence,
+            attempts=lambda: list(self.attempts), clock=self.clock, rng=random.Random(1), version="9",
         )  # fmt: skip
         self._running: asyncio.Task[None] | None = None
 
     def look(self) -> Reading:
         return self.reading
+
+    def sweep(self, kill_at: float) -> bool:
+        self.sweeps.append(self.clock.boot_time())
+        return self.can_sweep
 
     async def settle(self) -> None:
         for _ in range(30):
@@ -80,6 +89,7 @@ class Machine:
     async def pass_s(self, seconds: float) -> None:
         for _ in range(round(seconds * 4)):
             self.clock.advance(0.25)
+            self.fence.tick()
             await self.settle()
 
     async def stop(self) -> None:
@@ -104,7 +114,7 @@ async def test_the_lease_is_renewed_every_two_seconds(machine: Machine) -> None:
     assert len(machine.api.renewals) == 6
     assert {renewal[:3] for renewal in machine.api.renewals} == {("laptop", "boot-1", 20)}
     assert [renewal[3][17:19] for renewal in machine.api.renewals] == ["00", "02", "04", "06", "08", "10"]
-    assert machine.agent.renewed_at == 10.0
+    assert machine.fence.renewed_at == 10.0
 
 
 async def test_an_idle_machine_is_told_once_and_then_rarely(machine: Machine) -> None:
@@ -161,8 +171,8 @@ async def test_an_api_that_is_away_is_waited_for(machine: Machine, caplog: pytes
     machine.reading = replace(READING, on_battery=True)
     await machine.pass_s(600)
     assert (len(machine.api.renewals), len(machine.api.told)) == (renewed, told)
-    assert machine.agent.renewed_at == 10.0
-    assert sum(record.levelname == "WARNING" for record in caplog.records) == 2, "one for the Lease, one for the status"
+    assert machine.fence.renewed_at == 10.0
+    assert sum(record.levelname == "WARNING" for record in caplog.records) == 3, "the Lease, the status, the fence"
     machine.api.away = False
     await machine.pass_s(6)
     assert len(machine.api.renewals) > renewed
@@ -196,3 +206,53 @@ async def test_a_restart_of_the_machine_shows_as_another_holder() -> None:
     await machine.start()
     assert machine.api.renewals[0][1] == "boot-2"
     await machine.stop()
+
+
+# --- the fence's word ---
+
+
+async def test_nobody_calls_the_api_before_the_fence_has_done_its_work(machine: Machine) -> None:
+    await machine.start()
+    await machine.pass_s(10)
+    machine.can_sweep = False
+    renewed, told = len(machine.api.renewals), len(machine.api.told)
+    machine.clock.advance(600)  # the lid was closed; the API answers at once
+    await machine.settle()
+    machine.reading = replace(READING, on_battery=True)
+    await machine.pass_s(30)
+    assert machine.sweeps
+    assert (len(machine.api.renewals), len(machine.api.told)) == (renewed, told)
+    machine.can_sweep = True
+    await machine.pass_s(6)
+    assert len(machine.api.renewals) > renewed
+    assert machine.condition("OnBattery")["status"] == "True"
+    last = len(machine.sweeps)
+    await machine.pass_s(30)
+    assert len(machine.sweeps) == last, "the Lease is held again"
+
+
+async def test_an_attempt_that_ended_is_told_sooner_than_other_news(machine: Machine) -> None:
+    await machine.start()
+    await machine.pass_s(20)
+    told = len(machine.api.told)
+    machine.attempts = [{"id": "st-1", "state": "Exited", "reason": "", "exitCode": 0}]
+    machine.agent.attempts_changed()
+    await machine.pass_s(1.5)
+    assert len(machine.api.told) == told + 1
+    assert machine.api.told[-1]["attempts"] == machine.attempts
+    machine.attempts = [{**machine.attempts[0], "peakMemory": "5"}]
+    await machine.pass_s(30)
+    assert len(machine.api.told) == told + 1, "what it uses is no news"
+
+
+async def test_a_wave_of_ends_is_not_a_wave_of_writes(machine: Machine) -> None:
+    await machine.start()
+    await machine.pass_s(20)
+    told = len(machine.api.told)
+    for number in range(40):
+        machine.attempts = [*machine.attempts, {"id": f"st-{number}", "state": "Exited", "reason": "", "exitCode": 0}]
+        machine.agent.attempts_changed()
+        await machine.pass_s(0.25)
+    await machine.pass_s(3)
+    assert len(machine.api.told) - told <= 11
+    assert len(machine.api.told[-1]["attempts"]) == 40

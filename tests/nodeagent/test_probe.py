@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import psutil
 import pytest
 
+from swarmtask.nodeagent.eviction import Strain
 from swarmtask.nodeagent.gpus import Gpus
 from swarmtask.nodeagent.pressure import SWAP_BYTES_PER_S
 from swarmtask.nodeagent.probe import Probe, detected
@@ -100,3 +101,29 @@ def test_what_the_machine_has_it_offers(tmp_path: Path, monkeypatch: pytest.Monk
     (tmp_path / "firefox").touch(mode=0o755)
     gpu = GpuReading(0, "amd", "x")
     assert detected((gpu,), dev=tmp_path, run=tmp_path) == {"kvm", "docker", "browser", "gpu"}
+
+
+# --- memory alone, for who must make room ---
+
+
+def test_strain_is_the_kernel_s_own_where_it_measures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(total=8000, available=100))
+    (tmp_path / "pressure").mkdir()
+    for name, share in (("memory", "37.50"), ("cpu", "0.00")):
+        (tmp_path / "pressure" / name).write_text(f"some avg10={share} avg60=0.00 avg300=0.00 total=0\n")
+    assert _probe(tmp_path, proc=tmp_path).strain() == Strain(100, 8000, 0.375)
+
+
+def test_strain_without_psi_grows_with_want_and_with_swapping_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And its rate is its own: `read` looks at other moments."""
+    clock, swapped = Hands(), SimpleNamespace(sin=0, used=0, total=0)
+    memory = SimpleNamespace(total=8000, available=200)
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: memory)
+    monkeypatch.setattr(psutil, "swap_memory", lambda: swapped)
+    probe = _probe(tmp_path, clock, proc=tmp_path / "none")
+    assert probe.strain().pressure == 0.75
+    memory.available = 8000
+    assert probe.strain().pressure == 0.0
+    clock.at, swapped.sin = 1.0, SWAP_BYTES_PER_S // 2
+    probe.read()
+    assert probe.strain().pressure == 0.5

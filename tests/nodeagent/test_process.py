@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -11,13 +12,27 @@ from pathlib import Path
 
 import pytest
 
+from swarmtask.clock import SystemClock, parse_time
 from swarmtask.errors import NotFound
 from swarmtask.kube import KubeClient, Object
 from swarmtask.nodeagent.link import LEASE_NAMESPACE
+from swarmtask.nodeagent.records import Records
 from swarmtask.resources.kinds import LEASE, SWARM_NODE
 from tests.kube.real import real_api_server
+from tests.nodeagent.fakes import FakeDocker, attempt, until
 
 HEAVY = ("pydantic", "rich", "typer", "httpx2", "lightkube", "docker", "numpy", "structlog", "swarmtask.kube", "swarmtask.settings")
+
+
+def _apart(path: Path) -> tuple[str, ...]:
+    """Options that keep the agent away from this machine's own Docker and its state."""
+    return "--docker", str(path / "docker.sock"), "--state", str(path / "state")
+
+
+def _renewed_long_ago(state: Path, clock: SystemClock) -> None:
+    state.mkdir()
+    boot_id = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    Records(state).put_lease(boot_id, clock.boot_time() - 60)
 
 
 async def _until_told(client: KubeClient) -> tuple[Object, Object]:
@@ -34,6 +49,23 @@ async def _until_told(client: KubeClient) -> tuple[Object, Object]:
             await asyncio.sleep(0.1)
 
 
+async def _until_attempts(client: KubeClient, states: dict[str, str]) -> dict[str, Object]:
+    """`status.attempts` by ID, once it shows these states."""
+    async with asyncio.timeout(60):
+        while True:
+            status = (await client.get(SWARM_NODE, "desk")).get("status") or {}
+            told = {item["id"]: item for item in status.get("attempts") or ()}
+            if {name: item["state"] for name, item in told.items()} == states:
+                return told
+            await asyncio.sleep(0.1)
+
+
+def _port(kubeconfig: Path) -> int:
+    found = re.search(r"https://[^\s:]+:(\d+)", kubeconfig.read_text())
+    assert found is not None
+    return int(found.group(1))
+
+
 @pytest.mark.parametrize("who", [("--node", "desk"), ("--engine-node", "swarm/n1")])
 async def test_it_reports_until_it_is_stopped(tmp_path: Path, who: tuple[str, str]) -> None:
     async with real_api_server(tmp_path) as kubeconfig, KubeClient.from_kubeconfig(kubeconfig) as client:
@@ -41,8 +73,9 @@ async def test_it_reports_until_it_is_stopped(tmp_path: Path, who: tuple[str, st
         engines = {"engines": [{"name": "swarm", "id": "n1"}]}
         await client.patch(SWARM_NODE, "desk", {"status": engines}, subresource="status")
         agent = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "swarmtask", "node-agent", "--kubeconfig", str(kubeconfig), *who, stderr=subprocess.PIPE
-        )
+            sys.executable, "-m", "swarmtask", "node-agent", "--kubeconfig", str(kubeconfig), *who, *_apart(tmp_path),
+            stderr=subprocess.PIPE,
+        )  # fmt: skip
         try:
             status, lease = await _until_told(client)
         finally:
@@ -53,6 +86,95 @@ async def test_it_reports_until_it_is_stopped(tmp_path: Path, who: tuple[str, st
         assert lease["holderIdentity"] == status["bootID"]
         assert status["engines"] == engines["engines"], "the operator's part is left alone"
         assert {item["type"] for item in status["conditions"]} >= {"MemoryPressure", "DiskPressure", "OnBattery", "Hot"}
+
+
+async def test_it_stops_what_is_fenced_before_it_calls_the_api(tmp_path: Path) -> None:
+    """Its last renewal is long ago, as after a night with the lid closed."""
+    clock = SystemClock()
+    docker = FakeDocker(tmp_path / "docker.sock", clock)
+    docker.start()
+    fenced, free = docker.run(1), docker.run(2, fence=False)
+    _renewed_long_ago(tmp_path / "state", clock)
+    async with real_api_server(tmp_path) as kubeconfig, KubeClient.from_kubeconfig(kubeconfig) as client:
+        await client.create(SWARM_NODE, {"apiVersion": SWARM_NODE.api_version, "kind": "SwarmNode", "metadata": {"name": "desk"}})
+        agent = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "swarmtask", "node-agent", "--kubeconfig", str(kubeconfig), "--node", "desk", *_apart(tmp_path),
+            stderr=subprocess.PIPE,
+        )  # fmt: skip
+        try:
+            status, lease = await _until_told(client)
+            async with asyncio.timeout(60):
+                while len(status.get("attempts", ())) < 2 or status["attempts"][0]["state"] == status["attempts"][1]["state"]:
+                    await asyncio.sleep(0.1)
+                    status = (await client.get(SWARM_NODE, "desk"))["status"]
+        finally:
+            agent.send_signal(signal.SIGTERM)
+            _, said = await asyncio.wait_for(agent.communicate(), 20)
+            docker.stop()
+    assert agent.returncode == 0, said
+    assert docker.alive() == {free}
+    assert docker.unexpected == []
+    # On a busy machine Docker's answer may come too late, and the signal is sent again.
+    sent = {(name, how) for name, how, _ in docker.signals}
+    assert sent == {(fenced, "SIGKILL")}, "its replacement may run already: there is no grace left"
+    stopped_at = docker.signals[0][2]
+    renewed = parse_time(lease["renewTime"])
+    assert renewed.timestamp() > clock.now().timestamp() - (clock.boot_time() - stopped_at)
+    told = {item["id"]: item for item in status["attempts"]}
+    assert (told[attempt(1)]["reason"], told[attempt(1)]["exitCode"], told[attempt(2)]["state"]) == ("Fenced", 137, "Running")
+
+
+async def test_an_api_that_is_away_for_as_long_as_a_fence_and_an_agent_that_is_killed_meanwhile(tmp_path: Path) -> None:
+    """The whole process on real clocks: what is fenced stops, and is told when the API is back, by the agent's successor."""
+    clock = SystemClock()
+    docker = FakeDocker(tmp_path / "docker.sock", clock)
+    docker.start()
+    fenced, free = docker.run(1), docker.run(2, fence=False)
+    done = docker.run(3)
+    agents: list[asyncio.subprocess.Process] = []
+
+    async def agent(kubeconfig: Path) -> None:
+        options = ("--kubeconfig", str(kubeconfig), "--node", "desk", *_apart(tmp_path), "--fence-seconds", "10")
+        agents.append(await asyncio.create_subprocess_exec(sys.executable, "-m", "swarmtask", "node-agent", *options))
+
+    try:
+        async with real_api_server(tmp_path) as kubeconfig, KubeClient.from_kubeconfig(kubeconfig) as client:
+            port = _port(kubeconfig)
+            await client.create(
+                SWARM_NODE, {"apiVersion": SWARM_NODE.api_version, "kind": "SwarmNode", "metadata": {"name": "desk"}}
+            )
+            await agent(kubeconfig)
+            await _until_attempts(client, {attempt(1): "Running", attempt(2): "Running", attempt(3): "Running"})
+            assert docker.signals == []
+        away_since = clock.boot_time()
+        docker.end(done, 0)
+        agents[0].kill()
+        await agent(kubeconfig)
+        await asyncio.to_thread(until, lambda: fenced not in docker.alive(), 60)
+        assert clock.boot_time() - away_since > 4, (
+            "not at once: the fence counts from the last renewal, two seconds apart, four late"
+        )
+        async with real_api_server(tmp_path, port) as kubeconfig, KubeClient.from_kubeconfig(kubeconfig) as client:
+            told = await _until_attempts(client, {attempt(1): "Exited", attempt(2): "Running", attempt(3): "Exited"})
+    finally:
+        for process in agents:
+            if process.returncode is None:
+                process.kill()
+                await process.wait()
+        docker.stop()
+    assert docker.alive() == {free}
+    assert (told[attempt(1)]["reason"], told[attempt(3)]["reason"], told[attempt(3)]["exitCode"]) == ("Fenced", "", 0)
+
+
+def test_a_thread_that_fails_ends_the_process() -> None:
+    """A fence that has stopped looking protects nobody."""
+    program = (
+        "import threading, time\nfrom swarmtask.nodeagent import __main__\nthreading.excepthook = __main__._give_up\n"
+        "threading.Thread(target=lambda: 1 / 0, name='fence').start()\ntime.sleep(60)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 70
+    assert "ZeroDivisionError" in done.stderr
 
 
 def test_the_small_process_loads_nothing_heavy() -> None:

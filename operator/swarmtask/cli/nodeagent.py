@@ -52,11 +52,39 @@ def node_agent(
     disk: Annotated[
         Path, typer.Option("--disk", metavar="DIR", help="A directory on the disk that holds images and containers.")
     ] = Path("/var/lib/docker"),
+    docker: Annotated[Path, typer.Option("--docker", metavar="FILE", help="Docker's socket, to see and to stop attempts.")] = Path(
+        "/var/run/docker.sock"
+    ),
+    cluster_id: Annotated[
+        str,
+        typer.Option(
+            "--cluster-id",
+            metavar="ID",
+            help="Look after this installation's containers only. All of SwarmTask's unless set.",
+            show_default=False,
+        ),
+    ] = "",
+    state: Annotated[
+        Path, typer.Option("--state", metavar="DIR", help="Where the ends of attempts are kept until they are told.")
+    ] = Path("/var/lib/swarmtask/node-agent"),
+    fence_seconds: Annotated[
+        int,
+        typer.Option(
+            "--fence-seconds", min=10, max=3600, metavar="SECONDS", help="Stop fenced attempts after so long without the API."
+        ),
+    ] = 20,
+    fence_grace: Annotated[
+        int,
+        typer.Option("--fence-grace", min=0, max=600, metavar="SECONDS", help="Then kill those that have not ended after so long."),
+    ] = 5,
+    proc: Annotated[Path, typer.Option("--proc", metavar="DIR", help="The host's /proc.")] = Path("/proc"),
+    cgroups: Annotated[Path, typer.Option("--cgroups", metavar="DIR", help="The host's /sys/fs/cgroup.")] = Path("/sys/fs/cgroup"),
     log_level: Annotated[Level, typer.Option("--log-level", help="How much is said, on stderr.")] = Level.INFO,
 ) -> None:
-    """Report what this machine has and how it is: memory, pressure, power, temperature, GPUs.
+    """Report what this machine has and how it is: memory, pressure, power, temperature, GPUs, attempts.
 
-    Renews the node's Lease every two seconds and writes its SwarmNode's status when something matters. Runs until it is stopped.
+    Renews the node's Lease every two seconds and writes its SwarmNode's status when something matters. Stops fenced attempts when
+    the API cannot be reached, and the least important one when memory runs out. Runs until it is stopped.
     """
     engine, _, engine_id = engine_node.partition("/")
     if bool(node) == bool(engine_node) or (engine_node and not (engine and engine_id)):
@@ -68,6 +96,13 @@ def node_agent(
         "engineNode": engine_id,
         "capabilities": capability or [],
         "disk": str(disk),
+        "docker": str(docker.expanduser().absolute()),
+        "cluster": cluster_id,
+        "state": str(state.expanduser().absolute()),
+        "fenceSeconds": fence_seconds,
+        "fenceGrace": fence_grace,
+        "proc": str(proc.absolute()),
+        "cgroups": str(cgroups.absolute()),
         "logLevel": log_level.value,
     }
     sys.stdout.flush()

@@ -1,7 +1,8 @@
 """The node agent: renews this node's Lease, and tells its SwarmNode what has changed.
 
 Called by `swarmtask node-agent`. Two loops that do not wait for each other: a Lease must be renewed in time however slow a write of
-the status is. It decides nothing about placement, and it goes on for ever: an API that is away is normal here.
+the status is. It decides nothing about placement, and it goes on for ever: an API that is away is normal here. Before every call of
+the API it asks the fence, which says no while something may run here that must not.
 """
 
 from __future__ import annotations
@@ -18,11 +19,13 @@ from typing import Any, Protocol
 from swarmtask.clock import Clock, format_micro_time, format_time
 from swarmtask.errors import NotFound, SwarmTaskError
 from swarmtask.nodeagent.reading import Reading
-from swarmtask.nodeagent.report import Condition, Sight, conditions, is_news, status
+from swarmtask.nodeagent.report import Condition, Outline, Sight, conditions, is_news, outline, status
 
 logger = logging.getLogger(__name__)
 
 Object = dict[str, Any]
+FENCED_PAUSE_S = 0.2
+"""While the fence says no, it is asked this often."""
 ROUND_TRIPS = 5
 """Latency is the median of so many renewals: one slow write is no distance."""
 
@@ -34,6 +37,15 @@ class NodeApi(Protocol):
     async def node_of_engine(self, engine: str, engine_node_id: str) -> Object | None: ...
     async def tell(self, name: str, status: Mapping[str, Any]) -> Object: ...
     async def renew(self, name: str, holder: str, duration_s: int, renew_time: str) -> float: ...
+
+
+class Permit(Protocol):
+    """What the agent needs of its fence."""
+
+    @property
+    def renewed_at(self) -> float: ...
+    def ask(self) -> float | None: ...
+    def renewed(self, asked_at: float) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +63,8 @@ class Rhythm:
 
     Attributes:
         lease_s: how long a Lease counts without being renewed (`fenceSeconds`).
-        tell_at_least_s: the status is written this often though nothing has changed; tell_at_most_s: and never more often.
+        tell_at_least_s: the status is written this often though nothing has changed; tell_at_most_s: and never more often, unless
+            an attempt has ended or begun: tell_attempts_s.
         retry_s: the longest pause after a failure.
     """
 
@@ -59,6 +72,7 @@ class Rhythm:
     lease_s: int = 20
     look_s: float = 2.0
     tell_at_most_s: float = 3.0
+    tell_attempts_s: float = 1.0
     tell_at_least_s: float = 300.0
     retry_s: float = 5.0
 
@@ -66,9 +80,10 @@ class Rhythm:
 class Agent:
     """See the module.
 
-    Attributes:
-        renewed_at: when the Lease was renewed last, by the clock that counts the machine's sleep (read before the call, so that
-            the API's own time of it is never earlier); None before the first.
+    Args:
+        fence: knows when the Lease was renewed last, by the clock that counts the machine's sleep. Told the moment before the call,
+            so that the API's own time of it is never earlier.
+        attempts: what `status.attempts` shall say.
     """
 
     def __init__(
@@ -76,18 +91,21 @@ class Agent:
         api: NodeApi,
         look: Callable[[], Reading],
         identity: Identity,
+        fence: Permit,
         *,
+        attempts: Callable[[], list[Object]],
         clock: Clock,
         rng: random.Random,
         version: str,
         rhythm: Rhythm | None = None,
     ) -> None:
         self._api, self._look, self._identity, self._clock, self._rng = api, look, identity, clock, rng
+        self._fence, self._attempts = fence, attempts
+        self._attempts_changed = asyncio.Event()
         self._version, self._rhythm = version, rhythm or Rhythm()
         self._round_trips: deque[float] = deque(maxlen=ROUND_TRIPS)
         self._since: dict[str, tuple[bool, str]] = {}
-        self._told: tuple[Sight, dict[str, Condition], float] | None = None
-        self.renewed_at: float | None = None
+        self._told: tuple[Sight, dict[str, Condition], Outline, float] | None = None
 
     async def run(self) -> None:
         """Until cancelled."""
@@ -96,6 +114,16 @@ class Agent:
         async with asyncio.TaskGroup() as group:
             group.create_task(self._keep_lease(name))
             group.create_task(self._keep_status(name))
+
+    def attempts_changed(self) -> None:
+        """Some attempt has begun or ended: tell it soon. From the loop's own thread."""
+        self._attempts_changed.set()
+
+    async def _permitted(self) -> float:
+        """Boot time before a call of the API, as soon as the fence allows one."""
+        while (asked_at := self._fence.ask()) is None:
+            await self._clock.sleep(FENCED_PAUSE_S)
+        return asked_at
 
     # --- who am I ---
 
@@ -115,6 +143,7 @@ class Agent:
             await self._pause(failures)
 
     async def _ask_name(self) -> str | None:
+        await self._permitted()
         who = self._identity
         if who.name:
             try:
@@ -130,7 +159,7 @@ class Agent:
         holder = self._look().facts.boot_id
         failures = 0
         while True:
-            asked_at = self._clock.boot_time()
+            asked_at = await self._permitted()
             try:
                 took_s = await self._api.renew(name, holder, self._rhythm.lease_s, format_micro_time(self._clock.now()))
             except SwarmTaskError as error:
@@ -140,7 +169,8 @@ class Agent:
             else:
                 if failures:
                     logger.info("the Lease is renewed again")
-                failures, self.renewed_at = 0, asked_at
+                failures = 0
+                self._fence.renewed(asked_at)
                 self._round_trips.append(took_s)
             await self._clock.sleep(self._rhythm.renew_s)
 
@@ -155,24 +185,41 @@ class Agent:
             except SwarmTaskError as error:
                 failures += 1
                 self._complain(failures, "tell the status", error)
-            await (self._pause(failures) if failures else self._clock.sleep(self._rhythm.look_s))
+            await (self._pause(failures) if failures else self._until_news())
+
+    async def _until_news(self) -> None:
+        """The usual pause, or shorter when some attempt has begun or ended."""
+        pause, news = (
+            asyncio.ensure_future(self._clock.sleep(self._rhythm.look_s)),
+            asyncio.ensure_future(self._attempts_changed.wait()),
+        )
+        try:
+            await asyncio.wait((pause, news), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            pause.cancel()
+            news.cancel()
+        if self._attempts_changed.is_set():
+            self._attempts_changed.clear()
+            await self._clock.sleep(self._rhythm.tell_attempts_s)  # others of the same wave come with it
 
     async def _tell_news(self, name: str) -> None:
-        sight = Sight(self._look(), self._latency())
+        await self._permitted()
+        sight, attempts = Sight(self._look(), self._latency()), self._attempts()
         held = conditions(sight.reading, {kind: holds for kind, (holds, _) in self._since.items()})
         now = self._clock.monotonic()
         if self._told is not None:
-            told, told_conditions, told_at = self._told
+            told, told_conditions, told_attempts, told_at = self._told
             pause_s = now - told_at
-            if pause_s < self._rhythm.tell_at_most_s:
+            moved = told_attempts != outline(attempts)
+            if pause_s < (self._rhythm.tell_attempts_s if moved else self._rhythm.tell_at_most_s):
                 return
-            if pause_s < self._rhythm.tell_at_least_s and not is_news(told, sight, told_conditions, held):
+            if pause_s < self._rhythm.tell_at_least_s and not moved and not is_news(told, sight, told_conditions, held):
                 return
         if not self._since:
             self._since = _transitions(await self._api.node(name))
-        body = status(sight, self._version) | {"conditions": self._conditions(held)}
+        body = status(sight, self._version) | {"conditions": self._conditions(held), "attempts": attempts}
         await self._api.tell(name, body)
-        self._told = (sight, held, now)
+        self._told = (sight, held, outline(attempts), now)
 
     def _latency(self) -> int | None:
         return round(1000 * statistics.median(self._round_trips)) if self._round_trips else None

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import psutil
 
+from swarmtask.nodeagent.eviction import Strain
 from swarmtask.nodeagent.gpus import Gpus
 from swarmtask.nodeagent.pressure import Load, derive, read_psi
 from swarmtask.nodeagent.reading import Facts, GpuReading, Pressure, Reading
@@ -40,6 +41,7 @@ class Probe:
         self._clock, self._gpus, self._disk, self._proc = clock, gpus, disk, proc
         self._offered = frozenset(capabilities)
         self._swapped: tuple[float, int] | None = None
+        self._strain_swapped: tuple[float, int] | None = None
 
     def read(self) -> Reading:
         """One look. Never raises for what a machine lacks."""
@@ -49,6 +51,7 @@ class Probe:
         load1 = os.getloadavg()[0]
         cpus = psutil.cpu_count() or 1
         on_battery, percent = _power()
+        swapped_in, self._swapped = self._swap_rate(self._swapped, swap.sin)
         return Reading(
             facts=Facts(
                 hostname=socket.gethostname(),
@@ -67,12 +70,26 @@ class Probe:
             memory_available_bytes=memory.available,
             swap_used_bytes=swap.used,
             disk_free_bytes=disk.free,
-            pressure=self._pressure(Load(cpus, load1, memory.total, memory.available, self._swap_rate(swap.sin))),
+            pressure=self._pressure(Load(cpus, load1, memory.total, memory.available, swapped_in)),
             temperature_c=_temperature(),
             on_battery=on_battery,
             battery_percent=percent,
             gpus=gpus,
         )
+
+    def strain(self) -> Strain:
+        """How short memory is, and nothing else: cheap enough for every second. From one thread, which need not be `read`'s."""
+        memory = psutil.virtual_memory()
+        pressure = read_psi(self._proc)
+        if pressure is None:
+            swapped_in, self._strain_swapped = self._swap_rate(self._strain_swapped, psutil.swap_memory().sin)
+            pressure = derive(Load(psutil.cpu_count() or 1, os.getloadavg()[0], memory.total, memory.available, swapped_in))
+        return Strain(memory.available, memory.total, pressure.memory)
+
+    @property
+    def boot_id(self) -> str:
+        """Of this boot of the machine."""
+        return self._boot_id()
 
     def _boot_id(self) -> str:
         try:
@@ -83,12 +100,11 @@ class Probe:
     def _pressure(self, load: Load) -> Pressure:
         return read_psi(self._proc) or derive(load)
 
-    def _swap_rate(self, swapped_in: int) -> float:
+    def _swap_rate(self, before: tuple[float, int] | None, swapped_in: int) -> tuple[float, tuple[float, int]]:
+        """(bytes per second since `before`, what to compare the next look with)."""
         now = self._clock()
-        before, self._swapped = self._swapped, (now, swapped_in)
-        if before is None or now <= before[0]:
-            return 0.0
-        return max(0, swapped_in - before[1]) / (now - before[0])
+        rate = 0.0 if before is None or now <= before[0] else max(0, swapped_in - before[1]) / (now - before[0])
+        return rate, (now, swapped_in)
 
 
 def detected(gpus: tuple[GpuReading, ...], dev: Path = Path("/dev"), run: Path = Path("/var/run")) -> frozenset[str]:

@@ -5,7 +5,7 @@ Called by the agent's loop. It takes values and returns values; it knows no cloc
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,6 +32,9 @@ MOVED_C = 5.0
 MOVED_LATENCY = 0.5
 """Latency: a move by half, and by at least MOVED_LATENCY_MS."""
 MOVED_LATENCY_MS = 5
+
+
+Outline = frozenset[tuple[object, ...]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +143,13 @@ def is_news(told: Sight, now: Sight, told_conditions: Mapping[str, Condition], n
         or _apart(old.battery_percent, new.battery_percent, MOVED_PERCENT)
         or _apart(old.temperature_c, new.temperature_c, MOVED_C)
         or _farther(told.latency_ms, now.latency_ms)
+    )
+
+
+def outline(attempts: Sequence[Mapping[str, Any]]) -> Outline:
+    """Of `status.attempts`, what is told at once when it changes: which there are, and how they ended. What they use is not."""
+    return frozenset(
+        (item["id"], item["state"], item.get("reason"), item.get("exitCode"), item.get("startedAt")) for item in attempts
     )
 
 

@@ -1,0 +1,326 @@
+"""What runs on this node and how it ended: Docker's list, the kernel's figures and the records on disk, brought together.
+
+Called by `watch` (one thread: `look`), by the reader of Docker's events (`heard`), by the fence (`mark`, `fenced_known`) and by the
+agent's loop (`told`). Waits for Docker and the disk outside its lock, so that the fence never waits for either. Stops nothing.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from swarmtask.nodeagent.causes import Evidence, Mark, below_limit, cause
+from swarmtask.nodeagent.cgroups import Cgroup, Cgroups, Usage
+from swarmtask.nodeagent.containers import ENDED, Details, Listed, details, listed
+from swarmtask.nodeagent.daemon import Daemon
+from swarmtask.nodeagent.eviction import Candidate
+from swarmtask.nodeagent.records import Reason, Record, Records
+
+logger = logging.getLogger(__name__)
+
+MOST = 256
+"""Of `status.attempts`, and of ended attempts on the disk."""
+KEPT = timedelta(hours=1)
+"""An ended attempt is told for so long though its container is gone."""
+YOUNG = timedelta(minutes=1)
+MOST_HEARD = 1024
+MOST_MOMENTS = 16
+
+
+@dataclass(slots=True)
+class _Running:
+    """A container that runs, with what was seen of it."""
+
+    item: Listed
+    details: Details
+    cgroup: Cgroup | None
+    usage: Usage | None = None
+
+
+@dataclass(slots=True)
+class _Heard:
+    """Of one container, from Docker's events and from looks while it ran."""
+
+    ooms: list[datetime] = field(default_factory=list)
+    oom_kills: int = 0
+    by_host: bool = False
+    exit_code: int | None = None
+    died_at: datetime | None = None
+
+
+class Attempts:
+    """See the module.
+
+    Args:
+        now: wall time, UTC.
+        changed: called, from whichever thread, when `told` says something else of some attempt than before.
+    """
+
+    def __init__(
+        self,
+        daemon: Daemon,
+        cgroups: Cgroups,
+        records: Records,
+        *,
+        now: Callable[[], datetime],
+        changed: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._daemon, self._cgroups, self._disk, self._now = daemon, cgroups, records, now
+        self.changed = changed
+        self._lock = threading.Lock()
+        self._records = records.load()
+        self._running: dict[str, _Running] = {}
+        self._heard: OrderedDict[str, _Heard] = OrderedDict()
+        self._marks: dict[str, Mark] = {}
+        self._forgotten: set[str] = set()
+        self._listed = False
+
+    # --- for the agent's loop ---
+
+    def told(self) -> list[dict[str, Any]]:
+        """`status.attempts`: all that run, then the newest that ended; at most MOST."""
+        with self._lock:
+            records = list(self._records.values())
+        first = datetime.min.replace(tzinfo=UTC)
+        records.sort(key=lambda record: (not record.exited, record.recorded_at or record.started_at or first), reverse=True)
+        return [record.told() for record in records[:MOST]]
+
+    # --- for the reader of events ---
+
+    def heard(self, event: Mapping[str, Any]) -> None:
+        """An event of Docker; hints only: the next look asks Docker itself."""
+        actor = event.get("Actor")
+        actor = actor if isinstance(actor, dict) else {}
+        container_id, nanos = actor.get("ID"), event.get("timeNano")
+        if not isinstance(container_id, str):
+            return
+        at = datetime.fromtimestamp(nanos / 1e9, UTC) if isinstance(nanos, int) and 0 < nanos < 2**62 else self._now()
+        attributes = actor.get("Attributes")
+        code = str(attributes.get("exitCode", "")) if isinstance(attributes, dict) else ""
+        with self._lock:
+            match event.get("Action"):
+                case "oom":
+                    self._about(container_id).ooms = [*self._about(container_id).ooms, at][-MOST_MOMENTS:]
+                case "die":
+                    about = self._about(container_id)
+                    about.exit_code, about.died_at = int(code) if code.isdecimal() and len(code) < 10 else None, at
+
+    def _about(self, container_id: str) -> _Heard:
+        about = self._heard.setdefault(container_id, _Heard())
+        self._heard.move_to_end(container_id)
+        while len(self._heard) > MOST_HEARD:
+            self._heard.popitem(last=False)
+        return about
+
+    # --- for those who stop ---
+
+    def mark(self, container_ids: Iterable[str], reason: Reason, message: str) -> None:
+        """These are being stopped by the node. In memory: the next look brings it to the disk. The first reason stays."""
+        with self._lock:
+            at = self._now()
+            for container_id in container_ids:
+                self._marks.setdefault(container_id, Mark(reason, message, at))
+
+    def fenced_known(self) -> tuple[bool, list[str]]:
+        """(Docker's list was read since the start, containers that ran when it was read last and are to be fenced)."""
+        with self._lock:
+            return self._listed, [record.container_id for record in self._records.values() if record.fenced and not record.exited]
+
+    def kill(self, container_id: str) -> bool:
+        """Kill its processes without Docker; True when none is left that could be seen."""
+        with self._lock:
+            known = next((one.cgroup for one in self._running.values() if one.item.id == container_id), None)
+        cgroup = known or self._cgroups.find(0, container_id)
+        return cgroup is not None and cgroup.kill()
+
+    def candidates(self) -> list[Candidate]:
+        """What runs, for who picks a victim. Who is being stopped already is no choice."""
+        with self._lock:
+            return [
+                Candidate(
+                    container_id=one.item.id, attempt=one.item.attempt, priority=one.item.priority,
+                    memory_bytes=0 if one.usage is None else one.usage.memory_bytes,
+                    request_bytes=one.details.memory_request_bytes, started_at=one.details.started_at,
+                )
+                for one in self._running.values()
+                if one.item.id not in self._marks
+            ]  # fmt: skip
+
+    # --- for the watch ---
+
+    def look(self, *, full: bool) -> bool:
+        """Read the figures of all that run; `full`: after Docker's list. True: some container has ended, so a full look is due.
+
+        Raises:
+            EngineUnavailable: Docker does not answer; figures were read.
+        """
+        before = self._digest()
+        ended = [self._sample(one) for one in list(self._running.values())]
+        self._note_marks()
+        try:
+            if full:
+                self._list()
+        finally:
+            if self._digest() != before:
+                self.changed()
+        return any(ended) and not full
+
+    def _digest(self) -> frozenset[tuple[object, ...]]:
+        with self._lock:
+            return frozenset(
+                (record.attempt, record.container_id, record.exited, record.reason) for record in self._records.values()
+            )
+
+    def _sample(self, one: _Running) -> bool:
+        """True: it has ended, or its figures cannot be read any more."""
+        if one.cgroup is None:
+            return False
+        usage = one.cgroup.read()
+        if usage is None:
+            return True
+        with self._lock:
+            one.usage = usage
+            about = self._about(one.item.id)
+            if (usage.oom_kills or 0) > about.oom_kills:
+                about.oom_kills, about.by_host = usage.oom_kills or 0, below_limit(usage, one.details.memory_limit_bytes)
+                about.ooms = [*about.ooms, self._now()][-MOST_MOMENTS:]
+            record = self._records.get(one.item.attempt)
+            if record is not None and not record.exited:
+                self._records[record.attempt] = replace(
+                    record,
+                    peak_bytes=max(record.peak_bytes or 0, usage.peak_bytes),
+                    cpu_s=record.cpu_s if usage.cpu_s is None else max(record.cpu_s or 0.0, usage.cpu_s),
+                )
+        return False
+
+    def _note_marks(self) -> None:
+        with self._lock:
+            news = [
+                replace(record, reason=mark.reason, message=mark.message, stopping_at=mark.at)
+                for record in self._records.values()
+                if not record.exited and not record.reason and (mark := self._marks.get(record.container_id)) is not None
+            ]
+        for record in news:
+            self._keep(record, durable=False)
+
+    def _list(self) -> None:
+        items = [item for item in map(listed, self._daemon.containers()) if item is not None]
+        picks: dict[str, Listed] = {}
+        for item in items:  # Docker lists the youngest first; of one attempt only one counts, the one that runs before others
+            if item.attempt and (item.attempt not in picks or (item.alive and not picks[item.attempt].alive)):
+                picks[item.attempt] = item
+        for item in picks.values():
+            if item.alive:
+                self._runs(item)
+            elif item.state in ENDED:
+                self._ended(item)
+        present = {item.id for item in items}
+        for record in list(self._records.values()):
+            if not record.exited and record.container_id not in present:
+                self._vanished(record)
+        self._prune(present)
+        self._listed = True
+
+    def _runs(self, item: Listed) -> None:
+        known = self._running.get(item.attempt)
+        if known is not None and known.item.id == item.id:
+            if known.cgroup is not None and known.cgroup.read() is None:  # else every look would ask Docker again
+                known.cgroup = self._cgroups.find(known.details.pid, item.id)
+            return
+        answer = self._daemon.inspect(item.id)
+        if answer is None:
+            return  # gone since the list was made: the next one tells
+        seen = details(answer)
+        if not seen.alive:
+            self._record_end(item.attempt, item.id, seen, fenced=item.fenced)
+            return
+        one = _Running(item, seen, self._cgroups.find(seen.pid, item.id))
+        before = self._records.get(item.attempt)
+        if before is not None and before.container_id == item.id and not before.exited:
+            record = replace(
+                before, started_at=seen.started_at, fenced=item.fenced
+            )  # its figures and its reason from before our start
+        else:
+            record = Record(item.attempt, item.id, started_at=seen.started_at, fenced=item.fenced)
+        with self._lock:
+            self._running[item.attempt] = one
+            if record.reason and record.stopping_at is not None:
+                self._marks.setdefault(item.id, Mark(record.reason, record.message, record.stopping_at))
+        self._keep(record, durable=False)
+        self._sample(one)
+
+    def _ended(self, item: Listed) -> None:
+        record = self._records.get(item.attempt)
+        if item.id in self._forgotten or (record is not None and record.exited and record.container_id == item.id):
+            return
+        answer = self._daemon.inspect(item.id)
+        if answer is None:
+            return
+        seen = details(answer)
+        if not seen.alive:
+            self._record_end(item.attempt, item.id, seen, fenced=item.fenced)
+
+    def _vanished(self, record: Record) -> None:
+        """Removed before Docker could be asked how it ended: Docker's event may have told, or we stopped it; else nobody knows."""
+        with self._lock:
+            about, mark = self._heard.get(record.container_id), self._marks.get(record.container_id)
+        code = None if about is None else about.exit_code
+        if code is None and mark is None and not record.reason:
+            with self._lock:
+                self._running.pop(record.attempt, None)
+                self._records.pop(record.attempt, None)
+            self._disk.drop(record.attempt)
+            return
+        finished_at = None if about is None else about.died_at
+        seen = Details(False, 0, code or 0, oom_killed=False, started_at=record.started_at, finished_at=finished_at)
+        self._record_end(record.attempt, record.container_id, seen, fenced=record.fenced, exit_known=code is not None)
+
+    def _record_end(self, attempt: str, container_id: str, seen: Details, *, fenced: bool, exit_known: bool = True) -> None:
+        with self._lock:
+            before = self._records.get(attempt)
+            if before is None or before.container_id != container_id:
+                before = Record(attempt, container_id, fenced=fenced)
+            mark = self._marks.get(container_id)
+            if mark is None and before.reason and before.stopping_at is not None:
+                mark = Mark(before.reason, before.message, before.stopping_at)
+            about = self._heard.get(container_id) or _Heard()
+        exit_code = seen.exit_code if exit_known else None
+        evidence = Evidence(tuple(about.ooms), about.by_host, seen.oom_killed, seen.memory_limit_bytes, before.peak_bytes)
+        reason, message = cause(exit_code, seen.finished_at, mark, evidence)
+        record = replace(
+            before, exited=True, started_at=seen.started_at or before.started_at, finished_at=seen.finished_at, exit_code=exit_code,
+            reason=reason, message=message, recorded_at=self._now(),
+        )  # fmt: skip
+        self._keep(record, durable=True)
+        with self._lock:
+            self._running.pop(attempt, None)
+            self._marks.pop(container_id, None)
+            self._heard.pop(container_id, None)
+        logger.info("attempt %s has ended: exit code %s %s", attempt, exit_code, reason)
+
+    def _keep(self, record: Record, *, durable: bool) -> None:
+        """On the disk first: what was told is not forgotten."""
+        self._disk.put(record, durable=durable)
+        with self._lock:
+            self._records[record.attempt] = record
+
+    def _prune(self, present: set[str]) -> None:
+        now = self._now()
+        self._forgotten &= present
+        with self._lock:  # a young mark may be of a container that began after the list was made
+            self._marks = {name: mark for name, mark in self._marks.items() if name in present or now - mark.at < YOUNG}
+        ended = sorted((record for record in self._records.values() if record.exited), key=lambda one: one.recorded_at or now)
+        surplus = max(0, len(ended) - MOST)
+        for index, record in enumerate(ended):
+            gone = record.container_id not in present
+            if index < surplus or (gone and now - (record.recorded_at or now) > KEPT):
+                with self._lock:
+                    self._records.pop(record.attempt, None)
+                self._disk.drop(record.attempt)
+                if not gone:
+                    self._forgotten.add(record.container_id)

@@ -1,0 +1,128 @@
+"""What Docker says of one container, as a value. Pure.
+
+Made by `attempts` and `stopping` from Docker's JSON, which is read with care: labels are written by whoever may use Docker.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from swarmtask.clock import parse_time
+
+LABEL_TASK_UID = "swarmtask.io/task-uid"
+LABEL_ATTEMPT = "swarmtask.io/attempt"
+LABEL_FENCE = "swarmtask.io/fence"
+LABEL_PRIORITY = "swarmtask.io/priority"
+"""As in `swarmtask.engines.base`, which loads more than this process may; a test compares them."""
+
+ALIVE = frozenset({"running", "paused", "restarting"})
+ENDED = frozenset({"exited", "dead", "removing"})
+
+_UID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+_NUMBER = re.compile(r"[0-9]{1,9}")
+_PRIORITY = re.compile(r"-?[0-9]{1,12}")
+_SIGNAL = re.compile(r"[A-Z0-9+-]{1,16}")
+_NEVER = 1970
+"""Docker writes the year 1 for what has not happened."""
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """A container in Docker's list.
+
+    Attributes:
+        attempt: the attempt's ID; empty where the labels name none, and then nothing is told of it.
+        fenced: to be stopped when the API cannot be reached.
+    """
+
+    id: str
+    attempt: str
+    state: str
+    fenced: bool = False
+    priority: int = 0
+
+    @property
+    def alive(self) -> bool:
+        return self.state in ALIVE
+
+
+@dataclass(frozen=True, slots=True)
+class Details:
+    """A container as Docker looks into it.
+
+    Attributes:
+        pid: of its main process, as the host counts; 0 when it does not run.
+        oom_killed: Docker has heard that the kernel killed some process of it for memory.
+        memory_request_bytes: what it was promised, as far as Docker knows: its reservation, else its limit, else 0.
+    """
+
+    alive: bool
+    pid: int
+    exit_code: int
+    oom_killed: bool
+    started_at: datetime | None
+    finished_at: datetime | None
+    memory_request_bytes: int = 0
+    memory_limit_bytes: int = 0
+    stop_signal: str = "SIGTERM"
+
+
+def listed(item: Mapping[str, Any]) -> Listed | None:
+    """One entry of Docker's list; None when it is none."""
+    labels, container_id, state = item.get("Labels"), item.get("Id"), item.get("State")
+    if not isinstance(labels, dict) or not isinstance(container_id, str) or not isinstance(state, str):
+        return None
+    priority = str(labels.get(LABEL_PRIORITY, ""))
+    return Listed(
+        id=container_id,
+        attempt=attempt_id(str(labels.get(LABEL_TASK_UID, "")), str(labels.get(LABEL_ATTEMPT, ""))),
+        state=state.lower(),
+        fenced=labels.get(LABEL_FENCE) == "true",
+        priority=int(priority) if _PRIORITY.fullmatch(priority) else 0,
+    )
+
+
+def attempt_id(uid: str, number: str) -> str:
+    """The attempt's ID from its labels, as `swarmtask.resources.task.attempt_id` makes it; empty where they name none."""
+    if not _UID.fullmatch(uid) or not _NUMBER.fullmatch(number):
+        return ""
+    return f"st-{uid.replace('-', '')[:16]}-{int(number)}"
+
+
+def details(answer: Mapping[str, Any]) -> Details:
+    """From `GET /containers/ID/json`; what is missing there is as if it had not happened."""
+    state, host, config = (_mapping(answer.get(name)) for name in ("State", "HostConfig", "Config"))
+    signal = str(config.get("StopSignal") or "SIGTERM").upper()
+    limit = _whole(host.get("Memory"))
+    return Details(
+        alive=bool(state.get("Running")) or str(state.get("Status", "")).lower() in ALIVE,
+        pid=_whole(state.get("Pid")),
+        exit_code=_whole(state.get("ExitCode")),
+        oom_killed=state.get("OOMKilled") is True,
+        started_at=moment(state.get("StartedAt")),
+        finished_at=moment(state.get("FinishedAt")),
+        memory_request_bytes=_whole(host.get("MemoryReservation")) or limit,
+        memory_limit_bytes=limit,
+        stop_signal=signal if _SIGNAL.fullmatch(signal) else "SIGTERM",
+    )
+
+
+def moment(text: object) -> datetime | None:
+    """A time as Docker writes it (RFC 3339, nanoseconds); None for what has not happened and for what is no time."""
+    try:
+        found = parse_time(str(text))
+    except (ValueError, OverflowError):
+        return None
+    return found if found.year >= _NEVER else None
+
+
+def _mapping(value: object) -> Mapping[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _whole(value: object) -> int:
+    return value if isinstance(value, int) and not isinstance(value, bool) else 0

@@ -1,0 +1,81 @@
+"""When the machine runs out of memory, and who goes first. Pure.
+
+Called by `watch`. LIFECYCLE, "Memory": the agent ends the least important attempt before the kernel picks one by its own measure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+SCARCE = 0.05
+"""Less than this share of the memory is available ..."""
+PRESSED = 0.2
+"""... and tasks waited for memory for this share of the time ..."""
+HELD_S = 3.0
+"""... for so long: then somebody has to go."""
+PAUSE_S = 10.0
+"""After an eviction, until the next: memory takes a while to come back, and pressure is an average of ten seconds."""
+MIB = 2**20
+
+
+@dataclass(frozen=True, slots=True)
+class Strain:
+    """How short memory is. `pressure`: share of the time in which tasks waited for it."""
+
+    available_bytes: int
+    memory_bytes: int
+    pressure: float
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """An attempt that runs. `request_bytes`: what it was promised; 0 where nobody knows."""
+
+    container_id: str
+    attempt: str
+    priority: int
+    memory_bytes: int
+    request_bytes: int
+    started_at: datetime | None
+
+
+class Alarm:
+    """Whether somebody has to go now. Times are seconds of one monotonic clock."""
+
+    def __init__(self) -> None:
+        self._since: float | None = None
+        self._quiet_until = float("-inf")
+
+    def sounds(self, strain: Strain, now: float) -> bool:
+        """Tell it of every look."""
+        short = strain.available_bytes < SCARCE * strain.memory_bytes and strain.pressure >= PRESSED
+        if not short:
+            self._since = None
+            return False
+        if self._since is None:
+            self._since = now
+        return now - self._since >= HELD_S and now >= self._quiet_until
+
+    def evicted(self, now: float) -> None:
+        """Somebody goes; wait for the effect."""
+        self._since, self._quiet_until = None, now + PAUSE_S
+
+
+def victim(candidates: Sequence[Candidate]) -> Candidate | None:
+    """The lowest priority; of these the one farthest above its request; of these the youngest. None: nobody is there."""
+    unknown = datetime.max.replace(tzinfo=UTC)
+    return max(
+        candidates,
+        key=lambda one: (-one.priority, one.memory_bytes - one.request_bytes, one.started_at or unknown, one.container_id),
+        default=None,
+    )
+
+
+def message(chosen: Candidate, strain: Strain) -> str:
+    """For a person."""
+    return (
+        f"stopped by the node: {strain.available_bytes / MIB:.0f} MiB of {strain.memory_bytes / MIB:.0f} MiB were left; it had "
+        f"priority {chosen.priority} and used {chosen.memory_bytes / MIB:.0f} MiB"
+    )

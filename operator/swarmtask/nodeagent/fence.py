@@ -1,0 +1,145 @@
+"""The fence: a node that cannot renew its Lease stops what must not run twice, by itself.
+
+Called by `agent` before every call of the API, and by a thread of its own that depends on neither network nor disk. LIFECYCLE,
+"Losing a node": the operator starts a replacement only when this must have acted. It decides nothing else, and never calls the API.
+
+In steps:
+1. The Lease is *held* for `fence_s` of boot time (which counts the machine's sleep) from the moment before the call that renewed
+   it, provided that the answer came before it had expired: nobody knows when a call that slept reached the API.
+2. When that has passed it is *expired*, whatever the API says now: nobody may call the API until all that is fenced has stopped.
+3. Then the Lease may be renewed. What was started meanwhile is stopped once more after the first success, and only then the Lease
+   is held again: an order of the operator from before the loss may have arrived in between.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """Seconds of boot time.
+
+    Attributes:
+        fence_s: without a renewal, until containers are stopped.
+        grace_s: after that, until those that have not ended are killed. Counted from the same moment: one that wakes from a long
+            sleep kills at once, because its replacement may run already. The operator replaces its own margin (10 s) after the
+            fence at the earliest; what is left of these is Docker's time to kill.
+        tick_s: how often the thread looks.
+        again_s: while the Lease stays expired, what was started since is stopped this often.
+    """
+
+    fence_s: float = 20.0
+    grace_s: float = 5.0
+    tick_s: float = 0.2
+    again_s: float = 2.0
+
+
+class Fence:
+    """See the module. Thread-safe.
+
+    Args:
+        sweep: stop all that is fenced, ask first and kill at the given boot time; True when nothing of it runs any more.
+        clock: boot time, seconds.
+        renewed_at: when the Lease was renewed last in this boot, as the disk knows; None counts from now.
+        remember: keep the moment of a renewal for an agent that comes after this one.
+    """
+
+    def __init__(
+        self,
+        sweep: Callable[[float], bool],
+        clock: Callable[[], float],
+        *,
+        terms: Terms | None = None,
+        renewed_at: float | None = None,
+        remember: Callable[[float], None] = lambda renewed_at: None,
+    ) -> None:
+        self._sweep, self._clock, self._remember = sweep, clock, remember
+        self.terms = terms or Terms()
+        now = clock()
+        self._renewed_at = now if renewed_at is None or renewed_at > now else renewed_at
+        self._lock = threading.Lock()
+        self._sweeping = threading.Lock()
+        self._expired_from: float | None = None
+        self._swept_at: float | None = None
+        self._renewed_since = self._failed = False
+        self._urgent, self._ended = threading.Event(), threading.Event()
+
+    @property
+    def renewed_at(self) -> float:
+        """When the Lease was renewed last, as far as is known; boot time."""
+        with self._lock:
+            return self._renewed_at
+
+    def ask(self) -> float | None:
+        """Boot time before a call of the API, or None: the Lease has expired, and what is fenced may still run."""
+        with self._lock:
+            now = self._clock()
+            self._look(now)
+            swept_at = self._swept_at
+            if self._expired_from is None or (swept_at is not None and now < swept_at + self.terms.fence_s):
+                return now
+        self._urgent.set()
+        return None
+
+    def renewed(self, asked_at: float) -> None:
+        """The API has renewed the Lease. `asked_at`: what `ask` gave before the call."""
+        with self._lock:
+            self._look(self._clock())
+            self._renewed_at = max(self._renewed_at, asked_at)
+            held = self._expired_from is None
+            self._renewed_since = not held
+        if held:  # else an agent that comes after this one must fence too
+            self._remember(asked_at)
+        else:
+            self._urgent.set()
+
+    def tick(self) -> None:
+        """Look once, and do what is due. Blocks while containers are being stopped; a second caller returns at once."""
+        with self._lock:
+            now = self._clock()
+            self._look(now)
+            expired_from, last, swept_at = self._expired_from, self._renewed_since, self._swept_at
+        rests = swept_at is not None and not last and now < swept_at + self.terms.again_s
+        if expired_from is None or rests or not self._sweeping.acquire(blocking=False):
+            return
+        try:
+            stopped = self._sweep(expired_from + self.terms.grace_s)
+        finally:
+            self._sweeping.release()
+        with self._lock:
+            if not stopped and not self._failed:
+                logger.error("not all that must not run twice could be stopped; the API is not called until it has")
+            self._failed = not stopped
+            # The moment before the sweep: what began to run while it went on may have been missed.
+            self._swept_at = now if stopped else None
+            if stopped and last and self._clock() < self._renewed_at + self.terms.fence_s:
+                self._expired_from, self._swept_at, self._renewed_since = None, None, False
+                logger.info("the Lease is held again")
+
+    def run(self) -> None:
+        """The thread: until `end`."""
+        while not self._ended.is_set():
+            self.tick()
+            self._urgent.wait(self.terms.tick_s)  # a clock that stands while the machine sleeps: it wakes at most a tick late
+            self._urgent.clear()
+
+    def end(self) -> None:
+        """Let the thread end."""
+        self._ended.set()
+        self._urgent.set()
+
+    def _look(self, now: float) -> None:
+        due = self._renewed_at + self.terms.fence_s
+        if now < due:
+            return
+        if self._expired_from is None:
+            logger.warning("the Lease was not renewed for %.0f s: what must not run twice is stopped", now - self._renewed_at)
+            self._expired_from, self._swept_at = due, None
+        elif self._renewed_since:  # renewed once, and lost again before the last sweep
+            self._expired_from, self._swept_at, self._renewed_since = due, None, False

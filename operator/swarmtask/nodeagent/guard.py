@@ -1,0 +1,135 @@
+"""What watches over the attempts of this node: Docker, cgroups, records, fence and eviction, built and started together.
+
+Called by `__main__`. Its threads go on whatever the agent's loop and its network do.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from swarmtask.clock import Clock
+from swarmtask.errors import EngineUnavailable
+from swarmtask.nodeagent.attempts import Attempts
+from swarmtask.nodeagent.cgroups import Cgroups
+from swarmtask.nodeagent.containers import listed
+from swarmtask.nodeagent.daemon import Daemon, NoDaemon
+from swarmtask.nodeagent.eviction import Strain
+from swarmtask.nodeagent.fence import Fence, Terms
+from swarmtask.nodeagent.records import Records
+from swarmtask.nodeagent.stopping import Pace, Stopper
+from swarmtask.nodeagent.watch import Watch
+
+logger = logging.getLogger(__name__)
+
+IMPATIENT_S = 2.0
+"""Who must stop containers in time cannot wait longer for Docker's answer; there is another way."""
+FENCED = "stopped by the node, because it could not reach the API for {seconds:g} s"
+
+
+@dataclass(frozen=True, slots=True)
+class Places:
+    """Where things are on this machine, as seen from this process.
+
+    Attributes:
+        docker: Docker's socket.
+        state: a directory of the agent's own, which survives restarts.
+        cgroups, proc: the host's /sys/fs/cgroup and /proc.
+        cluster: only containers of this control plane; empty means of every one.
+    """
+
+    docker: Path
+    state: Path
+    cgroups: Path = Path("/sys/fs/cgroup")
+    proc: Path = Path("/proc")
+    cluster: str = ""
+
+
+class Guard:
+    """See the module; a context manager around its threads.
+
+    Args:
+        boot_id: of this boot of the machine.
+        strain: how short memory is now.
+        wait: lets time pass in a thread, seconds.
+    """
+
+    def __init__(
+        self,
+        places: Places,
+        boot_id: str,
+        strain: Callable[[], Strain],
+        *,
+        clock: Clock,
+        wait: Callable[[float], None],
+        rng: random.Random,
+        terms: Terms | None = None,
+    ) -> None:
+        self._clock = clock
+        self._daemon = Daemon(places.docker, cluster=places.cluster, timeout_s=IMPATIENT_S)
+        records = Records(places.state)
+        patient = Daemon(places.docker, cluster=places.cluster)
+        self.attempts = Attempts(patient, Cgroups(places.cgroups, places.proc), records, now=clock.now)
+        self._stopper = Stopper(self._daemon, Pace(clock.boot_time, wait), self.attempts.kill)
+        self.watch = Watch(
+            self.attempts, patient, self._stopper, strain, clock=clock.monotonic, boot_clock=clock.boot_time, rng=rng
+        )
+        self.fence = Fence(
+            self._sweep, clock.boot_time, terms=terms, renewed_at=records.lease(boot_id),
+            remember=lambda renewed_at: records.put_lease(boot_id, renewed_at),
+        )  # fmt: skip
+        self._threads: list[threading.Thread] = []
+
+    def __enter__(self) -> Guard:
+        for name, run in (("fence", self.fence.run), ("watch", self.watch.run), ("listen", self.watch.listen)):
+            thread = threading.Thread(target=run, name=name, daemon=True)
+            thread.start()
+            self._threads.append(thread)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.fence.end()
+        self.watch.end()
+        for thread in self._threads:
+            thread.join(timeout=2)
+
+    def told(self) -> list[dict[str, Any]]:
+        """`status.attempts`."""
+        return self.attempts.told()
+
+    def _sweep(self, kill_at: float) -> bool:
+        """Stop all that is fenced; True when nothing of it runs any more."""
+        try:
+            found = [item for item in map(listed, self._daemon.containers()) if item is not None]
+        except EngineUnavailable as error:
+            return self._sweep_without_docker(kill_at, error)
+        ids = [item.id for item in found if item.alive and item.fenced]
+        if not ids:
+            return True
+        self._say(len(ids))
+        self._mark(ids)
+        stopped = self._stopper.stop(ids, kill_at)
+        self.watch.doubt()
+        return stopped
+
+    def _sweep_without_docker(self, kill_at: float, error: EngineUnavailable) -> bool:
+        """Containers go on when Docker dies. What is known of them is killed without its help, when their time has come."""
+        complete, known = self.attempts.fenced_known()
+        if known and self._clock.boot_time() < kill_at:
+            return False
+        self._mark(known)
+        killed = [self.attempts.kill(container_id) for container_id in known]
+        return all(killed) and (complete or isinstance(error, NoDaemon))
+
+    def _mark(self, ids: list[str]) -> None:
+        self.attempts.mark(ids, "Fenced", FENCED.format(seconds=self.fence.terms.fence_s))
+
+    @staticmethod
+    def _say(count: int) -> None:
+        logger.warning("%d fenced %s stopped", count, "container is" if count == 1 else "containers are")

@@ -1,0 +1,132 @@
+"""Keeps `attempts` up to date, and makes room when the machine runs out of memory: two threads.
+
+Called by `guard`. One thread looks every second, and reads Docker's whole list when something may have changed, after any doubt,
+and every half minute anyway. The other waits for Docker's events, which are hints: a stream that broke is opened again with growing
+pauses, and a list follows. Never calls the API.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import threading
+from collections.abc import Callable
+
+from swarmtask.errors import EngineUnavailable
+from swarmtask.nodeagent.attempts import Attempts
+from swarmtask.nodeagent.daemon import Daemon, Events
+from swarmtask.nodeagent.eviction import Alarm, Strain, message, victim
+from swarmtask.nodeagent.stopping import Stopper
+
+logger = logging.getLogger(__name__)
+
+LOOK_S = 1.0
+LIST_S = 30.0
+GATHER_S = 0.1
+"""Events come in waves; one list is enough for each."""
+LONGEST_PAUSE_S = 5.0
+EVICTION_GRACE_S = 5.0
+"""Memory is short: not everybody's own grace can be waited for."""
+
+
+class Watch:
+    """See the module.
+
+    Args:
+        clock: monotonic seconds; boot_clock: the clock of the stopper's deadlines.
+    """
+
+    def __init__(
+        self,
+        attempts: Attempts,
+        daemon: Daemon,
+        stopper: Stopper,
+        strain: Callable[[], Strain],
+        *,
+        clock: Callable[[], float],
+        boot_clock: Callable[[], float],
+        rng: random.Random,
+    ) -> None:
+        self._attempts, self._daemon, self._stopper, self._strain = attempts, daemon, stopper, strain
+        self._clock, self._boot_clock, self._rng = clock, boot_clock, rng
+        self._alarm = Alarm()
+        self._doubt, self._ended = threading.Event(), threading.Event()
+        self._list_at, self._failures = float("-inf"), 0
+        self._stream: Events | None = None
+
+    def doubt(self) -> None:
+        """Something may have changed: read Docker's list."""
+        self._doubt.set()
+
+    def run(self) -> None:
+        """The thread that looks: until `end`."""
+        while not self._ended.is_set():
+            self.step()
+            self._doubt.wait(LOOK_S)
+            self._ended.wait(GATHER_S)
+
+    def step(self) -> None:
+        """One look."""
+        now = self._clock()
+        doubt = self._doubt.is_set() and not self._failures
+        self._doubt.clear()
+        full = doubt or now >= self._list_at
+        try:
+            more = self._attempts.look(full=full)
+        except EngineUnavailable as error:
+            self._failures += 1
+            (logger.warning if self._failures == 1 else logger.debug)("attempts are not seen: %s; it is tried again", error.message)
+            self._list_at = now + self._pause_s(self._failures)
+        else:
+            if full:
+                self._failures, self._list_at = 0, now + LIST_S
+            if more and not self._failures:
+                self._list_at = now
+        self._relieve(now)
+
+    def _relieve(self, now: float) -> None:
+        strain = self._strain()
+        if not self._alarm.sounds(strain, now):
+            return
+        chosen = victim(self._attempts.candidates())
+        if chosen is None:
+            return
+        self._alarm.evicted(now)
+        said = message(chosen, strain)
+        logger.warning("attempt %s is %s", chosen.attempt, said)
+        self._attempts.mark([chosen.container_id], "Evicted", said)
+        kill_at = self._boot_clock() + EVICTION_GRACE_S
+        threading.Thread(target=self._stopper.stop, args=([chosen.container_id], kill_at), name="evict", daemon=True).start()
+
+    # --- events ---
+
+    def listen(self) -> None:
+        """The thread that listens: until `end`."""
+        failures = 0
+        while not self._ended.is_set():
+            try:
+                with self._daemon.events() as stream:
+                    self._stream = stream
+                    self.doubt()  # what happened while nobody listened
+                    for event in stream:
+                        failures = 0
+                        self._attempts.heard(event)
+                        self.doubt()
+            except EngineUnavailable as error:
+                logger.debug("no events: %s", error.message)
+                failures += 1
+            finally:
+                self._stream = None
+            self.doubt()
+            self._ended.wait(self._pause_s(failures))
+
+    def end(self) -> None:
+        """Let both threads end."""
+        self._ended.set()
+        self._doubt.set()
+        stream = self._stream
+        if stream is not None:
+            stream.close()
+
+    def _pause_s(self, failures: int) -> float:
+        return self._rng.uniform(0.2, min(LONGEST_PAUSE_S, 0.5 * 2 ** min(failures, 10)))

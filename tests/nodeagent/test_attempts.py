@@ -1,0 +1,333 @@
+"""What runs and how it ended, against a Docker on a unix socket, a cgroup tree and a disk; every step by hand."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from swarmtask.errors import EngineUnavailable
+from swarmtask.nodeagent import attempts as attempts_module
+from swarmtask.nodeagent.attempts import Attempts
+from swarmtask.nodeagent.cgroups import Cgroups
+from swarmtask.nodeagent.daemon import Daemon
+from swarmtask.nodeagent.records import Records
+from swarmtask.resources.node import NodeAttempt
+from tests.nodeagent.fakes import GIB, CgroupTree, FakeDocker, HandClock, attempt, container_id
+
+
+@dataclass
+class Place:
+    """A node; `restart` is the agent killed and started anew."""
+
+    path: Path
+    clock: HandClock
+    docker: FakeDocker
+    tree: CgroupTree
+    changes: list[None] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.restart()
+
+    def restart(self) -> None:
+        daemon = Daemon(self.docker.path, cluster="c1", timeout_s=5)
+        self.attempts = Attempts(
+            daemon, Cgroups(self.tree.root, self.tree.proc), Records(self.path / "state"), now=self.clock.now,
+            changed=lambda: self.changes.append(None),
+        )  # fmt: skip
+
+    def begin(self, number: int, **options: Any) -> str:
+        self.tree.begin(container_id(number), 1000 + number)
+        return self.docker.run(number, **options)
+
+    def end(self, name: str, code: int, *, oom: bool = False) -> None:
+        self.tree.end(name)
+        self.docker.end(name, code, oom=oom)
+
+    def look(self) -> list[NodeAttempt]:
+        self.attempts.look(full=True)
+        return self.told()
+
+    def told(self) -> list[NodeAttempt]:
+        return [NodeAttempt.model_validate(item) for item in self.attempts.told()]
+
+    def one(self) -> NodeAttempt:
+        (found,) = self.look()
+        return found
+
+
+@pytest.fixture(params=[1, 2])
+def place(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Place]:
+    clock = HandClock()
+    docker = FakeDocker(tmp_path / "docker.sock", clock)
+    docker.start()
+    yield Place(tmp_path, clock, docker, CgroupTree(tmp_path, request.param))
+    docker.stop()
+    assert docker.unexpected == []
+
+
+def test_an_attempt_from_its_beginning_to_its_end(place: Place) -> None:
+    name = place.begin(1)
+    place.tree.use(name, memory=2**28, peak=2**29, cpu_s=3.5)
+    seen = place.one()
+    assert (seen.id, seen.state, seen.exit_code, seen.reason) == (attempt(1), "Running", None, "")
+    assert (seen.peak_memory, seen.cpu_seconds) == (str(2**29), 3.5)
+    place.clock.elapsed_s += 5
+    place.tree.use(name, memory=2**27, peak=2**29, cpu_s=7.25)
+    assert not place.attempts.look(full=False)
+    place.end(name, 3)
+    assert place.attempts.look(full=False), "its figures are gone: ask Docker"
+    seen = place.one()
+    assert (seen.state, seen.exit_code, seen.reason, seen.peak_memory, seen.cpu_seconds) == ("Exited", 3, "", str(2**29), 7.25)
+    assert seen.started_at is not None
+    assert seen.finished_at == seen.started_at + timedelta(seconds=5)
+
+
+def test_an_end_is_on_the_disk_before_it_is_told(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    name = place.begin(1)
+    place.look()
+    place.end(name, 0)
+    told_at_write: list[str] = []
+    write = Records.put
+
+    def put(self: Records, record: Any, *, durable: bool) -> None:
+        told_at_write.extend(item["state"] for item in place.attempts.told())
+        assert durable
+        write(self, record, durable=durable)
+
+    monkeypatch.setattr(Records, "put", put)
+    assert place.one().state == "Exited"
+    assert told_at_write == ["Running"]
+
+
+def test_what_ended_while_the_agent_was_away_is_found_and_what_it_knew_is_kept(place: Place) -> None:
+    name, done = place.begin(1), place.begin(2)
+    place.look()
+    place.end(done, 0)
+    place.look()
+    asked = place.docker.asked.count(f"GET /containers/{done}/json")
+    place.end(name, 4)
+    place.docker.remove(done)
+    place.restart()
+    assert {item.id: item.exit_code for item in place.look()} == {attempt(1): 4, attempt(2): 0}
+    assert place.docker.asked.count(f"GET /containers/{done}/json") == asked
+
+
+def test_killed_at_its_own_limit(place: Place) -> None:
+    name = place.begin(1)
+    place.look()
+    place.tree.use(name, memory=GIB, peak=GIB, kills=1, hits=40)
+    place.attempts.look(full=False)
+    place.end(name, 137, oom=True)
+    seen = place.one()
+    assert seen.reason == "OOMKilled"
+    assert seen.message == "the kernel killed it at its memory limit of 1024 MiB; the most it used was 1024 MiB"
+
+
+def test_killed_at_its_limit_faster_than_anybody_looks(place: Place) -> None:
+    """Only Docker has noticed: by an event, or by its flag."""
+    first, second = place.begin(1), place.begin(2)
+    place.attempts.heard({"Action": "oom", "Actor": {"ID": first}, "timeNano": int(place.clock.now().timestamp() * 1e9)})
+    place.end(first, 137)
+    place.end(second, 137, oom=True)
+    assert {item.reason for item in place.look()} == {"OOMKilled"}
+
+
+def test_a_child_killed_for_memory_while_the_main_process_went_on(place: Place) -> None:
+    """ENGINES: Docker's flag says OOM for it all the same."""
+    went_on, killed_later = place.begin(1), place.begin(2)
+    place.look()
+    for name in (went_on, killed_later):
+        place.tree.use(name, memory=GIB, peak=GIB, kills=1, hits=40)
+    place.attempts.look(full=False)
+    place.clock.elapsed_s += 60
+    place.end(went_on, 0, oom=True)
+    place.end(killed_later, 137, oom=True)
+    assert {(item.exit_code, item.reason) for item in place.look()} == {(0, ""), (137, "")}
+
+
+def test_killed_because_the_machine_was_out_of_memory(place: Place) -> None:
+    """The kernel counts it in the container's cgroup too, which has never met its own limit."""
+    name = place.begin(1, memory=8 * GIB)
+    place.look()
+    place.tree.use(name, memory=GIB, peak=GIB, kills=1, hits=0)
+    place.attempts.look(full=False)
+    place.end(name, 137)
+    assert place.one().reason == "Evicted"
+
+
+def test_a_reason_of_the_node_s_is_kept_over_its_own_restart(place: Place) -> None:
+    name, before = place.begin(1), place.begin(2)
+    place.look()
+    place.end(before, 0)
+    place.clock.elapsed_s += 1
+    place.attempts.mark([name, before], "Fenced", "no API")
+    place.attempts.look(full=False)
+    place.restart()
+    place.clock.elapsed_s += 1
+    place.end(name, 137)
+    found = {item.id: (item.reason, item.message, item.exit_code) for item in place.look()}
+    assert found == {attempt(1): ("Fenced", "no API", 137), attempt(2): ("", None, 0)}
+
+
+def test_who_is_being_stopped_is_no_candidate_and_says_why_at_once(place: Place) -> None:
+    name = place.begin(1, priority=-3, memory=GIB)
+    place.tree.use(name, memory=2**28)
+    place.look()
+    (candidate,) = place.attempts.candidates()
+    assert (candidate.attempt, candidate.priority, candidate.memory_bytes, candidate.request_bytes) == (attempt(1), -3, 2**28, GIB)
+    place.attempts.mark([name], "Evicted", "memory")
+    assert place.attempts.candidates() == []
+    place.attempts.mark([name], "Fenced", "later")
+    place.attempts.look(full=False)
+    assert [(item.state, item.reason) for item in place.told()] == [("Running", "Evicted")]
+
+
+def test_removed_before_anybody_could_ask(place: Place) -> None:
+    """Swarm removes a container with its service. What Docker's event told is kept; of the rest nothing is told."""
+    heard, unheard, fenced = (place.begin(number) for number in (1, 2, 3))
+    place.look()
+    place.attempts.heard({"Action": "die", "Actor": {"ID": heard, "Attributes": {"exitCode": "9"}}, "timeNano": 10**18})
+    place.attempts.mark([fenced], "Fenced", "no API")
+    for name in (heard, unheard, fenced):
+        place.docker.remove(name)
+    assert {(item.id, item.exit_code, item.reason) for item in place.look()} == {
+        (attempt(1), 9, ""),
+        (attempt(3), None, "Fenced"),
+    }
+    place.restart()
+    assert len(place.told()) == 2
+
+
+def test_kept_for_an_hour_after_the_container_and_as_long_as_the_container(place: Place) -> None:
+    gone, there = place.begin(1), place.begin(2)
+    place.look()
+    place.end(gone, 0)
+    place.end(there, 0)
+    place.look()
+    place.docker.remove(gone)
+    place.clock.elapsed_s += 3590
+    assert len(place.look()) == 2
+    place.clock.elapsed_s += 20
+    assert [item.id for item in place.look()] == [attempt(2)]
+    place.restart()
+    assert [item.id for item in place.told()] == [attempt(2)]
+
+
+def test_no_more_than_the_bound_and_what_was_dropped_stays_dropped(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(attempts_module, "MOST", 5)
+    for number in range(1, 9):
+        name = place.begin(number)
+        place.clock.elapsed_s += 1
+        place.end(name, 0)
+        place.look()
+    running = place.begin(20)
+    seen = place.look()
+    assert [item.id for item in seen] == [attempt(number) for number in (20, 8, 7, 6, 5)]
+    assert len(list((place.path / "state").glob("*.json"))) == 6
+    asked = len(place.docker.asked)
+    place.look()
+    assert len(place.docker.asked) == asked + 1, "the list, and no container once more"
+    place.clock.elapsed_s += 1
+    place.end(running, 0)
+    assert place.look()[0].id == attempt(20)
+
+
+def test_strange_labels_and_other_people_s_containers(place: Place) -> None:
+    place.begin(1, **{"swarmtask.io/cluster": "other"})
+    place.begin(2, **{"swarmtask.io/task-uid": "../../../etc"})
+    place.begin(3, **{"swarmtask.io/attempt": "9" * 40})
+    place.begin(4, **{"swarmtask.io/priority": "very"})
+    assert [item.id for item in place.look()] == [attempt(4)]
+
+
+def test_of_two_containers_of_one_attempt_the_one_that_runs_counts(place: Place) -> None:
+    old = place.begin(1)
+    place.look()
+    place.end(old, 1)
+    place.look()
+    place.docker.containers[container_id(99)] = place.docker.containers[old] | {"Id": container_id(99)}
+    place.docker.containers[container_id(99)]["State"] = place.docker.containers[old]["State"] | {
+        "Status": "running", "Running": True, "Pid": 5, "FinishedAt": "0001-01-01T00:00:00Z",
+    }  # fmt: skip
+    place.docker.containers[old] = place.docker.containers.pop(old)  # listed first
+    assert place.one().state == "Running"
+
+
+def test_figures_that_cannot_be_read_do_not_keep_docker_busy(place: Place) -> None:
+    name = place.begin(1)
+    place.look()
+    place.tree.end(name)
+    assert place.attempts.look(full=False)
+    place.look()
+    assert not place.attempts.look(full=False)
+    assert place.one().state == "Running"
+
+
+def test_a_container_that_was_made_and_never_started_is_nothing(place: Place) -> None:
+    name = place.begin(1)
+    place.docker.containers[name]["State"].update(Status="created", Running=False, Pid=0)
+    assert place.look() == []
+
+
+def test_without_docker_figures_go_on_and_nothing_is_forgotten(place: Place) -> None:
+    name = place.begin(1)
+    place.look()
+    place.docker.broken = True
+    place.tree.use(name, peak=2**30)
+    with pytest.raises(EngineUnavailable, match="500"):
+        place.attempts.look(full=True)
+    assert [(item.state, item.peak_memory) for item in place.told()] == [("Running", str(2**30))]
+
+
+def test_changes_are_called_out_and_figures_are_not(place: Place) -> None:
+    name = place.begin(1)
+    place.look()
+    assert len(place.changes) == 1
+    place.tree.use(name, peak=2**30)
+    place.look()
+    assert len(place.changes) == 1
+    place.end(name, 0)
+    place.look()
+    assert len(place.changes) == 2
+
+
+@pytest.mark.parametrize(
+    "event",
+    [{}, {"Action": "die"}, {"Action": "die", "Actor": {"ID": 5}}, {"Action": "oom", "Actor": {"ID": "x"}, "timeNano": "n"}],
+)
+def test_events_that_are_none(place: Place, event: dict[str, Any]) -> None:
+    place.attempts.heard(event)
+    assert place.look() == []
+
+
+def test_readers_of_other_threads_see_whole_things(place: Place) -> None:
+    """The loop and the fence read while the watch writes."""
+    names = [place.begin(number) for number in range(1, 21)]
+    place.look()
+    ended, failures = threading.Event(), []
+
+    def read() -> None:
+        while not ended.is_set():
+            try:
+                assert len(place.told()) == 20
+                place.attempts.candidates()
+                place.attempts.mark(names[:5], "Fenced", "no API")
+                assert len(place.attempts.fenced_known()[1]) <= 20
+            except Exception as error:  # whatever it is, the test fails of it
+                failures.append(error)
+                return
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    for name in names:
+        place.end(name, 0)
+        place.look()
+    ended.set()
+    reader.join(20)
+    assert failures == []
