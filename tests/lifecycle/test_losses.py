@@ -255,8 +255,10 @@ def test_an_end_is_held_back_while_the_agent_may_explain_it(word: NodeWord, code
 def test_an_end_within_the_fence_that_nobody_explains_is_a_loss() -> None:
     story = Story()
     story.run(boot_id="b1")
-    word = NodeWord(Hearing.VOUCHED, 50.0)
-    assert weighed(story, story.seen(W.EXITED, exit_code=0), word, waited_s=25.0) is Reason.NODE_LOST
+    seen = story.seen(W.EXITED, exit_code=0)
+    assert weighed(story, seen, NodeWord(Hearing.VOUCHED, 50.0), waited_s=25.0) is Reason.NODE_LOST
+    assert weighed(story, seen, NodeWord(Hearing.VOUCHED, 50.0), waited_s=45.0) is None
+    assert weighed(story, seen, NodeWord(Hearing.VOUCHED, 50.0, exact=False), waited_s=45.0) is Reason.NODE_LOST
 
 
 @pytest.mark.parametrize(

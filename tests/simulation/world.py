@@ -411,7 +411,9 @@ class World:
             return
         for node in self.operator.cache.nodes.values():
             for record in node.status.attempts:
-                if record.state == "Exited" and record.exit_code == 0 and not record.reason:
+                run = self.engine._runs.get(record.id)
+                stopped = run is not None and run.stopping  # a polite end is not one of its own
+                if record.state == "Exited" and record.exit_code == 0 and not record.reason and not stopped:
                     self._done_since.setdefault((self.operators, record.id), self.loop.time())
 
     def _slept(self, node: str, asleep: bool) -> None:

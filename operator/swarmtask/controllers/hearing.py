@@ -71,7 +71,8 @@ class Ears:
         mark, at = (holder, spec.get("renewTime")), self._heard_clock(now)
         known = self._leases.get(name)
         if known is None:
-            self._leases[name] = _Lease(version, mark, holder, at, at, vouched=self._missed(name))
+            missed = self._missed(name)  # then it was silent long before this operator began
+            self._leases[name] = _Lease(version, mark, holder, at, float("-inf") if missed else at, vouched=missed)
             return False
         if version <= known.version:
             return False

@@ -179,10 +179,11 @@ def _may_be_explained(seen: Observation, spec: TaskSpec, policy: Policy, word: N
 
 
 def _in_fence(spec: TaskSpec, policy: Policy, word: NodeWord, waited_s: float) -> bool:
-    """Whether it ended while an agent that cannot reach the API stops what carries the fence."""
+    """Whether it ended while an agent that cannot reach the API stops what carries the fence. Where the beginning of the silence is
+    not known, that may have been at any time before."""
     began_s = word.since_s - waited_s
-    inside = policy.fence_s - EARLY_S <= began_s <= _fence_end_s(spec, policy)
-    return spec.node_loss.replace == "afterFence" and word.exact and inside
+    inside = began_s <= _fence_end_s(spec, policy) and (not word.exact or began_s >= policy.fence_s - EARLY_S)
+    return spec.node_loss.replace == "afterFence" and inside
 
 
 def _fence_end_s(spec: TaskSpec, policy: Policy) -> float:
