@@ -544,7 +544,7 @@ class Store:
     def _reseal(self, db: sqlite3.Connection, vault: Vault) -> int:
         """Seal with the present key what is not; what was plain, or sealed with a key that leaves, does not stay in the file."""
         wanted = []
-        for (group, plural) in sorted(SEALED):
+        for group, plural in sorted(SEALED):
             rows = db.execute(
                 "SELECT rv, body FROM revisions WHERE rv IN (SELECT rv FROM objects WHERE grp = ?1 AND plural = ?2 UNION "
                 "SELECT rv FROM log WHERE grp = ?1 AND plural = ?2 UNION "
