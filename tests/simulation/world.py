@@ -418,6 +418,7 @@ class World:
 
     def _slept(self, node: str, asleep: bool) -> None:
         (self.checker.node_asleep if asleep else self.checker.node_awake)(node, self.true_clock.now())
+
     def _offers(self) -> dict[str, Amounts]:
         """What each node could give if nothing ran on it."""
         nodes = [SwarmNode.model_validate(obj) for obj in self.kube.view(SWARM_NODE)]
