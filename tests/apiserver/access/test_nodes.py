@@ -16,6 +16,7 @@ import pytest
 from swarmtask.apiserver.access.nodes import attempts_problem
 from swarmtask.clock import SystemClock
 from swarmtask.nodeagent.agent import Agent, Identity, Rhythm
+from swarmtask.nodeagent.fence import Fence
 from swarmtask.nodeagent.gpus import Gpus
 from swarmtask.nodeagent.link import Credentials, Link
 from swarmtask.nodeagent.probe import Probe
@@ -56,20 +57,26 @@ async def test_the_real_agent_needs_nothing_else(
     token = await new_token(api, "system:node:n1", ("system:nodes",))
     async with Link(Credentials(server.url, token, server.ca.read_text())) as link:
         agent = Agent(
-            link, probe.read, Identity(engine="swarm", engine_node_id="id-n1"), clock=SystemClock(), rng=random.Random(1),
+            link, probe.read, Identity(engine="swarm", engine_node_id="id-n1"), Fence(lambda _: True, SystemClock().monotonic),
+            attempts=lambda: [{"id": "st-1-1", "state": "Exited", "exitCode": 3}], clock=SystemClock(), rng=random.Random(1),
             version="1", rhythm=Rhythm(renew_s=0.05, look_s=0.05, tell_at_most_s=0.0),
         )  # fmt: skip
         running = asyncio.create_task(agent.run())
         try:
             async with asyncio.timeout(20):
-                while "usage" not in await status_of(api, "n1") or (await api.get(f"{OWN}/n1")).status_code != 200:
+                while (
+                    not {"usage", "attempts"} <= (await status_of(api, "n1")).keys()
+                    or (await api.get(f"{OWN}/n1")).status_code != 200
+                ):
                     assert not running.done()
                     await asyncio.sleep(0.02)
         finally:
             running.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await running
-    assert (await status_of(api, "n1"))["phase"] == "Ready"
+    status = await status_of(api, "n1")
+    assert status["phase"] == "Ready"
+    assert [record["id"] for record in status["attempts"]] == ["st-1-1"]
 
 
 async def test_its_lease_and_no_other(agent: httpx.AsyncClient, api: httpx.AsyncClient) -> None:
