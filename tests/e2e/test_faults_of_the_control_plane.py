@@ -30,7 +30,7 @@ def test_the_operator_dies_at_every_write(product: Product, lab: Lab, recorder: 
     product.operator.stop()
     for number, point in enumerate(POINTS):
         product.start_operator({**FAST, "SWARMTASK_OPERATOR__CRASH_POINT": point}, wait=False)
-        _ask_for(point, product, recorder, number)
+        _ask_for(point, product, lab, recorder, number)
         operator = product.operator
         wait_until(f"the operator to die {point}", lambda operator=operator: not operator.alive, 30, operator.tail)
         assert operator.returncode == EXIT_CODE, operator.tail()
@@ -53,7 +53,7 @@ def test_the_operator_dies_at_every_write(product: Product, lab: Lab, recorder: 
     recorder.assert_ok(robbed=[f"goes-{number:02}" for number, point in enumerate(POINTS) if "remove-orphan" in point])
 
 
-def _ask_for(point: str, product: Product, recorder: Recorder, number: int) -> None:
+def _ask_for(point: str, product: Product, lab: Lab, recorder: Recorder, number: int) -> None:
     """Work for the operator, such that it comes to this point. Every `work-` must succeed once; all else must be gone."""
     wanted, goes = task(f"work-{number:02}", "true", image=TASK_TAG), f"goes-{number:02}"
     match point.partition(":")[2]:
@@ -66,6 +66,9 @@ def _ask_for(point: str, product: Product, recorder: Recorder, number: int) -> N
             product.apply(wanted, task(goes, "true", image=TASK_TAG, ttlSecondsAfterFinished=0))
         case "create-node":
             product.kubectl("delete", "sn", product.get("swarmnodes")[-1]["metadata"]["name"])
+            product.apply(wanted)
+        case "label-node":  # as `docker node update --label-rm` does
+            lab.reset_swarm_node(lab.manager)
             product.apply(wanted)
         case "create-queue":
             product.kubectl("create", "namespace", f"space-{number:02}")

@@ -359,7 +359,7 @@ class Lab:
                 remove(item["ID"])
         self._at_once(self._empty, self.nodes)
         for name in self.nodes:
-            self._reset_swarm_node(name)
+            self.reset_swarm_node(name)
 
     def _empty(self, name: str) -> None:
         """Swarm ends its own containers soon after their service is gone; what is not Swarm's is ended here."""
@@ -374,7 +374,7 @@ class Lab:
 
         poll(f"{name} to be empty", 30, none_left)
 
-    def _reset_swarm_node(self, name: str) -> None:
+    def reset_swarm_node(self, name: str) -> None:
         """Remove labels and drain, if a test left any. Swarm's own writes to the node can come between: then again."""
 
         def reset() -> bool:
