@@ -126,9 +126,8 @@ def test_get_watches_with_the_kind_of_each_event(kubectl: Kubectl) -> None:
     watching.until(lambda line: line.split()[:2] == ["DELETED", "a"])
 
 
+@pytest.mark.parametrize("kubectl", ["current"], indirect=True)  # kubectl 1.20 knows conditions and deletion only
 def test_wait_for_a_field(kubectl: Kubectl) -> None:
-    if kubectl.version != "current":
-        pytest.skip("kubectl 1.20 knows conditions and deletion only")
     created(kubectl, config("a", {"k": "1"}))
     kubectl("wait", "cm/a", "--for=jsonpath={.data.k}=1", "--timeout=30s")
     waiting = kubectl.follow("wait", "cm/a", "--for=jsonpath={.data.k}=2", "--timeout=30s")

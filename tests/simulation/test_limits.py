@@ -44,6 +44,18 @@ class Scene:
         return self.told[-1]["spec"]
 
 
+def lowered_after_a_death() -> Scene:
+    """An operator with a placement under way dies at second 10; then a person lowers maxRunning from 4 to 1."""
+    scene = Scene()
+    scene.store(maxRunning=4)
+    scene.place()
+    scene.limits.died(scene.cache, now_s=10.0)
+    scene.cache = Cache()
+    scene.limits.restarted()
+    scene.store(maxRunning=1)
+    return scene
+
+
 def test_a_lowered_bound_counts_when_the_operator_has_heard_of_it_and_has_stored_what_it_had_placed() -> None:
     scene = Scene()
     scene.store(maxRunning=4)
@@ -81,13 +93,7 @@ def test_the_same_of_a_node_of_which_one_amount_grows_and_another_shrinks() -> N
 
 
 def test_what_a_dead_operator_had_placed_may_arrive_after_its_successor_has_heard_of_the_limit() -> None:
-    scene = Scene()
-    scene.store(maxRunning=4)
-    scene.place()
-    scene.limits.died(scene.cache, now_s=10.0)
-    scene.cache = Cache()
-    scene.limits.restarted()
-    scene.store(maxRunning=1)
+    scene = lowered_after_a_death()
     scene.now_s = 12.0
     scene.hear()
     assert scene.spec == {"maxRunning": 4}
@@ -97,13 +103,7 @@ def test_what_a_dead_operator_had_placed_may_arrive_after_its_successor_has_hear
 
 
 def test_no_longer_than_a_request_may_be_under_way() -> None:
-    scene = Scene()
-    scene.store(maxRunning=4)
-    scene.place()
-    scene.limits.died(scene.cache, now_s=10.0)
-    scene.cache = Cache()
-    scene.limits.restarted()
-    scene.store(maxRunning=1)
+    scene = lowered_after_a_death()
     scene.now_s = 10.0 + LONGEST_ON_THE_WIRE_S
     scene.hear()
     assert scene.spec == {"maxRunning": 1}

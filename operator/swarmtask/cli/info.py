@@ -11,7 +11,7 @@ import typer
 import swarmtask
 from swarmtask.cli import datadir, dockerhost, tables, terminal
 from swarmtask.cli.command import command
-from swarmtask.cli.options import ClientDataDir, VersionOutput
+from swarmtask.cli.options import AnswerOutput, ClientDataDir
 from swarmtask.cli.session import Target
 from swarmtask.errors import NotFound
 
@@ -26,10 +26,10 @@ def register_version(app: typer.Typer, panel: str) -> None:
 
 
 def version(
-    output: Annotated[VersionOutput, typer.Option("--output", "-o", help="Format of the answer.")] = VersionOutput.TEXT,
+    output: Annotated[AnswerOutput, typer.Option("--output", "-o", help="Format of the answer.")] = AnswerOutput.TEXT,
 ) -> None:
     """Show the version. Needs no control plane."""
-    if output is VersionOutput.JSON:
+    if output is AnswerOutput.JSON:
         terminal.emit(
             tables.to_json({"version": swarmtask.__version__, "python": platform.python_version(), "platform": platform.platform()})
         )

@@ -22,7 +22,9 @@ class Output(StrEnum):
     NAME = "name"
 
 
-class VersionOutput(StrEnum):
+class AnswerOutput(StrEnum):
+    """How an answer that is no object is written to stdout."""
+
     TEXT = "text"
     JSON = "json"
 

@@ -13,7 +13,7 @@ from rich.text import Text
 
 from swarmtask.cli import tables, terminal
 from swarmtask.cli.command import command
-from swarmtask.cli.options import ClientDataDir, Context, Kubeconfig, VersionOutput
+from swarmtask.cli.options import AnswerOutput, ClientDataDir, Context, Kubeconfig
 from swarmtask.cli.places import may_start, scheduled_words
 from swarmtask.cli.session import Session, Target, connect
 from swarmtask.clock import parse_time
@@ -30,7 +30,7 @@ def register(app: typer.Typer, panel: str) -> None:
 
 
 async def status(
-    output: Annotated[VersionOutput, typer.Option("--output", "-o", help="Format of the answer.")] = VersionOutput.TEXT,
+    output: Annotated[AnswerOutput, typer.Option("--output", "-o", help="Format of the answer.")] = AnswerOutput.TEXT,
     data_dir: ClientDataDir = None,
     kubeconfig: Kubeconfig = None,
     context: Context = None,
@@ -40,7 +40,7 @@ async def status(
         version, nodes, queues, tasks = await asyncio.gather(
             session.api.version(), session.api.list(SWARM_NODE), session.api.list(SWARM_QUEUE), session.api.list(SWARM_TASK)
         )
-        if output is VersionOutput.JSON:
+        if output is AnswerOutput.JSON:
             terminal.emit(tables.to_json(_document(session, version, nodes.items, queues.items, tasks.items)))
             return
         lines = [*_control_plane(session, version), Text()]

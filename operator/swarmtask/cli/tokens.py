@@ -20,7 +20,7 @@ import typer
 from swarmtask.cli import kubeconfigs, tables, terminal
 from swarmtask.cli.command import command
 from swarmtask.cli.exits import ExitCode, combined, exit_code_of
-from swarmtask.cli.options import ClientDataDir, Context, Kubeconfig, Namespace
+from swarmtask.cli.options import AnswerOutput, ClientDataDir, Context, Kubeconfig, Namespace
 from swarmtask.cli.session import Session, Target, connect
 from swarmtask.cli.tables import value_at
 from swarmtask.clock import format_time, parse_time
@@ -43,13 +43,6 @@ class Role(StrEnum):
     ADMIN = "admin"
     CLUSTER_ADMIN = "cluster-admin"
     NODE = "node"
-
-
-class TokenOutput(StrEnum):
-    """How the answer is written to stdout."""
-
-    TEXT = "text"
-    JSON = "json"
 
 
 class ListOutput(StrEnum):
@@ -119,7 +112,7 @@ async def create(
             "--write-kubeconfig", metavar="FILE", help="Write a kubeconfig with the token; show it nowhere.", show_default=False
         ),
     ] = None,
-    output: Annotated[TokenOutput, typer.Option("--output", "-o", help="Format of the answer.")] = TokenOutput.TEXT,
+    output: Annotated[AnswerOutput, typer.Option("--output", "-o", help="Format of the answer.")] = AnswerOutput.TEXT,
     namespace: Namespace = None,
     data_dir: ClientDataDir = None,
     kubeconfig: Kubeconfig = None,
@@ -145,7 +138,7 @@ async def create(
             kubeconfigs.write(kubeconfig_out, document)
     until = f"until {format_time(wish.expires)}" if wish.expires is not None else "for ever"
     terminal.say(f"Token {name}: {wish.scope}, {until}. `swarmtask token revoke {name}` ends it.")
-    if output is TokenOutput.JSON:
+    if output is AnswerOutput.JSON:
         facts: dict[str, Any] = {
             "name": name, "user": wish.user, "groups": list(wish.groups), "role": str(role), "namespace": wish.namespace,
             "expires": value_at(made, ".spec.expirationTimestamp"),

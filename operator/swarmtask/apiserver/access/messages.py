@@ -47,22 +47,19 @@ _SELECTOR = Message("LabelSelector", "Chooses objects by their labels.", (
 AGGREGATION_RULE = Message("AggregationRule", "Which other ClusterRoles add their rules.", (
     Field("clusterRoleSelectors", 1, _SELECTOR, "A ClusterRole that one of them chooses adds its rules.", many="list"),
 ))  # fmt: skip
-ROLE = Message("Role", "What may be done in one namespace.", (METADATA, Field("rules", 2, POLICY_RULE, "Rules.", many="list")))
+_RULES = (METADATA, Field("rules", 2, POLICY_RULE, "Rules.", many="list"))
+ROLE = Message("Role", "What may be done in one namespace.", _RULES)
 CLUSTER_ROLE = Message("ClusterRole", "What may be done in the cluster, or in a namespace that a RoleBinding names.", (
-    METADATA,
-    Field("rules", 2, POLICY_RULE, "Rules.", many="list"),
+    *_RULES,
     Field("aggregationRule", 3, AGGREGATION_RULE, "Further ClusterRoles whose rules count too.", pointer=True),
 ))  # fmt: skip
-ROLE_BINDING = Message("RoleBinding", "Gives a role in one namespace.", (
+_BINDING = (
     METADATA,
     Field("subjects", 2, SUBJECT, "Who has the role.", many="list"),
     Field("roleRef", 3, ROLE_REF, "The role.", required=True),
-))  # fmt: skip
-CLUSTER_ROLE_BINDING = Message("ClusterRoleBinding", "Gives a ClusterRole in the whole cluster.", (
-    METADATA,
-    Field("subjects", 2, SUBJECT, "Who has the role.", many="list"),
-    Field("roleRef", 3, ROLE_REF, "The role.", required=True),
-))  # fmt: skip
+)
+ROLE_BINDING = Message("RoleBinding", "Gives a role in one namespace.", _BINDING)
+CLUSTER_ROLE_BINDING = Message("ClusterRoleBinding", "Gives a ClusterRole in the whole cluster.", _BINDING)
 
 # --- authentication.k8s.io/v1 --------------------------------------------------------------------------------------------
 
