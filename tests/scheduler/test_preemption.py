@@ -275,3 +275,16 @@ def test_slots_and_places_held_on_a_node_that_is_away_do_not_come_back_soon() ->
         wants = replace(URGENT, shape=shape(cpu=1000, limits=(("x", 1),)))
         assert victims(cycle([node("a"), node("away", ready=False)], crew, [wants], queue)) == ["low"]
         assert not victims(cycle([node("a"), node("away")], crew, [wants], queue))
+
+
+def test_a_younger_task_of_a_line_makes_room_only_when_it_is_its_turn() -> None:
+    """All three are equally important. The third must not have the second node kept for it before the second had its turn, which
+    fits there at once and leaves too little for the third."""
+    running = [runs("l1", "a", 1600, priority=-5), runs("l2", "b", 1600, priority=-5)]
+    sizes = {"first": 2000, "second": 500, "third": 2000}
+    pending = [task(name, shape(cpu=cpu), at=float(age)) for age, (name, cpu) in enumerate(sizes.items())]
+    result = cycle([node("a", cpu=2100), node("b", cpu=2100)], running, pending)
+    assert [(one.task.key[1], one.node) for one in result.bindings] == [("second", "b")]
+    assert victims(result) == ["l1"]
+    alone = cycle([node("a", cpu=2100), node("b", cpu=2100)], running, [pending[0], pending[2]])
+    assert victims(alone) == ["l1", "l2"], "where nobody stands between them both do in one cycle"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
+from math import inf
 
 from swarmtask.scheduler.cohorts import offered
 from swarmtask.scheduler.columns import Columns, TaskClass
@@ -78,9 +79,10 @@ class Cycle:
         self._placed: list[Place] = []
 
     def decide(self) -> Place | Park | None:
-        """What happens to the task that comes next; None when nothing more can start. Changes nothing."""
+        """What happens to the task that comes next; None when nothing more can start. Changes nothing about it."""
         # 3. Pick the task that comes next, unless its queue or the nodes have nothing for its line.
         head = self.order.head()
+        self.headroom.catch_up(inf if head is None else head[0])
         if head is None:
             return None
         rank, line = head

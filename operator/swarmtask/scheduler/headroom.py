@@ -7,6 +7,7 @@ cycle that refuses nothing, and never looks at the tasks behind the head of a li
 
 from __future__ import annotations
 
+import heapq
 from dataclasses import replace
 from functools import cached_property
 
@@ -56,6 +57,8 @@ class Headroom:
         self._preemptors = self._plans = 0
         self._hopeless: dict[tuple[Gate, TaskClass], tuple[int, int]] = {}
         self._blocked: dict[tuple[TaskClass, tuple[int, ...]], Standstill] = {}
+        self._later: list[tuple[int, Line, int, Standstill]] = []
+        """Tasks behind the head of a line that preempts, by rank, with their place in it: they may do so when it is their turn."""
         self.words: dict[int, Standstill] = {}
         self.preemptions: list[Preemption] = []
 
@@ -102,7 +105,7 @@ class Headroom:
         """The line stands still for the rest of the cycle: keep what its head needs, or make room for it."""
         if standstill.reason == QUEUE_STOPPED:
             return
-        if line.gate.queue.preempts and self._preempt(line, standstill):
+        if line.gate.queue.preempts and self._preempt(line, line.next, standstill):
             return
         if standstill.reason == NO_NODE_FITS:
             self._reserve(line, standstill)
@@ -143,14 +146,21 @@ class Headroom:
 
     # --- preemption ---
 
-    def _preempt(self, line: Line, standstill: Standstill) -> bool:
-        """Make room for the tasks of the line, one after another. True when there is (or will be) room for its head."""
-        made = False
-        for rank in line.ranks[line.next :]:
-            if not self._worth_trying(line, rank) or not self._make_room(line, rank, standstill):
-                break
-            made = True
-        return made
+    def catch_up(self, rank: float) -> None:
+        """It is the turn of this rank: make room for those before it whose lines preempt and stand still already."""
+        while self._later and self._later[0][0] < rank:
+            _, line, place, standstill = heapq.heappop(self._later)
+            self._preempt(line, place, standstill)
+
+    def _preempt(self, line: Line, place: int, standstill: Standstill) -> bool:
+        """Make room for the task at this place of the line, and for the next one when it is its turn. True when there is (or will
+        be) room for it."""
+        rank = line.ranks[place]
+        if not self._worth_trying(line, rank) or not self._make_room(line, rank, standstill):
+            return False
+        if place + 1 < len(line.ranks):
+            heapq.heappush(self._later, (line.ranks[place + 1], line, place + 1, standstill))
+        return True
 
     def _worth_trying(self, line: Line, rank: int) -> bool:
         if self._preemptors >= MOST_PREEMPTORS or self._plans >= MOST_PLANS:
