@@ -27,6 +27,8 @@ FOUND = [
     ("limits", 42665),
     # The operator: runs that a person had retried while their array was being cancelled were never cancelled again.
     ("arrays", 75647),
+    # The operator: a create of a run that came late, after the recorded failure had been deleted by hand, was kept in its place.
+    ("arrays", 32813),
     # The checker: maxRunningPerNode was taken away while the checker waited for a lowered maxRunning of the same queue.
     ("arrays", 76109),
     # The simulator: an operator that was killed just as the run ended was never buried, and the run waited for its tasks.
