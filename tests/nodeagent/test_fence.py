@@ -13,14 +13,15 @@ from tests.nodeagent.fakes import HandClock
 class Node:
     """A fence over containers that are only counted."""
 
-    def __init__(self, *, renewed_at: float | None = None) -> None:
+    def __init__(self, *, renewed_at: float | None = None, claimed: bool = True) -> None:
         self.clock = HandClock()
         self.sweeps: list[tuple[float, float]] = []
         self.running, self.stubborn = 3, False
         self.remembered: list[float] = []
+        self.claims: list[bool] = []
         self.fence = Fence(
             self.sweep, self.clock.boot_time, terms=Terms(fence_s=20, grace_s=10), renewed_at=renewed_at,
-            remember=self.remembered.append,
+            remember=self.remembered.append, claimed=claimed, claim=self.claims.append,
         )  # fmt: skip
 
     def sweep(self, kill_at: float) -> bool:
@@ -47,6 +48,51 @@ def test_a_lease_that_is_renewed_stops_nothing() -> None:
         assert node.renew()
         node.pass_s(2)
     assert (node.sweeps, node.running) == ([], 3)
+
+
+def test_where_nobody_ever_called_for_a_lease_nothing_is_stopped() -> None:
+    """An agent with a wrong address or token: the operator does not count the silence of a node that it never heard."""
+    node = Node(claimed=False)
+    node.pass_s(120)
+    assert (node.sweeps, node.running, node.claims) == ([], 3, [])
+    assert node.fence.ask() is not None
+
+
+def test_from_the_first_call_that_may_have_made_the_lease_it_counts() -> None:
+    """Its answer was lost: the operator may have heard the node."""
+    node = Node(claimed=False)
+    node.pass_s(60)
+    asked_at = node.fence.ask()
+    assert asked_at is not None
+    node.fence.claim(asked_at)
+    node.fence.claim(asked_at)
+    assert node.claims == [True]
+    node.pass_s(19.6)
+    assert node.running == 3
+    node.pass_s(0.6)
+    assert node.running == 0
+
+
+def test_a_first_call_that_was_refused_promises_nothing() -> None:
+    node = Node(claimed=False)
+    node.fence.claim(node.clock.boot_time())
+    node.fence.refused()
+    assert node.claims == [True, False]
+    node.pass_s(60)
+    assert node.running == 3
+
+
+@pytest.mark.parametrize("renewed", [True, False])
+def test_a_refusal_of_somebody_who_holds_or_may_hold_the_lease_takes_nothing_back(renewed: bool) -> None:
+    """Its token was taken away."""
+    node = Node(claimed=not renewed)
+    if renewed:
+        assert node.renew()
+    node.fence.claim(node.clock.boot_time())
+    node.fence.refused()
+    assert node.claims == []
+    node.pass_s(21)
+    assert node.running == 0
 
 
 def test_without_a_renewal_it_acts_after_fence_seconds_and_kills_after_the_grace() -> None:

@@ -36,6 +36,7 @@ class Node:
         self.tree = CgroupTree(path, version)
         self.strain = PLENTY
         self.restart()
+        self.guard.fence.claim(self.clock.boot_time())  # the first call of this machine for its Lease
 
     def restart(self, boot_id: str = "boot-1") -> None:
         places = Places(self.path / "docker.sock", self.path / "state", self.tree.root, self.tree.proc, "c1")
@@ -153,6 +154,28 @@ def test_after_a_restart_of_the_machine_it_counts_from_its_start(node: Node) -> 
     node.clock.elapsed_s += 21
     node.guard.fence.tick()
     assert node.docker.alive() == set()
+
+
+def test_an_agent_that_was_killed_during_its_first_call_is_followed_by_one_that_fences(node: Node) -> None:
+    """The call may have made the Lease, and then the operator counts; also after a restart of the machine."""
+    node.begin(1)
+    node.restart("boot-2")
+    node.clock.elapsed_s += 21
+    node.guard.fence.tick()
+    assert node.docker.alive() == set()
+
+
+def test_on_a_machine_that_never_had_a_lease_nothing_is_fenced(tmp_path: Path) -> None:
+    node = Node(tmp_path)
+    node.guard.fence.refused()
+    node.restart()
+    node.docker.start()
+    name = node.begin(1)
+    node.clock.elapsed_s += 600
+    node.guard.fence.tick()
+    assert node.docker.alive() == {name}
+    assert node.guard.fence.ask() is not None
+    node.docker.stop()
 
 
 class Sleeper:
@@ -352,5 +375,5 @@ def test_an_answer_that_is_none(node: Node) -> None:
 
 
 def test_a_silent_stream_ends(node: Node) -> None:
-    with Daemon(node.docker.path).events(silence_s=0.05) as stream, pytest.raises(EngineUnavailable, match="broke off"):
+    with Daemon(node.docker.path).events(silence_s=1.0) as stream, pytest.raises(EngineUnavailable, match="broke off"):
         list(stream)

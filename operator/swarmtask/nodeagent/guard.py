@@ -82,7 +82,8 @@ class Guard:
         )
         self.fence = Fence(
             self._sweep, clock.boot_time, terms=terms, renewed_at=records.lease(boot_id),
-            remember=lambda renewed_at: records.put_lease(boot_id, renewed_at),
+            remember=lambda renewed_at: records.put_lease(boot_id, renewed_at), claimed=records.lease_claimed(),
+            claim=records.claim_lease,
         )  # fmt: skip
         self._threads: list[threading.Thread] = []
 

@@ -154,6 +154,32 @@ class Records:
                 return float(renewed_at)
         return None
 
+    def lease_claimed(self) -> bool:
+        """Whether an agent of this machine may have made a Lease, in whichever boot; True also when the disk cannot say."""
+        try:
+            (self._directory / _LEASE).stat()
+        except FileNotFoundError:
+            return False
+        except OSError as error:
+            self._complain("read", error)
+        return True
+
+    def claim_lease(self, claimed: bool) -> None:
+        """Keep that there may be a Lease from now on (it survives a power cut), or that there is none."""
+        path = self._directory / _LEASE
+        if not claimed:
+            self._remove(path)
+            return
+        try:
+            handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            try:
+                os.fsync(handle)
+            finally:
+                os.close(handle)
+            self._sync_directory()
+        except OSError as error:
+            self._complain("written", error)
+
     # --- files ---
 
     def _remove(self, path: Path) -> None:
