@@ -20,6 +20,8 @@ from tests.fakes.kube import FakeKube
 LEASES = "kube-node-lease"
 RENEW_S = 2.0
 STEP_S = 0.5
+MOST_GRACE_S = 30.0
+"""No fenced attempt gets more, whatever its task declares."""
 TELL_S = 3.0
 RETRY_S = 5.0
 """The longest pause of the real one after a failure: what it has to say may come so long after its node is back."""
@@ -95,14 +97,14 @@ class FakeAgent:
     def _fence(self, now: float) -> None:
         for work, interval in self._engine.containers(self.node_id):
             if interval.ended is None and work.fence and (interval.name not in self.fenced or self._late(work, now)):
-                self._stop(work, self._renewed_at + self._fence_s + work.grace_s - now)
+                self._stop(work, self._renewed_at + self._fence_s + min(work.grace_s, MOST_GRACE_S) - now)
 
     def _fenced_run(self) -> bool:
         """Something that must not run twice still runs: until it has ended the API is not called."""
         return any(interval.ended is None and work.fence for work, interval in self._engine.containers(self.node_id))
 
     def _late(self, work: Workload, now: float) -> bool:
-        return now >= self._renewed_at + self._fence_s + work.grace_s
+        return now >= self._renewed_at + self._fence_s + min(work.grace_s, MOST_GRACE_S)
 
     def _stop(self, work: Workload, grace_s: float) -> None:
         self.fenced.add(work.name)

@@ -29,15 +29,17 @@ class Terms:
 
     Attributes:
         fence_s: without a renewal, until containers are stopped.
-        grace_s: after that, until those that have not ended are killed. Counted from the same moment: one that wakes from a long
-            sleep kills at once, because its replacement may run already. The operator replaces its own margin (10 s) after the
-            fence at the earliest; what is left of these is Docker's time to kill.
+        grace_s: after that, until those that have not ended are killed whose task does not say how long. Counted from the same
+            moment: one that wakes from a long sleep kills at once, because its replacement may run already. The operator replaces
+            the task's own grace and its margin (10 s) after the fence; what is left of these is Docker's time to kill.
+        most_grace_s: no task gets more: until its attempts have ended the API is not called, and the whole node waits for that.
         tick_s: how often the thread looks.
         again_s: while the Lease stays expired, what was started since is stopped this often.
     """
 
     fence_s: float = 20.0
     grace_s: float = 5.0
+    most_grace_s: float = 30.0
     tick_s: float = 0.2
     again_s: float = 2.0
 
@@ -46,7 +48,7 @@ class Fence:
     """See the module. Thread-safe.
 
     Args:
-        sweep: stop all that is fenced, ask first and kill at the given boot time; True when nothing of it runs any more.
+        sweep: stop all that is fenced, whose grace began at the given boot time; True when nothing of it runs any more.
         clock: boot time, seconds.
         renewed_at: when the Lease was renewed last in this boot, as the disk knows; None counts from now.
         remember: keep the moment of a renewal for an agent that comes after this one.
@@ -138,7 +140,7 @@ class Fence:
         if expired_from is None or rests or not self._sweeping.acquire(blocking=False):
             return
         try:
-            stopped = self._sweep(expired_from + self.terms.grace_s)
+            stopped = self._sweep(expired_from)
         finally:
             self._sweeping.release()
         with self._lock:
