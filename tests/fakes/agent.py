@@ -20,7 +20,11 @@ from tests.fakes.kube import FakeKube
 LEASES = "kube-node-lease"
 RENEW_S = 2.0
 STEP_S = 0.5
+MOST_GRACE_S = 30.0
+"""No fenced attempt gets more, whatever its task declares."""
 TELL_S = 3.0
+RETRY_S = 5.0
+"""The longest pause of the real one after a failure: what it has to say may come so long after its node is back."""
 
 
 class FakeAgent:
@@ -44,7 +48,7 @@ class FakeAgent:
         self.alive = self.reaches = True
         self.fenced: set[str] = set()
         self._renewed_at = float("inf")  # a node that was never heard promises nothing
-        self._tried_at = self._told_at = float("-inf")
+        self._tried_at = self._tell_from = float("-inf")
         self._records: dict[str, Object] = {}
         self._told: list[Object] | None = None
         engine.on_sleep.append(self._woken)
@@ -67,7 +71,7 @@ class FakeAgent:
             self._tried_at = now
             self._renew(now)
         self._look()
-        if now - self._told_at >= TELL_S:
+        if now >= self._tell_from:
             self._tell(now)
 
     # --- the fence ---
@@ -93,14 +97,14 @@ class FakeAgent:
     def _fence(self, now: float) -> None:
         for work, interval in self._engine.containers(self.node_id):
             if interval.ended is None and work.fence and (interval.name not in self.fenced or self._late(work, now)):
-                self._stop(work, self._renewed_at + self._fence_s + work.grace_s - now)
+                self._stop(work, self._renewed_at + self._fence_s + min(work.grace_s, MOST_GRACE_S) - now)
 
     def _fenced_run(self) -> bool:
         """Something that must not run twice still runs: until it has ended the API is not called."""
         return any(interval.ended is None and work.fence for work, interval in self._engine.containers(self.node_id))
 
     def _late(self, work: Workload, now: float) -> bool:
-        return now >= self._renewed_at + self._fence_s + work.grace_s
+        return now >= self._renewed_at + self._fence_s + min(work.grace_s, MOST_GRACE_S)
 
     def _stop(self, work: Workload, grace_s: float) -> None:
         self.fenced.add(work.name)
@@ -143,8 +147,11 @@ class FakeAgent:
 
     def _tell(self, now: float) -> None:
         records = [self._records[name] for name in sorted(self._records)][-256:]
+        if records == self._told:
+            return
         name = self._name() if self._online() else None
-        if name is None or records == self._told:
+        if name is None:
+            self._tell_from = now + RETRY_S
             return
         self._kube.edit(SWARM_NODE, name, None, {"status": {"attempts": records}}, status=True)
-        self._told, self._told_at = records, now
+        self._told, self._tell_from = records, now + TELL_S

@@ -169,7 +169,7 @@ def _attempt_of(workload: Workload) -> tuple[str, int]:
 
 def _bound(workload: Workload) -> tuple[Any, ...]:
     """What follows from the record of the attempt alone: no edit of the task can change it."""
-    return workload.node_id, workload.cpu_request_milli, workload.memory_request_bytes, workload.gpus
+    return workload.node_id, workload.cpu_request_milli, workload.memory_request_bytes, workload.gpus, workload.grace_s
 
 
 class FakeEngine:

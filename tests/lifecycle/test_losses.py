@@ -20,7 +20,7 @@ from swarmtask.lifecycle.messages import (
 from swarmtask.lifecycle.messages import WorkloadState as W
 from swarmtask.lifecycle.task import Policy
 from swarmtask.resources.node import NodeAttempt
-from swarmtask.resources.task import AttemptState, Phase, attempt_id
+from swarmtask.resources.task import Attempt, AttemptState, Phase, attempt_id
 from tests.lifecycle.story import START, UID, Story, make_task
 
 
@@ -117,7 +117,18 @@ def record(number: int = 1, **told: Any) -> NodeAttempt:
 )
 def test_when_a_lost_attempt_may_be_replaced(node_loss: dict[str, Any], fenced: bool, due_s: float | None) -> None:
     spec = make_task(nodeLoss=node_loss, terminationGracePeriodSeconds=7).spec
-    assert replace_after_s(spec, Policy(), fenced=fenced) == due_s
+    attempt = Attempt(number=1, id="a", node="n1", engine="swarm")
+    assert replace_after_s(spec, attempt, Policy(), fenced=fenced) == due_s
+
+
+def test_the_grace_that_counts_is_the_one_that_the_container_was_made_with() -> None:
+    story = Story(terminationGracePeriodSeconds=60)
+    story.run(boot_id="b1")
+    story.edit(terminationGracePeriodSeconds=0)
+    story.tell(NodeSilent(1, 89.9, fenced=True))
+    assert story.phase is Phase.UNKNOWN
+    story.tell(NodeSilent(1, 90.0, fenced=True))
+    assert story.current.reason == "NodeLost"
 
 
 def test_silence_is_unknown_first_and_lost_when_the_fence_is_over() -> None:

@@ -110,7 +110,7 @@ class Happenings:
 
     def lose_node(self) -> None:
         node = self._rng.choice(self._world.node_ids)
-        self._lose(node, self._rng.choice((self._rng.uniform(0.5, 5), self._rng.uniform(5, 30))))
+        self._lose(node, self._rng.choice([self._rng.uniform(*bounds) for bounds in self._world.workload.losses.for_s]))
 
     def flap_node(self) -> None:
         node, at_s = self._rng.choice(self._world.node_ids), 0.0
@@ -123,7 +123,7 @@ class Happenings:
         engine = self._world.engine
         if engine._nodes[node].removed or not engine._nodes[node].connected:
             return
-        how = self._rng.choice((engine.disconnect, engine.freeze, engine.power_off))
+        how = getattr(engine, self._rng.choice(self._world.workload.losses.ways))
         self._world.note(f"{node}: {how.__name__} for {for_s:.1f} s")
         how(node)
         self._for_a_while(f"node {node}", for_s, lambda: self._back(node))

@@ -96,8 +96,23 @@ class Moves(_Part):
     to_s: float = 0.0
 
 
+Way = Literal["disconnect", "freeze", "power_off"]
+
+
+class Losses(_Part):
+    """How nodes are lost, and for how long: one of the ways, and a time from one of the ranges, seconds.
+
+    Attributes:
+        late_s: those with agents are back at most so long after all other faults are over.
+    """
+
+    ways: Annotated[list[Way], Field(min_length=1)] = ["disconnect", "freeze", "power_off"]
+    for_s: Annotated[list[tuple[float, float]], Field(min_length=1)] = [(0.5, 5), (5, 30)]
+    late_s: float = 70.0
+
+
 class Workload(_Part):
-    """One file."""
+    """One file. `agents`: every node has one, or none has; None leaves it to the seed."""
 
     about: str
     chaos_s: Annotated[float, Field(gt=0)] = 60.0
@@ -105,6 +120,8 @@ class Workload(_Part):
     queues: dict[str, dict[str, Any]] = {}
     tasks: list[Group]
     front: Moves = Moves()
+    agents: bool | None = None
+    losses: Losses = Losses()
     faults: dict[str, float] = {}
     expect: Expect = Expect()
 

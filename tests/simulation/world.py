@@ -128,7 +128,8 @@ class World:
         """Digits of a task's UID -> its highest attempt number so far."""
         self.agents: dict[str, FakeAgent] = {}
         """Node ID -> its agent. Some worlds have one on every node, the others have none."""
-        self._has_agents = source("agents").random() < AGENTS_SHARE
+        by_seed = source("agents").random() < AGENTS_SHARE
+        self._has_agents = by_seed if workload.agents is None else workload.agents
         self._policies = source("policies")
         self.peace_at: float | None = None
         self._done_since: dict[tuple[int, str], float] = {}
@@ -313,7 +314,7 @@ class World:
         self.engine.script(birth.name, *birth.outcomes)
         for index, outcomes in enumerate(birth.members):
             self.engine.script(member_name(birth.name, index), *outcomes)
-        spec = birth.spec | (self._node_loss() if self._has_agents else {})
+        spec = (self._node_loss() if self._has_agents else {}) | birth.spec
         body = {"metadata": {"name": birth.name, "namespace": "default"}, "spec": spec}
         created = self.kube.add(SWARM_TASK, body)
         self.checker.acknowledged_create("default", birth.name, created["metadata"]["uid"], self.true_clock.now())
@@ -321,6 +322,10 @@ class World:
     def _node_loss(self) -> Object:
         replace = self._policies.choices(("afterFence", "never", "afterLost"), (7, 1, 2))[0]
         return {"nodeLoss": {"replace": replace, "graceSeconds": self._policies.choice((0, 3, 10))}}
+
+    def fenced(self, attempt: str) -> bool:
+        """Its node has stopped it, or tried to, because it could not reach the API."""
+        return any(attempt in agent.fenced for agent in self.agents.values())
 
     def excuse_node(self, node_id: str) -> None:
         """Nothing fences what runs there: its agent is dead."""
@@ -364,6 +369,8 @@ class World:
                 self.excused.add(attempt.id)
             if self._bound_at.setdefault(attempt.id, task.metadata.generation) != task.metadata.generation:
                 self._edited.add(attempt.id)
+            if attempt.state is AttemptState.SUCCEEDED and self.fenced(attempt.id):
+                self.fail("FENCE", task.metadata.name, f"{attempt.id} is Succeeded, yet its node had stopped it")
         unjust = self._preemptions.seen(task)
         if unjust is not None:
             self.fail("PREEMPT", task.metadata.name, unjust)

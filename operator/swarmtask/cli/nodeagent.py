@@ -75,7 +75,13 @@ def node_agent(
     ] = 20,
     fence_grace: Annotated[
         int,
-        typer.Option("--fence-grace", min=0, max=600, metavar="SECONDS", help="Then kill those that have not ended after so long."),
+        typer.Option(
+            "--fence-grace",
+            min=0,
+            max=600,
+            metavar="SECONDS",
+            help="Then kill those that have not ended after so long, where their task declares no grace period.",
+        ),
     ] = 5,
     proc: Annotated[Path, typer.Option("--proc", metavar="DIR", help="The host's /proc.")] = Path("/proc"),
     cgroups: Annotated[Path, typer.Option("--cgroups", metavar="DIR", help="The host's /sys/fs/cgroup.")] = Path("/sys/fs/cgroup"),

@@ -219,7 +219,7 @@ class Leases:
             if attempt.node not in lost:
                 continue
             task, silent_s = self._cache.tasks[key].task, self.word(attempt.node).since_s
-            due_s = replace_after_s(task.spec, self._executor.policy, fenced=True)
+            due_s = replace_after_s(task.spec, attempt, self._executor.policy, fenced=True)
             lane = self._lanes.get(attempt.engine)
             if lane is not None and lane.submissions.may_still_land(attempt.id):
                 silent_s = 0.0  # a submit that is under way could start it again

@@ -167,7 +167,7 @@ class Draft:
         attempt = Attempt(
             number=number, id=attempt_id(self.task.metadata.uid, number), node=bound.node, engine=bound.engine,
             engine_node_id=bound.engine_node_id, requested=self._requested(bound), bound_at=self.at,
-            boot_id=bound.boot_id or None,
+            boot_id=bound.boot_id or None, termination_grace_period_seconds=self.task.spec.termination_grace_period_seconds,
         )  # fmt: skip
         self._note_memory(bound.memory)
         status.attempts = [*status.attempts, attempt][-MAX_ATTEMPT_RECORDS:]

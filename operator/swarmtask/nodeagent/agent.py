@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from swarmtask.clock import Clock, format_micro_time, format_time
-from swarmtask.errors import NotFound, SwarmTaskError
+from swarmtask.errors import Forbidden, NotFound, SwarmTaskError, Unauthorized
 from swarmtask.nodeagent.reading import Reading
 from swarmtask.nodeagent.report import Condition, Outline, Sight, conditions, is_news, outline, status
 
@@ -45,6 +45,8 @@ class Permit(Protocol):
     @property
     def renewed_at(self) -> float: ...
     def ask(self) -> float | None: ...
+    def claim(self, asked_at: float) -> None: ...
+    def refused(self) -> None: ...
     def renewed(self, asked_at: float) -> None: ...
 
 
@@ -160,11 +162,14 @@ class Agent:
         failures = 0
         while True:
             asked_at = await self._permitted()
+            self._fence.claim(asked_at)
             try:
                 took_s = await self._api.renew(name, holder, self._rhythm.lease_s, format_micro_time(self._clock.now()))
             except SwarmTaskError as error:
                 failures += 1
                 self._round_trips.clear()
+                if isinstance(error, (Unauthorized, Forbidden)):
+                    self._fence.refused()
                 self._complain(failures, "renew the Lease", error)
             else:
                 if failures:

@@ -126,10 +126,11 @@ class Attempts:
             for container_id in container_ids:
                 self._marks.setdefault(container_id, Mark(reason, message, at))
 
-    def fenced_known(self) -> tuple[bool, list[str]]:
-        """(Docker's list was read since the start, containers that ran when it was read last and are to be fenced)."""
+    def fenced_known(self) -> tuple[bool, dict[str, int | None]]:
+        """(Docker's list was read since the start, containers that ran when it was read last and are to be fenced: their grace)."""
         with self._lock:
-            return self._listed, [record.container_id for record in self._records.values() if record.fenced and not record.exited]
+            known = [record for record in self._records.values() if record.fenced and not record.exited]
+            return self._listed, {record.container_id: record.grace_s for record in known}
 
     def kill(self, container_id: str) -> bool:
         """Kill its processes without Docker; True when none is left that could be seen."""
@@ -145,7 +146,10 @@ class Attempts:
                 Candidate(
                     container_id=one.item.id, attempt=one.item.attempt, priority=one.item.priority,
                     memory_bytes=0 if one.usage is None else one.usage.memory_bytes,
-                    request_bytes=one.details.memory_request_bytes, started_at=one.details.started_at,
+                    request_bytes=(
+                        one.details.memory_request_bytes if one.item.memory_request_bytes is None else one.item.memory_request_bytes
+                    ),
+                    started_at=one.details.started_at, grace_s=one.item.grace_s,
                 )
                 for one in self._running.values()
                 if one.item.id not in self._marks
@@ -243,10 +247,10 @@ class Attempts:
         before = self._records.get(item.attempt)
         if before is not None and before.container_id == item.id and not before.exited:
             record = replace(
-                before, started_at=seen.started_at, fenced=item.fenced
+                before, started_at=seen.started_at, fenced=item.fenced, grace_s=item.grace_s
             )  # its figures and its reason from before our start
         else:
-            record = Record(item.attempt, item.id, started_at=seen.started_at, fenced=item.fenced)
+            record = Record(item.attempt, item.id, started_at=seen.started_at, fenced=item.fenced, grace_s=item.grace_s)
         with self._lock:
             self._running[item.attempt] = one
             if record.reason and record.stopping_at is not None:

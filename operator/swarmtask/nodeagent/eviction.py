@@ -17,6 +17,7 @@ HELD_S = 3.0
 """... for so long: then somebody has to go."""
 PAUSE_S = 10.0
 """After an eviction, until the next: memory takes a while to come back, and pressure is an average of ten seconds."""
+MOST_GRACE_S = 5.0
 MIB = 2**20
 
 
@@ -31,7 +32,7 @@ class Strain:
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """An attempt that runs. `request_bytes`: what it was promised; 0 where nobody knows."""
+    """An attempt that runs. `request_bytes`: what it was promised; 0 where nobody knows. `grace_s`: what its task declares."""
 
     container_id: str
     attempt: str
@@ -39,6 +40,7 @@ class Candidate:
     memory_bytes: int
     request_bytes: int
     started_at: datetime | None
+    grace_s: int | None = None
 
 
 class Alarm:
@@ -71,6 +73,11 @@ def victim(candidates: Sequence[Candidate]) -> Candidate | None:
         key=lambda one: (-one.priority, one.memory_bytes - one.request_bytes, one.started_at or unknown, one.container_id),
         default=None,
     )
+
+
+def grace_s(chosen: Candidate) -> float:
+    """Seconds between SIGTERM and SIGKILL: its own, but memory is short, and not everybody's can be waited for."""
+    return MOST_GRACE_S if chosen.grace_s is None else min(MOST_GRACE_S, chosen.grace_s)
 
 
 def message(chosen: Candidate, strain: Strain) -> str:

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from swarmtask.errors import EngineUnavailable
 from swarmtask.nodeagent.attempts import Attempts
 from swarmtask.nodeagent.daemon import Daemon, Events
-from swarmtask.nodeagent.eviction import Alarm, Strain, message, victim
+from swarmtask.nodeagent.eviction import Alarm, Strain, grace_s, message, victim
 from swarmtask.nodeagent.stopping import Stopper
 
 logger = logging.getLogger(__name__)
@@ -25,8 +25,6 @@ LIST_S = 30.0
 GATHER_S = 0.1
 """Events come in waves; one list is enough for each."""
 LONGEST_PAUSE_S = 5.0
-EVICTION_GRACE_S = 5.0
-"""Memory is short: not everybody's own grace can be waited for."""
 
 
 class Watch:
@@ -95,7 +93,7 @@ class Watch:
         said = message(chosen, strain)
         logger.warning("attempt %s is %s", chosen.attempt, said)
         self._attempts.mark([chosen.container_id], "Evicted", said)
-        kill_at = self._boot_clock() + EVICTION_GRACE_S
+        kill_at = self._boot_clock() + grace_s(chosen)
         threading.Thread(target=self._stopper.stop, args=([chosen.container_id], kill_at), name="evict", daemon=True).start()
 
     # --- events ---
