@@ -144,6 +144,14 @@ def test_silence_is_unknown_first_and_lost_when_the_fence_is_over() -> None:
     assert not story.tell(NodeSilent(1, 41.0, fenced=True)).changed
 
 
+@pytest.mark.parametrize(("replace", "words"), [("afterFence", "its agent must have stopped"), ("afterLost", "may still run")])
+def test_a_loss_says_whether_the_old_attempt_can_still_run(replace: str, words: str) -> None:
+    story = Story(nodeLoss={"replace": replace})
+    story.run(boot_id="b1")
+    story.tell(NodeSilent(1, 3600.0, fenced=True))
+    assert words in (story.status.attempts[0].message or "")
+
+
 def test_work_that_finished_away_is_accepted_until_something_has_followed_it() -> None:
     for bound in (False, True):
         story = Story()

@@ -35,8 +35,9 @@ LEASE_NAMESPACE = "kube-node-lease"
 LIST_S = 1.0
 ENGINE_WORD_S = 5.0
 """An agent may tell the end of an attempt before the engine shows it; the engine, which keeps the output, goes first so long."""
-VOUCH_S = 20.0
-"""Longer than any engine takes to see that a node is gone; no shorter than a fence."""
+VOUCH_S = 25.0
+"""Longer than any engine takes to see that a node is gone (Swarm, of a node that hears nothing any more: 21 s, docs/laboratory.md)
+and shorter than a fence and its margin: what an engine shows to run is not replaced. No shorter than a fence."""
 SETTLE_S = 5.0
 """A node that is back gets nothing new before its agent can have told what was finished there, and while it comes and goes."""
 LEASE_EXPIRED = "LeaseExpired"

@@ -87,8 +87,9 @@ def _miss(draft: Draft, live: Attempt, event: NodeSilent) -> None:
     live = draft.live or live
     due_s = replace_after_s(draft.task.spec, live, draft.policy, fenced=event.fenced)
     if due_s is not None and event.silent_s >= due_s:
-        fence = "; its agent must have stopped the attempt by now" if event.fenced else ""
-        _lose(draft, live, Reason.NODE_LOST, f"{live.node} is lost: nothing was heard of it for {due_s:g} s{fence}")
+        stopped = event.fenced and draft.task.spec.node_loss.replace == "afterFence"
+        then = "its agent must have stopped the attempt by now" if stopped else "the attempt may still run there"
+        _lose(draft, live, Reason.NODE_LOST, f"{live.node} is lost: nothing was heard of it for {due_s:g} s; {then}")
 
 
 def _lose(draft: Draft, live: Attempt, reason: Reason, message: str) -> None:
