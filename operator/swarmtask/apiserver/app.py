@@ -27,10 +27,12 @@ from swarmtask.apiserver.bootstrap import install
 from swarmtask.apiserver.builtins import builtin_types
 from swarmtask.apiserver.collector import Collector
 from swarmtask.apiserver.definitions import DEFINITIONS, DefinitionTypes
+from swarmtask.apiserver.downloads import BACKUP_PATH, BackupDownloads
 from swarmtask.apiserver.handlers_discovery import DiscoveryHandlers
 from swarmtask.apiserver.handlers_objects import ObjectHandlers
 from swarmtask.apiserver.handlers_reviews import ReviewHandlers
 from swarmtask.apiserver.objects import ObjectService
+from swarmtask.apiserver.quarantine import announce
 from swarmtask.apiserver.records import Change
 from swarmtask.apiserver.routing import group_version, resolve
 from swarmtask.apiserver.store import Store
@@ -82,6 +84,7 @@ class Application:
         accounts = AccountTokens(signer, store.index, clock) if signer is not None else None
         self.access = AccessRoom(store, self.registry, authenticator, clock, accounts=accounts, audit=audit)
         self._reviews = ReviewHandlers(store, self.registry, self.access.identities, self.access.authorizer, accounts)
+        self._backups = BackupDownloads(store.path, clock)
         self._max_body_bytes = settings.max_body_bytes
         self.body_timeout_s = BODY_TIMEOUT_S
         self._collecting: asyncio.Task[None] | None = None
@@ -119,6 +122,8 @@ class Application:
             store.subscribe(app.collector.on_commit)
             await install(app.service)
             await roles.install(app.service)
+            await announce(app.service, store.quarantined)
+            app._backups.sweep()
         except BaseException:
             await store.close()
             raise
@@ -209,6 +214,8 @@ class Application:
         return response
 
     async def _route(self, request: Request, segments: list[str], user: User) -> Response:
+        if request.path == BACKUP_PATH:
+            return await self._backups.download(request)
         described = self.discovery.handle(request, segments)
         if described is not None:
             return described
