@@ -32,6 +32,7 @@ from swarmtask.apiserver.handlers_discovery import DiscoveryHandlers
 from swarmtask.apiserver.handlers_objects import ObjectHandlers
 from swarmtask.apiserver.handlers_reviews import ReviewHandlers
 from swarmtask.apiserver.objects import ObjectService
+from swarmtask.apiserver.pacing import RequestPace, is_exempt
 from swarmtask.apiserver.quarantine import announce
 from swarmtask.apiserver.records import Change
 from swarmtask.apiserver.routing import group_version, resolve
@@ -76,7 +77,8 @@ class Application:
         self.store = store
         self.registry = TypeRegistry(builtin_types())
         self.service = ObjectService(store, self.registry, clock)
-        self.hub = WatchHub(store, clock, bookmark_interval_s=settings.bookmark_interval_s)
+        self.hub = WatchHub(store, clock, bookmark_interval_s=settings.bookmark_interval_s, client_limit=settings.client_watches)
+        self._pace = RequestPace(clock, settings.client_requests_per_second)
         self.collector = Collector(self.service, clock, event_ttl_s=settings.event_ttl_s)
         self.discovery = DiscoveryHandlers(self.registry, f"{settings.host}:{settings.port}")
         self._objects = ObjectHandlers(store, self.service, self.hub, clock)
@@ -203,8 +205,11 @@ class Application:
         source = (scope.get("client") or ("",))[0]
         visit = self.access.arrive(method, path, segments, query, source)
         visits.append(visit)
-        user = self.access.enter(visit, headers)
-        request = Request(method, path, query, headers, client=user.name, guard=self.access.guard(user))
+        try:
+            user = self.access.enter(visit, headers)
+        finally:
+            self._pace.admit(visit.login.user if visit.login is not None else None, source)
+        request = Request(method, path, query, headers, client=user.name, guard=self.access.guard(user), exempt=is_exempt(user))
         if method not in READING:
             request.body = await self._read_body(receive)
             await read_yaml(request)
