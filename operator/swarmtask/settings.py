@@ -55,6 +55,12 @@ class ApiServerSettings(Group):
     event_log_rows: Annotated[int, Field(ge=100)] = Field(
         default=20_000, description="Watch history kept on disk; older watchers get 410."
     )
+    client_requests_per_second: Annotated[int, Field(ge=0, le=100_000)] = Field(
+        default=500, description="Requests of one user in the long run, after a burst of five times as many; more get 429. 0: any."
+    )
+    client_watches: Annotated[int, Field(ge=1)] = Field(
+        default=1000, description="Watches that one user may have open; more get 429."
+    )
     event_ttl_s: Positive = Field(default=3600.0, description="Kubernetes Events are deleted after this.")
     bookmark_interval_s: Positive = Field(default=30.0, description="Between bookmarks on an idle watch.")
 

@@ -16,6 +16,8 @@ from swarmtask.errors import ConfigurationError
 from swarmtask.settings import Settings
 
 if TYPE_CHECKING:
+    from swarmtask.apiserver.backup import Facts
+    from swarmtask.apiserver.restore import Restored
     from swarmtask.controllers.explaining import ExplainedTask
     from swarmtask.engines.base import Engine
     from swarmtask.kube import ObjectApi
@@ -105,6 +107,44 @@ async def serve_api(settings: Settings, clock: Clock, stop: asyncio.Event, on_re
     from swarmtask.apiserver.server import run_api_server
 
     await run_api_server(settings, clock=clock, stop=stop, on_ready=on_ready)
+
+
+async def download_backup(kubeconfig: Path, context: str | None, sink: Callable[[bytes], object]) -> None:
+    """Let the embedded API make a backup, and hand its bytes to `sink`. Raises as the API's client does."""
+    from swarmtask.apiserver.downloads import BACKUP_PATH
+    from swarmtask.kube.connection import Connection
+    from swarmtask.kube.download import download
+
+    await download(Connection.from_kubeconfig(kubeconfig, context), BACKUP_PATH, sink)
+
+
+def read_backup(path: Path) -> Facts:
+    """Check a backup and say what it is. Raises ConfigurationError, OSError."""
+    from swarmtask.apiserver.backup import read
+
+    return read(path)
+
+
+def pack_keys(data_dir: Path) -> bytes:
+    """The content of a keys file. Raises ConfigurationError, OSError."""
+    from swarmtask.apiserver.keys_file import pack
+
+    return pack(data_dir)
+
+
+def keys_for(keys_file: Path) -> frozenset[str]:
+    """The IDs of the keys of Secrets that a keys file holds. Raises ConfigurationError, OSError."""
+    from swarmtask.apiserver.keys_file import secret_key_ids
+
+    return secret_key_ids(keys_file)
+
+
+def restore_backup(source: Path, data_dir: Path, keys_file: Path | None, label: str) -> Restored:
+    """Put a backup in the place of a database that no server uses. See `apiserver.restore`."""
+    from swarmtask.apiserver.keys_file import unpack
+    from swarmtask.apiserver.restore import restore
+
+    return restore(source, data_dir, None if keys_file is None else unpack(keys_file), label=label)
 
 
 async def operate(

@@ -27,10 +27,13 @@ from swarmtask.apiserver.bootstrap import install
 from swarmtask.apiserver.builtins import builtin_types
 from swarmtask.apiserver.collector import Collector
 from swarmtask.apiserver.definitions import DEFINITIONS, DefinitionTypes
+from swarmtask.apiserver.downloads import BACKUP_PATH, BackupDownloads
 from swarmtask.apiserver.handlers_discovery import DiscoveryHandlers
 from swarmtask.apiserver.handlers_objects import ObjectHandlers
 from swarmtask.apiserver.handlers_reviews import ReviewHandlers
 from swarmtask.apiserver.objects import ObjectService
+from swarmtask.apiserver.pacing import RequestPace, is_exempt
+from swarmtask.apiserver.quarantine import announce
 from swarmtask.apiserver.records import Change
 from swarmtask.apiserver.routing import group_version, resolve
 from swarmtask.apiserver.store import Store
@@ -74,7 +77,8 @@ class Application:
         self.store = store
         self.registry = TypeRegistry(builtin_types())
         self.service = ObjectService(store, self.registry, clock)
-        self.hub = WatchHub(store, clock, bookmark_interval_s=settings.bookmark_interval_s)
+        self.hub = WatchHub(store, clock, bookmark_interval_s=settings.bookmark_interval_s, client_limit=settings.client_watches)
+        self._pace = RequestPace(clock, settings.client_requests_per_second)
         self.collector = Collector(self.service, clock, event_ttl_s=settings.event_ttl_s)
         self.discovery = DiscoveryHandlers(self.registry, f"{settings.host}:{settings.port}")
         self._objects = ObjectHandlers(store, self.service, self.hub, clock)
@@ -82,6 +86,7 @@ class Application:
         accounts = AccountTokens(signer, store.index, clock) if signer is not None else None
         self.access = AccessRoom(store, self.registry, authenticator, clock, accounts=accounts, audit=audit)
         self._reviews = ReviewHandlers(store, self.registry, self.access.identities, self.access.authorizer, accounts)
+        self._backups = BackupDownloads(store.path, clock)
         self._max_body_bytes = settings.max_body_bytes
         self.body_timeout_s = BODY_TIMEOUT_S
         self._collecting: asyncio.Task[None] | None = None
@@ -119,6 +124,8 @@ class Application:
             store.subscribe(app.collector.on_commit)
             await install(app.service)
             await roles.install(app.service)
+            await announce(app.service, store.quarantined)
+            app._backups.sweep()
         except BaseException:
             await store.close()
             raise
@@ -198,8 +205,11 @@ class Application:
         source = (scope.get("client") or ("",))[0]
         visit = self.access.arrive(method, path, segments, query, source)
         visits.append(visit)
-        user = self.access.enter(visit, headers)
-        request = Request(method, path, query, headers, client=user.name, guard=self.access.guard(user))
+        try:
+            user = self.access.enter(visit, headers)
+        finally:
+            self._pace.admit(visit.login.user if visit.login is not None else None, source)
+        request = Request(method, path, query, headers, client=user.name, guard=self.access.guard(user), exempt=is_exempt(user))
         if method not in READING:
             request.body = await self._read_body(receive)
             await read_yaml(request)
@@ -209,6 +219,8 @@ class Application:
         return response
 
     async def _route(self, request: Request, segments: list[str], user: User) -> Response:
+        if request.path == BACKUP_PATH:
+            return await self._backups.download(request)
         described = self.discovery.handle(request, segments)
         if described is not None:
             return described

@@ -224,7 +224,7 @@ class ObjectHandlers:
             rt=target.rt, namespace=target.namespace, selection=_selection(request, target),
             since=version or None, bookmarks=bookmarks, initial_events=initial,
             timeout_s=float(timeout) if timeout else None, shape=accepted.shape.removesuffix("List"),
-            render=self._renderer(request, target.rt, accepted),
+            render=self._renderer(request, target.rt, accepted), client="" if request.exempt else request.client,
         )  # fmt: skip
         watcher = self.hub.open(watch)
         return Response(200, stream=self.hub.stream(watcher), on_close=lambda: self.hub.close(watcher))

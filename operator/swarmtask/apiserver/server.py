@@ -8,9 +8,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
-import fcntl
 import logging
-import os
 import signal
 import socket
 import ssl
@@ -29,18 +27,13 @@ from swarmtask.apiserver.access.audit import AuditLog
 from swarmtask.apiserver.access.vault import Vault
 from swarmtask.apiserver.app import Application
 from swarmtask.apiserver.certificates import CertificateKeeper
+from swarmtask.apiserver.places import AUDIT, DATABASE, KUBECONFIG, OPERATOR_KUBECONFIG, SECRETS_KEY, locked
 from swarmtask.clock import Clock, SystemClock
 from swarmtask.errors import ConfigurationError, SwarmTaskError
 from swarmtask.settings import ApiServerSettings, Settings, load_settings
 
 log = structlog.get_logger(__name__)
 
-DATABASE = "swarmtask.db"
-KUBECONFIG = "kubeconfig"
-OPERATOR_KUBECONFIG = "operator.kubeconfig"
-SECRETS_KEY = "secrets.key"
-AUDIT = Path("audit") / "audit.log"
-LOCK = "apiserver.lock"
 SHUTDOWN_S = 1
 """Idle keep-alive connections over TLS hold a shutdown for this long; requests in flight take milliseconds."""
 HEADERS_S = 1.0
@@ -59,7 +52,7 @@ async def run_api_server(settings: Settings, *, clock: Clock, stop: asyncio.Even
         ConfigurationError: the address, the data directory, the certificates or the database cannot be used.
     """
     auth.prepare_data_dir(settings.data_dir)
-    with _locked(settings.data_dir), _bound(settings.apiserver) as listener:
+    with locked(settings.data_dir), _bound(settings.apiserver) as listener:
         port = listener.getsockname()[1]
         host = "127.0.0.1" if settings.apiserver.host in _ANY_ADDRESS else settings.apiserver.host
         url = f"https://[{host}]:{port}" if ":" in host else f"https://{host}:{port}"
@@ -157,22 +150,6 @@ class _Server(uvicorn.Server):
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         yield
-
-
-@contextlib.contextmanager
-def _locked(data_dir: Path) -> Iterator[None]:
-    """One server per data directory. The lock goes with the process, however it ends."""
-    descriptor = os.open(data_dir / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise ConfigurationError(
-                f"another API server uses {data_dir}: stop it first, or choose another directory with --data-dir"
-            ) from error
-        yield
-    finally:
-        os.close(descriptor)
 
 
 @contextlib.contextmanager

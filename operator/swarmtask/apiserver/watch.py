@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections import deque
+from collections import Counter, deque
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -47,6 +47,7 @@ class WatchRequest:
         initial_events: send the present state first and mark its end with a bookmark.
         shape: "" for the objects themselves; Table or PartialObjectMetadata.
         render: turns an object into that shape.
+        client: who reads, where the number of his streams is bounded; empty where it is not.
     """
 
     rt: ResourceType
@@ -58,6 +59,7 @@ class WatchRequest:
     timeout_s: float | None = None
     shape: str = ""
     render: Callable[[dict[str, Any]], dict[str, Any]] | None = None
+    client: str = ""
 
 
 class Watcher:
@@ -115,10 +117,12 @@ def edge(selection: Selection, change: Change) -> EventType | None:
 class WatchHub:
     """All streams of one server."""
 
-    def __init__(self, store: Store, clock: Clock, *, bookmark_interval_s: float) -> None:
+    def __init__(self, store: Store, clock: Clock, *, bookmark_interval_s: float, client_limit: int = WATCHER_LIMIT) -> None:
         self._store = store
         self._clock = clock
         self._interval_s = bookmark_interval_s
+        self._client_limit = client_limit
+        self._of_clients: Counter[str] = Counter()
         self._watchers: dict[Collection, set[Watcher]] = {}
         self._closed = False
 
@@ -147,18 +151,29 @@ class WatchHub:
         """Register a stream at the present moment; `stream` must be iterated or closed afterwards."""
         if len(self) >= WATCHER_LIMIT:
             raise TooManyRequests("too many watches are open: close some or try again later", retry_after_s=10)
+        if request.client and self._of_clients[request.client] >= self._client_limit:
+            raise TooManyRequests(
+                f"{request.client} has {self._client_limit} watches open: close some or try again later", retry_after_s=10
+            )
         collection = versions.collection_of(request.rt)
         begins_with_all = request.since is None or request.initial_events
         present = self._store.index.records(collection, request.namespace) if begins_with_all else []
         watcher = Watcher(request, self._store.resource_version, present)
         watcher.ended = self._closed
         self._watchers.setdefault(collection, set()).add(watcher)
+        if request.client:
+            self._of_clients[request.client] += 1
         return watcher
 
     def close(self, watcher: Watcher) -> None:
         """End and forget a stream; closing twice is fine."""
         watcher.end()
-        self._watchers[versions.collection_of(watcher.request.rt)].discard(watcher)
+        watchers, client = self._watchers[versions.collection_of(watcher.request.rt)], watcher.request.client
+        if client and watcher in watchers:
+            self._of_clients[client] -= 1
+            if not self._of_clients[client]:
+                del self._of_clients[client]
+        watchers.discard(watcher)
 
     async def stream(self, watcher: Watcher) -> AsyncGenerator[bytes, None]:
         """Chunks of newline-separated events until the stream ends. Forgets the watcher at the end."""

@@ -36,6 +36,7 @@ class Request:
     Attributes:
         body: as it came, but JSON where it came as YAML.
         client: authenticated name of the sender.
+        exempt: bounds per client do not hold for the sender.
         guard: looks at what the sender writes; None for masters. A `WriteGuard`, handed through.
         duplicates: paths of the keys that a YAML body gave more than once; None where the body was no YAML.
     """
@@ -48,6 +49,7 @@ class Request:
     duplicates: list[str] | None = None
     client: str = ""
     guard: Any = None
+    exempt: bool = False
 
     def flag(self, name: str) -> bool:
         """As Kubernetes reads booleans: present and not `false` or `0`."""
