@@ -12,11 +12,13 @@ from swarmtask.apiserver.builtin_kinds import MESSAGES
 from swarmtask.apiserver.crd_rules import validate_crd
 from swarmtask.apiserver.crd_shape import CRD_SCHEMA
 from swarmtask.apiserver.shapes import schema_of
-from swarmtask.apiserver.types import ResourceType, ScalePaths
+from swarmtask.apiserver.types import ALL_VERBS, ResourceType, ScalePaths
 from swarmtask.resources.kinds import Column
 
 __all__ = ["builtin_types", "types_of_crd", "validate_crd"]
 
+_ONE_BY_ONE = tuple(verb for verb in ALL_VERBS if verb != "deletecollection")
+"""Of namespaces: a delete of all would stop at the first one that must stay, with others already gone."""
 AGE = Column("Age", ".metadata.creationTimestamp", "date", description="Time since the object was created.")
 
 _EVENT_SELECTORS = (
@@ -55,7 +57,7 @@ def builtin_types() -> list[ResourceType]:
         Column("Name", ".metadata.name", priority=1, description="Name of the event."),
     )
     return [
-        _type("v1", "Namespace", "namespaces", namespaced=False, short_names=("ns",), has_generation=True,
+        _type("v1", "Namespace", "namespaces", namespaced=False, short_names=("ns",), has_generation=True, verbs=_ONE_BY_ONE,
               subresources=frozenset({"status", "finalize"}), field_selectors=("status.phase",),
               columns=(Column("Status", ".status.phase", description="Active or Terminating."), AGE)),
         _type("v1", "Secret", "secrets", namespaced=True, field_selectors=("type",),
