@@ -11,6 +11,7 @@ from typing import Any
 from swarmtask.apiserver.builtin_kinds import MESSAGES
 from swarmtask.apiserver.crd_rules import validate_crd
 from swarmtask.apiserver.crd_shape import CRD_SCHEMA
+from swarmtask.apiserver.discovery import version_priority
 from swarmtask.apiserver.shapes import schema_of
 from swarmtask.apiserver.types import ALL_VERBS, ResourceType, ScalePaths
 from swarmtask.resources.kinds import Column
@@ -135,8 +136,26 @@ def types_of_crd(crd: Mapping[str, Any]) -> list[ResourceType]:
             field_selectors=tuple(item["jsonPath"].lstrip(".") for item in version.get("selectableFields") or ()),
             has_generation=True,
             scale=_scale_paths(subresources.get("scale")),
+            deprecation=_deprecation(spec, version),
         ))  # fmt: skip
     return result
+
+
+def _deprecation(spec: Mapping[str, Any], version: Mapping[str, Any]) -> str:
+    """The warning of a deprecated version; where the definition has none, one that names the version to use instead."""
+    if not version.get("deprecated"):
+        return ""
+    given = version.get("deprecationWarning")
+    if given:
+        return str(given)
+    kind, group, name = spec["names"]["kind"], spec["group"], version["name"]
+    better = [
+        other["name"]
+        for other in spec["versions"]
+        if other.get("served") and not other.get("deprecated") and version_priority(other["name"]) < version_priority(name)
+    ]
+    instead = f"; use {group}/{min(better, key=version_priority)} {kind}" if better else ""
+    return f"{group}/{name} {kind} is deprecated{instead}"
 
 
 def _scale_paths(scale: Mapping[str, Any] | None) -> ScalePaths | None:

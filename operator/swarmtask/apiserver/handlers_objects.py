@@ -66,7 +66,13 @@ class ObjectHandlers:
     clock: Clock
 
     async def handle(self, request: Request, target: Target) -> Response:
-        """Dispatch by method. Raises MethodNotAllowed and whatever the operation raises."""
+        """Answer; with a warning where the version is deprecated. Raises MethodNotAllowed and whatever the operation raises."""
+        response = await self._dispatch(request, target)
+        if target.rt.deprecation:
+            response.headers += warning_headers([target.rt.deprecation])
+        return response
+
+    async def _dispatch(self, request: Request, target: Target) -> Response:
         if target.name is None:
             return await self._collection(request, target)
         if target.subresource is not None and _VERBS.get(request.method) not in subresource_verbs(target.subresource):
