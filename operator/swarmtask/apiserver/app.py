@@ -7,7 +7,7 @@ in order, and answers each request: authenticate, authorise, route, handle, map 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, MutableMapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, MutableMapping, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, unquote
@@ -28,14 +28,14 @@ from swarmtask.apiserver.builtins import builtin_types
 from swarmtask.apiserver.collector import Collector
 from swarmtask.apiserver.definitions import DEFINITIONS, DefinitionTypes
 from swarmtask.apiserver.downloads import BACKUP_PATH, BackupDownloads
-from swarmtask.apiserver.handlers_discovery import DiscoveryHandlers
+from swarmtask.apiserver.handlers_discovery import ROUTES, DiscoveryHandlers
 from swarmtask.apiserver.handlers_objects import ObjectHandlers
 from swarmtask.apiserver.handlers_reviews import ReviewHandlers
 from swarmtask.apiserver.objects import ObjectService
 from swarmtask.apiserver.pacing import RequestPace, is_exempt
 from swarmtask.apiserver.quarantine import announce
 from swarmtask.apiserver.records import Change
-from swarmtask.apiserver.routing import group_version, resolve
+from swarmtask.apiserver.routing import Route, group_version, resolve, routes
 from swarmtask.apiserver.store import Store
 from swarmtask.apiserver.types import TypeRegistry
 from swarmtask.apiserver.watch import WatchHub
@@ -150,6 +150,14 @@ class Application:
         if not task.cancelled():
             self.ready = False
             log.critical("the collector failed: deletions do not go on, restart the server", exc_info=task.exception())
+
+    def routes(self) -> Iterator[Route]:
+        """Every path that is answered now, with its methods; custom types included."""
+        for path in sorted(HEALTH_PATHS):
+            yield Route(path, frozenset({"GET"}))
+        for path in ROUTES:
+            yield Route(path, frozenset({"GET"}))
+        yield from routes(self.registry)
 
     def end_watches(self) -> None:
         """End every stream, so that the server can stop."""

@@ -85,7 +85,7 @@ def resource_list(registry: TypeRegistry, group: str, version: str) -> dict[str,
                 "singularName": "",
                 "namespaced": item.namespaced,
                 "kind": response["kind"],
-                "verbs": list(_subresource_verbs(name)),
+                "verbs": list(subresource_verbs(name)),
             }
             if name in _FOREIGN_KINDS:
                 sub |= {"group": response["group"], "version": response["version"]}
@@ -98,7 +98,8 @@ def resource_list(registry: TypeRegistry, group: str, version: str) -> dict[str,
     }
 
 
-def _subresource_verbs(name: str) -> tuple[str, ...]:
+def subresource_verbs(name: str) -> tuple[str, ...]:
+    """What can be done with a subresource of this name."""
     return _SUBRESOURCE_VERBS.get(name, _STATUS_VERBS)
 
 
@@ -149,7 +150,7 @@ def _discovered(item: ResourceType) -> dict[str, Any]:
         entry["categories"] = list(item.categories)
     if item.subresources:
         entry["subresources"] = [
-            {"subresource": name, "responseKind": _subresource_kind(item, name), "verbs": list(_subresource_verbs(name))}
+            {"subresource": name, "responseKind": _subresource_kind(item, name), "verbs": list(subresource_verbs(name))}
             for name in sorted(item.subresources)
         ]
     return entry

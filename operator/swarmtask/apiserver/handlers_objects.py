@@ -17,6 +17,7 @@ from typing import Any, cast
 import orjson
 
 from swarmtask.apiserver import faults, versions
+from swarmtask.apiserver.discovery import subresource_verbs
 from swarmtask.apiserver.objects import DeleteOptions, ObjectService, Propagation, WriteOptions, Written
 from swarmtask.apiserver.patch import JSON_PATCH, MERGE_PATCH, apply_patch, patch_types
 from swarmtask.apiserver.records import Key, Record
@@ -50,6 +51,8 @@ LIST_LIMIT = 100_000
 """More objects than this are never put into one answer, whatever `limit` says."""
 
 
+_VERBS = {"GET": "get", "PUT": "update", "PATCH": "patch"}
+"""Of subresources, by method."""
 SCALE_PATCH_TYPES = (JSON_PATCH, MERGE_PATCH)
 
 
@@ -63,9 +66,17 @@ class ObjectHandlers:
     clock: Clock
 
     async def handle(self, request: Request, target: Target) -> Response:
-        """Dispatch by method. Raises MethodNotAllowed and whatever the operation raises."""
+        """Answer; with a warning where the version is deprecated. Raises MethodNotAllowed and whatever the operation raises."""
+        response = await self._dispatch(request, target)
+        if target.rt.deprecation:
+            response.headers += warning_headers([target.rt.deprecation])
+        return response
+
+    async def _dispatch(self, request: Request, target: Target) -> Response:
         if target.name is None:
             return await self._collection(request, target)
+        if target.subresource is not None and _VERBS.get(request.method) not in subresource_verbs(target.subresource):
+            raise faults.method_not_allowed()
         if request.method == "GET":
             if target.subresource is None and request.flag("watch"):
                 return self._watch(request, target)
@@ -150,7 +161,7 @@ class ObjectHandlers:
         if token:
             if request.query.get("resourceVersion", "") not in ("", "0"):
                 raise BadRequest("specifying resource version is not allowed when using continue")
-            version, after = _read_token(token, target)
+            version, after = _read_token(token, target, self.store.resource_version)
         else:
             version = self._list_version(request)
         collection = versions.collection_of(target.rt)
@@ -333,8 +344,8 @@ class ObjectHandlers:
     async def _delete_collection(self, request: Request, target: Target) -> Response:
         accepted = negotiate(request)
         options = _delete_options(request)
-        if options.uid:
-            raise BadRequest("preconditions on a single uid make no sense for a collection")
+        if options.uid or options.resource_version:
+            raise BadRequest("preconditions name one object: they make no sense for a collection")
         page = await self._page(request, target)
         deleted: list[Any] = []
         for record in page.records:
@@ -401,16 +412,16 @@ def _make_token(version: int, last: Key) -> str:
     return base64.urlsafe_b64encode(content).decode().rstrip("=")
 
 
-def _read_token(token: str, target: Target) -> tuple[int, Key]:
+def _read_token(token: str, target: Target, newest: int) -> tuple[int, Key]:
     """The snapshot's version and the last key given. A token can only move within what the path allows to see."""
     try:
         content = orjson.loads(base64.urlsafe_b64decode(token + "=" * (-len(token) % 4)))
         version, group, plural, namespace, name = content
         key = Key((group, plural), namespace, name)
-        valid = isinstance(version, int) and all(isinstance(part, str) for part in (group, plural, namespace, name))
+        valid = type(version) is int and all(isinstance(part, str) for part in (group, plural, namespace, name))
     except (binascii.Error, ValueError, TypeError):
         valid = False
-    if not valid or key.collection != versions.collection_of(target.rt) or version < 1:
+    if not valid or key.collection != versions.collection_of(target.rt) or not 1 <= version <= newest:
         raise Expired("The provided continue parameter is not known here: start the list again without it")
     return version, key
 
