@@ -42,7 +42,7 @@ def fill(page: Page, stored: Sequence[Record], selection: Selection, limit: int,
         page.records.append(record)
 
 
-async def fill_through(  # noqa: PLR0913, PLR0917 - a page is a page
+async def fill_through(  # noqa: PLR0917 - as `fill`, and a view
     page: Page, view: View, stored: Sequence[Record], selection: Selection, limit: int, after: Key | None
 ) -> None:
     """The same through a view, in the order of what it is made of. Others' requests go on in between: nothing is kept decoded."""

@@ -14,7 +14,7 @@ from datetime import datetime
 from swarmtask.clock import format_time, parse_time
 
 ANNOTATION_END = "swarmtask.io/end-attempts"
-"""Set to the numbers of attempts that must end, with commas between them; the task is queued again. `kubectl delete pod` sets it."""
+"""Set to the numbers of attempts that must end, with commas between them: the task is queued again. `kubectl delete pod` does."""
 _ENTRY = re.compile(r"([1-9][0-9]{0,8})(?:@([0-9TZ:+.-]{20,32}))?")
 
 

@@ -1,11 +1,12 @@
 """Events of SwarmNodes and SwarmTasks as Events of Nodes and Pods, for whoever asks for those.
 
 Called by the handlers when a list or watch of Events is restricted to `involvedObject.kind` Node or Pod (`kubectl describe`,
-`kubectl events --for`); a list that is not shows each Event once, about the object that it was posted for. Pure. An Event of a task
-that speaks of attempt N belongs to the pod of that attempt; one that speaks of none belongs to whichever pod is asked for by name.
+`kubectl events --for`); a list that is not shows each Event once, about the object that it was posted for. Pure. An Event of a
+task that speaks of attempt N belongs to the pod of that attempt; one that speaks of none belongs to whichever pod is asked for by
+name.
 
-Events of Nodes carry the name of the node as the UID of what they are about, as those of Kubernetes' kubelets do: that is what every
-`kubectl describe node` asks for.
+Events of Nodes carry the name of the node as the UID of what they are about, as those of Kubernetes' kubelets do: that is what
+every `kubectl describe node` asks for.
 """
 
 from __future__ import annotations
@@ -20,17 +21,22 @@ from swarmtask.apiserver.selectors import FieldSelector, Selection
 from swarmtask.resources.kinds import SWARM_NODE, SWARM_TASK
 
 EVENTS: Collection = ("", "events")
+_UID_OF_POD = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-5[0-9a-f]{3}-[0-9a-f]{4}-[0-9a-f]{12}")
 _ATTEMPT = re.compile(r"\battempt ([1-9][0-9]{0,8})\b")
 
 
 def event_view(fields: FieldSelector) -> View | None:
-    """The view that a field selector of Events asks for; None: stored Events as they are."""
+    """The view that a field selector of Events asks for; None: stored Events as they are.
+
+    Where it names no kind (kubectl's `describe pod` does not), the UID tells: of a pod it is one that follows from a name
+    (version 5), of a node it is the name itself.
+    """
     for part in ("involvedObject", "regarding"):
-        kind = fields.value(f"{part}.kind")
-        if kind == "Node":
+        kind, name, uid = (fields.value(f"{part}.{field}") for field in ("kind", "name", "uid"))
+        if kind == "Node" or (kind is None and name and uid == name):
             return _NodeEvents()
-        if kind == "Pod":
-            return _PodEvents(fields.value(f"{part}.name"))
+        if kind == "Pod" or (kind is None and name and _UID_OF_POD.fullmatch(uid or "")):
+            return _PodEvents(name)
     return None
 
 

@@ -246,8 +246,8 @@ class ProjectionHandlers:
             one = next((record for record in found if record.key.name == target.name), None)
             if one is None:
                 raise NotFound(
-                    f'{rt.qualified_plural} "{target.name}" not found: nothing is measured there. Figures come from the node agent, '
-                    "while it is heard",
+                    f'{rt.qualified_plural} "{target.name}" not found: nothing is measured there. Figures come from the node '
+                    "agent, while it is heard",
                     details=faults.details(rt, target.name),
                 )
             return respond(one.decode(), negotiate(request))

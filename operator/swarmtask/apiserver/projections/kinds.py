@@ -2,9 +2,9 @@
 
 Called by `builtins` (discovery, OpenAPI, Tables) and by the handlers. Values only.
 
-Kubernetes' workloads, volumes and services are served as empty, read-only lists: `kubectl apply --prune`, `kubectl cluster-info` and
-the programs that people look at clusters with list them and give up where they are unknown. Creating one is refused with what to
-write instead; a type that took a Deployment and never ran it would be worse than none.
+Kubernetes' workloads, volumes and services are served as empty, read-only lists: `kubectl apply --prune`, `kubectl cluster-info`
+and the programs that people look at clusters with list them and give up where they are unknown. Creating one is refused with what
+to write instead; a type that took a Deployment and never ran it would be worse than none.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ def projected_types() -> list[ResourceType]:
     ]  # fmt: skip
 
 
-def _type(  # noqa: PLR0913 - what a type has
+def _type(
     api_version: str, kind: str, plural: str, *, namespaced: bool, verbs: tuple[str, ...], columns: tuple[Column, ...],
     short_names: tuple[str, ...] = (), categories: tuple[str, ...] = (), field_selectors: tuple[str, ...] = (),
     subresources: frozenset[str] = frozenset(),
