@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Literal, Protocol
@@ -21,6 +22,8 @@ from swarmtask.errors import BadRequest, NotFound
 
 FIRST_LINE_S = 0.5
 """A log that is followed and silent is answered after this, so that the client knows that it is connected."""
+BUFFER_BYTES = 128 * 1024
+"""Read ahead at most, beyond one line."""
 
 
 class LogLine(Protocol):
@@ -132,66 +135,93 @@ class PodLogs:
             number -= 1
             if number == 0:
                 raise BadRequest(f'previous terminated container "{CONTAINER}" in pod "{metadata["name"]}" not found')
-        lines = self._store.read(metadata["namespace"], owner["uid"], number, tail=wish.tail, since=wish.since, follow=wish.follow)
-        stream = _Stream(lines, wish, self._open.discard)
-        self._open.add(stream)
         try:
+            lines = self._store.read(
+                metadata["namespace"], owner["uid"], number, tail=wish.tail, since=wish.since, follow=wish.follow
+            )
+            stream = _Stream(lines, wish, self._open.discard)
+            self._open.add(stream)
             await stream.begin()
         except KeyError:
-            stream.end()
             if is_live(pod) and not wish.previous:
                 raise BadRequest(f'container "{CONTAINER}" in pod "{metadata["name"]}" has no output yet; {instead}') from None
             engine = metadata["annotations"][ANNOTATION_ENGINE]
             raise NotFound(f"no output of attempt {number} is kept (engine {engine}): {instead}") from None
-        except BaseException:
-            stream.end()
-            raise
         return Response(200, content_type="text/plain; charset=utf-8", stream=stream.chunks(), on_close=stream.end)
 
 
 class _Stream:
-    """One log on its way to a client. Reads one step ahead of what is sent, so that it can be ended at any moment."""
+    """One log on its way to a client: a task reads lines into a buffer of bounded size, `chunks` empties it."""
 
     def __init__(self, lines: AsyncIterator[LogLine], wish: Wish, forget: Callable[[_Stream], None]) -> None:
         self._lines, self._wish, self._forget = lines, wish, forget
-        self._next: asyncio.Task[LogLine | None] | None = None
         self._left = wish.limit_bytes
+        self._buffer = bytearray()
+        self._news, self._room = asyncio.Event(), asyncio.Event()
+        self._reader: asyncio.Task[None] | None = None
         self._ended = False
 
     async def begin(self) -> None:
-        """Wait for the first line, but not for long. Raises KeyError as the store does."""
-        self._next = asyncio.create_task(self._take())
-        done, _ = await asyncio.wait({self._next}, timeout=FIRST_LINE_S)
-        if done:
-            self._next.result()
+        """Wait for the first line, but not for long. Raises as the store does."""
+        self._reader = asyncio.create_task(self._read(), name="log of an attempt")
+        self._reader.add_done_callback(lambda _: self._news.set())
+        try:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(FIRST_LINE_S):
+                    await self._news.wait()
+            if self._reader.done():
+                self._reader.result()
+        except BaseException:
+            await self._close()
+            raise
 
     def end(self) -> None:
-        """End it now; more than once is fine."""
+        """End it soon; more than once is fine."""
         self._ended = True
-        if self._next is not None:
-            self._next.cancel()
+        self._news.set()
         self._forget(self)
+        if self._reader is not None:
+            self._reader.cancel()
 
-    async def _take(self) -> LogLine | None:
-        return await anext(self._lines, None)
+    async def _read(self) -> None:
+        async for line in self._lines:
+            if line.stream not in self._wish.streams:
+                continue
+            self._buffer += self._cut(written(line, timestamps=self._wish.timestamps))
+            self._news.set()
+            if self._left == 0:
+                return
+            while len(self._buffer) >= BUFFER_BYTES:
+                self._room.clear()
+                await self._room.wait()
 
     async def chunks(self) -> AsyncGenerator[bytes, None]:
-        """Lines as bytes."""
+        """Whole lines, as many as have come."""
         try:
-            while self._next is not None and not self._ended and self._left != 0:
-                await asyncio.wait({self._next})
-                if self._next.cancelled():
+            while self._reader is not None and not self._ended:
+                over = self._reader.done()
+                if self._buffer:
+                    chunk, self._buffer = bytes(self._buffer), bytearray()
+                    self._room.set()
+                    yield chunk
+                elif over:
+                    self._reader.result()
                     return
-                line = self._next.result()
-                if line is None:
-                    return
-                self._next = asyncio.create_task(self._take())
-                if line.stream in self._wish.streams:
-                    yield self._cut(written(line, timestamps=self._wish.timestamps))
+                else:
+                    self._news.clear()
+                    await self._news.wait()
         except KeyError:
             return  # the log was removed while it was read
         finally:
-            self.end()
+            await self._close()
+
+    async def _close(self) -> None:
+        """Give the store its iterator back: nothing must wait in it any more."""
+        self.end()
+        if self._reader is not None:
+            await asyncio.wait({self._reader})
+        if isinstance(self._lines, AsyncGenerator):
+            await self._lines.aclose()
 
     def _cut(self, data: bytes) -> bytes:
         if self._left is None:
