@@ -99,7 +99,13 @@ async def test_a_watch_of_pods_from_a_list_on(api: httpx.AsyncClient) -> None:
         await api.delete(f"{TASKS}/lint")
         await stream.until(lambda event: event["type"] == "DELETED" and event["object"]["metadata"]["name"] == "lint-2")
     said = names(stream.seen)
-    assert said == [("MODIFIED", "lint-1"), ("MODIFIED", "lint-1"), ("ADDED", "lint-2"), ("DELETED", "lint-1"), ("DELETED", "lint-2")]
+    assert said == [
+        ("MODIFIED", "lint-1"),
+        ("MODIFIED", "lint-1"),
+        ("ADDED", "lint-2"),
+        ("DELETED", "lint-1"),
+        ("DELETED", "lint-2"),
+    ]
     assert [event["object"]["status"]["phase"] for event in stream.seen[:3]] == ["Running", "Failed", "Pending"]
     versions = [int(event["object"]["metadata"]["resourceVersion"]) for event in stream.seen]
     assert versions == sorted(versions)
@@ -312,7 +318,14 @@ async def test_exec_without_a_web_socket_says_what_to_use(api: httpx.AsyncClient
 async def test_metrics(api: httpx.AsyncClient) -> None:
     told = node()
     told["status"]["attempts"] = [
-        {"id": "st-x-1", "state": "Running", "reason": "", "startedAt": "2026-03-01T12:00:00Z", "cpuSeconds": 5.0, "peakMemory": "9"}
+        {
+            "id": "st-x-1",
+            "state": "Running",
+            "reason": "",
+            "startedAt": "2026-03-01T12:00:00Z",
+            "cpuSeconds": 5.0,
+            "peakMemory": "9",
+        }
     ]
     await store_node(api, told)
     await store_node(api, node("silent", ready="Unknown"))
@@ -365,7 +378,9 @@ async def test_events_are_asked_for_by_pod_and_by_node(api: httpx.AsyncClient) -
     assert seen == ["Pod", "Pod"]
 
 
-@pytest.mark.parametrize("path", ["/apis/apps/v1/namespaces/default/deployments", "/api/v1/services", "/apis/policy/v1/poddisruptionbudgets"])
+@pytest.mark.parametrize(
+    "path", ["/apis/apps/v1/namespaces/default/deployments", "/api/v1/services", "/apis/policy/v1/poddisruptionbudgets"]
+)
 async def test_kinds_of_which_there_never_is_anything(api: httpx.AsyncClient, path: str) -> None:
     found = await get(api, path)
     assert found["items"] == []
@@ -378,9 +393,9 @@ async def test_kinds_of_which_there_never_is_anything(api: httpx.AsyncClient, pa
         assert [event["type"] for event in await stream.rest()] == ["BOOKMARK"]
 
 
-async def test_what_is_served_survives_a_restart_and_nothing_of_it_is_stored(api: httpx.AsyncClient, server: RunningServer) -> None:
+async def test_nothing_that_is_projected_is_stored(api: httpx.AsyncClient, server: RunningServer) -> None:
     await store_task(api, attempt(1))
     await get(api, PODS)
-    database = (server.kubeconfig.parent / "swarmtask.db").read_bytes() + (server.kubeconfig.parent / "swarmtask.db-wal").read_bytes()
+    database = b"".join((server.kubeconfig.parent / f"swarmtask.db{part}").read_bytes() for part in ("", "-wal"))
     assert b"lint" in database
     assert b'"kind":"Pod"' not in database

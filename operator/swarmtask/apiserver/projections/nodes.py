@@ -145,7 +145,9 @@ def written(swarm_node: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, 
         for name in ("unschedulable", "drain"):
             if spec.get(name):
                 spec[name] = False
-    spec["taints"] = _taints(wish.get("taints") or ())
+    taints = _taints(wish.get("taints") or ())
+    if taints != (node_of(swarm_node)["spec"].get("taints") or []):
+        spec["taints"] = taints
     return result
 
 
