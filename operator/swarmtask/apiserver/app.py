@@ -34,6 +34,8 @@ from swarmtask.apiserver.handlers_reviews import ReviewHandlers
 from swarmtask.apiserver.objects import ObjectService
 from swarmtask.apiserver.pacing import RequestPace, is_exempt
 from swarmtask.apiserver.quarantine import announce
+from swarmtask.apiserver.projections.handlers import ProjectionHandlers
+from swarmtask.apiserver.projections.logs import AttemptLogs
 from swarmtask.apiserver.records import Change
 from swarmtask.apiserver.routing import Route, group_version, resolve, routes
 from swarmtask.apiserver.store import Store
@@ -73,6 +75,7 @@ class Application:
         *,
         signer: Signer | None = None,
         audit: AuditLog | None = None,
+        logs: AttemptLogs | None = None,
     ) -> None:
         self.store = store
         self.registry = TypeRegistry(builtin_types())
@@ -82,6 +85,7 @@ class Application:
         self.collector = Collector(self.service, clock, event_ttl_s=settings.event_ttl_s)
         self.discovery = DiscoveryHandlers(self.registry, f"{settings.host}:{settings.port}")
         self._objects = ObjectHandlers(store, self.service, self.hub, clock)
+        self._projections = ProjectionHandlers(store, self.service, self._objects, clock, logs=logs)
         self._definitions = DefinitionTypes(store, self.registry)
         accounts = AccountTokens(signer, store.index, clock) if signer is not None else None
         self.access = AccessRoom(store, self.registry, authenticator, clock, accounts=accounts, audit=audit)
@@ -104,18 +108,20 @@ class Application:
         vault: Vault | None = None,
         signer: Signer | None = None,
         audit: AuditLog | None = None,
+        logs: AttemptLogs | None = None,
     ) -> Application:
         """Open the store at `path`, install what exists from the start, begin to collect.
 
         Args:
             vault: encrypts Secrets on disk. signer: the key of ServiceAccount tokens; None: there are none.
             audit: where every request that may change something is written down.
+            logs: where the output of attempts is kept; None: nowhere here.
 
         Raises:
             ConfigurationError, InsufficientStorage: from the store.
         """
         store = await Store.open(path, event_log_rows=settings.event_log_rows, vault=vault)
-        app = cls(store, settings, authenticator, clock, signer=signer, audit=audit)
+        app = cls(store, settings, authenticator, clock, signer=signer, audit=audit, logs=logs)
         try:
             app._definitions.load()
             store.subscribe(app._definitions.on_commit)
@@ -162,6 +168,7 @@ class Application:
     def end_watches(self) -> None:
         """End every stream, so that the server can stop."""
         self.hub.end_all()
+        self._projections.logs.end_all()
 
     def _end_watches_of_removed_types(self, changes: Sequence[Change]) -> None:
         for change in changes:
@@ -239,6 +246,8 @@ class Application:
         if request.method == "DELETE" and request.path.endswith("/"):
             # A client whose variable for the name was empty must not delete the whole collection, or the parent.
             raise BadRequest("the path of a DELETE must not end with a slash: is the name missing?")
+        if self._projections.serves(target.rt):
+            return await self._projections.handle(request, target)
         if not target.rt.stored:
             return await self._reviews.review(request, target, user)
         if target.subresource == "token":

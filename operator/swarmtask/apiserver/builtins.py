@@ -12,6 +12,7 @@ from swarmtask.apiserver.builtin_kinds import MESSAGES
 from swarmtask.apiserver.crd_rules import validate_crd
 from swarmtask.apiserver.crd_shape import CRD_SCHEMA
 from swarmtask.apiserver.discovery import version_priority
+from swarmtask.apiserver.projections.kinds import projected_types
 from swarmtask.apiserver.shapes import schema_of
 from swarmtask.apiserver.types import ALL_VERBS, ResourceType, ScalePaths
 from swarmtask.resources.kinds import Column
@@ -88,6 +89,7 @@ def builtin_types() -> list[ResourceType]:
         _type(authorization, "LocalSubjectAccessReview", "localsubjectaccessreviews", namespaced=True, **review),
         _type(authentication, "TokenReview", "tokenreviews", namespaced=False, **review),
         *_access_types(review),
+        *projected_types(),
     ]  # fmt: skip
 
 

@@ -12,8 +12,13 @@ from typing import Any, Literal
 from swarmtask.apiserver.types import ResourceType, TypeRegistry
 
 _STATUS_VERBS = ("get", "patch", "update")
-_SUBRESOURCE_VERBS = {"finalize": ("update",), "token": ("create",)}
-_FOREIGN_KINDS = {"scale": ("autoscaling", "v1", "Scale"), "token": ("authentication.k8s.io", "v1", "TokenRequest")}
+_SUBRESOURCE_VERBS = {
+    "finalize": ("update",), "token": ("create",), "log": ("get",), "eviction": ("create",), "exec": ("create", "get"),
+}  # fmt: skip
+_FOREIGN_KINDS = {
+    "scale": ("autoscaling", "v1", "Scale"), "token": ("authentication.k8s.io", "v1", "TokenRequest"),
+    "eviction": ("policy", "v1", "Eviction"),
+}  # fmt: skip
 """Subresources that are read and written as an object of another kind."""
 _VERSION = re.compile(r"v([1-9][0-9]*)(?:(alpha|beta)([1-9][0-9]*))?\Z")
 
@@ -104,6 +109,8 @@ def subresource_verbs(name: str) -> tuple[str, ...]:
 
 
 def _subresource_kind(item: ResourceType, name: str) -> dict[str, str]:
+    if name == "exec":
+        return {"group": "", "version": "v1", "kind": "PodExecOptions"}
     if name in _FOREIGN_KINDS:
         group, version, kind = _FOREIGN_KINDS[name]
         return {"group": group, "version": version, "kind": kind}

@@ -12,7 +12,7 @@ from swarmtask.apiserver import faults
 from swarmtask.apiserver.discovery import subresource_verbs
 from swarmtask.apiserver.types import ResourceType, TypeRegistry
 
-SERVED_SUBRESOURCES = frozenset({"status", "finalize", "scale", "token"})
+SERVED_SUBRESOURCES = frozenset({"status", "finalize", "scale", "token", "log", "eviction", "exec"})
 
 
 _METHODS = {

@@ -28,6 +28,7 @@ from swarmtask.apiserver.access.vault import Vault
 from swarmtask.apiserver.app import Application
 from swarmtask.apiserver.certificates import CertificateKeeper
 from swarmtask.apiserver.places import AUDIT, DATABASE, KUBECONFIG, OPERATOR_KUBECONFIG, SECRETS_KEY, locked
+from swarmtask.apiserver.projections.logs import AttemptLogs
 from swarmtask.clock import Clock, SystemClock
 from swarmtask.errors import ConfigurationError, SwarmTaskError
 from swarmtask.settings import ApiServerSettings, Settings, load_settings
@@ -41,10 +42,13 @@ HEADERS_S = 1.0
 _ANY_ADDRESS = frozenset({"0.0.0.0", "::", ""})
 
 
-async def run_api_server(settings: Settings, *, clock: Clock, stop: asyncio.Event, on_ready: Callable[[str], None]) -> None:
+async def run_api_server(
+    settings: Settings, *, clock: Clock, stop: asyncio.Event, on_ready: Callable[[str], None], logs: AttemptLogs | None = None
+) -> None:
     """Serve until `stop` is set.
 
     Args:
+        logs: where the output of attempts is kept; None: nowhere here.
         stop: set it to end: watches close within a second, what is queued is committed.
         on_ready: called with the URL once the server answers and the kubeconfig is written.
 
@@ -62,7 +66,7 @@ async def run_api_server(settings: Settings, *, clock: Clock, stop: asyncio.Even
         with contextlib.closing(AuditLog(folder / AUDIT, clock)) as audit:
             app = await Application.open(
                 folder / DATABASE, settings.apiserver, authenticator, clock,
-                vault=Vault(folder / SECRETS_KEY), signer=signer, audit=audit,
+                vault=Vault(folder / SECRETS_KEY), signer=signer, audit=audit, logs=logs,
             )  # fmt: skip
             try:
                 app.discovery.address = f"{host}:{port}"

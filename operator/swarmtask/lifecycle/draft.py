@@ -39,8 +39,8 @@ TOLD_LIMIT = MESSAGE_LIMIT - 256
 """Of the attempt that ended a task: leaves room for why there is no other one."""
 EVIDENCE_LIMIT = 400
 _STOP_RANK = {
-    Reason.PREEMPTED: 0, Reason.DRAINED: 0, Reason.SUSPENDED: 1, Reason.START_DEADLINE: 2, Reason.ACTIVE_DEADLINE: 2,
-    Reason.CANCELLED: 3, Reason.DELETED: 4,
+    Reason.PREEMPTED: 0, Reason.DRAINED: 0, Reason.ATTEMPT_DELETED: 0, Reason.SUSPENDED: 1, Reason.START_DEADLINE: 2,
+    Reason.ACTIVE_DEADLINE: 2, Reason.CANCELLED: 3, Reason.DELETED: 4,
 }  # fmt: skip
 
 
@@ -358,8 +358,8 @@ class Draft:
                 self.end(Phase.FAILED, reason, f"{describe(attempt, TOLD_LIMIT)}; {why}")
             else:
                 self.enter_queue(keep_place=True)
-        elif reason is Reason.DRAINED:
-            # Costs nothing: no budget bounds how often a person may drain nodes.
+        elif reason in (Reason.DRAINED, Reason.ATTEMPT_DELETED):
+            # Costs nothing: no budget bounds how often a person may drain nodes, or end an attempt.
             self.enter_queue(keep_place=True)
         elif reason is Reason.SUSPENDED:
             self.hold(Reason.SUSPENDED, f"attempt {attempt.number} was stopped because spec.suspend was set")

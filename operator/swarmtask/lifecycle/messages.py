@@ -35,6 +35,7 @@ class Reason(StrEnum):
     EVICTED = "Evicted"
     PREEMPTED = "Preempted"
     DRAINED = "Drained"
+    ATTEMPT_DELETED = "AttemptDeleted"
     DEDUPLICATED = "Deduplicated"
     SUSPENDED = "Suspended"
     CANCELLED = "Cancelled"

@@ -28,6 +28,14 @@ def _rule(groups: list[str], resources: list[str], verbs: list[str]) -> dict[str
     return {"apiGroups": groups, "resources": resources, "verbs": verbs}
 
 
+_NOTHING_THERE = [
+    _rule([""], ["endpoints", "persistentvolumeclaims", "replicationcontrollers", "services"], _READ),
+    _rule(["apps"], ["daemonsets", "deployments", "replicasets", "statefulsets"], _READ),
+    _rule(["batch"], ["cronjobs", "jobs"], _READ),
+    _rule(["extensions", "networking.k8s.io"], ["ingresses"], _READ),
+    _rule(["policy"], ["poddisruptionbudgets"], _READ),
+]
+"""Kinds that are always empty here; `kubectl apply --prune` lists them (`projections.kinds`)."""
 _VIEW = [
     _rule([GROUP], ["swarmtasks", "swarmtasks/status", "swarmtasks/scale", "swarmqueues", "swarmqueues/status"], _READ),
     _rule(["", "events.k8s.io"], ["events"], _READ),
@@ -35,6 +43,7 @@ _VIEW = [
     _rule([""], ["pods", "pods/status", "pods/log"], _READ),
     _rule(["metrics.k8s.io"], ["pods"], _READ),
     _rule(["coordination.k8s.io"], ["leases"], _READ),
+    *_NOTHING_THERE,
 ]
 _EDIT = [
     _rule([GROUP], ["swarmtasks", "swarmtasks/scale"], _WRITE),
@@ -49,6 +58,8 @@ _EDIT = [
 ]
 _ADMIN = [
     _rule([GROUP], ["swarmqueues", "swarmqueues/scale"], _WRITE),
+    _rule([GROUP], ["swarmnodes"], ["update", "patch"]),
+    _rule([""], ["nodes"], ["update", "patch"]),
     _rule([RBAC], ["roles", "rolebindings"], [*_READ, *_WRITE]),
     _rule(["authorization.k8s.io"], ["localsubjectaccessreviews"], ["create"]),
 ]
