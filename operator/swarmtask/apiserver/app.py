@@ -22,19 +22,23 @@ from swarmtask.apiserver.access.audit import AuditLog
 from swarmtask.apiserver.access.room import AccessRoom, Visit
 from swarmtask.apiserver.access.users import User
 from swarmtask.apiserver.access.vault import Vault
+from swarmtask.apiserver.attempt_logs import AttemptLogs
 from swarmtask.apiserver.auth import Authenticator
 from swarmtask.apiserver.bootstrap import install
 from swarmtask.apiserver.builtins import builtin_types
 from swarmtask.apiserver.collector import Collector
 from swarmtask.apiserver.definitions import DEFINITIONS, DefinitionTypes
 from swarmtask.apiserver.handlers_discovery import DiscoveryHandlers
+from swarmtask.apiserver.handlers_logs import LogHandlers, StoredTasks
 from swarmtask.apiserver.handlers_objects import ObjectHandlers
 from swarmtask.apiserver.handlers_reviews import ReviewHandlers
+from swarmtask.apiserver.log_files import Limits
 from swarmtask.apiserver.objects import ObjectService
 from swarmtask.apiserver.records import Change
 from swarmtask.apiserver.routing import group_version, resolve
 from swarmtask.apiserver.store import Store
 from swarmtask.apiserver.types import TypeRegistry
+from swarmtask.apiserver.waiting import TASKS
 from swarmtask.apiserver.watch import WatchHub
 from swarmtask.apiserver.wire import Request, Response, error_response, parse_query, read_yaml
 from swarmtask.clock import Clock
@@ -50,6 +54,8 @@ Send = Callable[[Message], Awaitable[None]]
 
 READING = frozenset({"GET", "HEAD"})
 HEALTH_PATHS = frozenset({"/healthz", "/readyz", "/livez"})
+ATTEMPT_LOGS = "attempt-logs"
+"""Where the output of attempts lies, beside the database."""
 BODY_TIMEOUT_S = 60.0
 """A body must be complete by then; the limit of requests in Kubernetes' own server."""
 SEND_TIMEOUT_S = 60.0
@@ -68,10 +74,15 @@ class Application:
         authenticator: Authenticator,
         clock: Clock,
         *,
+        directory: Path,
         signer: Signer | None = None,
         audit: AuditLog | None = None,
     ) -> None:
         self.store = store
+        self.attempt_logs = AttemptLogs(
+            directory / ATTEMPT_LOGS, StoredTasks(store), clock,
+            limits=Limits.of(settings.attempt_log_bytes), total_bytes=settings.attempt_logs_bytes,
+        )  # fmt: skip
         self.registry = TypeRegistry(builtin_types())
         self.service = ObjectService(store, self.registry, clock)
         self.hub = WatchHub(store, clock, bookmark_interval_s=settings.bookmark_interval_s)
@@ -82,10 +93,12 @@ class Application:
         accounts = AccountTokens(signer, store.index, clock) if signer is not None else None
         self.access = AccessRoom(store, self.registry, authenticator, clock, accounts=accounts, audit=audit)
         self._reviews = ReviewHandlers(store, self.registry, self.access.identities, self.access.authorizer, accounts)
+        self._logs = LogHandlers(store, self.attempt_logs, clock)
         self._max_body_bytes = settings.max_body_bytes
         self.body_timeout_s = BODY_TIMEOUT_S
         self._collecting: asyncio.Task[None] | None = None
         self._watching: asyncio.Task[None] | None = None
+        self._keeping_logs: asyncio.Task[None] | None = None
         self.ready = False
 
     @classmethod
@@ -110,15 +123,17 @@ class Application:
             ConfigurationError, InsufficientStorage: from the store.
         """
         store = await Store.open(path, event_log_rows=settings.event_log_rows, vault=vault)
-        app = cls(store, settings, authenticator, clock, signer=signer, audit=audit)
+        app = cls(store, settings, authenticator, clock, directory=path.parent, signer=signer, audit=audit)
         try:
             app._definitions.load()
             store.subscribe(app._definitions.on_commit)
             store.subscribe(app.hub.on_commit)
             store.subscribe(app._end_watches_of_removed_types)
             store.subscribe(app.collector.on_commit)
+            store.subscribe(app.attempt_logs.on_commit)
             await install(app.service)
             await roles.install(app.service)
+            await app.attempt_logs.open()
         except BaseException:
             await store.close()
             raise
@@ -126,6 +141,7 @@ class Application:
         app._collecting = asyncio.create_task(app.collector.run(), name="collector")
         app._collecting.add_done_callback(app._collector_ended)
         app._watching = asyncio.create_task(app.access.streams.run(), name="open streams")
+        app._keeping_logs = asyncio.create_task(app.attempt_logs.run(), name="attempt logs")
         app.ready = True
         return app
 
@@ -133,10 +149,11 @@ class Application:
         """Stop collecting, commit what is queued, close the store. Watches must have ended (`end_watches`)."""
         self.ready = False
         self.end_watches()
-        tasks = [task for task in (self._collecting, self._watching) if task is not None]
+        tasks = [task for task in (self._collecting, self._watching, self._keeping_logs) if task is not None]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        await self.attempt_logs.close()
         await self.store.close()
 
     def _collector_ended(self, task: asyncio.Task[None]) -> None:
@@ -147,6 +164,7 @@ class Application:
     def end_watches(self) -> None:
         """End every stream, so that the server can stop."""
         self.hub.end_all()
+        self.attempt_logs.end_reads()
 
     def _end_watches_of_removed_types(self, changes: Sequence[Change]) -> None:
         for change in changes:
@@ -223,6 +241,8 @@ class Application:
             return await self._reviews.review(request, target, user)
         if target.subresource == "token":
             return self._reviews.request_token(request, target, user)
+        if target.subresource == "log" and target.rt.storage_key == TASKS:
+            return await self._logs.handle(request, target, user)
         return await self._objects.handle(request, target)
 
     async def _read_body(self, receive: Receive) -> bytes:

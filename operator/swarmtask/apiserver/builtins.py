@@ -13,6 +13,7 @@ from swarmtask.apiserver.crd_rules import validate_crd
 from swarmtask.apiserver.crd_shape import CRD_SCHEMA
 from swarmtask.apiserver.shapes import schema_of
 from swarmtask.apiserver.types import ResourceType, ScalePaths
+from swarmtask.apiserver.waiting import TASKS
 from swarmtask.resources.kinds import Column
 
 __all__ = ["builtin_types", "types_of_crd", "validate_crd"]
@@ -119,6 +120,7 @@ def types_of_crd(crd: Mapping[str, Any]) -> list[ResourceType]:
             for item in version.get("additionalPrinterColumns") or ()
         )
         subresources = version.get("subresources") or {}
+        own = ("log",) if (spec["group"], names["plural"]) == TASKS else ()
         result.append(ResourceType(
             spec["group"], version["name"], names["kind"], names["plural"],
             names.get("singular") or names["kind"].lower(),
@@ -126,7 +128,9 @@ def types_of_crd(crd: Mapping[str, Any]) -> list[ResourceType]:
             list_kind=names.get("listKind") or f"{names['kind']}List",
             short_names=tuple(names.get("shortNames") or ()),
             categories=tuple(names.get("categories") or ()),
-            subresources=frozenset(name for name in ("status", "scale") if subresources.get(name) is not None),
+            subresources=frozenset(
+                (*(name for name in ("status", "scale") if subresources.get(name) is not None), *own)
+            ),
             schema=(version.get("schema") or {}).get("openAPIV3Schema"),
             columns=columns or (AGE,),
             custom=True,

@@ -12,7 +12,7 @@ from typing import Any, Literal
 from swarmtask.apiserver.types import ResourceType, TypeRegistry
 
 _STATUS_VERBS = ("get", "patch", "update")
-_SUBRESOURCE_VERBS = {"finalize": ("update",), "token": ("create",)}
+_SUBRESOURCE_VERBS = {"finalize": ("update",), "token": ("create",), "log": ("create", "get")}
 _FOREIGN_KINDS = {"scale": ("autoscaling", "v1", "Scale"), "token": ("authentication.k8s.io", "v1", "TokenRequest")}
 """Subresources that are read and written as an object of another kind."""
 _VERSION = re.compile(r"v([1-9][0-9]*)(?:(alpha|beta)([1-9][0-9]*))?\Z")

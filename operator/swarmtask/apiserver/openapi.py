@@ -130,8 +130,8 @@ def _routes(rt: ResourceType) -> Iterator[tuple[str, bool, list[tuple[str, str, 
     if single:
         yield f"{scope}/{rt.plural}/{{name}}", True, single
     for name in sorted(rt.subresources):
-        if name == "token":
-            continue  # a request for a token is no form of the ServiceAccount
+        if name in ("token", "log"):
+            continue  # a request for a token is no form of the ServiceAccount, output none of a task
         methods = [("put", "replace", "update")]
         if name != "finalize":
             methods = [("get", "read", "get"), *methods, ("patch", "patch", "patch")]

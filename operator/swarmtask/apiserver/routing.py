@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from swarmtask.apiserver import faults
 from swarmtask.apiserver.types import ResourceType, TypeRegistry
 
-SERVED_SUBRESOURCES = frozenset({"status", "finalize", "scale", "token"})
+SERVED_SUBRESOURCES = frozenset({"status", "finalize", "scale", "token", "log"})
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,6 +30,7 @@ def _rule(groups: list[str], resources: list[str], verbs: list[str]) -> dict[str
 
 _VIEW = [
     _rule([GROUP], ["swarmtasks", "swarmtasks/status", "swarmtasks/scale", "swarmqueues", "swarmqueues/status"], _READ),
+    _rule([GROUP], ["swarmtasks/log"], ["get"]),
     _rule(["", "events.k8s.io"], ["events"], _READ),
     _rule([""], ["configmaps", "serviceaccounts", "namespaces", "namespaces/status"], _READ),
     _rule([""], ["pods", "pods/status", "pods/log"], _READ),
