@@ -63,6 +63,12 @@ class ApiServerSettings(Group):
     )
     event_ttl_s: Positive = Field(default=3600.0, description="Kubernetes Events are deleted after this.")
     bookmark_interval_s: Positive = Field(default=30.0, description="Between bookmarks on an idle watch.")
+    attempt_log_bytes: Annotated[int, Field(ge=2**16)] = Field(
+        default=10 * 2**20, description="Output kept of one attempt: a fifth from its beginning, the rest from its end."
+    )
+    attempt_logs_bytes: Annotated[int, Field(ge=2**20)] = Field(
+        default=2 * 2**30, description="Output kept of all attempts together; those that finished first go first."
+    )
 
 
 class OperatorSettings(Group):

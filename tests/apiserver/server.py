@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 
 import httpx
 
-from swarmtask.apiserver.projections.logs import AttemptLogs
+from swarmtask.apiserver.projections.logs import LogSource
 from swarmtask.apiserver.server import KUBECONFIG, run_api_server
 from swarmtask.clock import Clock, SystemClock
 from swarmtask.settings import ApiServerSettings, Settings
@@ -45,7 +45,7 @@ def describe(data_dir: Path, url: str) -> RunningServer:
 
 @contextlib.asynccontextmanager
 async def running_api_server(
-    tmp_path: Path, *, clock: Clock | None = None, logs: AttemptLogs | None = None, **options: Any
+    tmp_path: Path, *, clock: Clock | None = None, logs: LogSource | None = None, **options: Any
 ) -> AsyncIterator[RunningServer]:
     """A server on this event loop. `options` go to `ApiServerSettings`. Started again on one `tmp_path` it finds what it stored."""
     data_dir = tmp_path / "apiserver"

@@ -106,6 +106,7 @@ class FakeKube:
         calls: the newest 100,000 calls, in order.
         down: True makes every call fail with ServiceUnavailable, as a stopped server does.
         on_commit: told of every change at once, with whether the object is gone; for checkers. They look, and change nothing.
+        texts: outputs of tasks, by name and number of the attempt; asked_texts: with which parameters they were asked for.
         latency_s: every call takes this long on the clock.
         deliver: hands an event to the queue of a watch; a simulator delays, repeats and breaks there.
     """
@@ -114,6 +115,8 @@ class FakeKube:
         self.clock: Clock = clock or ManualClock()
         self.calls: deque[Call] = deque(maxlen=100_000)
         self.down = False
+        self.texts: dict[tuple[str, str], bytes] = {}
+        self.asked_texts: list[dict[str, str]] = []
         self.latency_s = 0.0
         self.on_commit: list[Callable[[Kind, Object, bool], None]] = []
         self.deliver: Callable[[asyncio.Queue[WatchEvent | Exception], WatchEvent], None] = asyncio.Queue.put_nowait
@@ -241,6 +244,18 @@ class FakeKube:
                 yield event
         finally:
             self._watchers.remove(watcher)
+
+    async def text(
+        self, kind: Kind, name: str, namespace: str | None, subresource: str, params: Mapping[str, str]
+    ) -> AsyncGenerator[bytes, None]:
+        """What a test has put into `texts`; anything else is not there."""
+        assert subresource == "log"
+        self._get(kind, name, namespace)
+        self.asked_texts.append(dict(params))
+        content = self.texts.get((name, params.get("attempt", "")))
+        if content is None:
+            raise NotFound(f"no output of {name} has come")
+        yield content
 
     async def create(self, kind: Kind, obj: Object, namespace: str | None = None, *, dry_run: bool = False) -> Object:
         body = _copy(obj)

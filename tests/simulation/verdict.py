@@ -17,7 +17,7 @@ from swarmtask.resources import units
 from swarmtask.resources.kinds import SWARM_NODE, SWARM_QUEUE
 from swarmtask.resources.node import NodePhase, SwarmNode
 from swarmtask.resources.queue import SwarmQueue
-from swarmtask.resources.task import BOUND_PHASES, LABEL_DEAD_LETTER, AttemptState, Phase, SwarmTask
+from swarmtask.resources.task import BOUND_PHASES, LABEL_DEAD_LETTER, Phase, SwarmTask
 from swarmtask.scheduler.model import Amounts
 from tests.checker.violation import digits_of, owner_digits
 from tests.simulation.world import World

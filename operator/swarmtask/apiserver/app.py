@@ -22,6 +22,7 @@ from swarmtask.apiserver.access.audit import AuditLog
 from swarmtask.apiserver.access.room import AccessRoom, Visit
 from swarmtask.apiserver.access.users import User
 from swarmtask.apiserver.access.vault import Vault
+from swarmtask.apiserver.attempt_logs import AttemptLogs
 from swarmtask.apiserver.auth import Authenticator
 from swarmtask.apiserver.bootstrap import install
 from swarmtask.apiserver.builtins import builtin_types
@@ -29,17 +30,20 @@ from swarmtask.apiserver.collector import Collector
 from swarmtask.apiserver.definitions import DEFINITIONS, DefinitionTypes
 from swarmtask.apiserver.downloads import BACKUP_PATH, BackupDownloads
 from swarmtask.apiserver.handlers_discovery import ROUTES, DiscoveryHandlers
+from swarmtask.apiserver.handlers_logs import LogHandlers, StoredTasks
 from swarmtask.apiserver.handlers_objects import ObjectHandlers
 from swarmtask.apiserver.handlers_reviews import ReviewHandlers
+from swarmtask.apiserver.log_files import Limits
 from swarmtask.apiserver.objects import ObjectService
 from swarmtask.apiserver.pacing import RequestPace, is_exempt
-from swarmtask.apiserver.quarantine import announce
 from swarmtask.apiserver.projections.handlers import ProjectionHandlers
-from swarmtask.apiserver.projections.logs import AttemptLogs
+from swarmtask.apiserver.projections.logs import LogSource
+from swarmtask.apiserver.quarantine import announce
 from swarmtask.apiserver.records import Change
 from swarmtask.apiserver.routing import Route, group_version, resolve, routes
 from swarmtask.apiserver.store import Store
 from swarmtask.apiserver.types import TypeRegistry
+from swarmtask.apiserver.waiting import TASKS
 from swarmtask.apiserver.watch import WatchHub
 from swarmtask.apiserver.wire import Request, Response, error_response, parse_query, read_yaml
 from swarmtask.clock import Clock
@@ -55,6 +59,8 @@ Send = Callable[[Message], Awaitable[None]]
 
 READING = frozenset({"GET", "HEAD"})
 HEALTH_PATHS = frozenset({"/healthz", "/readyz", "/livez"})
+ATTEMPT_LOGS = "attempt-logs"
+"""Where the output of attempts lies, beside the database."""
 BODY_TIMEOUT_S = 60.0
 """A body must be complete by then; the limit of requests in Kubernetes' own server."""
 SEND_TIMEOUT_S = 60.0
@@ -73,11 +79,16 @@ class Application:
         authenticator: Authenticator,
         clock: Clock,
         *,
+        directory: Path,
         signer: Signer | None = None,
         audit: AuditLog | None = None,
-        logs: AttemptLogs | None = None,
+        logs: LogSource | None = None,
     ) -> None:
         self.store = store
+        self.attempt_logs = AttemptLogs(
+            directory / ATTEMPT_LOGS, StoredTasks(store), clock,
+            limits=Limits.of(settings.attempt_log_bytes), total_bytes=settings.attempt_logs_bytes,
+        )  # fmt: skip
         self.registry = TypeRegistry(builtin_types())
         self.service = ObjectService(store, self.registry, clock)
         self.hub = WatchHub(store, clock, bookmark_interval_s=settings.bookmark_interval_s, client_limit=settings.client_watches)
@@ -85,16 +96,18 @@ class Application:
         self.collector = Collector(self.service, clock, event_ttl_s=settings.event_ttl_s)
         self.discovery = DiscoveryHandlers(self.registry, f"{settings.host}:{settings.port}")
         self._objects = ObjectHandlers(store, self.service, self.hub, clock)
-        self._projections = ProjectionHandlers(store, self.service, self._objects, clock, logs=logs)
+        self._projections = ProjectionHandlers(store, self.service, self._objects, clock, logs=logs or self.attempt_logs)
         self._definitions = DefinitionTypes(store, self.registry)
         accounts = AccountTokens(signer, store.index, clock) if signer is not None else None
         self.access = AccessRoom(store, self.registry, authenticator, clock, accounts=accounts, audit=audit)
         self._reviews = ReviewHandlers(store, self.registry, self.access.identities, self.access.authorizer, accounts)
         self._backups = BackupDownloads(store.path, clock)
+        self._logs = LogHandlers(store, self.attempt_logs, clock)
         self._max_body_bytes = settings.max_body_bytes
         self.body_timeout_s = BODY_TIMEOUT_S
         self._collecting: asyncio.Task[None] | None = None
         self._watching: asyncio.Task[None] | None = None
+        self._keeping_logs: asyncio.Task[None] | None = None
         self.ready = False
 
     @classmethod
@@ -108,30 +121,32 @@ class Application:
         vault: Vault | None = None,
         signer: Signer | None = None,
         audit: AuditLog | None = None,
-        logs: AttemptLogs | None = None,
+        logs: LogSource | None = None,
     ) -> Application:
         """Open the store at `path`, install what exists from the start, begin to collect.
 
         Args:
             vault: encrypts Secrets on disk. signer: the key of ServiceAccount tokens; None: there are none.
             audit: where every request that may change something is written down.
-            logs: where the output of attempts is kept; None: nowhere here.
+            logs: whose lines pods show; None: what is appended here.
 
         Raises:
             ConfigurationError, InsufficientStorage: from the store.
         """
         store = await Store.open(path, event_log_rows=settings.event_log_rows, vault=vault)
-        app = cls(store, settings, authenticator, clock, signer=signer, audit=audit, logs=logs)
+        app = cls(store, settings, authenticator, clock, directory=path.parent, signer=signer, audit=audit, logs=logs)
         try:
             app._definitions.load()
             store.subscribe(app._definitions.on_commit)
             store.subscribe(app.hub.on_commit)
             store.subscribe(app._end_watches_of_removed_types)
             store.subscribe(app.collector.on_commit)
+            store.subscribe(app.attempt_logs.on_commit)
             await install(app.service)
             await roles.install(app.service)
             await announce(app.service, store.quarantined)
             app._backups.sweep()
+            await app.attempt_logs.open()
         except BaseException:
             await store.close()
             raise
@@ -139,6 +154,7 @@ class Application:
         app._collecting = asyncio.create_task(app.collector.run(), name="collector")
         app._collecting.add_done_callback(app._collector_ended)
         app._watching = asyncio.create_task(app.access.streams.run(), name="open streams")
+        app._keeping_logs = asyncio.create_task(app.attempt_logs.run(), name="attempt logs")
         app.ready = True
         return app
 
@@ -146,10 +162,11 @@ class Application:
         """Stop collecting, commit what is queued, close the store. Watches must have ended (`end_watches`)."""
         self.ready = False
         self.end_watches()
-        tasks = [task for task in (self._collecting, self._watching) if task is not None]
+        tasks = [task for task in (self._collecting, self._watching, self._keeping_logs) if task is not None]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        await self.attempt_logs.close()
         await self.store.close()
 
     def _collector_ended(self, task: asyncio.Task[None]) -> None:
@@ -169,6 +186,7 @@ class Application:
         """End every stream, so that the server can stop."""
         self.hub.end_all()
         self._projections.logs.end_all()
+        self.attempt_logs.end_reads()
 
     def _end_watches_of_removed_types(self, changes: Sequence[Change]) -> None:
         for change in changes:
@@ -252,6 +270,8 @@ class Application:
             return await self._reviews.review(request, target, user)
         if target.subresource == "token":
             return self._reviews.request_token(request, target, user)
+        if target.subresource == "log" and target.rt.storage_key == TASKS:
+            return await self._logs.handle(request, target, user)
         return await self._objects.handle(request, target)
 
     async def _read_body(self, receive: Receive) -> bytes:

@@ -15,6 +15,7 @@ from swarmtask.apiserver.discovery import version_priority
 from swarmtask.apiserver.projections.kinds import projected_types
 from swarmtask.apiserver.shapes import schema_of
 from swarmtask.apiserver.types import ALL_VERBS, ResourceType, ScalePaths
+from swarmtask.apiserver.waiting import TASKS
 from swarmtask.resources.kinds import Column
 
 __all__ = ["builtin_types", "types_of_crd", "validate_crd"]
@@ -124,6 +125,7 @@ def types_of_crd(crd: Mapping[str, Any]) -> list[ResourceType]:
             for item in version.get("additionalPrinterColumns") or ()
         )
         subresources = version.get("subresources") or {}
+        own = ("log",) if (spec["group"], names["plural"]) == TASKS else ()
         result.append(ResourceType(
             spec["group"], version["name"], names["kind"], names["plural"],
             names.get("singular") or names["kind"].lower(),
@@ -131,7 +133,9 @@ def types_of_crd(crd: Mapping[str, Any]) -> list[ResourceType]:
             list_kind=names.get("listKind") or f"{names['kind']}List",
             short_names=tuple(names.get("shortNames") or ()),
             categories=tuple(names.get("categories") or ()),
-            subresources=frozenset(name for name in ("status", "scale") if subresources.get(name) is not None),
+            subresources=frozenset(
+                (*(name for name in ("status", "scale") if subresources.get(name) is not None), *own)
+            ),
             schema=(version.get("schema") or {}).get("openAPIV3Schema"),
             columns=columns or (AGE,),
             custom=True,

@@ -90,7 +90,7 @@ def resource_list(registry: TypeRegistry, group: str, version: str) -> dict[str,
                 "singularName": "",
                 "namespaced": item.namespaced,
                 "kind": response["kind"],
-                "verbs": list(subresource_verbs(name)),
+                "verbs": list(subresource_verbs(item, name)),
             }
             if name in _FOREIGN_KINDS:
                 sub |= {"group": response["group"], "version": response["version"]}
@@ -103,8 +103,10 @@ def resource_list(registry: TypeRegistry, group: str, version: str) -> dict[str,
     }
 
 
-def subresource_verbs(name: str) -> tuple[str, ...]:
-    """What can be done with a subresource of this name."""
+def subresource_verbs(item: ResourceType, name: str) -> tuple[str, ...]:
+    """What can be done with a type's subresource of this name."""
+    if name == "log" and item.stored:
+        return "create", "get"  # node agents append to the output of a task; what a pod shows of it is read only
     return _SUBRESOURCE_VERBS.get(name, _STATUS_VERBS)
 
 
@@ -157,7 +159,7 @@ def _discovered(item: ResourceType) -> dict[str, Any]:
         entry["categories"] = list(item.categories)
     if item.subresources:
         entry["subresources"] = [
-            {"subresource": name, "responseKind": _subresource_kind(item, name), "verbs": list(subresource_verbs(name))}
+            {"subresource": name, "responseKind": _subresource_kind(item, name), "verbs": list(subresource_verbs(item, name))}
             for name in sorted(item.subresources)
         ]
     return entry

@@ -73,7 +73,7 @@ class ObjectHandlers:
         return response
 
     async def _dispatch(self, request: Request, target: Target) -> Response:
-        if target.subresource is not None and _VERBS.get(request.method) not in subresource_verbs(target.subresource):
+        if target.subresource is not None and _VERBS.get(request.method) not in subresource_verbs(target.rt, target.subresource):
             raise faults.method_not_allowed()
         if request.method == "GET":
             return await self.read(request, target)

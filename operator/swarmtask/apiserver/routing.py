@@ -96,7 +96,7 @@ def routes(registry: TypeRegistry) -> Iterator[Route]:
         if single:
             yield Route(f"{scope}/{rt.plural}/{{name}}", single, rt)
         for name in sorted(rt.subresources & SERVED_SUBRESOURCES):
-            verbs = subresource_verbs(name)
+            verbs = subresource_verbs(rt, name)
             methods = {"POST" if verb == "create" else _METHODS[verb] for verb in verbs}
             yield Route(f"{scope}/{rt.plural}/{{name}}/{name}", frozenset(methods), rt)
 

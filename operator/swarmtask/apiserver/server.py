@@ -28,7 +28,7 @@ from swarmtask.apiserver.access.vault import Vault
 from swarmtask.apiserver.app import Application
 from swarmtask.apiserver.certificates import CertificateKeeper
 from swarmtask.apiserver.places import AUDIT, DATABASE, KUBECONFIG, OPERATOR_KUBECONFIG, SECRETS_KEY, locked
-from swarmtask.apiserver.projections.logs import AttemptLogs
+from swarmtask.apiserver.projections.logs import LogSource
 from swarmtask.clock import Clock, SystemClock
 from swarmtask.errors import ConfigurationError, SwarmTaskError
 from swarmtask.settings import ApiServerSettings, Settings, load_settings
@@ -43,12 +43,12 @@ _ANY_ADDRESS = frozenset({"0.0.0.0", "::", ""})
 
 
 async def run_api_server(
-    settings: Settings, *, clock: Clock, stop: asyncio.Event, on_ready: Callable[[str], None], logs: AttemptLogs | None = None
+    settings: Settings, *, clock: Clock, stop: asyncio.Event, on_ready: Callable[[str], None], logs: LogSource | None = None
 ) -> None:
     """Serve until `stop` is set.
 
     Args:
-        logs: where the output of attempts is kept; None: nowhere here.
+        logs: whose lines pods show; None: what is appended here.
         stop: set it to end: watches close within a second, what is queued is committed.
         on_ready: called with the URL once the server answers and the kubeconfig is written.
 

@@ -30,7 +30,8 @@ class ResourceType:
 
     Attributes:
         group: empty for the core group.
-        subresources: of `status`, `scale`, for namespaces `finalize`, and for ServiceAccounts `token`.
+        subresources: of `status`, `scale`, for namespaces `finalize`, for ServiceAccounts `token`, and for
+            SwarmTasks `log`.
         schema: OpenAPI v3 schema of the whole object (structural for custom resources); None means any object. Built-in kinds carry
             field names and types written by us.
         columns: printer columns; Name comes first by itself and Age last where no column says otherwise.

@@ -1,12 +1,15 @@
-"""`swarmtask logs`: the output of a task's attempts, read from the engine that runs them."""
+"""`swarmtask logs`: the output of a task's attempts, read from the API where nodes send it, else from the engine that runs them."""
 
 from __future__ import annotations
 
 import codecs
 import os
+import re
 import sys
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from typing import Annotated
 
 import typer
@@ -18,6 +21,7 @@ from swarmtask.cli.command import command
 from swarmtask.cli.kindnames import name_of
 from swarmtask.cli.options import ClientDataDir, Context, Kubeconfig, Namespace
 from swarmtask.cli.session import Session, Target, connect
+from swarmtask.clock import format_micro_time, parse_time
 from swarmtask.engines.base import Engine
 from swarmtask.errors import Invalid, NotFound, WorkloadNotFound
 from swarmtask.lifecycle.intervals import parse
@@ -25,6 +29,11 @@ from swarmtask.lifecycle.members import array_label, member_name
 from swarmtask.resources.kinds import SWARM_TASK
 from swarmtask.resources.task import LABEL_ARRAY, MAX_ATTEMPT_RECORDS, ArrayStatus, Attempt, AttemptState, SwarmTask
 
+LOCAL = "local"
+"""Its attempts are no containers: no agent sends their output."""
+WAIT_S = 3
+_AGO = re.compile(r"([0-9]{1,9})([smhd])")
+_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 _NOT_BEGUN = frozenset({AttemptState.STARTING})
 
 
@@ -47,19 +56,29 @@ async def logs(
     tail: Annotated[
         int | None, typer.Option("--tail", metavar="N", min=0, help="Only the last N lines.", show_default=False)
     ] = None,
+    since: Annotated[
+        str | None,
+        typer.Option(
+            "--since",
+            metavar="TIME",
+            help="Only lines from then on: 90s, 10m, 2h, 1d ago, or a time as RFC 3339.",
+            show_default=False,
+        ),
+    ] = None,
     timestamps: Annotated[bool, typer.Option("--timestamps", help="Put the time before each line.")] = False,
     namespace: Namespace = None,
     data_dir: ClientDataDir = None,
     kubeconfig: Kubeconfig = None,
     context: Context = None,
 ) -> None:
-    """Show what a task has written, stdout and stderr together."""
-    async with connect(Target(data_dir, kubeconfig, context, namespace)) as session, EngineLogs(session) as reader:
+    """Show what a task has written, stdout and stderr together. Works after its node has gone, where nodes run the node agent."""
+    async with connect(Target(data_dir, kubeconfig, context, namespace)) as session, TaskLogs(session) as reader:
+        shown = Shown(tail, None if since is None else _moment(since, session.clock.now()), timestamps)
         name = await _meant(session, name_of(SWARM_TASK, task), index)
         if follow:
-            await follow_task(session, reader, name, attempt=attempt, tail=tail, timestamps=timestamps)
+            await follow_task(session, reader, name, attempt=attempt, shown=shown)
         else:
-            await _show(session, reader, name, attempt=attempt, tail=tail, timestamps=timestamps)
+            await _show(session, reader, name, attempt=attempt, shown=shown)
 
 
 async def _meant(session: Session, name: str, index: int | None) -> str:
@@ -100,37 +119,113 @@ def _without_task(array: SwarmTask, index: int) -> str:
     return "it was not run" if array.finished else "it has not been begun yet"
 
 
-class EngineLogs:
-    """Reads logs from whichever engine ran an attempt; engines are connected when first needed."""
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """Which part of an output is shown, and how. `tail`: so many lines of its end; `since`: from then on."""
+
+    tail: int | None = None
+    since: datetime | None = None
+    timestamps: bool = False
+
+
+ALL = Shown()
+
+
+class TaskLogs:
+    """Reads output from the API, which has what node agents sent, also when the node has gone; else from whichever engine ran the
+    attempt. Engines are connected when first needed."""
 
     def __init__(self, session: Session) -> None:
         self._session = session
         self._engines: dict[str, Engine] = {}
 
-    async def __aenter__(self) -> EngineLogs:
+    async def __aenter__(self) -> TaskLogs:
         return self
 
     async def __aexit__(self, *_: object) -> None:
         for engine in self._engines.values():
             await engine.aclose()
 
-    async def stream(
-        self, attempt: Attempt, *, follow: bool, tail: int | None = None, timestamps: bool = False
-    ) -> AsyncIterator[bytes]:
-        """The output of one attempt. Raises WorkloadNotFound when the engine no longer has it."""
+    async def stream(self, name: str, attempt: Attempt, *, follow: bool, shown: Shown = ALL) -> AsyncGenerator[bytes]:
+        """The output of one attempt of a task. Raises WorkloadNotFound: nobody has it (any more)."""
+        try:
+            async with aclosing(self._from_api(name, attempt, follow=follow, shown=shown)) as chunks:
+                async for chunk in chunks:
+                    yield chunk
+        except NotFound:
+            async with aclosing(self._from_engine(attempt, follow=follow, shown=shown)) as chunks:
+                async for chunk in chunks:
+                    yield chunk
+
+    async def _from_api(self, name: str, attempt: Attempt, *, follow: bool, shown: Shown) -> AsyncGenerator[bytes]:
+        """Raises NotFound: it has nothing; before anything was given."""
+        params = {"attempt": str(attempt.number)}
+        if follow:
+            params["follow"] = "true"
+        if shown.tail is not None:
+            params["tailLines"] = str(shown.tail)
+        if shown.since is not None:
+            params["sinceTime"] = format_micro_time(shown.since)
+        if shown.timestamps:
+            params["timestamps"] = "true"
+        if attempt.boot_id is not None and attempt.engine != LOCAL:
+            params["waitSeconds"] = str(WAIT_S)  # the node has an agent: what it has to say may be on its way
+        async with aclosing(self._session.api.text(SWARM_TASK, name, self._session.namespace, "log", params)) as chunks:
+            async for chunk in chunks:
+                yield chunk
+
+    async def _from_engine(self, attempt: Attempt, *, follow: bool, shown: Shown) -> AsyncGenerator[bytes]:
         engine = self._engines.get(attempt.engine)
         if engine is None:
             cluster = await self._session.cluster_id()
             engine = wiring.engine(attempt.engine, self._session.settings, cluster, self._session.clock)
             await engine.start()
             self._engines[attempt.engine] = engine
-        async for chunk in engine.logs(attempt.id, follow=follow, tail=tail, timestamps=timestamps):
+        stamped = shown.timestamps or shown.since is not None
+        chunks = engine.logs(attempt.id, follow=follow, tail=shown.tail, timestamps=stamped)
+        if shown.since is not None:
+            chunks = _from(chunks, shown.since, timestamps=shown.timestamps)
+        async for chunk in chunks:
             yield chunk
 
 
-async def _show(
-    session: Session, reader: EngineLogs, name: str, *, attempt: int | None, tail: int | None, timestamps: bool
-) -> None:
+async def _from(chunks: AsyncIterator[bytes], since: datetime, *, timestamps: bool) -> AsyncIterator[bytes]:
+    """The lines that were written from then on, of lines with their time in front."""
+    rest, begun = b"", False
+    async for chunk in chunks:
+        *lines, rest = (rest + chunk).split(b"\n")
+        kept = []
+        for line in lines:
+            stamp, _, text = line.partition(b" ")
+            try:
+                begun = parse_time(stamp.decode("ascii", "replace")) >= since
+            except ValueError:
+                text = line  # a note, or the rest of a line: shown with the line before it
+            if begun:
+                kept.append((line if timestamps else text) + b"\n")
+        if kept:
+            yield b"".join(kept)
+    if rest and begun:
+        yield rest
+
+
+def _moment(text: str, now: datetime) -> datetime:
+    """When `--since` means. Raises typer.BadParameter."""
+    if match := _AGO.fullmatch(text):
+        try:
+            return now - timedelta(seconds=int(match[1]) * _SECONDS[match[2]])
+        except OverflowError:
+            return datetime(1970, 1, 1, tzinfo=UTC)
+    try:
+        return parse_time(text)
+    except ValueError as error:
+        raise typer.BadParameter(
+            f"{text!r} is neither a time ago (90s, 10m, 2h, 1d) nor a time with its zone (2026-01-31T12:00:00Z)",
+            param_hint="--since",
+        ) from error
+
+
+async def _show(session: Session, reader: TaskLogs, name: str, *, attempt: int | None, shown: Shown) -> None:
     task = SwarmTask.model_validate(await session.api.get(SWARM_TASK, name, session.namespace))
     chosen = _attempt(task, attempt)
     if chosen is None:
@@ -139,7 +234,7 @@ async def _show(
         raise NotFound(f"{name} has not run yet ({_why(task)}): use `swarmtask logs -f {name}` to wait for it")
     writer = LogWriter()
     try:
-        async for chunk in reader.stream(chosen, follow=False, tail=tail, timestamps=timestamps):
+        async for chunk in reader.stream(name, chosen, follow=False, shown=shown):
             writer.write(chunk)
     except WorkloadNotFound:
         if chosen.state in _NOT_BEGUN:
@@ -150,13 +245,7 @@ async def _show(
 
 
 async def follow_task(
-    session: Session,
-    reader: EngineLogs,
-    name: str,
-    *,
-    attempt: int | None = None,
-    tail: int | None = None,
-    timestamps: bool = False,
+    session: Session, reader: TaskLogs, name: str, *, attempt: int | None = None, shown: Shown = ALL
 ) -> SwarmTask:
     """Write the output of the task to stdout as it comes, attempt after attempt, until the task has ended.
 
@@ -166,39 +255,39 @@ async def follow_task(
     Returns:
         The task as it was seen last.
     """
-    shown = 0
+    newest = 0
     said = ""
     await session.api.get(SWARM_TASK, name, session.namespace)  # says NotFound at once
     async with aclosing(_tasks(session, name)) as versions:
         async for task in versions:
             for record in task.status.attempts:
-                wanted = record.number == attempt if attempt is not None else record.number > shown
+                wanted = record.number == attempt if attempt is not None else record.number > newest
                 if not wanted or record.state in _NOT_BEGUN:
                     continue
                 # Earlier attempts are history when a person comes late; only the newest is followed then.
-                if attempt is None and shown == 0 and record is not task.status.attempts[-1]:
+                if attempt is None and newest == 0 and record is not task.status.attempts[-1]:
                     continue
-                if shown or record.number > 1:
+                if newest or record.number > 1:
                     terminal.say(f"attempt {record.number} on {record.node}", style="dim")
-                await _follow_attempt(reader, name, record, tail=tail, timestamps=timestamps)
-                shown = record.number
+                await _follow_attempt(reader, name, record, shown)
+                newest = record.number
                 if attempt is not None:
                     return task
             if task.finished:
-                if attempt is not None or not shown:
+                if attempt is not None or not newest:
                     terminal.say(f"{name} has ended without {'attempt ' + str(attempt) if attempt else 'running'}: {_why(task)}")
                 return task
-            begun = any(record.number > shown and record.live for record in task.status.attempts)
+            begun = any(record.number > newest and record.live for record in task.status.attempts)
             if _why(task) != said and (task.status.message or task.status.reason) and not begun:
                 said = _why(task)
                 terminal.say(f"waiting for {name}: {said}", style="dim")
     raise NotFound(f"{name} was deleted")
 
 
-async def _follow_attempt(reader: EngineLogs, name: str, record: Attempt, *, tail: int | None, timestamps: bool) -> None:
+async def _follow_attempt(reader: TaskLogs, name: str, record: Attempt, shown: Shown) -> None:
     writer = LogWriter()
     try:
-        async for chunk in reader.stream(record, follow=True, tail=tail, timestamps=timestamps):
+        async for chunk in reader.stream(name, record, follow=True, shown=shown):
             writer.write(chunk)
     except WorkloadNotFound:
         terminal.warn(_gone(name, record).message)

@@ -13,7 +13,7 @@ from swarmtask.cli import tables, terminal
 from swarmtask.cli.changes import changes
 from swarmtask.cli.command import command
 from swarmtask.cli.exits import ExitCode
-from swarmtask.cli.logs import EngineLogs, follow_task
+from swarmtask.cli.logs import TaskLogs, follow_task
 from swarmtask.cli.options import ClientDataDir, Context, EngineChoice, Kubeconfig, Namespace, Output, parse_pairs
 from swarmtask.cli.session import Session, Target, connect
 from swarmtask.errors import NotFound
@@ -126,7 +126,7 @@ async def _submit(session: Session, task: Object, output: Output | None, *, wait
     finished = False
     try:
         if follow:
-            async with EngineLogs(session) as reader:
+            async with TaskLogs(session) as reader:
                 ended = await follow_task(session, reader, name)
         else:
             ended = await wait_for(session, name)

@@ -63,6 +63,12 @@ class ObjectApi(Protocol):
         compacted that version: list again."""
         ...
 
+    def text(
+        self, kind: Kind, name: str, namespace: str | None, subresource: str, params: Mapping[str, str]
+    ) -> AsyncGenerator[bytes, None]:
+        """A subresource that is text and no object, as it comes: `log`. Raises NotFound, ServiceUnavailable when it breaks off."""
+        ...
+
     async def create(self, kind: Kind, obj: Object, namespace: str | None = None, *, dry_run: bool = False) -> Object:
         """Raises AlreadyExists, Invalid, Forbidden."""
         ...

@@ -235,6 +235,23 @@ class KubeClient:
         except ConfigError as error:
             raise ConfigurationError(f"cannot log in with {self.connection.source}: {error}") from error
 
+    async def text(
+        self, kind: Kind, name: str, namespace: str | None, subresource: str, params: Mapping[str, str]
+    ) -> AsyncGenerator[bytes, None]:
+        timeout = httpx2.Timeout(READ_S, connect=CONNECT_S, read=None)  # who follows waits; a dead peer is noticed by keep-alives
+        path = _path(kind, namespace, name, subresource)
+        try:
+            async with self._http.stream("GET", path, params=dict(params), timeout=timeout) as response:
+                if response.status_code >= 400:
+                    await response.aread()
+                    raise error_from_response(response, self.connection)
+                async for chunk in response.aiter_bytes():
+                    yield chunk
+        except httpx2.HTTPError as error:
+            raise network_error(error, self.connection) from error
+        except ConfigError as error:
+            raise ConfigurationError(f"cannot log in with {self.connection.source}: {error}") from error
+
     def _write_params(self, field_manager: str | None = None, *, dry_run: bool = False) -> dict[str, str]:
         params = {"fieldManager": field_manager or self._field_manager}
         if self._field_validation:

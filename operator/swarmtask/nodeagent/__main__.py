@@ -26,10 +26,12 @@ import swarmtask
 from swarmtask.clock import SystemClock
 from swarmtask.errors import ConfigurationError
 from swarmtask.nodeagent.agent import Agent, Identity, Rhythm
+from swarmtask.nodeagent.daemon import Daemon
 from swarmtask.nodeagent.fence import Terms
 from swarmtask.nodeagent.gpus import Gpus
 from swarmtask.nodeagent.guard import Guard, Places
 from swarmtask.nodeagent.link import Link, read_kubeconfig
+from swarmtask.nodeagent.log_shipper import LogShipper
 from swarmtask.nodeagent.probe import Probe
 
 USAGE, FAILED = 2, 70
@@ -69,21 +71,36 @@ async def _run(options: dict[str, Any]) -> None:
                 link, probe.read, identity, guard.fence, attempts=guard.told, clock=clock, rng=random.Random(),
                 version=swarmtask.__version__, rhythm=Rhythm(lease_s=options["fenceSeconds"]),
             )  # fmt: skip
+            shipper = LogShipper(
+                places.docker, Daemon(places.docker, cluster=places.cluster), link, guard.fence.ask, places.state,
+                clock=clock, rng=random.Random(),
+            )  # fmt: skip
             loop = asyncio.get_running_loop()
-            guard.attempts.changed = _in_loop(loop, agent.attempts_changed)
-            running = asyncio.create_task(agent.run())
+            guard.attempts.changed = _in_loop(loop, agent.attempts_changed, shipper.changed)
+            running, shipping = asyncio.create_task(agent.run()), asyncio.create_task(shipper.run())
+            shipping.add_done_callback(_shipping_ended)
             for number in (signal.SIGTERM, signal.SIGINT):
                 loop.add_signal_handler(number, running.cancel)
-            with contextlib.suppress(asyncio.CancelledError):
-                await running
+            try:
+                with contextlib.suppress(asyncio.CancelledError):
+                    await running
+            finally:
+                shipping.cancel()
+                await asyncio.wait((shipping,))
 
 
-def _in_loop(loop: asyncio.AbstractEventLoop, call: Callable[[], None]) -> Callable[[], None]:
-    """The call, from any thread; nothing once the loop has ended."""
+def _shipping_ended(shipping: asyncio.Task[None]) -> None:
+    if not shipping.cancelled():
+        logging.critical("output of attempts is not sent any more: restart the agent", exc_info=shipping.exception())
+
+
+def _in_loop(loop: asyncio.AbstractEventLoop, *calls: Callable[[], None]) -> Callable[[], None]:
+    """The calls, from any thread; nothing once the loop has ended."""
 
     def from_thread() -> None:
         with contextlib.suppress(RuntimeError):
-            loop.call_soon_threadsafe(call)
+            for call in calls:
+                loop.call_soon_threadsafe(call)
 
     return from_thread
 

@@ -14,6 +14,8 @@ from typing import Any
 from swarmtask.clock import parse_time
 
 LABEL_TASK_UID = "swarmtask.io/task-uid"
+LABEL_TASK_NAMESPACE = "swarmtask.io/task-namespace"
+LABEL_TASK_NAME = "swarmtask.io/task-name"
 LABEL_ATTEMPT = "swarmtask.io/attempt"
 LABEL_FENCE = "swarmtask.io/fence"
 LABEL_PRIORITY = "swarmtask.io/priority"
@@ -29,6 +31,7 @@ _NUMBER = re.compile(r"[0-9]{1,9}")
 _PRIORITY = re.compile(r"-?[0-9]{1,12}")
 _SECONDS = re.compile(r"[0-9]{1,4}")
 _BYTES = re.compile(r"[0-9]{1,18}")
+_OBJECT = re.compile(r"[a-z0-9](?:[-.a-z0-9]{0,251}[a-z0-9])?")
 _SIGNAL = re.compile(r"[A-Z0-9+-]{1,16}")
 _NEVER = 1970
 """Docker writes the year 1 for what has not happened."""
@@ -77,6 +80,36 @@ class Details:
     memory_request_bytes: int = 0
     memory_limit_bytes: int = 0
     stop_signal: str = "SIGTERM"
+    tty: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Owner:
+    """Whose attempt a container is.
+
+    Attributes:
+        attempt: its ID.
+    """
+
+    attempt: str
+    namespace: str
+    task: str
+    uid: str
+    number: int
+
+
+def owner(item: Mapping[str, Any]) -> Owner | None:
+    """Whose container an entry of Docker's list is; None where its labels do not say it."""
+    labels = _mapping(item.get("Labels"))
+    uid, number = str(labels.get(LABEL_TASK_UID, "")), str(labels.get(LABEL_ATTEMPT, ""))
+    namespace, task, found = (
+        str(labels.get(LABEL_TASK_NAMESPACE, "")),
+        str(labels.get(LABEL_TASK_NAME, "")),
+        attempt_id(uid, number),
+    )
+    if not found or not _OBJECT.fullmatch(namespace) or not _OBJECT.fullmatch(task):
+        return None
+    return Owner(found, namespace, task, uid, int(number))
 
 
 def listed(item: Mapping[str, Any]) -> Listed | None:
@@ -122,6 +155,7 @@ def details(answer: Mapping[str, Any]) -> Details:
         memory_request_bytes=_whole(host.get("MemoryReservation")) or limit,
         memory_limit_bytes=limit,
         stop_signal=signal if _SIGNAL.fullmatch(signal) else "SIGTERM",
+        tty=config.get("Tty") is True,
     )
 
 

@@ -1,8 +1,8 @@
-"""The node agent's line to the API: its Lease, its SwarmNode's status, and nothing else.
+"""The node agent's line to the API: its Lease, its SwarmNode's status, the output of its attempts, and nothing else.
 
-Called by `agent`. A client of its own beside `swarmtask.kube`, because the agent must stay below 40 MB on small laptops and the
-full client alone takes more than that (docs/adr/0006): urllib3 in threads. It never retries and never waits longer than its
-time-out: the loops decide.
+Called by `agent` and `log_sender`. A client of its own beside `swarmtask.kube`, because the agent must stay below 40 MB on small
+laptops and the full client alone takes more than that (docs/adr/0006): urllib3 in threads. It never retries and never waits longer
+than its time-out: the loops decide.
 """
 
 from __future__ import annotations
@@ -24,12 +24,16 @@ import urllib3
 import yaml
 
 from swarmtask.errors import BY_REASON, BadRequest, ConfigurationError, NotFound, ServiceUnavailable, SwarmTaskError
+from swarmtask.nodeagent.containers import Owner
+from swarmtask.nodeagent.log_sender import Refused, Taken
+from swarmtask.resources.log_records import CONTENT_TYPE
 
 FIELD_MANAGER = "swarmtask-node-agent"
 LEASE_NAMESPACE = "kube-node-lease"
 """Where the Leases of all nodes are, one per node, named as the node; as Kubernetes' own nodes do it."""
 
 _NODES = "/apis/swarmtask.io/v1alpha1/swarmnodes"
+_TASKS = "/apis/swarmtask.io/v1alpha1/namespaces/{namespace}/swarmtasks/{name}"
 _LEASES = f"/apis/coordination.k8s.io/v1/namespaces/{LEASE_NAMESPACE}/leases"
 _MERGE, _APPLY, _JSON = "application/merge-patch+json", "application/apply-patch+yaml", "application/json"
 _BY_CODE = {kind.code: kind for kind in BY_REASON.values()}
@@ -102,9 +106,9 @@ class Link:
         self._headers = {
             "Authorization": f"Bearer {credentials.token}", "Accept": _JSON, "User-Agent": FIELD_MANAGER,
         }  # fmt: skip
-        # Two loops speak at the same time; a connection that broke is made anew at the next call.
+        # Two loops and the output speak at the same time; a connection that broke is made anew at the next call.
         self._pool = urllib3.PoolManager(
-            num_pools=1, maxsize=2, retries=False, timeout=urllib3.Timeout(total=timeout_s), ssl_context=trust
+            num_pools=1, maxsize=3, retries=False, timeout=urllib3.Timeout(total=timeout_s), ssl_context=trust
         )
 
     async def __aenter__(self) -> Link:
@@ -154,11 +158,36 @@ class Link:
             await self._call("POST", _LEASES, body, _JSON)
         return time.monotonic() - began
 
+    async def append_log(self, owner: Owner, position: int, body: bytes) -> Taken:
+        """Add records to an attempt's output (`swarmtask.resources.log_records`), the first of which has this position.
+
+        Raises:
+            Refused: the API expects another position, or nothing more. NotFound: there is no such task or attempt, or this API
+            keeps no output. Other SwarmTaskErrors.
+        """
+        path = _TASKS.format(namespace=quote(owner.namespace, safe=""), name=quote(owner.task, safe="")) + "/log"
+        query = {"uid": owner.uid, "attempt": str(owner.number), "position": str(position)}
+        code, answer = await self._send("POST", path, body, CONTENT_TYPE, query)
+        if isinstance(answer, dict):
+            if 200 <= code < 300 and (taken := _taken(answer)) is not None:
+                return taken
+            if code == 409 and (taken := _taken(answer.get("details"))) is not None:
+                raise Refused(str(answer.get("message")), taken)
+        raise _error(answer, code, self._server)
+
     async def _call(
         self, method: str, path: str, body: Object | None = None, content_type: str = _JSON, query: Mapping[str, str] | None = None
     ) -> Object:
-        content = None if body is None else orjson.dumps(body)
-        headers = self._headers if body is None else self._headers | {"Content-Type": content_type}
+        code, answer = await self._send(method, path, None if body is None else orjson.dumps(body), content_type, query)
+        if 200 <= code < 300 and isinstance(answer, dict):
+            return answer
+        raise _error(answer, code, self._server)
+
+    async def _send(
+        self, method: str, path: str, content: bytes | None, content_type: str, query: Mapping[str, str] | None
+    ) -> tuple[int, Any]:
+        """(code, JSON or None). Raises ServiceUnavailable: no answer."""
+        headers = self._headers if content is None else self._headers | {"Content-Type": content_type}
         url = f"{self._server}{path}{f'?{urlencode(query)}' if query else ''}"
         try:
             response = await asyncio.to_thread(
@@ -170,9 +199,14 @@ class Link:
             answer = orjson.loads(response.data)
         except orjson.JSONDecodeError:
             answer = None
-        if 200 <= response.status < 300 and isinstance(answer, dict):
-            return answer
-        raise _error(answer, response.status, self._server)
+        return response.status, answer
+
+
+def _taken(answer: Any) -> Taken | None:
+    match answer:
+        case {"position": int() as position, "lastNanoseconds": int() as last, "complete": bool() as complete}:
+            return Taken(position, last, complete)
+    return None
 
 
 def _error(answer: Any, code: int, server: str) -> SwarmTaskError:

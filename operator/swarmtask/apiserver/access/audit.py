@@ -74,7 +74,8 @@ class AuditLog:
         return descriptor
 
     def write(self, row: Row) -> None:
-        """Append one line. Heartbeats of nodes that succeed are left out: they would push everything else out of the files."""
+        """Append one line. What nodes send all the time (heartbeats, output) is left out when it succeeds: it would push everything
+        else out of the files."""
         if _is_heartbeat(row):
             return
         suppressed = 0
@@ -159,6 +160,8 @@ def _cut(text: str) -> str:
 
 
 def _is_heartbeat(row: Row) -> bool:
-    if row.user is None or not row.user.node or row.code >= 300 or row.wanted.verb not in ("update", "patch"):
+    if row.user is None or not row.user.node or row.code >= 300:
         return False
-    return row.wanted.full_resource in ("leases", "swarmnodes/status")
+    if row.wanted.verb == "create":
+        return row.wanted.full_resource == "swarmtasks/log"
+    return row.wanted.verb in ("update", "patch") and row.wanted.full_resource in ("leases", "swarmnodes/status")

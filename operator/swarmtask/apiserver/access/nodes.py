@@ -46,6 +46,8 @@ def node_may(node: str, wanted: Attributes, has_attempt: HasAttempt) -> bool:
         return has_attempt(wanted.namespace, wanted.name, node)
     if where == (GROUP, "swarmtasks/status") and wanted.verb in ("get", "update", "patch") and wanted.name:
         return has_attempt(wanted.namespace, wanted.name, node)
+    if where == (GROUP, "swarmtasks/log") and wanted.verb == "create" and wanted.name:
+        return has_attempt(wanted.namespace, wanted.name, node)  # of which attempt: see `is_attempt_on`
     return False
 
 
@@ -106,3 +108,9 @@ def has_attempt_on(task: Mapping[str, Any], node: str) -> bool:
     """One of a task's attempts, ended or not, was bound to the node."""
     attempts = (task.get("status") or {}).get("attempts")
     return isinstance(attempts, list) and any(_is_record(attempt, node) for attempt in attempts)
+
+
+def is_attempt_on(task: Mapping[str, Any], node: str, number: int) -> bool:
+    """This attempt of a task was bound to the node."""
+    attempts = (task.get("status") or {}).get("attempts")
+    return isinstance(attempts, list) and any(_is_record(item, node) and item.get("number") == number for item in attempts)

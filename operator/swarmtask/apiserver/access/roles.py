@@ -38,6 +38,7 @@ _NOTHING_THERE = [
 """Kinds that are always empty here; `kubectl apply --prune` lists them (`projections.kinds`)."""
 _VIEW = [
     _rule([GROUP], ["swarmtasks", "swarmtasks/status", "swarmtasks/scale", "swarmqueues", "swarmqueues/status"], _READ),
+    _rule([GROUP], ["swarmtasks/log"], ["get"]),
     _rule(["", "events.k8s.io"], ["events"], _READ),
     _rule([""], ["configmaps", "serviceaccounts", "namespaces", "namespaces/status"], _READ),
     _rule([""], ["pods", "pods/status", "pods/log"], _READ),

@@ -19,7 +19,7 @@ from swarmtask.apiserver.pages import Page
 from swarmtask.apiserver.patch import apply_patch, patch_types
 from swarmtask.apiserver.projections import metrics, nodes, pods
 from swarmtask.apiserver.projections.kinds import EMPTY, NODE_METRICS, POD_METRICS
-from swarmtask.apiserver.projections.logs import AttemptLogs, PodLogs
+from swarmtask.apiserver.projections.logs import LogSource, PodLogs
 from swarmtask.apiserver.projections.views import projected
 from swarmtask.apiserver.records import Key, Record
 from swarmtask.apiserver.routing import Target
@@ -44,7 +44,7 @@ class ProjectionHandlers:
     """
 
     def __init__(
-        self, store: Store, service: ObjectService, objects: ObjectHandlers, clock: Clock, *, logs: AttemptLogs | None = None
+        self, store: Store, service: ObjectService, objects: ObjectHandlers, clock: Clock, *, logs: LogSource | None = None
     ) -> None:
         self._store, self._service, self._objects, self._clock = store, service, objects, clock
         self._pod_view, self._node_view = pods.PodView(), nodes.NodeView()

@@ -1,6 +1,6 @@
 """`kubectl logs`: the output of an attempt, from the store of logs, as the lines that clients of Kubernetes expect.
 
-Called by the handlers with the pod. Where the output is kept is behind `AttemptLogs`; no engine is asked here. Marks of the store's
+Called by the handlers with the pod. Where the output is kept is behind `LogSource`; no engine is asked here. Marks of the store's
 own (`note`, such as lines that were dropped) come as lines that begin with "swarmtask: ".
 
 Source of the parameters: Kubernetes API reference, "read log of the specified Pod".
@@ -37,7 +37,7 @@ class LogLine(Protocol):
     def text(self) -> str: ...
 
 
-class AttemptLogs(Protocol):
+class LogSource(Protocol):
     """Where the output of attempts is kept."""
 
     def read(
@@ -110,7 +110,7 @@ def _since(request: Request, now: datetime) -> datetime | None:
 class PodLogs:
     """Answers GETs of `pods/NAME/log`. `store` None: no output is kept by this server."""
 
-    def __init__(self, store: AttemptLogs | None, clock: Clock) -> None:
+    def __init__(self, store: LogSource | None, clock: Clock) -> None:
         self._store, self._clock = store, clock
         self._open: set[_Stream] = set()
 

@@ -38,7 +38,7 @@ from swarmtask.cli.demo.workload import (
     manifests,
 )
 from swarmtask.cli.exits import ExitCode
-from swarmtask.cli.logs import EngineLogs
+from swarmtask.cli.logs import TaskLogs
 from swarmtask.cli.options import EngineChoice
 from swarmtask.cli.session import Session
 from swarmtask.clock import SystemClock
@@ -153,10 +153,10 @@ async def _create_secret(session: Session) -> None:
 async def _outputs(session: Session, ended: Mapping[str, SwarmTask]) -> Mapping[str, list[str]]:
     """The output of the last attempt of every task."""
     outputs = {}
-    async with EngineLogs(session) as reader:
+    async with TaskLogs(session) as reader:
         for name, task in ended.items():
             attempt = task.status.current
-            chunks = [chunk async for chunk in reader.stream(attempt, follow=False)] if attempt else []
+            chunks = [chunk async for chunk in reader.stream(name, attempt, follow=False)] if attempt else []
             outputs[name] = b"".join(chunks).decode("utf-8", "replace").splitlines()
     return outputs
 

@@ -1,0 +1,182 @@
+"""Routes of `swarmtasks/log`: node agents append, people read.
+
+Called by the application with a resolved target, after it has asked whether the user may do this at all. Which attempts a node may
+append to is decided here, because it depends on the query. Query parameters are those of Kubernetes' `pods/log` where it has them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from swarmtask.apiserver import faults
+from swarmtask.apiserver.access.nodes import is_attempt_on
+from swarmtask.apiserver.access.users import User
+from swarmtask.apiserver.attempt_logs import AttemptLogs, Position
+from swarmtask.apiserver.log_reader import LogReader
+from swarmtask.apiserver.records import Key, Record
+from swarmtask.apiserver.routing import Target
+from swarmtask.apiserver.store import Store
+from swarmtask.apiserver.waiting import TASKS
+from swarmtask.apiserver.wire import Request, Response, respond, unsupported
+from swarmtask.clock import Clock, parse_time
+from swarmtask.errors import BadRequest, NotFound, TooManyRequests
+from swarmtask.resources.log_records import CONTENT_TYPE, LogRecord
+from swarmtask.resources.task import LIVE_ATTEMPT_STATES
+
+MOST_READERS = 1000
+LONGEST_WAIT_S = 30
+"""Of `waitSeconds`: for the first output of an attempt, or for the end of one that is over."""
+_LIVE = frozenset(state.value for state in LIVE_ATTEMPT_STATES)
+_BINARY = ("application/octet-stream", CONTENT_TYPE)
+
+
+@dataclass(slots=True)
+class StoredTasks:
+    """What the logs need to know of tasks, from the committed objects."""
+
+    store: Store
+
+    def namespace_of(self, task_uid: str) -> str | None:
+        record = self._record(task_uid)
+        return None if record is None else record.key.namespace
+
+    def over(self, task_uid: str, attempt: int) -> bool:
+        record = self._record(task_uid)
+        if record is None:
+            return True
+        found = attempt_of(record.decode(), attempt)
+        return found is None or found.get("state") not in _LIVE
+
+    def _record(self, task_uid: str) -> Record | None:
+        record = self.store.index.by_uid(task_uid)
+        return record if record is not None and record.key.collection == TASKS else None
+
+
+def attempt_of(task: dict[str, Any], number: int) -> dict[str, Any] | None:
+    """The record of an attempt; None where the task has none (any more)."""
+    attempts = (task.get("status") or {}).get("attempts")
+    found = (
+        [item for item in attempts if isinstance(item, dict) and item.get("number") == number] if isinstance(attempts, list) else []
+    )
+    return found[0] if found else None
+
+
+class LogHandlers:
+    """GET and POST of `swarmtasks/NAME/log`."""
+
+    def __init__(self, store: Store, logs: AttemptLogs, clock: Clock) -> None:
+        self._store, self._logs, self._clock = store, logs, clock
+        self._reading = 0
+
+    async def handle(self, request: Request, target: Target, user: User) -> Response:
+        """Raises NotFound, MethodNotAllowed, BadRequest, and what an append raises."""
+        name = target.name or ""
+        record = self._store.get(Key(TASKS, target.namespace or "", name))
+        if record is None:
+            raise faults.not_found(target.rt, name)
+        if request.method == "POST":
+            return await self._append(request, target, record, user)
+        if request.method in ("GET", "HEAD"):
+            return await self._read(request, target, record)
+        raise faults.method_not_allowed()
+
+    # --- appending -------------------------------------------------------------------------------------------------------
+
+    async def _append(self, request: Request, target: Target, record: Record, user: User) -> Response:
+        attempt, position = request.number("attempt"), request.number("position")
+        uid = request.query.get("uid", "")
+        if attempt is None or position is None or not uid:
+            raise BadRequest("an append needs the query parameters uid, attempt and position")
+        if request.content_type not in _BINARY:
+            raise unsupported(_BINARY)
+        task = record.decode()
+        if uid != record.uid:
+            # NotFound and no conflict: who appends to a task that was replaced by another of its name has nothing to try again.
+            raise faults.not_found(target.rt, record.key.name)
+        if user.node and not is_attempt_on(task, user.node, attempt):
+            why = f"attempt {attempt} is not one of its node: {user.node}"
+            raise faults.forbidden(target.rt, record.key.name, f"a node may append only to attempts on itself, and {why}")
+        if attempt_of(task, attempt) is None:
+            raise NotFound(f"{record.key.name} has no attempt {attempt} (any more)")
+        if request.dry_run:
+            raise BadRequest("an append cannot be tried: leave dryRun out")
+        return respond(_answer(record, attempt, await self._logs.append(uid, attempt, position, request.body)), status=201)
+
+    # --- reading ---------------------------------------------------------------------------------------------------------
+
+    async def _read(self, request: Request, target: Target, record: Record) -> Response:
+        name, task = record.key.name, record.decode()
+        attempt = request.number("attempt")
+        if attempt is None:
+            attempt = int((task.get("status") or {}).get("attempt") or 0)
+        if not attempt:
+            raise NotFound(f"{name} has not run yet", details=faults.details(target.rt, name))
+        follow, tail, since = request.flag("follow"), request.number("tailLines"), self._since(request)
+        wait_s = min(request.number("waitSeconds") or 0, LONGEST_WAIT_S)
+        namespace = record.key.namespace
+        if wait_s:
+            await self._logs.settle(namespace, record.uid, attempt, within_s=wait_s)
+        try:
+            reader = self._logs.reader(namespace, record.uid, attempt, tail=tail, since=since, follow=follow)
+        except KeyError:
+            raise NotFound(
+                f"no output of attempt {attempt} of {name} has come: its node sends none, or it was removed",
+                details=faults.details(target.rt, name),
+            ) from None
+        if self._reading >= MOST_READERS:
+            raise TooManyRequests("too many people read output: try again later", retry_after_s=10)
+        stream = self._text(reader, timestamps=request.flag("timestamps"))
+        return Response(200, content_type="text/plain; charset=utf-8", stream=stream, on_close=reader.end)
+
+    async def _text(self, reader: LogReader, *, timestamps: bool) -> AsyncGenerator[bytes, None]:
+        self._reading += 1
+        batches = reader.batches()
+        try:
+            async for batch in batches:
+                yield b"".join(text_of(record, timestamps=timestamps) for record in batch)
+        finally:
+            self._reading -= 1
+            await batches.aclose()
+
+    def _since(self, request: Request) -> datetime | None:
+        text, seconds = request.query.get("sinceTime", ""), request.number("sinceSeconds")
+        if text and seconds is not None:
+            raise BadRequest("at most one of sinceTime and sinceSeconds can be given")
+        if text:
+            try:
+                return parse_time(text)
+            except ValueError as error:
+                raise BadRequest(f"sinceTime: {text!r} is no time as RFC 3339 has it, for example 2026-01-31T12:00:00Z") from error
+        if seconds is None:
+            return None
+        try:
+            return self._clock.now() - timedelta(seconds=seconds)
+        except OverflowError:
+            return datetime(1970, 1, 1, tzinfo=UTC)
+
+
+def text_of(record: LogRecord, *, timestamps: bool) -> bytes:
+    """A line as it is shown: the container's own bytes, or a note in brackets."""
+    text = b"[swarmtask: %s]" % record.text if record.kind == "n" else record.text
+    return (stamp(record.nanoseconds) + b" " if timestamps else b"") + text + b"\n"
+
+
+def stamp(nanoseconds: int) -> bytes:
+    """RFC 3339 with nine digits, as Docker and Kubernetes write it."""
+    seconds, rest = divmod(nanoseconds, 10**9)
+    try:
+        moment = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(seconds=seconds)
+    except OverflowError:
+        moment = datetime.max.replace(tzinfo=UTC)
+    return b"%s.%09dZ" % (moment.strftime("%Y-%m-%dT%H:%M:%S").encode(), rest)
+
+
+def _answer(record: Record, attempt: int, at: Position) -> dict[str, Any]:
+    return {
+        "kind": "AttemptLog", "apiVersion": "swarmtask.io/v1alpha1",
+        "metadata": {"name": record.key.name, "namespace": record.key.namespace, "uid": record.uid},
+        "attempt": attempt, "position": at.position, "lastNanoseconds": at.last_nanoseconds, "complete": at.complete,
+    }  # fmt: skip

@@ -1,0 +1,311 @@
+"""Sends the output of one container, from where it was sent before until its end.
+
+Called by `log_shipper`, one task for each container. Reads Docker's stream, cuts it into records (`log_cutter`) and sends them in
+batches; while a batch is on its way nothing is read, so that memory holds one batch at most. What was acknowledged is on the disk
+(`log_positions`); after any doubt the stream is opened again from there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, field, replace
+from typing import Protocol
+
+from swarmtask.errors import EngineUnavailable, InternalError, SwarmTaskError
+from swarmtask.nodeagent.containers import Details, Owner
+from swarmtask.nodeagent.log_cutter import Cutter, Mark, PositionLost, Rate
+from swarmtask.nodeagent.log_positions import Positions, Sent
+from swarmtask.nodeagent.log_sender import LogSender, Refused, Taken
+from swarmtask.nodeagent.log_source import NoOutput
+from swarmtask.nodeagent.log_stream import parser
+from swarmtask.resources.log_records import LogRecord, encode
+
+logger = logging.getLogger(__name__)
+
+UNMATCHED = "output before this line could not be matched with what was sent: lines may be missing or be here twice"
+GONE = "the container was removed before all of its output was read: lines may be missing"
+
+
+@dataclass(frozen=True, slots=True)
+class Habits:
+    """How output is sent; seconds and bytes.
+
+    Attributes:
+        batch_s: a line waits so long for others. announce_s: an attempt that writes nothing is made known after so long.
+        over_s: Docker has so long to end the stream of a container that has ended.
+        refused_s: before an API that does not want it is asked again; refusals: how often, once the container has ended.
+    """
+
+    rate: Rate = field(default_factory=Rate)
+    batch_bytes: int = 64 * 1024
+    batch_s: float = 0.5
+    announce_s: float = 1.0
+    over_s: float = 3.0
+    retry_s: float = 1.0
+    refused_s: float = 30.0
+    refusals: int = 3
+
+
+class Bucket:
+    """So many bytes a second, and so many at once: what one node reads. Docker keeps what is not read yet.
+
+    Args:
+        clock: monotonic seconds.
+    """
+
+    def __init__(self, clock: Callable[[], float], *, bytes_per_s: float = 4 * 2**20, burst_bytes: float = 16 * 2**20) -> None:
+        self._rate, self._burst, self._clock = bytes_per_s, burst_bytes, clock
+        self._level, self._at = burst_bytes, clock()
+
+    def take(self, size: int) -> float:
+        """Take them, and wait for so many seconds."""
+        now = self._clock()
+        self._level = min(self._burst, self._level + (now - self._at) * self._rate) - size
+        self._at = now
+        return max(0.0, -self._level / self._rate)
+
+
+class Output(Protocol):
+    """A container's output as it comes; `swarmtask.nodeagent.log_source.Chunks`."""
+
+    async def read(self) -> bytes: ...
+    def cut(self) -> None: ...
+
+
+class Source(Protocol):
+    """Where it comes from; `swarmtask.nodeagent.log_source.LogSource`."""
+
+    def open(self, container_id: str, *, since: int, follow: bool) -> AbstractAsyncContextManager[Output]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Means:
+    """What a follower works with. `bucket` and `sender` are shared by all.
+
+    Attributes:
+        inspect: what Docker says of a container; None: it is gone. Raises EngineUnavailable.
+    """
+
+    source: Source
+    sender: LogSender
+    positions: Positions
+    inspect: Callable[[str], Awaitable[Details | None]]
+    bucket: Bucket
+    sleep: Callable[[float], Awaitable[None]]
+    habits: Habits
+
+
+class Follower:
+    """See the module. `run` is its task.
+
+    Args:
+        sent: what was sent before; None: nobody knows.
+    """
+
+    def __init__(self, owner: Owner, container_id: str, means: Means, sent: Sent | None = None) -> None:
+        self.owner, self.container_id, self._means = owner, container_id, means
+        same = sent is not None and sent.container_id == container_id
+        self._mark = sent.mark if sent is not None and same else Mark()
+        self.done = sent is not None and same and sent.done
+        self._known: Taken | None = None
+        self._batch: list[bytes] = []
+        self._size, self._first, self._next = 0, 0, 0
+        self._batch_at = 0.0
+        self._chunks: Output | None = None
+        self._refusals = 0
+        self._lost = self._unmatched = self._ended_well = False
+
+    async def run(self) -> None:
+        """Until all is sent, or nobody wants it."""
+        while not self.done:
+            try:
+                await self._pass()
+            except EngineUnavailable as error:
+                logger.debug("output of %s: %s", self.owner.attempt, error.message)
+                await self._means.sleep(self._means.habits.retry_s)
+            except PositionLost:
+                self._lost = True
+            except Refused as refused:
+                self._catch_up(refused.taken)
+                await self._means.sleep(self._means.habits.batch_s)
+            except InternalError as error:
+                logger.warning("output of %s cannot be stored: %s; it is tried again", self.owner.attempt, error)
+                await self._means.sleep(self._means.habits.retry_s)
+            except SwarmTaskError as error:
+                await self._unwanted(error)
+
+    def container_ended(self) -> None:
+        """Docker should end the stream now; if it does not, it is opened anew."""
+        chunks = self._chunks
+        if chunks is not None:
+            asyncio.get_running_loop().call_later(self._means.habits.over_s, chunks.cut)
+
+    # --- one pass over the container's log -------------------------------------------------------------------------------
+
+    async def _pass(self) -> None:
+        details = await self._means.inspect(self.container_id)
+        if details is None:
+            await self._finish_gone()
+            return
+        if self._lost:
+            await self._go_on_by_time()
+        cutter = self._begin(self._mark)
+        pieces = parser(tty=details.tty)
+        try:
+            async with self._means.source.open(self.container_id, since=self._mark.since, follow=details.alive) as chunks:
+                self._chunks = chunks
+                while (chunk := await self._read(chunks)) != b"":
+                    for message in pieces.feed(chunk) if chunk else ():
+                        self._put(cutter.take(message))
+                    if chunk is None or self._due():
+                        await self._flush(cutter)
+        except NoOutput as error:
+            if error.gone or details.alive:
+                raise  # the next pass sees what has become of it
+            self._put([cutter.note(error.message)])
+            await self._end(cutter)
+            return
+        finally:
+            self._chunks = None
+        if details.alive:
+            await self._flush(cutter)
+            self._ended_well = not cutter.pending
+            await self._means.sleep(self._means.habits.batch_s)  # a Docker that ends streams at once is not asked without a pause
+            return
+        for message in pieces.close():
+            self._put(cutter.take(message))
+        self._put(cutter.finish())
+        if self._known is not None and self._next < self._known.position:
+            raise PositionLost("a container's log is shorter than what was sent of it")
+        await self._end(cutter)
+
+    def _begin(self, mark: Mark) -> Cutter:
+        cutter = Cutter(mark, self._means.habits.rate)
+        self._batch, self._size = [], 0
+        self._first = self._next = mark.position
+        if self._unmatched:
+            self._put([cutter.note(UNMATCHED)])
+        return cutter
+
+    async def _read(self, chunks: Output) -> bytes | None:
+        """None: what is there has waited long enough."""
+        habits, now = self._means.habits, asyncio.get_running_loop().time()
+        patience: float | None = None
+        if self._batch:
+            patience = max(0.0, self._batch_at + habits.batch_s - now)
+        elif self._known is None:
+            patience = habits.announce_s
+        try:
+            async with asyncio.timeout(patience):
+                chunk = await chunks.read()
+        except TimeoutError:
+            return None
+        if (pause_s := self._means.bucket.take(len(chunk))) > 0:
+            await self._means.sleep(pause_s)
+        return chunk
+
+    def _due(self) -> bool:
+        habits, now = self._means.habits, asyncio.get_running_loop().time()
+        return self._size >= habits.batch_bytes or bool(self._batch and now >= self._batch_at + habits.batch_s)
+
+    def _put(self, records: list[LogRecord]) -> None:
+        """Into the batch, but for those that the API is known to have."""
+        for record in records:
+            self._next += 1
+            if self._known is not None and self._next <= self._known.position:
+                self._first = self._next
+                if self._next == self._known.position and record.nanoseconds != self._known.last:
+                    raise PositionLost("a container's log is not the one that was sent")
+                continue
+            line = encode(record)
+            if not self._batch:
+                self._batch_at = asyncio.get_running_loop().time()
+            self._batch.append(line)
+            self._size += len(line)
+
+    async def _flush(self, cutter: Cutter) -> None:
+        if self._known is not None and not self._batch:
+            return
+        body, end = b"".join(self._batch), self._next
+        taken = await self._means.sender.send(self.owner, self._first, body)
+        self._known = taken
+        self._refusals, self._unmatched = 0, False
+        if taken.complete or taken.position < end:
+            raise Refused("the end was sent before, or the API has less than was sent", taken)
+        self._batch, self._size, self._first = [], 0, end
+        self._keep(cutter.mark)
+
+    async def _end(self, cutter: Cutter) -> None:
+        """The rest, and the end mark."""
+        if self._size >= self._means.habits.batch_bytes:
+            await self._flush(cutter)
+        self._put([cutter.note("", "z")])
+        body = b"".join(self._batch)
+        taken = await self._means.sender.send(self.owner, self._first, body)
+        if not taken.complete:
+            raise Refused("the end was not taken", taken)
+        self._mark = cutter.mark
+        self._finish()
+
+    def _keep(self, mark: Mark) -> None:
+        if mark != self._mark:
+            self._mark = mark
+            self._means.positions.put(Sent(self.owner, self.container_id, mark))
+
+    def _finish(self) -> None:
+        self.done = True
+        self._means.positions.put(Sent(self.owner, self.container_id, self._mark, done=True))
+
+    # --- what may go wrong -----------------------------------------------------------------------------------------------
+
+    def _catch_up(self, taken: Taken) -> None:
+        """The API expects another position than we thought: read the log again, from its beginning where that is earlier."""
+        if taken.complete:
+            self._finish()
+            return
+        self._known = taken
+        self._mark = Mark()
+
+    async def _go_on_by_time(self) -> None:
+        """Nobody can tell any more which lines were sent: all after the newest that was, and a note before them."""
+        known = await self._ask()
+        self._mark = Mark(position=known.position, since=known.last + 1)
+        self._lost, self._unmatched = False, True
+
+    async def _finish_gone(self) -> None:
+        """There is no container any more."""
+        known = await self._ask()
+        cutter = self._begin(replace(self._mark, position=known.position, skip=0))
+        if not self._ended_well:
+            self._put([cutter.note(GONE)])
+        await self._end(cutter)
+
+    async def _ask(self) -> Taken:
+        """What the API has. Raises Refused: the end."""
+        if self._known is None:
+            try:
+                self._known = await self._means.sender.send(self.owner, self._mark.position, b"")
+            except Refused as refused:
+                self._known = refused.taken
+        if self._known.complete:
+            raise Refused("the end was sent before", self._known)
+        return self._known
+
+    async def _unwanted(self, error: SwarmTaskError) -> None:
+        """The task was removed, or this API keeps no output."""
+        (logger.warning if not self._refusals else logger.debug)("output of %s is not taken: %s", self.owner.attempt, error)
+        self._refusals += 1
+        details = await self._inspect_quietly()
+        if self._refusals >= self._means.habits.refusals and (details is None or not details.alive):
+            self._finish()
+        else:
+            await self._means.sleep(self._means.habits.refused_s)
+
+    async def _inspect_quietly(self) -> Details | None:
+        try:
+            return await self._means.inspect(self.container_id)
+        except EngineUnavailable:
+            return Details(alive=True, pid=0, exit_code=0, oom_killed=False, started_at=None, finished_at=None)
