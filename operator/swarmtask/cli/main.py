@@ -5,7 +5,24 @@ Called by `start`. Every command registers itself from its own module.
 
 from __future__ import annotations
 
-from swarmtask.cli import apply, demo, explain, get, info, logs, nodeagent, nodes, queues, run, serve, status, steer, tokens, up
+from swarmtask.cli import (
+    apply,
+    demo,
+    explain,
+    get,
+    images,
+    info,
+    logs,
+    nodeagent,
+    nodes,
+    queues,
+    run,
+    serve,
+    status,
+    steer,
+    tokens,
+    up,
+)
 from swarmtask.cli.program import new_app
 
 TASKS, NODES, CONTROL_PLANE, OTHER = "Tasks", "Nodes", "Control plane", "Other"
@@ -26,5 +43,6 @@ logs.register(app, TASKS)
 steer.register(app, TASKS)
 queues.register(app, TASKS)
 nodes.register(app, NODES)
+images.register(app, NODES)
 demo.register(app, OTHER)
 info.register_version(app, OTHER)

@@ -14,8 +14,8 @@ BOOTSTRAP_GROUP: Final = "system:swarmtask:node-bootstrappers"
 NODE_GROUP: Final = "system:nodes"
 NODE_USER_PREFIX: Final = "system:node:"
 LABEL_ENGINE_NODE: Final = "access.swarmtask.io/engine-node"
-"""On an AccessToken that was made with the shared credential: ENGINE.ID of the engine's node that it was made on. The token ends when
-its SwarmNode is no longer that one."""
+"""On an AccessToken that was made with the shared credential: ENGINE.ID of the engine's node that it was made on. The token ends
+when its SwarmNode is no longer that one."""
 LABEL_BOOTSTRAP: Final = "access.swarmtask.io/bootstrap"
 """Value `true` on the AccessToken of the shared credential itself."""
 TOKEN_LIFE_S: Final = 24 * 3600

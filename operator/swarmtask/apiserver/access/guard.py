@@ -170,10 +170,7 @@ class Guard:
             raise faults.forbidden(rt, name, "a ServiceAccount's tokens are made by `kubectl create token`")
         groups = spec.get("groups") or ()
         agent = user.startswith(NODE_USER_PREFIX) and tuple(groups) == (NODE_GROUP,)
-        if agent:
-            asked = [("groups", NODE_GROUP)]  # an agent's token, for whoever may make those
-        else:
-            asked = [("users", user), *(("groups", group) for group in groups)]
+        asked = [("groups", NODE_GROUP)] if agent else [("users", user), *(("groups", group) for group in groups)]
         for resource, who in asked:
             if not self._authorizer.allows(self._user, Attributes("impersonate", resource=resource, name=who)):
                 raise faults.forbidden(rt, name, f"{self._who()} may not make a token that acts as {resource[:-1]} {who!r}: {_HOW}")
@@ -181,7 +178,7 @@ class Guard:
             self._check_node_token(rt, new)
 
     def _check_node_token(self, rt: ResourceType, new: Object) -> None:
-        """A token of a node, from somebody who may make those of every node but act as none: the credential that all agents share."""
+        """A token of a node, from somebody who may make those of all but act as none: with the credential that agents share."""
         user = new["spec"]["user"]
         if self._authorizer.allows(self._user, Attributes("impersonate", resource="users", name=user)):
             return
