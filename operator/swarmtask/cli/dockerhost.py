@@ -83,7 +83,7 @@ def has_image(docker_host: str | None, image: str) -> bool:
     """Whether this machine's Docker has the image. Raises EngineUnavailable: it does not answer."""
     with _docker(docker_host) as client:
         try:
-            client.api.inspect_image(image)
+            client.images.get(image)
         except ImageNotFound:
             return False
         return True

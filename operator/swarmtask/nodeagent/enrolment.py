@@ -9,6 +9,7 @@ that it is another node by now: who it is is found out at its start.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import logging
 import os
@@ -184,5 +185,6 @@ class Enrolment:
                 os.fsync(file.fileno())
             draft.replace(self._path)
         except OSError as error:
-            draft.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                draft.unlink()
             logger.warning("cannot keep the token of this node in %s: %s", self._path, error)

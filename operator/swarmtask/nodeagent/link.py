@@ -107,7 +107,9 @@ class Link:
         self.refused = asyncio.Event()
         """Set when the API did not take the token; cleared by `use`."""
         self.use(credentials.token)
-        names = {"server_hostname": credentials.tls_name, "assert_hostname": credentials.tls_name} if credentials.tls_name else {}
+        names: dict[str, Any] = (
+            {"server_hostname": credentials.tls_name, "assert_hostname": credentials.tls_name} if credentials.tls_name else {}
+        )
         # Two loops speak at the same time; a connection that broke is made anew at the next call.
         self._pool = urllib3.PoolManager(
             num_pools=1, maxsize=2, retries=False, timeout=urllib3.Timeout(total=timeout_s), ssl_context=trust, **names
