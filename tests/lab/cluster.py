@@ -336,6 +336,17 @@ class Lab:
             self.manager_client().api.remove_node(swarm_id, force=True)
         del self._nodes[name]
 
+    def leave(self, name: str) -> None:
+        """`docker swarm leave` on the node itself; the Swarm keeps its entry, as lost."""
+        self.client(name).swarm.leave()
+
+    def rejoin(self, name: str) -> str:
+        """`docker swarm join` on a node that has left; returns the ID that it is given now."""
+        node = self.node(name)
+        self._join(node)
+        poll(f"{name} to be ready again", 60, lambda: self.swarm_state(name) == "ready")
+        return node.swarm_id
+
     # --- between tests --------------------------------------------------------------------------------------------
 
     def restore(self) -> None:

@@ -11,6 +11,7 @@ from swarmtask.cli import (
     demo,
     explain,
     get,
+    images,
     info,
     logs,
     nodeagent,
@@ -44,5 +45,6 @@ logs.register(app, TASKS)
 steer.register(app, TASKS)
 queues.register(app, TASKS)
 nodes.register(app, NODES)
+images.register(app, NODES)
 demo.register(app, OTHER)
 info.register_version(app, OTHER)

@@ -65,6 +65,7 @@ class Operator:
 
     Attributes:
         cache: for tests and status commands to read.
+        companions: more loops, by name, that live as long as it works; for `wiring` to add before `run`.
     """
 
     def __init__(
@@ -91,6 +92,7 @@ class Operator:
             deadlines=Timers(clock, lambda: clock.now().timestamp()),
             announcer=Announcer(api, clock),
         )
+        self.companions: dict[str, Loop] = {}
         self.cache = Cache()
         self.cache.listeners.append(self._on_change)
         self._lanes: dict[str, EngineLane] = {}
@@ -171,7 +173,7 @@ class Operator:
             loops[f"commands of {lane.name}"] = lane.run_commands
             loops[f"submissions of {lane.name}"] = lane.run_submissions
         loops |= {f"labels of {labels.engine}": labels.run for labels in self._labels}
-        return loops
+        return loops | self.companions
 
     async def _alive(self, name: str, loop: Loop) -> None:
         await supervise(name, loop, self._clock, self._rng)

@@ -13,6 +13,7 @@ from swarmtask.apiserver.access.rules import READ, WRITE
 from swarmtask.apiserver.access.users import AUTHENTICATED, MASTERS, NODES, OPERATORS
 from swarmtask.apiserver.objects import ObjectService, WriteOptions
 from swarmtask.errors import InternalError
+from swarmtask.resources.enrolment import BOOTSTRAP_GROUP, BOOTSTRAP_USER
 from swarmtask.resources.meta import GROUP
 
 ROLE_OF: dict[str, str] = {"cluster-admin": "cluster-admin", "admin": "admin", "editor": "edit", "viewer": "view"}
@@ -75,7 +76,8 @@ _OPERATOR = [
     _rule([""], ["serviceaccounts"], ["create", "impersonate"]),
     _rule([""], ["serviceaccounts/token"], ["create"]),
     _rule([ACCESS_GROUP], ["accesstokens"], [*_READ, *_WRITE]),
-    {"apiGroups": [""], "resources": ["groups"], "resourceNames": [NODES], "verbs": ["impersonate"]},
+    {"apiGroups": [""], "resources": ["groups"], "resourceNames": [NODES, BOOTSTRAP_GROUP], "verbs": ["impersonate"]},
+    {"apiGroups": [""], "resources": ["users"], "resourceNames": [BOOTSTRAP_USER], "verbs": ["impersonate"]},
     _rule(["authentication.k8s.io"], ["tokenreviews"], ["create"]),
     _rule(["authorization.k8s.io"], ["subjectaccessreviews"], ["create"]),
 ]
@@ -127,6 +129,7 @@ CLUSTER_ROLE_BINDINGS: dict[str, tuple[str, str]] = {
     "system:discovery": ("system:discovery", AUTHENTICATED),
     "system:basic-user": ("system:basic-user", AUTHENTICATED),
     "system:swarmtask:operator": ("system:swarmtask:operator", OPERATORS),
+    "system:swarmtask:node-bootstrapper": ("system:swarmtask:node-bootstrapper", BOOTSTRAP_GROUP),
 }
 """Name -> (ClusterRole, group)."""
 
