@@ -207,8 +207,8 @@ def _tell_restore(file: Path, done: Restored, folder: Path) -> None:
     if done.new_authority:
         terminal.warn("there were no certificates to restore: new ones are made, and every kubeconfig and agent needs a new one.")
     terminal.say(
-        "At the next start the operator asks the engines: attempts that the backup knows go on or tell how they ended, unfinished "
-        "ones that began after it are stopped and their tasks start again, and those of tasks that are not in it are removed."
+        "At the next start the operator asks the engines: attempts of restored tasks go on, or their outcome is taken, also of "
+        "those that began after the backup; attempts of tasks that are not in it are stopped and removed."
     )
     if done.unfinished:
         terminal.warn(
