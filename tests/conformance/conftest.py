@@ -9,6 +9,7 @@ cluster, which must have the definitions of `manifests/crds`. Tests marked `embe
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import queue
@@ -28,6 +29,8 @@ from tests.apiserver.server import ROOT, RunningServer, describe
 from tests.lab.tools import kubectl_binaries
 
 TIMEOUT_S = 60
+HISTORY_ROWS = 100
+"""Changes that the forgetful server remembers."""
 BINARIES = kubectl_binaries()
 FOREIGN = os.environ.get("SWARMTASK_CONFORMANCE_KUBECONFIG", "")
 RUN = f"swarmtask-conformance-{secrets.token_hex(3)}" if FOREIGN else "test"
@@ -187,19 +190,15 @@ def on_foreign_server() -> Iterator[RunningServer]:
             ask(server, "delete", "--wait=false", *sorted(mine))
 
 
-@pytest.fixture(scope="session")
-def conformance_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
-    """An API server in a process of its own, or the one that was named."""
-    if FOREIGN:
-        yield from on_foreign_server()
-        return
-    folder = tmp_path_factory.mktemp("conformance")
+@contextlib.contextmanager
+def serve(folder: Path, **environment: str) -> Iterator[RunningServer]:
+    """An API server in a process of its own, which ends with the block."""
     ready, log = folder / "ready", folder / "log"
     with log.open("wb") as output:
         process = subprocess.Popen(
             [sys.executable, "-m", "swarmtask.apiserver.server", "--data-dir", str(folder / "data"), "--listen", "127.0.0.1:0",
              "--ready-file", str(ready)],
-            env={**os.environ, "PYTHONPATH": f"{ROOT / 'operator'}{os.pathsep}{ROOT}"}, stderr=output,
+            env={**os.environ, "PYTHONPATH": f"{ROOT / 'operator'}{os.pathsep}{ROOT}", **environment}, stderr=output,
         )  # fmt: skip
     try:
         deadline = time.monotonic() + TIMEOUT_S
@@ -215,6 +214,23 @@ def conformance_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait(20)
+
+
+@pytest.fixture(scope="session")
+def conformance_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
+    """An API server in a process of its own, or the one that was named."""
+    if FOREIGN:
+        yield from on_foreign_server()
+    else:
+        with serve(tmp_path_factory.mktemp("conformance")) as server:
+            yield server
+
+
+@pytest.fixture(scope="session")
+def forgetful_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
+    """An API server that keeps a short history, so that clients soon come too late. For tests marked `embedded`."""
+    with serve(tmp_path_factory.mktemp("forgetful"), SWARMTASK_APISERVER__EVENT_LOG_ROWS=str(HISTORY_ROWS)) as server:
+        yield server
 
 
 _numbers = itertools.count(1)

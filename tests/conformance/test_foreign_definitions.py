@@ -112,9 +112,9 @@ def replace_status(kubectl: Kubectl, path: str, obj: dict[str, Any]) -> None:
 
 def test_two_appliers_share_a_seal(seals: Kubectl) -> None:
     apply = ("apply", "--server-side", "-f", "-")
-    seals(*apply, "--field-manager=one", stdin=text(seal("a", formats=[{"type": "PEM", "alias": "x"}])))
-    whole = {"name": "ca", "kind": "Issuer"}  # it is owned as one value, with the default that came into it
-    two = seal("a", hosts=["b.example.com"], issuerRef=whole, formats=[{"type": "DER"}])
+    whole = {"name": "ca", "kind": "Issuer"}  # it is owned as one value, with the default that would come into it
+    one, two = seal("a", issuerRef=whole), seal("a", issuerRef=whole, hosts=["b.example.com"], formats=[{"type": "DER"}])
+    seals(*apply, "--field-manager=one", stdin=text({**one, "spec": {**one["spec"], "formats": [{"type": "PEM", "alias": "x"}]}}))
     seals(*apply, "--field-manager=two", stdin=text(two))
     spec = get(seals, "seal", "a")["spec"]
     assert spec["hosts"] == ["a.example.com", "b.example.com"]
@@ -123,7 +123,7 @@ def test_two_appliers_share_a_seal(seals: Kubectl) -> None:
     said = seals.fails(*apply, "--field-manager=two", stdin=text(other))
     assert ".spec.issuerRef" in said
     assert 'conflict with "one"' in said
-    seals(*apply, "--field-manager=one", stdin=text(seal("a")))
+    seals(*apply, "--field-manager=one", stdin=text(one))
     assert [item["type"] for item in get(seals, "seal", "a")["spec"]["formats"]] == ["DER"]
 
 
