@@ -360,6 +360,11 @@ class FakeEngine:
         """Its programs run."""
         return self._node(node_id).runs
 
+    def stopping(self, name: str) -> bool:
+        """Its program was told to end."""
+        run = self._runs.get(name)
+        return run is not None and run.stopping and run.state is WorkloadState.RUNNING
+
     def connected(self, node_id: str) -> bool:
         return self._node(node_id).connected and not self._node(node_id).removed
 

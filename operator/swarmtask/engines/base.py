@@ -38,7 +38,7 @@ LABEL_PRIORITY = "swarmtask.io/priority"
 """The task's priority on its container: the agent evicts the least important one first."""
 LABEL_GRACE = "swarmtask.io/grace-seconds"
 LABEL_MEMORY_REQUEST = "swarmtask.io/memory-request"
-"""What its task declared, for whoever has to end it on its node: seconds between SIGTERM and SIGKILL, bytes that it was promised."""
+"""What its task declared, for whoever must end it on its node: seconds between SIGTERM and SIGKILL, bytes that it was promised."""
 LABEL_SPEC_HASH = "swarmtask.io/spec-hash"
 
 
@@ -240,6 +240,7 @@ class Engine(Protocol):
 
 __all__ = [
     "FINAL_WORKLOAD_STATES", "LABEL_ATTEMPT", "LABEL_CLUSTER", "LABEL_FENCE", "LABEL_GRACE", "LABEL_MANAGED",
-    "LABEL_MEMORY_REQUEST", "LABEL_PRIORITY", "LABEL_SPEC_HASH", "LABEL_TASK_NAME", "LABEL_TASK_NAMESPACE", "LABEL_TASK_UID", "Availability", "Engine", "EngineCapabilities", "EngineNode",
-    "GpuDevice", "Hint", "NodeState", "Observation", "Workload", "WorkloadState",
+    "LABEL_MEMORY_REQUEST", "LABEL_PRIORITY", "LABEL_SPEC_HASH", "LABEL_TASK_NAME", "LABEL_TASK_NAMESPACE", "LABEL_TASK_UID",
+    "Availability", "Engine", "EngineCapabilities", "EngineNode", "GpuDevice", "Hint", "NodeState", "Observation", "Workload",
+    "WorkloadState",
 ]  # fmt: skip

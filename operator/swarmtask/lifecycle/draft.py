@@ -39,12 +39,12 @@ TOLD_LIMIT = MESSAGE_LIMIT - 256
 """Of the attempt that ended a task: leaves room for why there is no other one."""
 EVIDENCE_LIMIT = 400
 _STOP_RANK = {
-    Reason.PREEMPTED: 0, Reason.DRAINED: 0, Reason.SUSPENDED: 1, Reason.START_DEADLINE: 2, Reason.ACTIVE_DEADLINE: 2,
+    Reason.PREEMPTED: 0, Reason.DRAINED: 0, Reason.EVICTED: 0, Reason.SUSPENDED: 1, Reason.START_DEADLINE: 2, Reason.ACTIVE_DEADLINE: 2,
     Reason.CANCELLED: 3, Reason.DELETED: 4,
 }  # fmt: skip
 
 
-EXPLAINED_STOPS = frozenset({Reason.PREEMPTED.value, Reason.DRAINED.value})
+EXPLAINED_STOPS = frozenset({Reason.PREEMPTED.value, Reason.DRAINED.value, Reason.EVICTED.value})
 """While an attempt is being stopped for one of these, its message says for whose sake; that stays."""
 
 
@@ -267,6 +267,11 @@ class Draft:
         words = f"{attempt.node} is being drained"
         self.begin_stop(self.update(attempt, reason=None, message=words), Reason.DRAINED, words)
 
+    def evict(self, attempt: Attempt, message: str) -> None:
+        """Ask for the end of the attempt, because its node runs out of memory."""
+        words = clip(f"{attempt.node} runs out of memory{': ' if message else ''}{message}", EVIDENCE_LIMIT)
+        self.begin_stop(self.update(attempt, reason=None, message=words), Reason.EVICTED, words)
+
     def note_usage(self, attempt: Attempt, record: NodeAttempt) -> Attempt:
         """What its node measured; told once, at the end."""
         if record.peak_memory is None and record.cpu_seconds is None:
@@ -351,6 +356,9 @@ class Draft:
             return
         if reason in EXPLAINED_STOPS and attempt.message:
             message = f"{attempt.message}: {message}" if message else attempt.message
+        if reason is Reason.EVICTED:
+            self.fail(attempt, reason, message, exit_code, finished_at)  # as where its node had to act alone
+            return
         attempt = self._close(attempt, AttemptState.STOPPED, reason, exit_code=exit_code, message=message, finished_at=finished_at)
         if reason is Reason.PREEMPTED:
             why, _ = self._pay(attempt, reason)

@@ -66,11 +66,12 @@ async def _run(options: dict[str, Any]) -> None:
     with guard:  # the fence first: what it must stop is stopped before anything else
         async with Link(credentials) as link:
             agent = Agent(
-                link, probe.read, identity, guard.fence, attempts=guard.told, clock=clock, rng=random.Random(),
-                version=swarmtask.__version__, rhythm=Rhythm(lease_s=options["fenceSeconds"]),
+                link, probe.read, identity, guard.fence, attempts=guard.told, eviction=guard.eviction, clock=clock,
+                rng=random.Random(), version=swarmtask.__version__, rhythm=Rhythm(lease_s=options["fenceSeconds"]),
             )  # fmt: skip
             loop = asyncio.get_running_loop()
             guard.attempts.changed = _in_loop(loop, agent.attempts_changed)
+            guard.watch.pleaded = _in_loop(loop, agent.eviction_changed)
             running = asyncio.create_task(agent.run())
             for number in (signal.SIGTERM, signal.SIGINT):
                 loop.add_signal_handler(number, running.cancel)
