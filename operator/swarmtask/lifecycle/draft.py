@@ -39,8 +39,8 @@ TOLD_LIMIT = MESSAGE_LIMIT - 256
 """Of the attempt that ended a task: leaves room for why there is no other one."""
 EVIDENCE_LIMIT = 400
 _STOP_RANK = {
-    Reason.PREEMPTED: 0, Reason.DRAINED: 0, Reason.EVICTED: 0, Reason.SUSPENDED: 1, Reason.START_DEADLINE: 2, Reason.ACTIVE_DEADLINE: 2,
-    Reason.CANCELLED: 3, Reason.DELETED: 4,
+    Reason.PREEMPTED: 0, Reason.DRAINED: 0, Reason.EVICTED: 0, Reason.SUSPENDED: 1, Reason.START_DEADLINE: 2,
+    Reason.ACTIVE_DEADLINE: 2, Reason.CANCELLED: 3, Reason.DELETED: 4,
 }  # fmt: skip
 
 
@@ -233,6 +233,7 @@ class Draft:
         status.phase, status.reason, status.message = Phase.PENDING, None, None
         status.failures, status.infrastructure_losses = 0, 0
         status.start_time, status.completion_time, status.exit_code, status.queued_time = None, None, None, None
+        status.peak_memory = None
         status.observed_retry, status.outcome_of, status.memory = request, None, None
         status.conditions = []
         self._leave_node()
@@ -276,7 +277,11 @@ class Draft:
         """What its node measured; told once, at the end."""
         if record.peak_memory is None and record.cpu_seconds is None:
             return attempt
-        return self.update(attempt, peak_memory=record.peak_memory, cpu_seconds=record.cpu_seconds)
+        attempt = self.update(attempt, peak_memory=record.peak_memory, cpu_seconds=record.cpu_seconds)
+        peaks = [one.peak_memory for one in self.status.attempts if one.peak_memory is not None]
+        if peaks:
+            self.status.peak_memory = f"{-(-units.memory_bytes(peaks[-1]) // 2**20)}Mi"
+        return attempt
 
     def accept_late(self, attempt: Attempt, observation: Observation) -> None:
         """Its node was given up, but the work was done there, and nothing has followed it yet: finished work is not run again."""
