@@ -15,6 +15,7 @@ from swarmtask.clock import Clock, format_micro_time, format_time
 from swarmtask.engines.base import Workload
 from swarmtask.kube import Object
 from swarmtask.resources.kinds import LEASE, SWARM_NODE
+from swarmtask.resources.units import format_memory
 from tests.fakes.engine import FakeEngine, Interval
 from tests.fakes.kube import FakeKube
 
@@ -181,7 +182,7 @@ class FakeAgent:
                 record |= {"state": "Exited", "finishedAt": format_time(interval.ended + self._skew)}
                 reason = "Fenced" if work.name in self.fenced else "Evicted" if work.name in self.evicted else ""
                 record |= {"exitCode": interval.exit_code, "reason": reason}
-                record |= {"peakMemory": "64Mi", "cpuSeconds": 1.5}
+                record |= {"peakMemory": format_memory(interval.peak_bytes), "cpuSeconds": 1.5}
             self._records[work.name] = record
 
     def _tell(self, now: float) -> None:
