@@ -325,3 +325,22 @@ async def test_a_node_that_left_while_it_was_silent_may_still_run_its_work() -> 
         took_s = 6 + await since(world, lambda: world.task("work").status.attempts[0].reason == "NodeLost")
         assert DUE_S <= took_s <= DUE_S + 3
         await world.until(lambda: world.phase("work") == "Succeeded")
+
+
+async def test_an_operator_that_starts_believes_no_end_before_it_knows_who_has_an_agent() -> None:
+    """The node stopped it because it could not reach the API, and the program ended politely, with 0; the engine shows that before
+    the Leases are read."""
+    async with laptops("n1") as lab:
+        world = lab.world
+        await lab.run_on("work", "n1", Outcome(duration_s=None, term_exit_code=0))
+        await world.stop()
+        lab.agents["n1"].reaches = False
+        await world.pass_time(FENCE_S + 5)
+        assert lab.agents["n1"].fenced
+        await world.start(wait=False)
+        await world.pass_time(2)
+        assert world.phase("work") == "Running"
+        lab.agents["n1"].reaches = True
+        await world.until(lambda: world.task("work").status.attempts[0].reason == "NodeLost")
+        await world.until(lambda: world.phase("work") == "Succeeded", 300)
+        assert world.task("work").status.attempt == 2

@@ -20,7 +20,7 @@ from swarmtask.lifecycle.messages import (
 from swarmtask.lifecycle.messages import WorkloadState as W
 from swarmtask.lifecycle.task import Policy
 from swarmtask.resources.node import NodeAttempt
-from swarmtask.resources.task import Attempt, AttemptState, Phase, attempt_id
+from swarmtask.resources.task import ANNOTATION_RETRY, Attempt, AttemptState, Phase, attempt_id
 from tests.lifecycle.story import START, UID, Story, make_task
 
 
@@ -298,3 +298,30 @@ def test_another_boot_explains_every_exit_code_but_a_recorded_zero() -> None:
     assert weighed(story, story.seen(W.EXITED, exit_code=1), BACK, record(exit_code=1)) is Reason.NODE_RESTARTED
     assert weighed(story, story.seen(W.EXITED, exit_code=0), BACK) is Reason.NODE_RESTARTED
     assert weighed(story, story.seen(W.EXITED, exit_code=0), BACK, record(exit_code=0)) is None
+
+
+def test_the_task_shows_the_peak_of_the_newest_attempt_of_which_one_is_known() -> None:
+    story = Story(backoffLimit=3)
+    story.run(boot_id="b1")
+    story.exit(1)
+    assert story.status.peak_memory is None
+    story.tell(NodeTold(1, record(exit_code=1, peak_memory=str(100 * 2**20 + 1), cpu_seconds=2.5), "b1"))
+    assert story.status.peak_memory == "101Mi"
+    assert (story.current.peak_memory, story.current.cpu_seconds) == (str(100 * 2**20 + 1), 2.5)
+    story.wake()
+    story.run(boot_id="b1")
+    story.exit(0)
+    story.tell(NodeTold(2, record(2, exit_code=0, peak_memory="64Mi", cpu_seconds=1.0), "b1"))
+    story.tell(NodeTold(1, record(1, exit_code=1, peak_memory="200Mi", cpu_seconds=2.5), "b1"))
+    assert story.status.peak_memory == "64Mi", "what is told late of an older one changes that one's record only"
+    assert story.status.attempts[0].peak_memory == "200Mi"
+
+
+def test_a_retry_by_a_person_forgets_the_peak() -> None:
+    story = Story(backoffLimit=0)
+    story.run(boot_id="b1")
+    story.exit(1)
+    story.tell(NodeTold(1, record(exit_code=1, peak_memory="64Mi"), "b1"))
+    story.annotate(ANNOTATION_RETRY, "1")
+    story.reconcile()
+    assert (story.phase, story.status.peak_memory) == (Phase.QUEUED, None)

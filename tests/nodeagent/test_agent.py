@@ -62,6 +62,7 @@ class Machine:
         self.clock, self.api = ManualClock(), FakeApi()
         self.reading = READING
         self.attempts: list[Object] = []
+        self.eviction: Object | None = None
         self.can_sweep = True
         self.sweeps: list[float] = []
         self.claims: list[tuple[bool, int]] = []
@@ -71,7 +72,8 @@ class Machine:
         )  # fmt: skip
         self.agent = Agent(
             self.api, self.look, identity or Identity(engine="swarm", engine_node_id="n1"), self.fence,
-            attempts=lambda: list(self.attempts), clock=self.clock, rng=random.Random(1), version="9",
+            attempts=lambda: list(self.attempts), eviction=lambda: self.eviction, clock=self.clock, rng=random.Random(1),
+            version="9",
         )  # fmt: skip
         self._running: asyncio.Task[None] | None = None
 
@@ -283,3 +285,18 @@ async def test_a_token_that_may_not_hold_the_lease_fences_nothing(machine: Machi
     await machine.pass_s(60)
     assert {claimed for claimed, _ in machine.claims} == {True, False}
     assert machine.sweeps == []
+
+
+async def test_a_cry_for_help_is_told_in_a_moment_and_taken_back_as_soon(machine: Machine) -> None:
+    await machine.start()
+    await machine.pass_s(4)
+    told = len(machine.api.told)
+    machine.eviction = {"id": "st-1", "requestedAt": "2026-01-01T00:00:00Z"}
+    machine.agent.eviction_changed()
+    await machine.settle()
+    assert [body.get("eviction") for body in machine.api.told[told:]] == [machine.eviction]
+    machine.eviction = None
+    machine.agent.eviction_changed()
+    await machine.settle()
+    assert "eviction" not in machine.api.told[-1]
+    assert len(machine.api.told) == told + 2

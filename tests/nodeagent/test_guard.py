@@ -25,6 +25,7 @@ from tests.nodeagent.fakes import GIB, UID, CgroupTree, FakeDocker, HandClock, a
 
 PLENTY = Strain(4 * GIB, 8 * GIB, 0.0)
 SHORT = Strain(GIB // 8, 8 * GIB, 0.6)
+DESPERATE = Strain(GIB // 8, 8 * GIB, 0.9)
 
 
 class Node:
@@ -333,7 +334,7 @@ def test_a_docker_that_fails_is_asked_with_growing_pauses_and_read_in_full_after
 def test_the_least_important_goes_when_memory_runs_out(node: Node) -> None:
     dear, cheap = node.begin(1, priority=5), node.begin(2, priority=-1)
     node.docker.deaf.add(cheap)
-    node.step()
+    node.step(10)
     node.strain = SHORT
     for _ in range(5):
         node.step()
@@ -351,7 +352,7 @@ def test_of_equals_the_one_farthest_above_what_it_was_promised_goes_with_its_own
     node.docker.deaf.add(greedy)
     for name in (greedy, honest):
         node.tree.use(name, memory=600 * 2**20, peak=600 * 2**20)
-    node.step()
+    node.step(10)
     node.strain = SHORT
     for _ in range(5):
         node.step()
@@ -360,6 +361,96 @@ def test_of_equals_the_one_farthest_above_what_it_was_promised_goes_with_its_own
     (_, asked, asked_at), (_, killed, killed_at) = node.docker.signals
     assert (asked, killed) == ("SIGTERM", "SIGKILL")
     assert killed_at - asked_at < 2
+
+
+class Pleas:
+    """What the operator is asked, as it changes."""
+
+    def __init__(self, node: Node) -> None:
+        self.node, self.seen = node, list[str | None]()
+        node.guard.watch.pleaded = self._changed
+
+    def _changed(self) -> None:
+        told = self.node.guard.eviction()
+        self.seen.append(None if told is None else str(told["id"]))
+
+
+def under_pressure(node: Node, strain: Strain = SHORT) -> Pleas:
+    """The API has just been reached, and memory is short for as long as it takes."""
+    node.step()
+    pleas = Pleas(node)
+    node.guard.fence.renewed(node.clock.boot_time())
+    node.strain = strain
+    for _ in range(4):
+        node.step()
+    return pleas
+
+
+def test_the_operator_is_asked_first_and_not_waited_for_longer_than_a_moment(node: Node) -> None:
+    cheap = node.begin(1, priority=-1)
+    node.begin(2)
+    pleas = under_pressure(node)
+    told = node.guard.eviction()
+    assert told is not None
+    assert (told["id"], told["message"][:32]) == (attempt(1), "128 MiB of 8192 MiB were left; i")
+    assert node.docker.signals == []
+    node.step(1.5)
+    assert node.docker.signals == []
+    node.step(1)
+    until(lambda: cheap not in node.docker.alive())
+    assert pleas.seen == [attempt(1), None]
+    assert node.ends()[attempt(1)][0] == "Evicted"
+
+
+def test_the_harder_the_pressure_the_shorter_the_wait(node: Node) -> None:
+    node.begin(1)
+    under_pressure(node, DESPERATE)
+    assert node.guard.eviction() is not None
+    node.step(1)
+    assert node.guard.eviction() is None
+    until(lambda: node.docker.alive() == set())
+
+
+def test_memory_that_comes_back_takes_the_wish_back(node: Node) -> None:
+    node.begin(1)
+    pleas = under_pressure(node)
+    node.strain = PLENTY
+    for _ in range(10):
+        node.step()
+    assert pleas.seen == [attempt(1), None]
+    assert node.docker.signals == []
+
+
+def test_the_operator_s_choice_is_hastened_and_keeps_the_operator_s_reason(node: Node) -> None:
+    with node.guard:
+        until(node.docker.listening.is_set)
+        hog, other = node.begin(1), node.begin(2, priority=1)
+        until(lambda: len(node.guard.told()) == 2)
+        node.guard.watch.end()
+    node.docker.deaf.add(other)
+    pleas = under_pressure(node)
+    node.guard.attempts.heard({"Action": "kill", "Actor": {"ID": hog, "Attributes": {"signal": "10"}}})
+    node.guard.attempts.heard({"Action": "kill", "Actor": {"ID": other, "Attributes": {"signal": "15"}}})
+    node.step()
+    until(lambda: other not in node.docker.alive())
+    assert node.docker.alive() == {hog}
+    assert pleas.seen == [attempt(1), None]
+    assert node.ends()[attempt(2)] == ("", 137), "who told it to end knows why"
+    for _ in range(4):
+        node.step()
+    assert node.docker.alive() == {hog}, "memory takes a while to come back"
+
+
+def test_who_ends_by_himself_meanwhile_has_answered(node: Node) -> None:
+    one, other = node.begin(1), node.begin(2, priority=1)
+    pleas = under_pressure(node)
+    node.docker.end(one, 0)
+    node.guard.watch.doubt()
+    node.step(0.5)
+    node.step(0.5)
+    assert pleas.seen == [attempt(1), None]
+    assert node.docker.alive() == {other}
+    assert node.docker.signals == []
 
 
 def test_nobody_to_evict_is_no_harm(node: Node) -> None:

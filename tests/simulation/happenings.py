@@ -63,6 +63,9 @@ class Happenings:
                 at_s += self._rng.expovariate(rate / 60)
         moves, when = self._world.workload.front, self._world.source("front")
         moments += [(when.uniform(moves.from_s, moves.to_s), "to the front", self.move_to_front) for _ in range(moves.count)]
+        hogs, when = self._world.workload.hogs, self._world.source("hogs")
+        if self._world.chances.allowed:
+            moments += [(when.uniform(hogs.from_s, hogs.to_s), "memory is short", self.hog) for _ in range(hogs.count)]
         return sorted(moments, key=lambda moment: moment[:2])
 
     # --- the operator, the API, the engine, the clock ---
@@ -146,6 +149,16 @@ class Happenings:
         if what == "alive":
             world.excuse_node(agent.node_id)
         self._for_a_while(f"agent {agent.node_id}", for_s, lambda: setattr(agent, what, True))
+
+    def hog(self) -> None:
+        """A machine runs out of memory: its agent asks for the end of an attempt, or ends one."""
+        world = self._world
+        agents = [agent for node, agent in world.agents.items() if node in world.node_ids and not agent.short]
+        if agents:
+            agent, for_s = self._rng.choice(agents), self._rng.uniform(2, 15)
+            world.note(f"{agent.node_id} runs out of memory for {for_s:.1f} s")
+            agent.short = True
+            self._for_a_while(f"hog {agent.node_id}", for_s, lambda: setattr(agent, "short", False))
 
     def node_leaves(self) -> None:
         world = self._world

@@ -39,6 +39,8 @@ FOUND = [
     ("preemption", 12268),
     # The workload: its tasks were over so soon that shares could not be judged; they are longer now.
     ("teams", 14467),
+    # The operator: one that had just started took a polite end for success before it had read which nodes have agents.
+    ("partitions", 298),
 ]
 
 

@@ -50,11 +50,18 @@ class Ears:
     def __init__(self, unreachable_s: float, vouch_s: float, missed: Callable[[str], bool] = lambda name: False) -> None:
         self._unreachable_s, self._vouch_s, self._missed = unreachable_s, vouch_s, missed
         self._leases: dict[str, _Lease] = {}
+        self._open = False
+        """Once all Leases were read for the first time: before, nobody knows which nodes have an agent."""
         self._deaf_s = 0.0
         self._listed_at: float | None = None
 
     def __len__(self) -> int:
         return len(self._leases)
+
+    @property
+    def open(self) -> bool:
+        """All Leases that there are were read at least once."""
+        return self._open
 
     @property
     def names(self) -> list[str]:
@@ -85,12 +92,17 @@ class Ears:
             known.exact, known.silent, known.vouched = True, False, False
         return renewed
 
+    def opened(self) -> None:
+        """All Leases that there are were read once."""
+        self._open = True
+
     def gone(self, name: str) -> None:
         """Its Lease was deleted: it has no agent any more."""
         self._leases.pop(name, None)
 
     def listed(self, leases: Collection[Object], asked_at: float) -> None:
         """A complete read that was asked for then, and shows nothing older than that moment."""
+        self._open = True
         if self._listed_at is not None and asked_at - self._listed_at > DEAF_S:
             self._deaf_s += asked_at - self._listed_at
             for lease in self._leases.values():
@@ -122,7 +134,7 @@ class Ears:
         """What is known of a node now; of one without a Lease that it has no agent."""
         lease = self._leases.get(name)
         if lease is None:
-            return NO_AGENT
+            return NO_AGENT if self._open else NodeWord(Hearing.NEW)
         if lease.silent:
             return NodeWord(Hearing.SILENT, self._silence_s(lease), lease.exact, lease.boot_id)
         if lease.vouched:

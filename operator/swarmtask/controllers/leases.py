@@ -89,6 +89,10 @@ class Leases:
         """The boot of a SwarmNode that has an agent; empty: it has none."""
         return self.word(node).boot_id
 
+    def heard(self, node: str) -> bool:
+        """Its agent speaks."""
+        return self.word(node).hearing is Hearing.HEARD
+
     def uncertain(self, node: str) -> bool:
         """It has an agent of which nothing is heard: what is missing there may still run."""
         return self.word(node).hearing in (Hearing.NEW, Hearing.SILENT)
@@ -138,6 +142,7 @@ class Leases:
             listed = await self._api.list(LEASE, LEASE_NAMESPACE)
             for lease in listed.items:
                 self.ears.read(lease, self._clock.monotonic())
+            self._open_ears()
             self._bell.ring()
             try:
                 version = listed.resource_version
@@ -148,6 +153,13 @@ class Leases:
                             self._bell.ring()
             except Expired:
                 logger.info("the watch of the Leases expired: listing again")
+
+    def _open_ears(self) -> None:
+        """From here on it is known which nodes have an agent; what was held back until then is looked at again."""
+        if not self.ears.open:
+            self.ears.opened()
+            for lane in self._lanes.values():
+                lane.poll.ring()
 
     async def _listen(self) -> None:
         """Read all Leases, again and again; one read that fails only leaves a gap."""

@@ -19,6 +19,7 @@ from swarmtask.controllers.announcements import Announcer
 from swarmtask.controllers.arrays import Arrays
 from swarmtask.controllers.cache import Cache, Change
 from swarmtask.controllers.draining import Draining
+from swarmtask.controllers.evicting import Evicting
 from swarmtask.controllers.executor import Executor
 from swarmtask.controllers.intake import Intake, default_intake
 from swarmtask.controllers.lane import EngineLane
@@ -110,6 +111,7 @@ class Operator:
             self._around, self.cache, self.executor, self._lanes,
             reached=lambda: self._nodes.reached, verdict=self._verdict_on_nodes,
         )  # fmt: skip
+        self._evicting = Evicting(self._around, self.cache, self.executor, self._leases.heard)
         self._nodes.offer_changed = self.scheduling.bell.ring
         self._nodes.standing, self._nodes.uncertain = self._leases.standing, self._leases.uncertain
         self.scheduling.boot_id = self._leases.boot_id
@@ -165,6 +167,7 @@ class Operator:
             "arrays": self._arrays.run,
             "nodes": self._nodes.run,
             "draining": self._draining.run,
+            "evicting": self._evicting.run,
             "leases": self._leases.run,
         }
         for lane, observer in zip(self._lanes.values(), self._observers, strict=True):
@@ -235,6 +238,7 @@ class Operator:
         elif change.kind is SWARM_NODE:
             self._nodes.bell.ring()
             self._draining.bell.ring()
+            self._evicting.bell.ring()
             for labels in self._labels:
                 labels.bell.ring()
         if change.placement:

@@ -39,7 +39,7 @@ LABEL_PRIORITY = "swarmtask.io/priority"
 """The task's priority on its container: the agent evicts the least important one first."""
 LABEL_GRACE = "swarmtask.io/grace-seconds"
 LABEL_MEMORY_REQUEST = "swarmtask.io/memory-request"
-"""What its task declared, for whoever has to end it on its node: seconds between SIGTERM and SIGKILL, bytes that it was promised."""
+"""What its task declared, for whoever must end it on its node: seconds between SIGTERM and SIGKILL, bytes that it was promised."""
 LABEL_SPEC_HASH = "swarmtask.io/spec-hash"
 
 

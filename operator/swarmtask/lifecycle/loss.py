@@ -99,9 +99,11 @@ def weigh(
     told = _complete(seen, attempt, word, record)
     if told.reason is not None or told.state is not WorkloadState.EXITED or _ended(record):
         return told
-    if _may_be_explained(told, spec, attempt, policy, word, waited_s):
+    in_fence = _in_fence(spec, attempt, policy, word, waited_s)
+    fence_goes_on = in_fence and word.since_s <= _fence_end_s(spec, attempt, policy)
+    if _may_be_explained(told, spec, word, waited_s, in_fence=fence_goes_on if word.hearing is Hearing.VOUCHED else in_fence):
         return None
-    if word.hearing is Hearing.VOUCHED and _in_fence(spec, attempt, policy, word, waited_s):
+    if word.hearing is Hearing.VOUCHED and in_fence:
         words = "it ended when its node's agent may have stopped it, and the agent says nothing"
         return replace(told, reason=Reason.NODE_LOST, message=words)
     return told
@@ -161,7 +163,7 @@ def _code(seen: Observation, record: NodeAttempt) -> int | None:
     return seen.exit_code if seen.exit_code is not None else record.exit_code
 
 
-def _may_be_explained(seen: Observation, spec: TaskSpec, attempt: Attempt, policy: Policy, word: NodeWord, waited_s: float) -> bool:
+def _may_be_explained(seen: Observation, spec: TaskSpec, word: NodeWord, waited_s: float, *, in_fence: bool) -> bool:
     """Whether the agent may still say that it was the node and not the program that ended it. A program that ends politely on
     SIGTERM exits with 0: that would pass for finished work."""
     fenced = spec.node_loss.replace == "afterFence"
@@ -173,9 +175,9 @@ def _may_be_explained(seen: Observation, spec: TaskSpec, attempt: Attempt, polic
         case Hearing.HEARD:
             return (fenced and word.since_s < RECORDS_S) or (seen.exit_code != 0 and waited_s < RECORD_S)
         case Hearing.SILENT:
-            return fenced and (not word.exact or _in_fence(spec, attempt, policy, word, waited_s))
+            return fenced and (not word.exact or in_fence)
         case Hearing.VOUCHED:
-            return _in_fence(spec, attempt, policy, word, waited_s) and word.since_s <= _fence_end_s(spec, attempt, policy)
+            return in_fence
 
 
 def _in_fence(spec: TaskSpec, attempt: Attempt, policy: Policy, word: NodeWord, waited_s: float) -> bool:

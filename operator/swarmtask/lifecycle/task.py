@@ -20,6 +20,7 @@ from swarmtask.lifecycle.draft import Draft
 from swarmtask.lifecycle.messages import (
     Bound,
     Drain,
+    Evict,
     InvalidObject,
     NodeTold,
     Preempt,
@@ -90,6 +91,14 @@ def handle(task: SwarmTask, event: TaskEvent, now: datetime, policy: Policy) -> 
             live = _to_be_drained(draft, number)
             if live is not None:
                 draft.drain(live)
+        case Evict(attempt=number, message=message):
+            live = _to_be_drained(draft, number)
+            if live is None:
+                return _nothing(task)
+            _settle(draft, None)
+            live = _to_be_drained(draft, number)
+            if live is not None:
+                draft.evict(live, message)
         case InvalidObject():
             _refuse(draft, event)
         case _:

@@ -77,8 +77,8 @@ async def _run(options: dict[str, Any]) -> None:
         async with Link(credentials) as link:
             work: Work
             agent = Agent(
-                link, probe.read, identity, guard.fence, attempts=guard.told, clock=clock, rng=random.Random(),
-                version=swarmtask.__version__, rhythm=Rhythm(lease_s=options["fenceSeconds"]),
+                link, probe.read, identity, guard.fence, attempts=guard.told, eviction=guard.eviction, clock=clock,
+                rng=random.Random(), version=swarmtask.__version__, rhythm=Rhythm(lease_s=options["fenceSeconds"]),
             )  # fmt: skip
             shipper = LogShipper(
                 places.docker, Daemon(places.docker, cluster=places.cluster), link, guard.fence.ask, places.state,
@@ -86,6 +86,7 @@ async def _run(options: dict[str, Any]) -> None:
             )  # fmt: skip
             loop = asyncio.get_running_loop()
             guard.attempts.changed = _in_loop(loop, agent.attempts_changed, shipper.changed)
+            guard.watch.pleaded = _in_loop(loop, agent.eviction_changed)
             work = functools.partial(_shipping, agent.run, shipper.run)
             if options["bootstrap"]:
                 place = Place(identity.engine, identity.engine_node_id, credentials.ca, places.state)

@@ -30,6 +30,8 @@ KEPT = timedelta(hours=1)
 YOUNG = timedelta(minutes=1)
 MOST_HEARD = 1024
 MOST_MOMENTS = 16
+HARMLESS = frozenset({"1", "10", "12", "17", "18", "23", "28"})
+"""Signals that end nobody who expects them: HUP, USR1, USR2, CHLD, CONT, URG, WINCH; as Docker's events number them."""
 
 
 @dataclass(slots=True)
@@ -49,6 +51,7 @@ class _Heard:
     ooms: list[datetime] = field(default_factory=list)
     oom_kills: int = 0
     by_host: bool = False
+    signalled: bool = False
     exit_code: int | None = None
     died_at: datetime | None = None
 
@@ -106,6 +109,8 @@ class Attempts:
             match event.get("Action"):
                 case "oom":
                     self._about(container_id).ooms = [*self._about(container_id).ooms, at][-MOST_MOMENTS:]
+                case "kill" if isinstance(attributes, dict) and str(attributes.get("signal")) not in HARMLESS:
+                    self._about(container_id).signalled = True
                 case "die":
                     about = self._about(container_id)
                     about.exit_code, about.died_at = int(code) if code.isdecimal() and len(code) < 10 else None, at
@@ -141,6 +146,15 @@ class Attempts:
 
     def candidates(self) -> list[Candidate]:
         """What runs, for who picks a victim. Who is being stopped already is no choice."""
+        return [one for one in self._candidates() if one.container_id not in self._marks]
+
+    def ending(self) -> list[Candidate]:
+        """What runs and was sent a signal by somebody else than this agent: its end has begun."""
+        with self._lock:
+            signalled = {name for name, about in self._heard.items() if about.signalled}
+        return [one for one in self.candidates() if one.container_id in signalled]
+
+    def _candidates(self) -> list[Candidate]:
         with self._lock:
             return [
                 Candidate(
@@ -152,7 +166,6 @@ class Attempts:
                     started_at=one.details.started_at, grace_s=one.item.grace_s,
                 )
                 for one in self._running.values()
-                if one.item.id not in self._marks
             ]  # fmt: skip
 
     # --- for the watch ---

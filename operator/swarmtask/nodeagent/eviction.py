@@ -1,6 +1,7 @@
-"""When the machine runs out of memory, and who goes first. Pure.
+"""When the machine runs out of memory, who goes first, and how long the operator is waited for. Pure.
 
 Called by `watch`. LIFECYCLE, "Memory": the agent ends the least important attempt before the kernel picks one by its own measure.
+It asks the operator first, which knows better what is important by now, and acts alone when that takes too long.
 """
 
 from __future__ import annotations
@@ -18,6 +19,9 @@ HELD_S = 3.0
 PAUSE_S = 10.0
 """After an eviction, until the next: memory takes a while to come back, and pressure is an average of ten seconds."""
 MOST_GRACE_S = 5.0
+PATIENCE_S, HURRY_S = 4.0, 1.0
+"""So long the operator's answer is waited for: at PRESSED, and when tasks wait for memory for HOPELESS of the time."""
+HOPELESS = 0.8
 MIB = 2**20
 
 
@@ -52,8 +56,7 @@ class Alarm:
 
     def sounds(self, strain: Strain, now: float) -> bool:
         """Tell it of every look."""
-        short = strain.available_bytes < SCARCE * strain.memory_bytes and strain.pressure >= PRESSED
-        if not short:
+        if not is_short(strain):
             self._since = None
             return False
         if self._since is None:
@@ -63,6 +66,28 @@ class Alarm:
     def evicted(self, now: float) -> None:
         """Somebody goes; wait for the effect."""
         self._since, self._quiet_until = None, now + PAUSE_S
+
+
+@dataclass(frozen=True, slots=True)
+class Plea:
+    """What the operator was asked: to end this one. `until`: then the agent acts alone. `beside`: containers that ran then."""
+
+    candidate: Candidate
+    message: str
+    until: float
+    asked_at: datetime
+    beside: frozenset[str] = frozenset()
+
+
+def is_short(strain: Strain) -> bool:
+    """Now, whatever was before."""
+    return strain.available_bytes < SCARCE * strain.memory_bytes and strain.pressure >= PRESSED
+
+
+def patience_s(strain: Strain) -> float:
+    """How long the operator's answer can be waited for: the harder the pressure, the shorter."""
+    share = (strain.pressure - PRESSED) / (HOPELESS - PRESSED)
+    return PATIENCE_S - (PATIENCE_S - HURRY_S) * min(1.0, max(0.0, share))
 
 
 def victim(candidates: Sequence[Candidate]) -> Candidate | None:
@@ -83,6 +108,6 @@ def grace_s(chosen: Candidate) -> float:
 def message(chosen: Candidate, strain: Strain) -> str:
     """For a person."""
     return (
-        f"stopped by the node: {strain.available_bytes / MIB:.0f} MiB of {strain.memory_bytes / MIB:.0f} MiB were left; it had "
+        f"{strain.available_bytes / MIB:.0f} MiB of {strain.memory_bytes / MIB:.0f} MiB were left; it had "
         f"priority {chosen.priority} and used {chosen.memory_bytes / MIB:.0f} MiB"
     )

@@ -14,7 +14,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from swarmtask.clock import Clock
+from swarmtask.clock import Clock, format_time
 from swarmtask.errors import EngineUnavailable
 from swarmtask.nodeagent.attempts import Attempts
 from swarmtask.nodeagent.cgroups import Cgroups
@@ -30,6 +30,8 @@ logger = logging.getLogger(__name__)
 
 IMPATIENT_S = 2.0
 """Who must stop containers in time cannot wait longer for Docker's answer; there is another way."""
+REACHED_S = 6.0
+"""An API that has renewed the Lease within this is worth asking for help."""
 FENCED = "stopped by the node, because it could not reach the API for {seconds:g} s"
 
 
@@ -78,8 +80,9 @@ class Guard:
         self.attempts = Attempts(patient, Cgroups(places.cgroups, places.proc), records, now=clock.now)
         self._stopper = Stopper(self._daemon, Pace(clock.boot_time, wait), self.attempts.kill)
         self.watch = Watch(
-            self.attempts, patient, self._stopper, strain, clock=clock.monotonic, boot_clock=clock.boot_time, rng=rng
-        )
+            self.attempts, patient, self._stopper, strain, clock=clock.monotonic, boot_clock=clock.boot_time, now=clock.now,
+            reaches=lambda: clock.boot_time() - self.fence.renewed_at < REACHED_S, rng=rng,
+        )  # fmt: skip
         self.fence = Fence(
             self._sweep, clock.boot_time, terms=terms, renewed_at=records.lease(boot_id),
             remember=lambda renewed_at: records.put_lease(boot_id, renewed_at), claimed=records.lease_claimed(),
@@ -103,6 +106,13 @@ class Guard:
     def told(self) -> list[dict[str, Any]]:
         """`status.attempts`."""
         return self.attempts.told()
+
+    def eviction(self) -> dict[str, Any] | None:
+        """`status.eviction`."""
+        plea = self.watch.plea
+        if plea is None:
+            return None
+        return {"id": plea.candidate.attempt, "requestedAt": format_time(plea.asked_at), "message": plea.message}
 
     def _sweep(self, since: float) -> bool:
         """Stop all that is fenced, each with its own grace; what begins meanwhile, too. True when nothing of it runs any more.

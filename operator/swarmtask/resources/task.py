@@ -371,6 +371,9 @@ class TaskStatus(Model):
         default=None, description="What the next attempt asks for, where the spec does not say it: auto, or more after a failure."
     )
     exit_code: int | None = Field(default=None, description="Exit code of the newest finished attempt.")
+    peak_memory: Quantity | None = Field(
+        default=None, description="The most memory that the newest attempt used of which that is known, in whole mebibytes."
+    )
     start_time: Time | None = Field(default=None, description="When the first attempt of this budget ran.")
     completion_time: Time | None = Field(default=None, description="When the task reached its terminal phase.")
     observed_retry: str | None = Field(default=None, description="The retry annotation that was last acted on.")
