@@ -22,7 +22,7 @@ from tests.e2e.recorder import Recorder
 from tests.lab.cluster import Lab
 from tests.lab.images import TASK_TAG
 
-FENCE_S, FENCE_GRACE_S, MARGIN_S, UNREACHABLE_S = 12, 2, 7, 4.5
+FENCE_S, FENCE_GRACE_S, MARGIN_S, UNREACHABLE_S = 12, 2, 14, 4.5
 LOST_GRACE_S = 5
 """`nodeLoss.graceSeconds` of `Stage.task`."""
 GRACE_S = 2
@@ -103,14 +103,16 @@ class Stage:
     def statuses(self) -> dict[str, Object]:
         return {item["metadata"]["name"]: item["status"] for item in self.product.get("swarmtasks")}
 
-    def wait_second_attempts(self, policy: str, count: int, deadline: float) -> None:
-        """Until so many tasks of a policy run as attempt 2, by that moment of `time.monotonic`."""
+    def wait_second_attempts(self, policy: str, count: int, since: float, within_s: float) -> None:
+        """Until so many tasks of a policy run as attempt 2, within that time since a moment of `time.monotonic`."""
 
         def probe() -> bool:
             found = self.product.get("swarmtasks", selector=f"policy={policy}")
             return sum(item["status"].get("attempt") == 2 and item["status"]["phase"] == "Running" for item in found) == count
 
-        wait_until(f"{count} replacements by {policy}", probe, max(0.0, deadline - time.monotonic()), self.details)
+        left_s = max(0.0, since + within_s - time.monotonic())
+        wait_until(f"{count} replacements by {policy}", probe, left_s, self.details)
+        self.note(f"{policy}: until all run again, s", time.monotonic() - since)
 
     def overlap_s(self, status: Object) -> float:
         """For how long two attempts of a task acted at once, by their own pulses."""
@@ -189,7 +191,14 @@ class Stage:
         wait_until("all tasks to be gone", lambda: not self.product.phases(), 60, self.details)
 
     def details(self) -> str:
-        return self.product.logs_of_the_control_plane() + "\n" + self.agents.tails()
+        lines = [f"Swarm: {[(item['Description']['Hostname'], item['Status']) for item in self.lab.manager_client().api.nodes()]}"]
+        for node in self.product.get("swarmnodes"):
+            ready = [item for item in node["status"].get("conditions", ()) if item["type"] == "Ready"]
+            lines.append(f"node {node['metadata']['name']}: {node['status'].get('phase')} {ready}")
+        for name, status in self.statuses().items():
+            lines.append(f"task {name}: {status.get('phase')}")
+            lines += [f"  {json.dumps(attempt)}" for attempt in status.get("attempts", ())]
+        return "\n".join((*lines, self.product.logs_of_the_control_plane(), self.agents.tails()))
 
 
 @contextlib.contextmanager

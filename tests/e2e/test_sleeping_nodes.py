@@ -36,7 +36,7 @@ def test_a_lid_closed_for_a_moment_costs_nothing(stage: Stage) -> None:
     stage.recorder.assert_ok()
 
 
-@pytest.mark.parametrize("asleep_s", [REPLACED_S + 9, *LONG])
+@pytest.mark.parametrize("asleep_s", [REPLACED_S + LATE_S, *LONG])
 def test_a_lid_closed_for_long_by_every_policy(stage: Stage, asleep_s: float) -> None:
     """Thirty tasks, ten under each policy, on two nodes: one is paused, the other frozen by the kernel's own freezer."""
     paused, frozen = stage.lab.nodes[1:]
@@ -49,7 +49,7 @@ def test_a_lid_closed_for_long_by_every_policy(stage: Stage, asleep_s: float) ->
     asleep = stage.sleep(paused)
     stage.sleep(frozen, by_freezer=True)
     for policy, due_s in (("afterLost", UNREACHABLE_S + LOST_GRACE_S), ("afterFence", REPLACED_S)):
-        stage.wait_second_attempts(policy, 10, asleep + due_s + LATE_S)
+        stage.wait_second_attempts(policy, 10, asleep, due_s + LATE_S)
     assert time.monotonic() - asleep < asleep_s, "they were replaced while the lids were closed"
     stage.until(asleep + asleep_s)
     before = stage.statuses()
@@ -57,7 +57,7 @@ def test_a_lid_closed_for_long_by_every_policy(stage: Stage, asleep_s: float) ->
     woke = uptime_s()
     stage.wake(paused, frozen)
     # Swarm ends what still runs on a node that was Down, so attempts that were waited for end now, and are tried again.
-    stage.wait_second_attempts("never", 10, time.monotonic() + 60)
+    stage.wait_second_attempts("never", 10, time.monotonic(), 60)
     stage.product.wait_all("Running", 30, "policy!=done", timeout_s=60)
     after = stage.statuses()
     for name, status in after.items():
