@@ -10,11 +10,11 @@ from typing import Any
 import orjson
 import pytest
 
+from swarmtask.apiserver.builtins import builtin_types
 from swarmtask.apiserver.projections.pods import TASKS, PodView, attempt_of, pod_name, pod_uid, pods_of
 from swarmtask.apiserver.projections.views import changes
 from swarmtask.apiserver.records import Change, Key, Record
 from swarmtask.apiserver.tables import table
-from swarmtask.apiserver.builtins import builtin_types
 from tests.apiserver.projections.swarm import UID, attempt, task
 
 POD = next(rt for rt in builtin_types() if (rt.api_version, rt.kind) == ("v1", "Pod"))
