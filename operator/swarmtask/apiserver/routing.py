@@ -5,8 +5,10 @@ Called by the application. Knows the grammar of Kubernetes' paths and the regist
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
+from urllib.parse import quote, unquote
 
 from swarmtask.apiserver import faults
 from swarmtask.apiserver.discovery import subresource_verbs
@@ -48,6 +50,22 @@ class Target:
     namespace: str | None = None
     name: str | None = None
     subresource: str | None = None
+
+
+def path_segments(scope: Mapping[str, Any]) -> list[str]:
+    """The path's parts, each decoded by itself: an escaped slash is part of a name and separates nothing.
+
+    Raises:
+        NotFound: such a name; nothing can have it.
+    """
+    raw: bytes = scope.get("raw_path") or quote(scope["path"]).encode()
+    segments = raw.decode("latin-1").partition("?")[0].strip("/").split("/")
+    if b"%" not in raw:
+        return segments
+    segments = [unquote(part) for part in segments]
+    if any("/" in segment for segment in segments):
+        raise faults.no_such_path()
+    return segments
 
 
 def group_version(segments: list[str]) -> tuple[str, str, list[str]] | None:

@@ -28,6 +28,7 @@ from swarmtask.apiserver.access.vault import Vault
 from swarmtask.apiserver.app import Application
 from swarmtask.apiserver.certificates import CertificateKeeper
 from swarmtask.apiserver.places import AUDIT, DATABASE, KUBECONFIG, OPERATOR_KUBECONFIG, SECRETS_KEY, locked
+from swarmtask.apiserver.projections.exec import Shells
 from swarmtask.apiserver.projections.logs import LogSource
 from swarmtask.clock import Clock, SystemClock
 from swarmtask.errors import ConfigurationError, SwarmTaskError
@@ -39,16 +40,25 @@ SHUTDOWN_S = 1
 """Idle keep-alive connections over TLS hold a shutdown for this long; requests in flight take milliseconds."""
 HEADERS_S = 1.0
 """How often the Date header is renewed."""
+WEB_SOCKET_BYTES = 2**20
+"""Of one message. Only commands in attempts come over WebSockets, in pieces of a few kilobytes."""
 _ANY_ADDRESS = frozenset({"0.0.0.0", "::", ""})
 
 
 async def run_api_server(
-    settings: Settings, *, clock: Clock, stop: asyncio.Event, on_ready: Callable[[str], None], logs: LogSource | None = None
+    settings: Settings,
+    *,
+    clock: Clock,
+    stop: asyncio.Event,
+    on_ready: Callable[[str], None],
+    logs: LogSource | None = None,
+    shells: Shells | None = None,
 ) -> None:
     """Serve until `stop` is set.
 
     Args:
         logs: whose lines pods show; None: what is appended here.
+        shells: runs commands in containers of this machine; None: nothing does.
         stop: set it to end: watches close within a second, what is queued is committed.
         on_ready: called with the URL once the server answers and the kubeconfig is written.
 
@@ -66,7 +76,7 @@ async def run_api_server(
         with contextlib.closing(AuditLog(folder / AUDIT, clock)) as audit:
             app = await Application.open(
                 folder / DATABASE, settings.apiserver, authenticator, clock,
-                vault=Vault(folder / SECRETS_KEY), signer=signer, audit=audit, logs=logs,
+                vault=Vault(folder / SECRETS_KEY), signer=signer, audit=audit, logs=logs, shells=shells,
             )  # fmt: skip
             try:
                 app.discovery.address = f"{host}:{port}"
@@ -82,7 +92,9 @@ async def run_api_server(
 def _uvicorn_config(app: Application, credentials: auth.Credentials) -> uvicorn.Config:
     """TLS always: there is no way to serve without it, on any address."""
     config = uvicorn.Config(
-        app, http="httptools", ws="none", lifespan="off", log_config=None, access_log=False, server_header=False,
+        app, http="httptools", lifespan="off", log_config=None, access_log=False, server_header=False,
+        ws="wsproto", ws_max_size=WEB_SOCKET_BYTES, ws_per_message_deflate=False,
+        log_level="warning",  # a line for each WebSocket would tell the command, and what secrets are in it
         ssl_certfile=credentials.certificate, ssl_keyfile=credentials.key, timeout_keep_alive=75,
         timeout_graceful_shutdown=SHUTDOWN_S, backlog=1024,
     )  # fmt: skip

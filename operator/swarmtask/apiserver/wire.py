@@ -119,6 +119,15 @@ def parse_query(raw: bytes) -> dict[str, str]:
     return result
 
 
+def headers_of(raw: Iterable[tuple[bytes, bytes]]) -> dict[str, str]:
+    """Headers by their names in lower case; one that comes more than once is joined with commas."""
+    headers: dict[str, str] = {}
+    for raw_name, raw_value in raw:
+        name, value = raw_name.decode("latin-1").lower(), raw_value.decode("latin-1")
+        headers[name] = f"{headers[name]},{value}" if name in headers else value
+    return headers
+
+
 @dataclass(slots=True)
 class Response:
     """One HTTP answer: a whole body, or a stream of chunks.

@@ -58,7 +58,7 @@ def node(name: str = "laptop-1", ready: str = "True", **spec: Any) -> dict[str, 
             "capacity": {"cpu": "4", "memory": "8Gi", "gpu": 1}, "allocatable": {"cpu": "3", "memory": "7Gi", "gpu": 1},
             "conditions": [
                 {"type": "Ready", "status": ready, "reason": "EngineReady", "message": "ok", "lastTransitionTime": since},
-                {"type": "MemoryPressure", "status": "False", "reason": "MemorySuffices", "message": "", "lastTransitionTime": since},
+                {"type": "MemoryPressure", "status": "False", "reason": "MemorySuffices", "lastTransitionTime": since},
             ],
             "usage": {"cpu": "1200m", "memory": "2048Mi"},
         },

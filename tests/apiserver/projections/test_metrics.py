@@ -44,7 +44,8 @@ def test_nothing_is_made_up_for_a_pod() -> None:
     pods = pods_of(task(attempt(1)))
     for told in (
         with_attempt(cpuSeconds=None), with_attempt(peakMemory=None), with_attempt(state="Exited"), with_attempt(id="st-y-1"),
-        with_attempt(startedAt=None), with_attempt(startedAt="2026-03-01T12:10:00Z"), with_attempt(startedAt="2027-01-01T00:00:00Z"),
+        with_attempt(startedAt=None), with_attempt(startedAt="2026-03-01T12:10:00Z"),
+        with_attempt(startedAt="2027-01-01T00:00:00Z"),
     ):  # fmt: skip
         assert list(pod_metrics(pods, figures_of([told]))) == []
     silent = with_attempt()

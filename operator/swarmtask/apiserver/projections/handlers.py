@@ -18,6 +18,7 @@ from swarmtask.apiserver.objects import DeleteOptions, ObjectService, WriteOptio
 from swarmtask.apiserver.pages import Page
 from swarmtask.apiserver.patch import apply_patch, patch_types
 from swarmtask.apiserver.projections import metrics, nodes, pods
+from swarmtask.apiserver.projections.exec import PodCommands
 from swarmtask.apiserver.projections.kinds import EMPTY, NODE_METRICS, POD_METRICS
 from swarmtask.apiserver.projections.logs import LogSource, PodLogs
 from swarmtask.apiserver.projections.views import projected
@@ -44,10 +45,18 @@ class ProjectionHandlers:
     """
 
     def __init__(
-        self, store: Store, service: ObjectService, objects: ObjectHandlers, clock: Clock, *, logs: LogSource | None = None
+        self,
+        store: Store,
+        service: ObjectService,
+        objects: ObjectHandlers,
+        clock: Clock,
+        commands: PodCommands,
+        *,
+        logs: LogSource | None = None,
     ) -> None:
         self._store, self._service, self._objects, self._clock = store, service, objects, clock
         self._pod_view, self._node_view = pods.PodView(), nodes.NodeView()
+        self._commands = commands
         self.logs = PodLogs(logs, clock)
 
     def serves(self, rt: ResourceType) -> bool:
@@ -180,13 +189,18 @@ class ProjectionHandlers:
         if target.subresource == "log":
             if request.method != "GET":
                 raise faults.method_not_allowed()
-            return await self.logs.answer(request, self._objects.seen(target, self._pod_view).decode())
+            return await self.logs.answer(request, self.pod(target))
         if target.subresource == "eviction":
             return await self._evict(request, target)
+        await self._commands.container_of(self.pod(target))  # why it could not be run at all goes first
         raise BadRequest(
             "commands are run over WebSockets here, which this client has not asked for: use kubectl 1.31 or newer "
             "(SPDY, which older ones speak, is not supported)"
         )
+
+    def pod(self, target: Target) -> dict[str, Any]:
+        """The pod that a path names. Raises NotFound."""
+        return self._objects.seen(target, self._pod_view).decode()
 
     async def _evict(self, request: Request, target: Target) -> Response:
         """POST of an Eviction: what `kubectl drain` sends for every pod. There are no disruption budgets here."""
