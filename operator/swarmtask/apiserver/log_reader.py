@@ -146,6 +146,8 @@ class LogReader:
             try:
                 content = await asyncio.to_thread(read_slice, files.directory / segment.name, offset, segment.size)
             except FileNotFoundError:
+                if found.gone:
+                    return
                 if segment in files.segments:
                     raise InternalError(f"{files.directory / segment.name} has gone: somebody has removed it") from None
                 position -= missing  # dropped while it was opened: the note will tell of all that is missing
