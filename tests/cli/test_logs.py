@@ -77,7 +77,7 @@ def test_without_an_agent_the_engine_is_read_as_before(
     engine.add_node("n1")
     engine.adopt(
         Workload(attempt_id(uid, 1), uid, "default", "lint", 1, "n1", "acme/lint:1"),
-        Outcome(output=b"from the engine\n", duration_s=0.0, prepare_s=0.0),
+        Outcome(output=(b"from the engine\n",), duration_s=0.0, prepare_s=0.0),
     )
     result = swarmtask("logs", "lint", *options)
     assert (result.exit_code, result.stdout) == (0, "from the engine\n"), (result.stderr, result.exception)

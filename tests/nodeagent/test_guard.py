@@ -71,6 +71,8 @@ def test_labels_and_ids_are_those_of_the_engines() -> None:
     ours = (daemon.LABEL_MANAGED, daemon.LABEL_CLUSTER, containers.LABEL_TASK_UID, containers.LABEL_ATTEMPT)
     assert ours == (base.LABEL_MANAGED, base.LABEL_CLUSTER, base.LABEL_TASK_UID, base.LABEL_ATTEMPT)
     assert (containers.LABEL_FENCE, containers.LABEL_PRIORITY) == (base.LABEL_FENCE, base.LABEL_PRIORITY)
+    names = (containers.LABEL_TASK_NAMESPACE, containers.LABEL_TASK_NAME)
+    assert names == (base.LABEL_TASK_NAMESPACE, base.LABEL_TASK_NAME)
     assert containers.attempt_id(UID.format(7), "3") == attempt_id(UID.format(7), 3)
 
 
