@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import functools
 import os
 import shutil
 from collections.abc import AsyncIterator
@@ -145,6 +146,15 @@ class TestSegments:
         assert await texts(logs, tail=1000) == everything
         await logs.append(UID, 1, 50, END)
         assert await texts(logs, tail=2) == lines_of(48, 50), "the end is no line"
+
+    async def test_files_are_read_in_slices(self, logs: AttemptLogs, monkeypatch: pytest.MonkeyPatch) -> None:
+        await logs.append(UID, 1, 0, body(0, 100))
+        monkeypatch.setattr(log_reader, "read_slice", functools.partial(log_files.read_slice, most=100))
+        assert await texts(logs) == lines_of(0, 100)
+        for tail in (1, 3, 50):
+            assert await texts(logs, tail=tail) == lines_of(100 - tail, 100)
+        monkeypatch.setattr(log_reader, "read_slice", functools.partial(log_files.read_slice, most=10))
+        assert await texts(logs, tail=7) == lines_of(93, 100), "a line that is longer than a slice"
 
     async def test_lines_since(self, logs: AttemptLogs) -> None:
         await logs.append(UID, 1, 0, body(0, 10))

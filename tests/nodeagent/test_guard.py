@@ -74,6 +74,8 @@ def test_labels_and_ids_are_those_of_the_engines() -> None:
     assert ours == (base.LABEL_MANAGED, base.LABEL_CLUSTER, base.LABEL_TASK_UID, base.LABEL_ATTEMPT)
     assert (containers.LABEL_FENCE, containers.LABEL_PRIORITY) == (base.LABEL_FENCE, base.LABEL_PRIORITY)
     assert (containers.LABEL_GRACE, containers.LABEL_MEMORY_REQUEST) == (base.LABEL_GRACE, base.LABEL_MEMORY_REQUEST)
+    names = (containers.LABEL_TASK_NAMESPACE, containers.LABEL_TASK_NAME)
+    assert names == (base.LABEL_TASK_NAMESPACE, base.LABEL_TASK_NAME)
     assert containers.attempt_id(UID.format(7), "3") == attempt_id(UID.format(7), 3)
 
 

@@ -142,6 +142,18 @@ class TestMarks:
         assert cutter.mark.since == BEGIN + 97 * SECOND
         assert (cutter.mark.skip, cutter.mark.total) == (3, 100)
 
+    @pytest.mark.parametrize("seen", [10, 11, 15, 20])
+    def test_a_clock_that_was_set_back_while_the_agent_looked_hides_nothing(self, seen: int) -> None:
+        times = [BEGIN + number * SECOND for number in range(10)] + [
+            BEGIN - 3600 * SECOND + number * SECOND for number in range(15)
+        ]
+        log = [message(at, b"%d" % number) for number, at in enumerate(times)]
+        cutter = Cutter(Mark())
+        got = [record for one in log[: seen + 1] for record in cutter.take(one)]
+        again = Cutter(cutter.mark)
+        got += [record for one in log if one.nanoseconds >= cutter.mark.since for record in again.take(one)]
+        assert texts(got) == [b"%d" % number for number in range(25)]
+
 
 @st.composite
 def logs(draw: st.DrawFn) -> list[Message]:

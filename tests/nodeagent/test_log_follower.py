@@ -144,6 +144,26 @@ async def test_a_stream_that_breaks_anywhere_loses_and_repeats_nothing(scene: Sc
     assert await scene.to_the_end() == [*LINES, b"END"]
 
 
+async def test_a_stream_that_docker_does_not_end_is_ended_and_a_long_last_reading_is_not(scene: Scene) -> None:
+    scene.write(*LINES[:5])
+    async with scene.agent() as follower:
+        await until(lambda: len(scene.api.texts()) == 5)
+        scene.container.alive = False  # and nobody wakes the stream
+        follower.container_ended()
+        await until(lambda: follower.done)
+    assert scene.api.texts() == [*LINES[:5], b"END"]
+    late = Scene(scene.folder / "late")
+    late.write(*LINES)
+    late.container.chunk, late.container.alive = 20, False
+    async with late.agent() as follower:
+        for _ in range(50):
+            follower.container_ended()
+            await asyncio.sleep(0.005)
+        await until(lambda: follower.done)
+    assert late.api.texts() == [*LINES, b"END"]
+    assert len(late.container.opened) == 1
+
+
 async def test_a_terminal_and_a_line_without_an_end(scene: Scene) -> None:
     scene.container.tty = True
     scene.container.write(b"one\r\n")

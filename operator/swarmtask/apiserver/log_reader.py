@@ -123,7 +123,7 @@ class LogReader:
         files, position = found.files, 0
         if self._tail is not None:
             position = from_last(files.segments, self._tail, complete=files.complete)
-        reading, offset, over_since = -1, 0, None
+        reading, offset, skip, over_since = -1, 0, 0, None
         while not (self._ended or found.gone):
             self.wake.clear()
             segment = next((one for one in files.segments if one.end > position), None)
@@ -143,11 +143,11 @@ class LogReader:
                 reading, offset = segment.first, 0
                 position = max(position, segment.first)
                 skip = position - segment.first
-            else:
-                skip = 0
             try:
                 content = await asyncio.to_thread(read_slice, files.directory / segment.name, offset, segment.size)
             except FileNotFoundError:
+                if found.gone:
+                    return
                 if segment in files.segments:
                     raise InternalError(f"{files.directory / segment.name} has gone: somebody has removed it") from None
                 position -= missing  # dropped while it was opened: the note will tell of all that is missing

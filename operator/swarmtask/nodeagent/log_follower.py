@@ -156,7 +156,7 @@ class Follower:
         pieces = parser(tty=details.tty)
         try:
             async with self._means.source.open(self.container_id, since=self._mark.since, follow=details.alive) as chunks:
-                self._chunks = chunks
+                self._chunks = chunks if details.alive else None
                 while (chunk := await self._read(chunks)) != b"":
                     for message in pieces.feed(chunk) if chunk else ():
                         self._put(cutter.take(message))
