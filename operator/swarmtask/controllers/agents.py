@@ -71,8 +71,8 @@ class Agents:
         """
         tokens = (await self._api.list(ACCESS_TOKEN)).items
         nodes = (await self._api.list(SWARM_NODE)).items
-        for token in surplus_tokens(tokens, nodes, self._clock.now()):
-            await self._revoke(token, "its node has left, or it has expired")
+        for surplus in surplus_tokens(tokens, nodes, self._clock.now()):
+            await self._revoke(surplus, "its node has left, or it has expired")
         held = await self._host.tokens()
         wish = await self._wish()
         good = set(digests_that_last(tokens, self._clock.now() + RENEW_BEFORE))
