@@ -155,7 +155,9 @@ async def test_a_token_that_was_revoked_is_replaced(scene: Scene, monkeypatch: p
     task.cancel()
 
 
-async def test_a_node_that_left_gets_no_other_one(scene: Scene, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_node_that_left_gets_no_other_one(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     monkeypatch.setattr(enrolments, "LONGEST_PAUSE_S", 0.3)
     await scene.node("laptop", "id1")
     enrolment = scene.enrolment()
