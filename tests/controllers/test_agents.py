@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from swarmtask.clock import ManualClock, format_time
-from swarmtask.controllers.agents import CREDENTIAL_LIFE, LOOK_S, RENEW_BEFORE, Agents, surplus_tokens
+from swarmtask.controllers.agents import CREDENTIAL_LIFE, KEPT_TOKENS, LOOK_S, RENEW_BEFORE, Agents, surplus_tokens
 from swarmtask.engines.base import AgentWish
 from swarmtask.errors import EngineRejected, EngineUnavailable
 from swarmtask.resources.enrolment import BOOTSTRAP_GROUP, BOOTSTRAP_USER, LABEL_BOOTSTRAP, LABEL_ENGINE_NODE
@@ -162,7 +162,15 @@ def test_which_tokens_of_nodes_end() -> None:
         token("a", "swarm.1", hours=-1), token("gone", "swarm.2"), token("back", "swarm.old"), token("deleted", "swarm.3"),
         token("bare", "swarm.4"),
     ]  # fmt: skip
-    assert surplus_tokens([*good, *bad], nodes, now) == bad
+    assert sorted(map(str, surplus_tokens([*good, *bad], nodes, now))) == sorted(map(str, bad))
+
+
+def test_the_newest_tokens_of_a_node_are_kept() -> None:
+    nodes, made = [node("a", "1"), node("b", "2")], [token("a", "swarm.1") for _ in range(KEPT_TOKENS + 2)]
+    for number, one in enumerate(made):
+        one["metadata"] |= {"creationTimestamp": f"2026-01-01T00:00:{number:02}Z"}
+    found = surplus_tokens([*made, token("b", "swarm.2")], nodes, ManualClock().now())
+    assert found == [made[1], made[0]]
 
 
 async def test_tokens_of_a_node_that_left_are_revoked_and_those_of_others_stay(scene: Scene) -> None:

@@ -122,6 +122,19 @@ async def test_a_lost_attempt_is_replaced_only_after_its_node_must_have_stopped_
         assert (world.task("work").status.attempt, world.task("work").status.failures) == (2, 0)
 
 
+async def test_an_agent_that_was_told_a_longer_fence_is_believed() -> None:
+    """The setting was made shorter while the node was away, or its agent was not started anew yet."""
+    async with laptops("n1") as lab:
+        world = lab.world
+        lab.agents["n1"]._fence_s = FENCE_S + 25
+        await lab.run_on("work", "n1")
+        second(world)
+        await world.until(last_renewal(world, "n1"))
+        world.engine.disconnect("n1")
+        took_s = await since(world, lambda: world.task("work").status.attempts[0].reason == "NodeLost")
+        assert DUE_S + 25 <= took_s <= DUE_S + 27
+
+
 async def test_after_lost_does_not_wait_for_a_fence() -> None:
     async with laptops("n1") as lab:
         world = lab.world

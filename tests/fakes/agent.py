@@ -9,6 +9,7 @@ a test switches off.
 
 from __future__ import annotations
 
+import math
 from datetime import timedelta
 
 from swarmtask.clock import Clock, format_micro_time, format_time
@@ -166,7 +167,8 @@ class FakeAgent:
         if name is None:
             return
         spec = {
-            "holderIdentity": f"boot-{self._engine.boot(self.node_id)}-of-{self.node_id}", "leaseDurationSeconds": 5,
+            "holderIdentity": f"boot-{self._engine.boot(self.node_id)}-of-{self.node_id}",
+            "leaseDurationSeconds": math.ceil(self._fence_s),
             "renewTime": format_micro_time(self._clock.now() + self._skew),
         }  # fmt: skip
         if self._kube.peek(LEASE, name, LEASES) is None:

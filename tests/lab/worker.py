@@ -18,6 +18,7 @@ import docker.errors
 from tests.lab import images, tools
 
 TAG = "swarmtask/worker:latest"
+_BUILD_S = 900
 _SOURCES = ("operator/swarmtask", "worker-image", "pyproject.toml", "requirements.lock", "README.md", "LICENSE", ".dockerignore")
 
 
@@ -29,7 +30,7 @@ def build(client: docker.DockerClient) -> str:
         docker.errors.BuildError: the Dockerfile is wrong.
     """
     images.load(client, images.image_tar(images.WORKER_BASE_TAG))
-    with _context() as folder:
+    with _context() as folder, _patient(client):
         image, _ = client.images.build(
             path=str(folder), dockerfile="worker-image/Dockerfile", tag=TAG, network_mode="none", rm=True, forcerm=True,
             buildargs={"BASE": images.WORKER_BASE_TAG, "VERSION": "0.0.0+test"},
@@ -50,6 +51,16 @@ def archive(client: docker.DockerClient) -> Path:
                 file.write(chunk)
         draft.rename(path)
     return path
+
+
+@contextlib.contextmanager
+def _patient(client: docker.DockerClient) -> Iterator[None]:
+    """pip says nothing while it installs."""
+    before, client.api.timeout = client.api.timeout, _BUILD_S
+    try:
+        yield
+    finally:
+        client.api.timeout = before
 
 
 def _files() -> Iterator[Path]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import secrets
+from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from datetime import datetime, timedelta
 from typing import Any
@@ -23,6 +24,7 @@ from swarmtask.resources.enrolment import (
     BOOTSTRAP_USER,
     LABEL_BOOTSTRAP,
     LABEL_ENGINE_NODE,
+    NODE_USER_PREFIX,
     engine_node,
 )
 from swarmtask.resources.kinds import ACCESS_TOKEN, SWARM_NODE
@@ -36,6 +38,8 @@ TOKEN_BYTES = 32
 CREDENTIAL_LIFE = timedelta(days=90)
 RENEW_BEFORE = timedelta(days=30)
 """The shared credential is made anew, which starts all agents anew, when no more than this is left of it."""
+KEPT_TOKENS = 8
+"""Of one node: an agent that cannot keep its own on its disk makes one at each start, and must not run out of them."""
 
 Wish = Callable[[], Awaitable[AgentWish]]
 
@@ -71,8 +75,8 @@ class Agents:
         """
         tokens = (await self._api.list(ACCESS_TOKEN)).items
         nodes = (await self._api.list(SWARM_NODE)).items
-        for token in surplus_tokens(tokens, nodes, self._clock.now()):
-            await self._revoke(token, "its node has left, or it has expired")
+        for surplus in surplus_tokens(tokens, nodes, self._clock.now()):
+            await self._revoke(surplus, "its node has left, or it has expired")
         held = await self._host.tokens()
         wish = await self._wish()
         good = set(digests_that_last(tokens, self._clock.now() + RENEW_BEFORE))
@@ -89,7 +93,7 @@ class Agents:
             "metadata": {"generateName": "node-bootstrap-", "labels": {LABEL_BOOTSTRAP: "true"}},
             "spec": {
                 "user": BOOTSTRAP_USER, "groups": [BOOTSTRAP_GROUP], "digest": hashlib.sha256(token.encode()).hexdigest(),
-                "description": "all node agents share it, to make tokens of their own",
+                "description": "shared by node agents, to make their own",
                 "expirationTimestamp": format_time(self._clock.now() + CREDENTIAL_LIFE),
             },
         }  # fmt: skip
@@ -129,22 +133,24 @@ def digests_that_last(tokens: Iterable[Mapping[str, Any]], until: datetime) -> l
 
 def surplus_tokens(tokens: Iterable[Object], nodes: Iterable[Mapping[str, Any]], now: datetime) -> list[Object]:
     """Tokens that agents have made for themselves and that must end: expired, or their SwarmNode is gone, or its engine knows it as
-    another node by now. Tokens that people have made are left alone."""
+    another node by now, or there are KEPT_TOKENS newer ones. Tokens that people have made are left alone."""
     present = {
         (str(node["metadata"]["name"]), engine_node(str(item.get("name")), str(item.get("id"))))
         for node in nodes
         if (node.get("status") or {}).get("phase") != NodePhase.GONE
         for item in (node.get("status") or {}).get("engines") or ()
     }
-    found = []
-    for token in tokens:
+    found, kept = [], Counter[str]()
+    for token in sorted(tokens, key=lambda token: str(token["metadata"].get("creationTimestamp")), reverse=True):
         bound_to = (token["metadata"].get("labels") or {}).get(LABEL_ENGINE_NODE)
         if bound_to is None:
             continue
-        node = str(token["spec"].get("user", "")).removeprefix("system:node:")
+        node = str(token["spec"].get("user", "")).removeprefix(NODE_USER_PREFIX)
         ends = _ends(token)
-        if (node, bound_to) not in present or (ends is not None and ends <= now):
+        if (node, bound_to) not in present or (ends is not None and ends <= now) or kept[node] >= KEPT_TOKENS:
             found.append(token)
+        else:
+            kept[node] += 1
     return found
 
 

@@ -231,8 +231,11 @@ class Leases:
         for key, attempt in live:
             if attempt.node not in lost:
                 continue
-            task, silent_s = self._cache.tasks[key].task, self.word(attempt.node).since_s
-            due_s = replace_after_s(task.spec, attempt, self._executor.policy, fenced=True)
+            task, policy = self._cache.tasks[key].task, self._executor.policy
+            word = self.word(attempt.node)
+            fenced = task.spec.node_loss.replace == "afterFence"
+            silent_s = word.silent_beyond_s(policy.fence_s) if fenced else word.since_s
+            due_s = replace_after_s(task.spec, attempt, policy, fenced=True)
             lane = self._lanes.get(attempt.engine)
             if lane is not None and lane.submissions.may_still_land(attempt.id):
                 silent_s = 0.0  # a submit that is under way could start it again

@@ -47,12 +47,19 @@ class NodeWord:
             which it could have been heard. VOUCHED: the same, since the last renewal.
         exact: that sign of life was a renewal that this operator saw, not its own start.
         boot_id: as its Lease says.
+        holds_s: for so long its agent holds its Lease, as it says itself: it fences no earlier.
     """
 
     hearing: Hearing
     since_s: float = 0.0
     exact: bool = True
     boot_id: str = ""
+    holds_s: float = 0.0
+
+    def silent_beyond_s(self, fence_s: float) -> float:
+        """Seconds of its silence, less those by which its agent fences later than `fence_s`: it may not have been told yet that
+        this was made shorter, and one that is away cannot be."""
+        return max(0.0, self.since_s - max(0.0, self.holds_s - fence_s))
 
 
 _WAITING = (Phase.BACKOFF, Phase.QUEUED, Phase.PENDING)

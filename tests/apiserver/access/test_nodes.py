@@ -23,7 +23,7 @@ from swarmtask.nodeagent.gpus import Gpus
 from swarmtask.nodeagent.link import Credentials, Link
 from swarmtask.nodeagent.probe import Probe
 from swarmtask.resources.enrolment import BOOTSTRAP_GROUP, BOOTSTRAP_USER, LABEL_ENGINE_NODE, MOST_TOKENS
-from tests.apiserver.access.people import TASKS, client, new_token, task
+from tests.apiserver.access.people import TASKS, client, new_token, person, task
 from tests.apiserver.server import RunningServer
 
 NODES = "/apis/swarmtask.io/v1alpha1/swarmnodes"
@@ -245,6 +245,16 @@ async def test_the_shared_credential_is_good_for_nothing_else(server: RunningSer
     assert (await join.patch(f"{NODES}/n1/status", content=json.dumps({"status": {}}), headers=MERGE)).status_code == 403
     acting = {"Impersonate-User": "system:node:n1", "Impersonate-Group": "system:nodes"}
     assert (await join.get(NODES, headers=acting)).status_code == 403
+
+
+async def test_the_operator_makes_the_shared_credential_and_may_act_with_no_other(
+    server: RunningServer, api: httpx.AsyncClient, nodes: None
+) -> None:
+    async with person(server, api, "op", ("system:swarmtask:operator", "")) as operator:
+        await new_token(operator, BOOTSTRAP_USER, (BOOTSTRAP_GROUP,))
+        with pytest.raises(AssertionError, match="may not make a token"):
+            await new_token(operator, BOOTSTRAP_USER, (BOOTSTRAP_GROUP, "system:masters"))
+        assert (await operator.post(ACCESS_TOKENS, json=wish("n1"))).status_code == 201
 
 
 async def test_an_administrator_makes_tokens_of_nodes_that_are_to_come(server: RunningServer, api: httpx.AsyncClient) -> None:
