@@ -1,5 +1,5 @@
-"""People and programs that come too late, by real kubectl programs: a history that was compacted, an edit that somebody else overtook,
-a wait that is already over."""
+"""People and programs that come too late, by real kubectl programs: a history that was compacted, an edit that somebody else
+overtook, a wait that is already over."""
 
 from __future__ import annotations
 

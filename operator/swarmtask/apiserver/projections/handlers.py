@@ -192,6 +192,8 @@ class ProjectionHandlers:
             return await self.logs.answer(request, self.pod(target))
         if target.subresource == "eviction":
             return await self._evict(request, target)
+        if request.method not in ("GET", "POST"):
+            raise faults.method_not_allowed()
         await self._commands.container_of(self.pod(target))  # why it could not be run at all goes first
         raise BadRequest(
             "commands are run over WebSockets here, which this client has not asked for: use kubectl 1.31 or newer "
