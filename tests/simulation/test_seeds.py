@@ -29,6 +29,8 @@ FOUND = [
     ("arrays", 75647),
     # The operator: a create of a run that came late, after the recorded failure had been deleted by hand, was kept in its place.
     ("arrays", 32813),
+    # The operator: a run that was to be cancelled with its array met a conflict, and stayed as it was for ever.
+    ("arrays", 40925),
     # The checker: maxRunningPerNode was taken away while the checker waited for a lowered maxRunning of the same queue.
     ("arrays", 76109),
     # The simulator: an operator that was killed just as the run ended was never buried, and the run waited for its tasks.
