@@ -155,6 +155,9 @@ async def test_a_run_that_cannot_be_cancelled_because_of_a_conflict_is_cancelled
         world.engine.script("many-0", FOR_EVER)
         add_array(world, "many", 1)
         await world.until(lambda: len(world.engine.acting()) == 1)
+        edit(world, "many", suspend=True)
+        await world.until(lambda: world.phase("many") == "Pending")
+        await world.pass_time(5)  # nothing else is on its way that could wake the array
         faster = Conflict("somebody was faster, and it looks as before")
         world.kube.fail("patch", lambda: faster, kind=SWARM_TASK, name="many-0", subresource="", times=2)
         annotate(world, "many", ANNOTATION_CANCEL, "no")
