@@ -14,6 +14,8 @@ from hypothesis import strategies as st
 
 from swarmtask.apiserver.builtin_kinds import MESSAGES
 from swarmtask.apiserver.builtins import builtin_types, types_of_crd, validate_crd
+from swarmtask.apiserver.projections.kinds import projected_types
+from swarmtask.apiserver.projections.messages import PROJECTED_MESSAGES, RECEIVED_MESSAGES
 from swarmtask.apiserver.schema import Structural, structural_of
 from swarmtask.apiserver.shapes import DELETE_OPTIONS, walk
 from swarmtask.apiserver.types import TypeRegistry
@@ -272,10 +274,12 @@ def test_no_definition_raises_and_what_is_accepted_compiles(data: st.DataObject)
 
 
 def test_built_in_types_are_complete() -> None:
-    types = builtin_types()
-    registry = TypeRegistry(types)
+    registry = TypeRegistry(builtin_types())
+    views = {(rt.api_version, rt.kind) for rt in projected_types()}
+    types = [rt for rt in builtin_types() if (rt.api_version, rt.kind) not in views]
     definition, request = ("apiextensions.k8s.io/v1", "CustomResourceDefinition"), ("authentication.k8s.io/v1", "TokenRequest")
-    assert {(rt.api_version, rt.kind) for rt in types} == {*MESSAGES, definition} - {request}, "a TokenRequest is a subresource"
+    subresources = {request, *RECEIVED_MESSAGES}
+    assert {(rt.api_version, rt.kind) for rt in types} == {*MESSAGES, definition} - subresources, "TokenRequest, Eviction"
     for rt in types:
         assert rt.schema is not None
         assert {"apiVersion", "kind", "metadata"} <= set(rt.schema["properties"])
@@ -291,6 +295,18 @@ def test_built_in_types_are_complete() -> None:
     namespaces = registry.find("", "v1", "namespaces")
     assert namespaces is not None
     assert namespaces.subresources == {"status", "finalize"}
+
+
+def test_projected_types_are_never_stored_and_can_be_read() -> None:
+    for rt in projected_types():
+        assert not rt.stored
+        assert {"get", "list"} <= set(rt.verbs)
+        assert "create" not in rt.verbs
+        assert rt.list_kind == f"{rt.kind}List"
+        json.dumps(rt.schema)
+    for message in walk(list(PROJECTED_MESSAGES.values())):
+        names = [item.name for item in message.fields]
+        assert len(set(names)) == len(names), message.name
 
 
 def test_field_tables_have_no_clashes() -> None:

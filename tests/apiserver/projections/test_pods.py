@@ -117,6 +117,13 @@ def test_an_attempt_that_a_person_ended_is_terminating_and_then_gone() -> None:
     assert pods_of(by_hand)[0]["metadata"]["deletionTimestamp"] == "2026-03-01T12:40:00Z"
 
 
+def test_the_pods_of_a_task_that_is_being_deleted_are_terminating() -> None:
+    going = task(attempt(1, "Failed"), attempt(2), annotations={"swarmtask.io/end-attempts": "2@2026-03-01T12:31:00Z"})
+    going["metadata"]["deletionTimestamp"] = "2026-03-01T12:50:00Z"
+    assert [pod["metadata"]["deletionTimestamp"] for pod in pods_of(going)] == ["2026-03-01T12:50:00Z"] * 2
+    assert [row(pod)[1] for pod in pods_of(going)] == ["Terminating"] * 2
+
+
 @pytest.mark.parametrize("name", ["", "lint", "lint-", "lint-0", "lint-01", "lint-x", "-1", "lint-1-", "lint-99999999999"])
 def test_names_that_no_pod_has(name: str) -> None:
     assert attempt_of(name) is None

@@ -5,7 +5,7 @@ nothing that the task does not say; what nobody has told (an address, an exit co
 
 Names: attempt 3 of task `lint` is the pod `lint-3`; its UID follows from the task's UID and the number. A pod shows the image and
 the command that the task has now: attempts do not record theirs. An attempt that a person has ended (`swarmtask.io/end-attempts`)
-is Terminating while it is live, and has no pod any more when it is over.
+is Terminating while it is live, and has no pod any more when it is over; all pods of a task that is being deleted are Terminating.
 
 Source of the fields: Kubernetes API reference, Pod.
 """
@@ -67,7 +67,10 @@ def pods_of(task: Mapping[str, Any]) -> list[dict[str, Any]]:
         if marked and attempt.get("state") not in _LIVE:
             continue
         pod = _pod(task, attempt)
-        if marked:
+        going = task["metadata"].get("deletionTimestamp")
+        if going is not None:
+            pod["metadata"] |= {"deletionTimestamp": going, "deletionGracePeriodSeconds": 0}
+        elif marked:
             asked = marks[attempt["number"]]
             pod["metadata"]["deletionTimestamp"] = (
                 attempt.get("stopRequestedAt") or pod["metadata"]["creationTimestamp"] if asked is None else format_time(asked)
