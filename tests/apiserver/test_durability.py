@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import signal
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,8 @@ import httpx
 import orjson
 import pytest
 
-from tests.apiserver.server import ServerProcess, api_server_process, http_client
+from tests.apiserver.nursery import Nursery, nursery
+from tests.apiserver.server import http_client
 from tests.apiserver.waiting import until
 
 CONFIG_MAPS = "/api/v1/namespaces/default/configmaps"
@@ -96,7 +98,7 @@ async def check_stored(client: httpx.AsyncClient, ledger: Ledger) -> int:
     return version
 
 
-async def one_round(process: ServerProcess, number: int, ledger: Ledger, views: list[View]) -> None:
+async def one_round(process: Nursery, number: int, ledger: Ledger, views: list[View]) -> None:
     server = await process.start()
     async with http_client(server) as client:
         before = await check_stored(client, ledger)
@@ -110,7 +112,7 @@ async def one_round(process: ServerProcess, number: int, ledger: Ledger, views: 
             return len(ledger.created) - known >= WRITES_PER_ROUND
 
         await until(enough, what="enough acknowledged writes")
-        await process.kill()
+        await process.end(signal.SIGKILL)
         await asyncio.gather(*watchers, *writers)
         new = list(ledger.created.values())[known:]
         assert min(new) > before, "a version was given twice"
@@ -121,7 +123,7 @@ async def one_round(process: ServerProcess, number: int, ledger: Ledger, views: 
 @pytest.mark.timeout(120 + 30 * KILLS)
 async def test_kills_lose_no_acknowledged_write(tmp_path: Path) -> None:
     ledger, views = Ledger(), [View() for _ in range(WATCHERS)]
-    async with api_server_process(tmp_path) as process:
+    async with nursery(tmp_path) as process:
         for number in range(KILLS):
             await one_round(process, number, ledger, views)
         server = await process.start()
@@ -137,7 +139,7 @@ async def test_kills_lose_no_acknowledged_write(tmp_path: Path) -> None:
             for watcher in watchers:
                 watcher.cancel()
             await asyncio.gather(*watchers, return_exceptions=True)
-        assert await process.terminate() == 0
+        await process.end(signal.SIGTERM)
     stored = {item["metadata"]["name"]: int(item["metadata"]["resourceVersion"]) for item in listed}
     for view in views:
         check_watcher(ledger, view)
