@@ -1,4 +1,4 @@
-"""The suite runs against a cluster that it knows by a kubeconfig alone, skips what it cannot ask there, and leaves nothing behind."""
+"""The suite runs against a cluster that it knows by a kubeconfig alone, skips what it cannot ask there, leaves nothing behind."""
 
 from __future__ import annotations
 
