@@ -32,7 +32,7 @@ from swarmtask.apiserver.handlers_objects import ObjectHandlers
 from swarmtask.apiserver.handlers_reviews import ReviewHandlers
 from swarmtask.apiserver.objects import ObjectService
 from swarmtask.apiserver.records import Change
-from swarmtask.apiserver.routing import Route, group_version, resolve, routes
+from swarmtask.apiserver.routing import Route, group_version, methods_of, resolve, routes
 from swarmtask.apiserver.store import Store
 from swarmtask.apiserver.types import TypeRegistry
 from swarmtask.apiserver.watch import WatchHub
@@ -227,6 +227,8 @@ class Application:
         if request.method == "DELETE" and request.path.endswith("/"):
             # A client whose variable for the name was empty must not delete the whole collection, or the parent.
             raise BadRequest("the path of a DELETE must not end with a slash: is the name missing?")
+        if request.method not in methods_of(target):
+            raise faults.method_not_allowed()
         if not target.rt.stored:
             return await self._reviews.review(request, target, user)
         if target.subresource == "token":

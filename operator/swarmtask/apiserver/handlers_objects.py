@@ -17,7 +17,6 @@ from typing import Any, cast
 import orjson
 
 from swarmtask.apiserver import faults, versions
-from swarmtask.apiserver.discovery import subresource_verbs
 from swarmtask.apiserver.objects import DeleteOptions, ObjectService, Propagation, WriteOptions, Written
 from swarmtask.apiserver.patch import JSON_PATCH, MERGE_PATCH, apply_patch, patch_types
 from swarmtask.apiserver.records import Key, Record
@@ -51,8 +50,6 @@ LIST_LIMIT = 100_000
 """More objects than this are never put into one answer, whatever `limit` says."""
 
 
-_VERBS = {"GET": "get", "PUT": "update", "PATCH": "patch"}
-"""Of subresources, by method."""
 SCALE_PATCH_TYPES = (JSON_PATCH, MERGE_PATCH)
 
 
@@ -75,8 +72,6 @@ class ObjectHandlers:
     async def _dispatch(self, request: Request, target: Target) -> Response:
         if target.name is None:
             return await self._collection(request, target)
-        if target.subresource is not None and _VERBS.get(request.method) not in subresource_verbs(target.subresource):
-            raise faults.method_not_allowed()
         if request.method == "GET":
             if target.subresource is None and request.flag("watch"):
                 return self._watch(request, target)
