@@ -174,12 +174,19 @@ def definitions(server: RunningServer) -> set[str]:
     return set(ask(server, "get", "crd", "-o", "name").split())
 
 
+def missing_definitions(server: RunningServer, known: set[str]) -> str | None:
+    """What to say when the cluster does not know our kinds; None when it does."""
+    if "customresourcedefinition.apiextensions.k8s.io/swarmtasks.swarmtask.io" in known:
+        return None
+    return f"{server.url} does not know SwarmTasks: `kubectl apply -f manifests/crds` first"
+
+
 def on_foreign_server() -> Iterator[RunningServer]:
     """Somebody else's cluster: looked at before, cleaned after."""
     server = foreign_server(Path(FOREIGN).expanduser())
     before = definitions(server)
-    if "customresourcedefinition.apiextensions.k8s.io/swarmtasks.swarmtask.io" not in before:
-        pytest.fail(f"{server.url} does not know SwarmTasks: `kubectl apply -f manifests/crds` first", pytrace=False)
+    if missing := missing_definitions(server, before):
+        pytest.fail(missing, pytrace=False)
     try:
         yield server
     finally:

@@ -188,7 +188,7 @@ def test_containers_merge_by_name_and_flows_scale(flows: Kubectl) -> None:
 # --- the real ones -------------------------------------------------------------------------------------------------------
 
 
-class _Loader(yaml.SafeLoader):
+class _Loader(yaml.CSafeLoader):
     """As Kubernetes reads it: a lone `=` is a string."""
 
 

@@ -1,5 +1,5 @@
-"""People and programs that come too late, by real kubectl programs: a history that was compacted, an edit that somebody else
-overtook, a wait that is already over."""
+"""People and programs that come too late, by real kubectl programs: a history that was compacted, an edit that another overtook,
+a wait that is already over."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ def test_an_edit_of_what_was_deleted_meanwhile(kubectl: Kubectl, tmp_path: Path)
     editor.chmod(0o755)
     failed = kubectl.run("edit", "cm/a", env={"EDITOR": str(editor)})
     assert failed.code != 0
-    assert "not found" in failed.err.lower()
+    assert "could not be found" in failed.err
     assert kubectl("get", "cm", "a", "--ignore-not-found") == "", "an edit must not bring it back"
 
 

@@ -41,7 +41,7 @@ from swarmtask.apiserver.projections.logs import LogSource
 from swarmtask.apiserver.projections.sockets import CommandSockets
 from swarmtask.apiserver.quarantine import announce
 from swarmtask.apiserver.records import Change
-from swarmtask.apiserver.routing import Route, group_version, path_segments, resolve, routes
+from swarmtask.apiserver.routing import Route, group_version, methods_of, path_segments, resolve, routes
 from swarmtask.apiserver.store import Store
 from swarmtask.apiserver.types import TypeRegistry
 from swarmtask.apiserver.waiting import TASKS
@@ -272,6 +272,8 @@ class Application:
             raise BadRequest("the path of a DELETE must not end with a slash: is the name missing?")
         if self._projections.serves(target.rt):
             return await self._projections.handle(request, target)
+        if request.method not in methods_of(target):
+            raise faults.method_not_allowed()
         if not target.rt.stored:
             return await self._reviews.review(request, target, user)
         if target.subresource == "token":

@@ -16,7 +16,6 @@ from typing import Any, cast
 import orjson
 
 from swarmtask.apiserver import faults, versions
-from swarmtask.apiserver.discovery import subresource_verbs
 from swarmtask.apiserver.objects import DeleteOptions, ObjectService, Propagation, WriteOptions, Written
 from swarmtask.apiserver.pages import Page, fill, fill_through
 from swarmtask.apiserver.patch import JSON_PATCH, MERGE_PATCH, apply_patch, patch_types
@@ -51,8 +50,6 @@ from swarmtask.errors import BadRequest, Cause, Expired, Invalid, NotFound, Time
 
 LIST_LIMIT = 100_000
 """More objects than this are never put into one answer, whatever `limit` says."""
-_VERBS = {"GET": "get", "PUT": "update", "PATCH": "patch"}
-"""Of subresources, by method."""
 SCALE_PATCH_TYPES = (JSON_PATCH, MERGE_PATCH)
 
 
@@ -73,8 +70,6 @@ class ObjectHandlers:
         return response
 
     async def _dispatch(self, request: Request, target: Target) -> Response:
-        if target.subresource is not None and _VERBS.get(request.method) not in subresource_verbs(target.rt, target.subresource):
-            raise faults.method_not_allowed()
         if request.method == "GET":
             return await self.read(request, target)
         if target.name is None:

@@ -6,7 +6,7 @@ Called by the application. Knows the grammar of Kubernetes' paths and the regist
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 from urllib.parse import quote, unquote
 
@@ -101,22 +101,32 @@ def resolve(registry: TypeRegistry, group: str, version: str, rest: list[str]) -
     return Target(rt, namespace, name, subresource)
 
 
+def methods_of(target: Target) -> frozenset[str]:
+    """What may be done with what a path names."""
+    rt = target.rt
+    if target.subresource is not None:
+        verbs = subresource_verbs(rt, target.subresource)
+        return frozenset("POST" if verb == "create" else _METHODS[verb] for verb in verbs)
+    if target.name is not None:
+        return frozenset(_METHODS[verb] for verb in rt.verbs if verb not in _OF_COLLECTIONS)
+    reading_only = rt.namespaced and target.namespace is None
+    methods = {_METHODS[verb] for verb in rt.verbs if verb in _OF_COLLECTIONS}
+    return frozenset(methods & {"GET"} if reading_only else methods)
+
+
 def routes(registry: TypeRegistry) -> Iterator[Route]:
     """Every path of objects that `resolve` takes, from the same registry."""
     for rt in registry:
         prefix = f"/apis/{rt.group}/{rt.version}" if rt.group else f"/api/{rt.version}"
-        scope = f"{prefix}/namespaces/{{namespace}}" if rt.namespaced else prefix
-        whole = frozenset(_METHODS[verb] for verb in rt.verbs if verb in _OF_COLLECTIONS)
-        single = frozenset(_METHODS[verb] for verb in rt.verbs if verb not in _OF_COLLECTIONS)
-        if rt.namespaced and "list" in rt.verbs:
-            yield Route(f"{prefix}/{rt.plural}", frozenset({"GET"}), rt)
-        yield Route(f"{scope}/{rt.plural}", whole, rt)
-        if single:
-            yield Route(f"{scope}/{rt.plural}/{{name}}", single, rt)
-        for name in sorted(rt.subresources & SERVED_SUBRESOURCES):
-            verbs = subresource_verbs(rt, name)
-            methods = {"POST" if verb == "create" else _METHODS[verb] for verb in verbs}
-            yield Route(f"{scope}/{rt.plural}/{{name}}/{name}", frozenset(methods), rt)
+        targets = [Target(rt), Target(rt, "{namespace}")] if rt.namespaced else [Target(rt)]
+        whole = targets[-1]
+        targets.append(replace(whole, name="{name}"))
+        targets += [replace(whole, name="{name}", subresource=name) for name in sorted(rt.subresources & SERVED_SUBRESOURCES)]
+        for target in targets:
+            scope = f"{prefix}/namespaces/{target.namespace}" if target.namespace else prefix
+            path = "/".join(part for part in (scope, rt.plural, target.name, target.subresource) if part)
+            if methods_of(target):
+                yield Route(path, methods_of(target), rt)
 
 
 def _is_namespace_subresource(group: str, rest: list[str]) -> bool:
