@@ -128,12 +128,11 @@ def zone_named(name: str) -> tzinfo:
     Raises:
         ValueError: there is none of that name, or no database; for a person.
     """
-    if name == "UTC":
-        return UTC
     try:
         return ZoneInfo(name)
     except (KeyError, ValueError, OSError):  # OSError: a name that is a directory of the database, such as Europe
-        pass
+        if name == "UTC":
+            return UTC
     try:
         ZoneInfo("Etc/GMT")
     except ZoneInfoNotFoundError:
