@@ -58,7 +58,7 @@ class Memories:
         if len(status.attempts) < 2:
             return None
         last, new = status.attempts[-2:]
-        if self._budgets.get(last.id, last) != status.observed_retry:
+        if last.id not in self._budgets or self._budgets[last.id] != status.observed_retry:
             return None  # a person has retried it: it begins anew
         auto = task.spec.container.resources.requests.memory == AUTO
         climbs = auto or any(rule.memory_factor for rule in task.spec.failure_policy)
