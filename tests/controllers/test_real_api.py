@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import random
 import signal
 import sys
@@ -10,14 +11,18 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import pytest
+
 from swarmtask.clock import SystemClock
 from swarmtask.controllers.intake import KopfIntake, default_intake
 from swarmtask.controllers.operator import Operator, cluster_id
 from swarmtask.engines.local import LocalEngine
 from swarmtask.kube import KubeClient, Object
-from swarmtask.resources.kinds import EVENT, SWARM_NODE, SWARM_TASK, Kind
+from swarmtask.resources.kinds import EVENT, SWARM_NODE, SWARM_QUEUE, SWARM_TASK, Kind
+from swarmtask.resources.meta import FIELD_MANAGER
 from swarmtask.settings import LocalSettings, OperatorSettings
 from tests.kube.real import real_api_server
+from tests.lab.tools import kubectl_binaries
 
 LIMIT_S = 60
 
@@ -173,3 +178,46 @@ async def wait_until_gone(api: KubeClient, name: str) -> None:
                 return
 
     await asyncio.wait_for(follow(), LIMIT_S)
+
+
+@pytest.mark.kubectl
+@pytest.mark.parametrize(
+    "kubectl", [*kubectl_binaries().values()] or [pytest.param(None, marks=pytest.mark.skip(reason="no kubectl here"))]
+)
+async def test_a_person_may_apply_a_spec_to_what_the_operator_has_made(tmp_path: Path, kubectl: Path) -> None:
+    """Defaults that the server filled in belong to nobody."""
+
+    async def apply(kind: Kind, name: str, spec: Object, kubeconfig: Path, *options: str) -> str:
+        body = {"apiVersion": kind.api_version, "kind": kind.kind, "metadata": {"name": name}, "spec": spec}
+        process = await asyncio.create_subprocess_exec(
+            str(kubectl), f"--kubeconfig={kubeconfig}", f"--cache-dir={tmp_path / 'cache'}", "apply", "--server-side", *options,
+            "-f", "-", stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
+        )  # fmt: skip
+        said, _ = await asyncio.wait_for(process.communicate(json.dumps(body).encode()), LIMIT_S)
+        assert process.returncode == 0, said.decode()
+        return said.decode()
+
+    async with (
+        real_api_server(tmp_path / "api") as kubeconfig,
+        KubeClient.from_kubeconfig(kubeconfig) as api,
+        operating(api, make_engine(tmp_path / "local")),
+    ):
+        (node,) = (await api.list(SWARM_NODE)).items
+        name = node["metadata"]["name"]
+        await wait_for(api, SWARM_QUEUE, "default", "default", bool)
+        wish = {"unschedulable": True, "maxTasks": 3, "drain": False, "reserved": {"cpu": "1", "memory": "1Gi"}, "quietHours": ""}
+        await apply(SWARM_NODE, name, wish, kubeconfig)
+        await wait_for(
+            api, SWARM_NODE, name, None, lambda obj: obj["status"]["allocatable"]["memory"] != obj["status"]["capacity"]["memory"]
+        )
+        await apply(SWARM_NODE, name, {"unschedulable": False}, kubeconfig)
+        stored = await api.get(SWARM_NODE, name)
+        assert (stored["spec"]["unschedulable"], stored["spec"].get("maxTasks")) == (False, None), (
+            "what a person owns he can take back"
+        )
+        await apply(SWARM_QUEUE, "default", {"maxRunning": 2, "stopped": False, "weight": 1}, kubeconfig, "--namespace=default")
+        assert (await api.get(SWARM_QUEUE, "default", "default"))["spec"]["maxRunning"] == 2
+        for kind, obj in ((SWARM_NODE, stored), (SWARM_QUEUE, await api.get(SWARM_QUEUE, "default", "default"))):
+            owned = [entry["fieldsV1"] for entry in obj["metadata"]["managedFields"] if entry["manager"] == FIELD_MANAGER]
+            assert owned, kind.kind
+            assert not any("f:spec" in fields for fields in owned)

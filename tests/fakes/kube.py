@@ -376,6 +376,7 @@ class FakeKube:
             metadata.pop(name, None)
         if kind.model is not None:
             new.pop("status", None)
+            new.setdefault("spec", {})
         return {"apiVersion": kind.api_version, "kind": kind.kind} | new
 
     def _create(self, kind: Kind, new: Object, *, dry_run: bool) -> Object:
@@ -440,8 +441,10 @@ class FakeKube:
         subresource: str | None,
         dry_run: bool,
     ) -> Object:
+        if type_ == "apply" and isinstance(patch, Mapping) and self._key(kind, name, namespace) not in self._objects:
+            return self._create(kind, _copy(patch), dry_run=dry_run)
         _, old = self._find(kind, name, namespace)
-        if type_ == "merge" and isinstance(patch, Mapping):
+        if type_ in ("merge", "apply") and isinstance(patch, Mapping):
             new = _merge(old, patch)
             if not (patch.get("metadata") or {}).get("resourceVersion"):
                 new["metadata"] = {name: value for name, value in new["metadata"].items() if name != "resourceVersion"}

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import re
+import subprocess
+import sys
 from datetime import UTC, date, datetime, timedelta, timezone, tzinfo
-from zoneinfo import ZoneInfo
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from swarmtask.resources import quiet_hours
 from swarmtask.resources.node import NodeSpec
 from swarmtask.resources.quiet_hours import DAYS, EVERY_DAY, QuietHours, Stand, Window, parse, zone_named
 
@@ -97,6 +101,33 @@ def test_a_zone_that_is_not_there_is_said() -> None:
     assert zone_named("Europe/Berlin") is BERLIN
     with pytest.raises(ValueError, match="no time zone"):
         zone_named("")
+
+
+def test_without_the_system_s_database_the_package_s_counts() -> None:
+    """As in a small container image."""
+    pytest.importorskip("tzdata")
+    look = "from swarmtask.resources.quiet_hours import zone_named; print(zone_named('Europe/Berlin'))"
+    done = subprocess.run(
+        [sys.executable, "-c", look],
+        env={**os.environ, "PYTHONTZPATH": ""},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+    assert (done.stdout, done.returncode) == ("Europe/Berlin\n", 0), done.stderr
+
+
+def test_without_any_database_the_node_is_refused_with_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    def none_there(name: str) -> ZoneInfo:
+        raise ZoneInfoNotFoundError(name)
+
+    monkeypatch.setattr(quiet_hours, "ZoneInfo", none_there)
+    parse.cache_clear()
+    with pytest.raises(ValueError, match=r"'Europe/Berlin' cannot be looked up: .* install the Python package tzdata"):
+        NodeSpec.model_validate({"quietHours": "22:00-07:00 Europe/Berlin"})
+    assert zone_named("UTC") is UTC
+    assert NodeSpec.model_validate({"quietHours": "22:00-07:00 UTC, Sat-Sun"}).quiet_hours
 
 
 # --- when ---

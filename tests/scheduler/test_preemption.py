@@ -180,8 +180,8 @@ def test_who_was_moved_to_the_front_is_not_stopped_by_its_own_queue() -> None:
 @given(crowded(preempts=True, fronts=False))
 @settings(deadline=None, max_examples=300)
 def test_victims_are_lower_few_and_needed_and_the_decision_is_final(before: Snapshot) -> None:
-    """(Nobody was moved to the front: that can put a low priority first for a moment, which another queue then preempts. And
-    nobody who waits is known to take so and so long: when he has started, his end can move what is kept for another, docs/scheduler.md.)"""
+    """(Nobody was moved to the front: that can put a low priority first for a moment, which another queue then preempts. And nobody
+    who waits has a known duration: once he has started, his end can move what is kept for another, see docs/scheduler.md.)"""
     before = replace(before, pending=[replace(one, duration_s=None) for one in before.pending])
     result = run_cycle(before)
     by = {one.by.key: one.by for one in result.preemptions}

@@ -30,6 +30,8 @@ class Memories:
         self._now, self._taught = now, taught
         self._before: dict[str, SwarmTask] = {}
         """UID -> the version of the task before this one."""
+        self._budgets: dict[str, str | None] = {}
+        """Attempt -> the retry by a person that its budget began with."""
 
     def seen(self, task: SwarmTask) -> str | None:
         """A version was stored. What is wrong with it, in words."""
@@ -50,10 +52,14 @@ class Memories:
 
     def _ladder(self, before: SwarmTask, task: SwarmTask) -> str | None:
         status = task.status
-        same_budget = status.observed_retry == before.status.observed_retry
-        if status.attempt != before.status.attempt + 1 or len(status.attempts) < 2 or not same_budget:
+        if status.attempt == before.status.attempt or status.current is None:
+            return None
+        self._budgets[status.current.id] = status.observed_retry
+        if len(status.attempts) < 2:
             return None
         last, new = status.attempts[-2:]
+        if last.id not in self._budgets or self._budgets[last.id] != status.observed_retry:
+            return None  # a person has retried it: it begins anew
         auto = task.spec.container.resources.requests.memory == AUTO
         climbs = auto or any(rule.memory_factor for rule in task.spec.failure_policy)
         if last.reason == Reason.OOM_KILLED and climbs:

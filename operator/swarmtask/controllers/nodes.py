@@ -21,7 +21,7 @@ from swarmtask.controllers.node_rules import NodeRules
 from swarmtask.controllers.reading import difference
 from swarmtask.controllers.surroundings import Surroundings
 from swarmtask.controllers.waiting import Bell
-from swarmtask.errors import AlreadyExists, Conflict, NotFound, SwarmTaskError
+from swarmtask.errors import Conflict, NotFound, SwarmTaskError
 from swarmtask.kube import Object
 from swarmtask.lifecycle.messages import NodeGone
 from swarmtask.resources.kinds import SWARM_NODE
@@ -188,15 +188,17 @@ class Nodes:
         self.offer_changed()
 
     async def _create(self, name: str, facts: NodeFacts) -> SwarmNode | None:
+        """By server-side apply and without a spec: who creates an object owns the defaults that the server puts into it, and a
+        person who applies a spec of his own would conflict with the operator."""
         labels = engine_labels(facts)
         body: Object = {
-            "apiVersion": SWARM_NODE.api_version, "kind": SWARM_NODE.kind, "spec": {},
+            "apiVersion": SWARM_NODE.api_version, "kind": SWARM_NODE.kind,
             "metadata": {"name": name, "labels": labels, "annotations": {ANNOTATION_LABELS: ",".join(sorted(labels))}},
         }  # fmt: skip
         try:
             with write_point("create-node"):
-                obj = await self._api.create(SWARM_NODE, body)
-        except AlreadyExists:
+                obj = await self._api.patch(SWARM_NODE, name, body, type_="apply")
+        except Conflict:  # somebody was faster, and has put other labels there
             obj = await self._api.get(SWARM_NODE, name)
         self._cache.apply(SWARM_NODE, obj)
         return self._cache.nodes.get(name)

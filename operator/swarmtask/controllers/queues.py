@@ -16,7 +16,7 @@ from swarmtask.controllers.figures import Figures, Reading
 from swarmtask.controllers.reading import difference
 from swarmtask.controllers.surroundings import Surroundings
 from swarmtask.controllers.waiting import Bell
-from swarmtask.errors import AlreadyExists, Conflict, Forbidden, NotFound
+from swarmtask.errors import Conflict, Forbidden, NotFound
 from swarmtask.resources.kinds import SWARM_QUEUE
 from swarmtask.resources.meta import set_condition
 from swarmtask.resources.queue import QueueStatus, SwarmQueue
@@ -107,15 +107,15 @@ class Queues:
         )
 
     async def _create_default(self, namespace: str) -> bool:
+        """By server-side apply and without a spec, so that its defaults are nobody's; as `Nodes._create`."""
         body = {
             "apiVersion": SWARM_QUEUE.api_version, "kind": SWARM_QUEUE.kind,
-            "metadata": {"name": DEFAULT_QUEUE, "namespace": namespace}, "spec": {},
+            "metadata": {"name": DEFAULT_QUEUE, "namespace": namespace},
         }  # fmt: skip
         try:
             with write_point("create-queue"):
-                self._cache.apply(SWARM_QUEUE, await self._api.create(SWARM_QUEUE, body, namespace))
-        except AlreadyExists:
-            self._cache.apply(SWARM_QUEUE, await self._api.get(SWARM_QUEUE, DEFAULT_QUEUE, namespace))
+                obj = await self._api.patch(SWARM_QUEUE, DEFAULT_QUEUE, body, namespace, type_="apply")
+            self._cache.apply(SWARM_QUEUE, obj)
         except (Forbidden, NotFound):
             logger.debug("namespace %s is going away and gets no queue", namespace)
         return True

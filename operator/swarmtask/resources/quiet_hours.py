@@ -1,7 +1,7 @@
 """Quiet hours: weekly windows of wall time, written as `22:00-07:00, Mon-Fri 09:00-17:30 Europe/Berlin`.
 
 Called by the model of SwarmNode (is the text right?) and by the operator (is it quiet now, and until when?). Pure: no clock is
-read, the time zone of windows that name none is an argument; only the zones themselves come from the system's database.
+read, the time zone of windows that name none is an argument; only the zones themselves come from the IANA database.
 
 A window belongs to the day on which it begins, and may end on the next. Where clocks change, it is rather quiet than not: it begins
 at the first moment at which the wall clock shows its beginning or, where that is skipped, anything later; it ends when the wall
@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta, tzinfo
 from functools import lru_cache
-from zoneinfo import ZoneInfo
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
 EVERY_DAY = frozenset(range(7))
@@ -123,15 +123,22 @@ def parse(text: str) -> QuietHours:
 
 
 def zone_named(name: str) -> tzinfo:
-    """A time zone of the system's database.
+    """A time zone of the IANA database: the system's, else that of the package tzdata. UTC needs none.
 
     Raises:
-        ValueError: there is none of that name; for a person.
+        ValueError: there is none of that name, or no database; for a person.
     """
     try:
         return ZoneInfo(name)
     except (KeyError, ValueError, OSError):  # OSError: a name that is a directory of the database, such as Europe
-        raise ValueError(f"there is no time zone {name!r} here: write for example Europe/Berlin or UTC") from None
+        if name == "UTC":
+            return UTC
+    try:
+        ZoneInfo("Etc/GMT")
+    except ZoneInfoNotFoundError:
+        words = "there is no database of time zones here: install the Python package tzdata or the system's, or write UTC"
+        raise ValueError(f"the time zone {name!r} cannot be looked up: {words}") from None
+    raise ValueError(f"there is no time zone {name!r} here: write for example Europe/Berlin or UTC")
 
 
 def _window(text: str) -> Window:
