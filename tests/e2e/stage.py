@@ -195,6 +195,7 @@ class Stage:
         for node in self.product.get("swarmnodes"):
             ready = [item for item in node["status"].get("conditions", ()) if item["type"] == "Ready"]
             lines.append(f"node {node['metadata']['name']}: {node['status'].get('phase')} {ready}")
+            lines.append(f"  its Events: {self.events_of_node(node['metadata']['name'])}")
         for name, status in self.statuses().items():
             lines.append(f"task {name}: {status.get('phase')}")
             lines += [f"  {json.dumps(attempt)}" for attempt in status.get("attempts", ())]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import time
+from typing import Literal
 
 import pytest
 
@@ -13,11 +14,13 @@ from tests.e2e.stage import (
     GRACE_S,
     INFRASTRUCTURE,
     LATE_S,
+    LOST_GRACE_S,
     REPLACED_S,
     UNREACHABLE_S,
     Stage,
     uptime_s,
 )
+from tests.lab.node import Cut
 
 pytestmark = [pytest.mark.docker, pytest.mark.lab, pytest.mark.kubectl, pytest.mark.slow]
 
@@ -26,6 +29,59 @@ ON_S, OFF_S = 3.0, 5.0
 
 def _reasons(status: Object) -> list[str]:
     return [attempt["reason"] for attempt in status["attempts"] if attempt.get("reason")]
+
+
+@pytest.mark.parametrize("one_way", ["out", pytest.param("in", marks=pytest.mark.long)])
+def test_nodes_that_are_cut_off_stop_what_must_not_run_twice(stage: Stage, one_way: Literal["in", "out"]) -> None:
+    """One node cut off both ways, another that cannot speak, or hears nothing: both stop their fenced attempts before these are
+    replaced. What finished meanwhile is kept, what is to be waited for is waited for."""
+    victims: dict[str, Cut] = {stage.lab.nodes[1]: "both", stage.lab.nodes[2]: one_way}
+    # A node that hears nothing may renew its Lease once more over a connection that it had: then silence begins anew.
+    renewed_s = FENCE_S + 5 if one_way == "in" else 0
+    for node in victims:
+        stage.product.apply(
+            *[stage.task(f"moves-{node}-{i}", node) for i in range(3)],
+            stage.task(f"doubles-{node}", node, "afterLost"),
+            stage.task(f"ends-{node}", node, "never", script="while [ ! -e /go ]; do sleep 0.2; done; echo whole"),
+        )
+    stage.product.wait_all("Running", 10)
+    cut = time.monotonic()
+    for node, way in victims.items():
+        stage.lab.partition(node, way)
+    stage.product.wait_all("Unknown", 10, timeout_s=UNREACHABLE_S + 5)
+    stage.wait_second_attempts("afterLost", 2, cut, UNREACHABLE_S + LOST_GRACE_S + LATE_S)
+    stage.wait_second_attempts("afterFence", 6, cut, renewed_s + REPLACED_S + LATE_S)
+    for node in victims:
+        assert stage.status(f"ends-{node}")["phase"] == "Unknown", "it is waited for"
+        _let_end(stage, node, f"ends-{node}")
+        stage.lab.heal(node)
+    done = stage.product.wait_all("Succeeded", 2, "policy=never", timeout_s=40)
+    assert sorted(done) == sorted(f"ends-{node}" for node in victims)
+    settled = stage.statuses()
+    for name, status in settled.items():
+        if name.startswith("ends"):
+            assert len(status["attempts"]) == 1, "finished work is not run again"
+        else:
+            assert (len(status["attempts"]), _reasons(status), status.get("failures", 0)) == (2, ["NodeLost"], 0), status
+        if name.startswith("moves"):
+            assert stage.overlap_s(status) == 0, name
+            last = stage.pulses.of(status["attempts"][0]["id"])[-1]
+            first = stage.pulses.of(status["attempts"][1]["id"])[0]
+            stage.note("between the last sign of the old attempt and the first of the new, s", last - first)
+    assert "FinishedWhileAway" not in stage.product.event_reasons(f"ends-{next(iter(victims))}")
+    reasons = [reason for reason in stage.product.event_reasons(f"moves-{next(iter(victims))}-0") if reason != "Waiting"]
+    assert reasons[-5:] == ["NodeUnreachable", "AttemptFailed", "Retrying", "Scheduled", "Started"], reasons
+    stage.clear()
+    stage.recorder.assert_ok(doubled=[name for name in settled if name.startswith("doubles")])
+
+
+def _let_end(stage: Stage, node: str, name: str) -> None:
+    """Let the program of a task do its last step, and wait until the node's own dockerd shows its end."""
+    attempt = stage.status(name)["attempts"][-1]["id"]
+    client = stage.lab.client(node)
+    container = client.containers.list(filters={"label": f"com.docker.swarm.service.name={attempt}"})[0]
+    assert container.exec_run(["touch", "/go"]).exit_code == 0
+    assert container.wait(timeout=20)["StatusCode"] == 0
 
 
 def test_a_power_cut_and_two_daemons_that_are_killed(stage: Stage) -> None:

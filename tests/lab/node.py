@@ -203,7 +203,7 @@ class LabNode:
     @property
     def proc(self) -> Path:
         """The node's own /proc as this machine sees it; another path after each power-on."""
-        return Path(f"/proc/{self.pid}/root/proc")
+        return Path("/proc", str(self.pid), "root", "proc")
 
     def cgroups(self) -> dict[str, Path]:
         """Where the node's first process is, by controller; the hierarchy of version 2 has the name ''. A process that is put into

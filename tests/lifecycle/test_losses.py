@@ -20,7 +20,7 @@ from swarmtask.lifecycle.messages import (
 from swarmtask.lifecycle.messages import WorkloadState as W
 from swarmtask.lifecycle.task import Policy
 from swarmtask.resources.node import NodeAttempt
-from swarmtask.resources.task import ANNOTATION_RETRY, Attempt, AttemptState, Phase, attempt_id
+from swarmtask.resources.task import ANNOTATION_CANCEL, ANNOTATION_RETRY, Attempt, AttemptState, Phase, attempt_id
 from tests.lifecycle.story import START, UID, Story, make_task
 
 
@@ -150,6 +150,30 @@ def test_a_loss_says_whether_the_old_attempt_can_still_run(replace: str, words: 
     story.run(boot_id="b1")
     story.tell(NodeSilent(1, 3600.0, fenced=True))
     assert words in (story.status.attempts[0].message or "")
+
+
+@pytest.mark.parametrize(
+    ("exit_code", "reached", "stopping", "reason"),
+    [
+        (137, False, False, "NodeLost"),
+        (143, False, False, "NodeLost"),
+        (143, True, False, "Error"),
+        (1, False, False, "Error"),
+        (143, False, True, "Cancelled"),
+    ],
+)
+def test_a_signal_on_a_node_that_leaves_its_engine_is_not_the_tasks_fault(
+    exit_code: int, reached: bool, stopping: bool, reason: str
+) -> None:
+    """As `docker swarm leave` and the shutdown of a laptop end containers."""
+    story = Story(backoffLimit=0)
+    story.run(boot_id="b1")
+    if stopping:
+        story.annotate(ANNOTATION_CANCEL, "x")
+        story.reconcile()
+    story.tell(NodeTold(1, record(exit_code=exit_code), "b1", reached))
+    assert story.status.attempts[0].reason == reason
+    assert story.status.failures == (reason == "Error")
 
 
 def test_work_that_finished_away_is_accepted_until_something_has_followed_it() -> None:

@@ -269,7 +269,7 @@ class Leases:
                 return False
         elif not news_of(task, attempt, record):
             return True
-        self._executor.offer(key, task.metadata.uid, NodeTold(attempt.number, record, self.boot_id(node)))
+        self._executor.offer(key, task.metadata.uid, NodeTold(attempt.number, record, self.boot_id(node), node in self._reached()))
         return False
 
 

@@ -13,7 +13,7 @@ from swarmtask.lifecycle.deadlines import Policy, promised_grace_s
 from swarmtask.lifecycle.messages import FINAL_WORKLOAD_STATES, Observation, Reason, WorkloadState
 from swarmtask.lifecycle.reasons import RULES
 from swarmtask.resources.node import NodeAttempt
-from swarmtask.resources.task import Attempt, Phase, SwarmTask, TaskSpec
+from swarmtask.resources.task import Attempt, AttemptState, Phase, SwarmTask, TaskSpec
 
 RECORDS_S = 20.0
 """A node that is heard again has told within this how the attempts ended that it stopped or finished meanwhile."""
@@ -62,6 +62,8 @@ class NodeWord:
         return max(0.0, self.since_s - max(0.0, self.holds_s - fence_s))
 
 
+_BY_SIGNAL = (137, 143)
+"""SIGKILL, SIGTERM."""
 _WAITING = (Phase.BACKOFF, Phase.QUEUED, Phase.PENDING)
 NO_AGENT = NodeWord(Hearing.NONE)
 
@@ -131,14 +133,23 @@ def news_of(task: SwarmTask, attempt: Attempt, record: NodeAttempt) -> bool:
     return usage or finished_away(task, attempt, record)
 
 
-def observation_of(attempt: Attempt, record: NodeAttempt, boot_id: str) -> Observation:
-    """The agent's record of an end in the words of an engine: as good as if the engine had shown it."""
+def observation_of(attempt: Attempt, record: NodeAttempt, boot_id: str, *, reached: bool = True) -> Observation:
+    """The agent's record of an end in the words of an engine: as good as if the engine had shown it.
+
+    Args:
+        reached: its engine reaches the node. Where it does not, the node has left it or is being shut down, and Docker ends
+            containers by signals on the way; nobody else had told this one to stop.
+    """
     seen = Observation(
         name=attempt.id, engine=attempt.engine, task_uid="", namespace="", task_name="", attempt=attempt.number,
         state=WorkloadState.EXITED, node_id=attempt.engine_node_id, exit_code=record.exit_code, message=record.message or "",
         started_at=record.started_at, finished_at=record.finished_at,
     )  # fmt: skip
-    return _complete(seen, attempt, NodeWord(Hearing.HEARD, boot_id=boot_id), record)
+    told = _complete(seen, attempt, NodeWord(Hearing.HEARD, boot_id=boot_id), record)
+    if reached or told.reason is not None or told.exit_code not in _BY_SIGNAL or attempt.state is AttemptState.STOPPING:
+        return told
+    words = f"a signal ended it (exit code {told.exit_code}) while {attempt.engine} had lost {attempt.node}"
+    return replace(told, reason=Reason.NODE_LOST, message=words)
 
 
 def _ended(record: NodeAttempt | None) -> bool:

@@ -251,11 +251,16 @@ class NodeSilent:
 
 @dataclass(frozen=True, slots=True)
 class NodeTold:
-    """The agent of the node told how an attempt ended. It may be over already, and another one may have followed."""
+    """The agent of the node told how an attempt ended. It may be over already, and another one may have followed.
+
+    Attributes:
+        reached: the attempt's engine reaches the node, by its newest list.
+    """
 
     attempt: int
     record: NodeAttempt
     boot_id: str = ""
+    reached: bool = True
 
 
 @dataclass(frozen=True, slots=True)

@@ -53,7 +53,7 @@ def apply(draft: Draft, live: Attempt, event: EngineFact) -> None:
         case NodeSilent():
             _miss(draft, live, event)
         case NodeTold(record=record) if record.state == "Exited":
-            _end(draft, draft.note_usage(live, record), observation_of(live, record, event.boot_id))
+            _end(draft, draft.note_usage(live, record), observation_of(live, record, event.boot_id, reached=event.reached))
         case Vanished():
             _lose(draft, live, Reason.WORKLOAD_LOST, f"{live.engine} no longer lists the workload")
         case NodeGone(message=message):
