@@ -58,4 +58,14 @@ bench: $(STAMP) ## The benchmarks with their goals: a table here, JSON in build/
 sim: $(STAMP) ## Run the simulator on SEEDS (1000) seeds in two processes; FROM and WORKLOAD choose which
 	@PYTHONPATH=operator:. $(BIN)/python -m tests.simulation --seeds $(SEEDS) --from $(or $(FROM),0) --workload "$(WORKLOAD)"
 
-.PHONY: help sim setup fmt crds lint check test lab lab-down demo bench
+image-wheels: $(STAMP) ## Wheels for the worker image into worker-image/wheels, so that its build fetches nothing
+	rm -rf worker-image/wheels
+	$(BIN)/pip download --disable-pip-version-check -q --no-deps --only-binary :all: --require-hashes -r requirements.lock -d worker-image/wheels
+	$(BIN)/pip wheel --disable-pip-version-check -q --no-deps --no-build-isolation -w worker-image/wheels .
+
+image: ## Build the worker image for this machine, as IMAGE (swarmtask/worker:latest), on BASE (Debian)
+	docker build -f worker-image/Dockerfile -t $(or $(IMAGE),swarmtask/worker:latest) $(if $(BASE),--build-arg BASE=$(BASE)) \
+	  --build-arg VERSION="$$(sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)" \
+	  --build-arg REVISION="$$(git rev-parse HEAD 2>/dev/null || true)" --build-arg CREATED="$$(date -u +%Y-%m-%dT%H:%M:%SZ)" .
+
+.PHONY: help sim setup fmt crds lint check test lab lab-down demo bench image image-wheels

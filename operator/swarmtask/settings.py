@@ -55,6 +55,12 @@ class ApiServerSettings(Group):
     event_log_rows: Annotated[int, Field(ge=100)] = Field(
         default=20_000, description="Watch history kept on disk; older watchers get 410."
     )
+    client_requests_per_second: Annotated[int, Field(ge=0, le=100_000)] = Field(
+        default=500, description="Requests of one user in the long run, after a burst of five times as many; more get 429. 0: any."
+    )
+    client_watches: Annotated[int, Field(ge=1)] = Field(
+        default=1000, description="Watches that one user may have open; more get 429."
+    )
     event_ttl_s: Positive = Field(default=3600.0, description="Kubernetes Events are deleted after this.")
     bookmark_interval_s: Positive = Field(default=30.0, description="Between bookmarks on an idle watch.")
     attempt_log_bytes: Annotated[int, Field(ge=2**16)] = Field(
@@ -134,6 +140,25 @@ class SwarmSettings(Group):
     pids_limit: Annotated[int, Field(ge=16)] = Field(default=4096, description="Processes per container.")
 
 
+class AgentSettings(Group):
+    """The node agents that the operator puts on the nodes of a swarm."""
+
+    deploy: bool | None = Field(
+        default=None, description="Put a node agent on every node. Unset: `swarmtask up` does, `swarmtask operator` does not."
+    )
+    image: str = Field(default="swarmtask/worker:latest", min_length=1, description="Image of the agent, on this machine.")
+    api_url: Annotated[str, Field(pattern=r"^(https://[^\s/]+)?$")] = Field(
+        default="", description="Where nodes reach the API, https://HOST:PORT; this machine's address in the swarm when empty."
+    )
+    capabilities: list[str] = Field(default_factory=list, description="What every node offers, beside what is detected.")
+    images_port: Annotated[int, Field(ge=0, le=65535)] = Field(
+        default=5000, description="Port at which nodes fetch images from this machine through the swarm; 0: they have them already."
+    )
+    images_publish: Annotated[str, Field(pattern="^(ingress|host)$")] = Field(
+        default="ingress", description="ingress: every node reaches them at its own 127.0.0.1; host: this machine alone does."
+    )
+
+
 class LocalSettings(Group):
     """The local engine: attempts are child processes of this machine."""
 
@@ -155,6 +180,7 @@ class Settings(BaseSettings):
     apiserver: ApiServerSettings = Field(default_factory=ApiServerSettings)
     operator: OperatorSettings = Field(default_factory=OperatorSettings)
     swarm: SwarmSettings = Field(default_factory=SwarmSettings)
+    agents: AgentSettings = Field(default_factory=AgentSettings)
     local: LocalSettings = Field(default_factory=LocalSettings)
 
 

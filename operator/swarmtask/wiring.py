@@ -6,18 +6,25 @@ Called by the CLI. Each function imports what it builds: `swarmtask get` must no
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import ipaddress
 import random
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 from swarmtask.clock import Clock
 from swarmtask.errors import ConfigurationError
 from swarmtask.settings import Settings
 
 if TYPE_CHECKING:
+    from swarmtask.apiserver.backup import Facts
+    from swarmtask.apiserver.restore import Restored
+    from swarmtask.controllers.agents import Agents
     from swarmtask.controllers.explaining import ExplainedTask
     from swarmtask.engines.base import Engine
+    from swarmtask.engines.swarm.registry import Registry
     from swarmtask.kube import ObjectApi
 
 ENGINES = ("swarm", "local")
@@ -103,8 +110,48 @@ def engine(name: str, settings: Settings, cluster: str, clock: Clock) -> Engine:
 async def serve_api(settings: Settings, clock: Clock, stop: asyncio.Event, on_ready: Callable[[str], None]) -> None:
     """Run the embedded API server until `stop` is set. `on_ready` is called with its URL once it answers."""
     from swarmtask.apiserver.server import run_api_server
+    from swarmtask.engines.swarm.shells import DockerShells
 
-    await run_api_server(settings, clock=clock, stop=stop, on_ready=on_ready)
+    shells = DockerShells(settings.swarm.docker_host, timeout_s=settings.swarm.timeout_s)
+    await run_api_server(settings, clock=clock, stop=stop, on_ready=on_ready, shells=shells)
+
+
+async def download_backup(kubeconfig: Path, context: str | None, sink: Callable[[bytes], object]) -> None:
+    """Let the embedded API make a backup, and hand its bytes to `sink`. Raises as the API's client does."""
+    from swarmtask.apiserver.downloads import BACKUP_PATH
+    from swarmtask.kube.connection import Connection
+    from swarmtask.kube.download import download
+
+    await download(Connection.from_kubeconfig(kubeconfig, context), BACKUP_PATH, sink)
+
+
+def read_backup(path: Path) -> Facts:
+    """Check a backup and say what it is. Raises ConfigurationError, OSError."""
+    from swarmtask.apiserver.backup import read
+
+    return read(path)
+
+
+def pack_keys(data_dir: Path) -> bytes:
+    """The content of a keys file. Raises ConfigurationError, OSError."""
+    from swarmtask.apiserver.keys_file import pack
+
+    return pack(data_dir)
+
+
+def keys_for(keys_file: Path) -> frozenset[str]:
+    """The IDs of the keys of Secrets that a keys file holds. Raises ConfigurationError, OSError."""
+    from swarmtask.apiserver.keys_file import secret_key_ids
+
+    return secret_key_ids(keys_file)
+
+
+def restore_backup(source: Path, data_dir: Path, keys_file: Path | None, label: str) -> Restored:
+    """Put a backup in the place of a database that no server uses. See `apiserver.restore`."""
+    from swarmtask.apiserver.keys_file import unpack
+    from swarmtask.apiserver.restore import restore
+
+    return restore(source, data_dir, None if keys_file is None else unpack(keys_file), label=label)
 
 
 async def operate(
@@ -116,4 +163,60 @@ async def operate(
     cluster = await cluster_id(api)
     engines = [engine(name, settings, cluster, clock) for name in engine_names]
     operator = Operator(api, engines, settings.operator, clock, random.Random())
-    await operator.run(stop=stop, ready=ready)
+    with contextlib.ExitStack() as opened:
+        if settings.agents.deploy and "swarm" in engine_names:
+            operator.companions["node agents"] = node_agents(settings, api, cluster, clock, opened).run
+        await operator.run(stop=stop, ready=ready)
+
+
+def image_registry(settings: Settings, cluster: str) -> Registry:
+    """From which nodes fetch images of this machine. Close it.
+
+    Raises:
+        ConfigurationError: it is switched off.
+    """
+    from swarmtask.engines.swarm.registry import Registry
+
+    if not settings.agents.images_port:
+        raise ConfigurationError("nodes fetch no images from this machine: the setting agents.images_port is 0")
+    return Registry.of(settings.swarm, settings.agents, cluster)
+
+
+def node_agents(settings: Settings, api: ObjectApi, cluster: str, clock: Clock, opened: contextlib.ExitStack) -> Agents:
+    """What keeps node agents on the nodes of the swarm; what it opens is closed by `opened`."""
+    from swarmtask.controllers.agents import Agents
+    from swarmtask.engines.base import AgentWish
+    from swarmtask.engines.swarm.agents import SwarmAgents
+
+    host = SwarmAgents.of(settings.swarm, settings.agents, cluster)
+    opened.callback(host.close)
+
+    async def wish() -> AgentWish:
+        server, ca = api.connection.server, api.connection.ca_pem  # type: ignore[attr-defined]
+        return AgentWish(
+            settings.agents.image, settings.agents.api_url or reachable(server, await host.address()), ca,
+            fence_s=int(settings.operator.fence_s),
+            # What the agent takes at most to kill is five seconds: together they must not be longer than the operator waits.
+            fence_grace_s=max(0, min(5, int(settings.operator.fence_margin_s) - 5)),
+            capabilities=tuple(settings.agents.capabilities),
+        )  # fmt: skip
+
+    return Agents(api, host, wish, clock)
+
+
+def reachable(server: str, address: str) -> str:
+    """The API's URL for other machines: with this machine's address in the swarm where it is written with one of its loopback.
+
+    Args:
+        server: https://HOST:PORT, as a kubeconfig on this machine has it.
+        address: an IP address; empty: none is known.
+    """
+    parts = urlsplit(server)
+    try:
+        loopback = parts.hostname == "localhost" or ipaddress.ip_address(parts.hostname or "").is_loopback
+    except ValueError:  # a name
+        loopback = False
+    if not loopback or not address:
+        return server
+    host = f"[{address}]" if ":" in address else address
+    return f"{parts.scheme}://{host}:{parts.port}" if parts.port else f"{parts.scheme}://{host}"

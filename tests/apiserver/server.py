@@ -21,6 +21,8 @@ from typing import Any, NamedTuple
 
 import httpx
 
+from swarmtask.apiserver.projections.exec import Shells
+from swarmtask.apiserver.projections.logs import LogSource
 from swarmtask.apiserver.server import KUBECONFIG, run_api_server
 from swarmtask.clock import Clock, SystemClock
 from swarmtask.settings import ApiServerSettings, Settings
@@ -43,13 +45,17 @@ def describe(data_dir: Path, url: str) -> RunningServer:
 
 
 @contextlib.asynccontextmanager
-async def running_api_server(tmp_path: Path, *, clock: Clock | None = None, **options: Any) -> AsyncIterator[RunningServer]:
+async def running_api_server(
+    tmp_path: Path, *, clock: Clock | None = None, logs: LogSource | None = None, shells: Shells | None = None, **options: Any
+) -> AsyncIterator[RunningServer]:
     """A server on this event loop. `options` go to `ApiServerSettings`. Started again on one `tmp_path` it finds what it stored."""
     data_dir = tmp_path / "apiserver"
     settings = Settings(data_dir=data_dir, apiserver=ApiServerSettings(**{"host": "127.0.0.1", "port": 0, **options}))
     stop = asyncio.Event()
     ready: asyncio.Future[str] = asyncio.get_running_loop().create_future()
-    serving = asyncio.create_task(run_api_server(settings, clock=clock or SystemClock(), stop=stop, on_ready=ready.set_result))
+    serving = asyncio.create_task(
+        run_api_server(settings, clock=clock or SystemClock(), stop=stop, on_ready=ready.set_result, logs=logs, shells=shells)
+    )
     try:
         async with asyncio.timeout(START_TIMEOUT_S):
             await asyncio.wait({serving, ready}, return_when=asyncio.FIRST_COMPLETED)

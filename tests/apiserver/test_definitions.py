@@ -174,3 +174,26 @@ async def test_identity_cannot_change(api: httpx.AsyncClient) -> None:
     response = await api.patch(f"{CRDS}/widgets.example.com", json={"spec": {"scope": "Cluster"}}, headers=MERGE)
     assert response.status_code == 422
     assert response.json()["details"]["causes"][0]["field"] == "spec.scope"
+
+
+async def test_clients_of_a_deprecated_version_are_warned(api: httpx.AsyncClient) -> None:
+    crd = definition()
+    (first,) = crd["spec"]["versions"]
+    old, older = {**first, "name": "v1beta1", "storage": False}, {**first, "name": "v1alpha1", "storage": False}
+    crd["spec"]["versions"] = [
+        {**older, "deprecated": True, "deprecationWarning": 'do not "use" it'},
+        {**old, "deprecated": True},
+        first,
+    ]
+    await create(api, CRDS, crd)
+    assert "warning" not in (await api.get(WIDGETS)).headers
+    listed = await api.get(WIDGETS.replace("v1", "v1beta1", 1))
+    assert listed.headers["warning"] == '299 - "example.com/v1beta1 Widget is deprecated; use example.com/v1 Widget"'
+    made = await api.post(WIDGETS.replace("v1", "v1alpha1", 1), json={**widget(), "apiVersion": "example.com/v1alpha1"})
+    assert made.headers["warning"] == '299 - "do not \\"use\\" it"'
+    for wrong in ({"deprecated": False, "deprecationWarning": "x"}, {"deprecated": True, "deprecationWarning": "a\nb"}):
+        crd["spec"]["versions"][0] = {**older, **wrong}
+        refused = await api.put(f"{CRDS}/widgets.example.com", json={**crd, "metadata": (await api.get(
+            f"{CRDS}/widgets.example.com")).json()["metadata"]})  # fmt: skip
+        assert refused.status_code == 422
+        assert "spec.versions[0].deprecationWarning" in refused.json()["message"]

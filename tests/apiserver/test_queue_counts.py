@@ -94,8 +94,8 @@ async def play_writes(store: Store, writes: list[Any], full_after: int) -> None:
 
 
 def limit_pages(store: Store, more: int) -> None:
-    pages = store._db.execute("PRAGMA page_count").fetchone()[0]
-    store._db.execute(f"PRAGMA max_page_count = {pages + more}")
+    pages = store._disk.db.execute("PRAGMA page_count").fetchone()[0]
+    store._disk.db.execute(f"PRAGMA max_page_count = {pages + more}")
 
 
 async def test_writes_that_fail_give_their_places_back(tmp_path: Path) -> None:

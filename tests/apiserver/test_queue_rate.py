@@ -155,7 +155,7 @@ async def test_a_create_that_cannot_be_written_gives_its_token_back(tmp_path: Pa
         for _ in range(3):
             with pytest.raises(InsufficientStorage):
                 await create(app, "a", "ann", container={"image": "x", "args": ["y" * 30_000] * 3})
-        app.store._db.execute("PRAGMA max_page_count = 1000000")
+        app.store._disk.db.execute("PRAGMA max_page_count = 1000000")
         with pytest.raises(Invalid):
             await create(app, "a", "ann", queue="Not a name")
         await create(app, "a", "ann")
@@ -177,8 +177,8 @@ async def test_a_queue_that_another_version_wrote_stops_no_create(tmp_path: Path
 
 
 def fill_disk(store: Store) -> None:
-    pages = store._db.execute("PRAGMA page_count").fetchone()[0]
-    store._db.execute(f"PRAGMA max_page_count = {pages + 1}")
+    pages = store._disk.db.execute("PRAGMA page_count").fetchone()[0]
+    store._disk.db.execute(f"PRAGMA max_page_count = {pages + 1}")
 
 
 # --- the buckets ---------------------------------------------------------------------------------------------------------

@@ -12,8 +12,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from swarmtask.apiserver.layout import SCHEMA_VERSION
 from swarmtask.apiserver.records import Change, Key
-from swarmtask.apiserver.store import SCHEMA_VERSION, Store
+from swarmtask.apiserver.store import Store
 from swarmtask.errors import ConfigurationError, Expired, InsufficientStorage, ServiceUnavailable
 
 THINGS = ("", "things")
@@ -165,13 +166,13 @@ async def test_shrinking_the_log_is_done_in_small_steps(tmp_path: Path) -> None:
 async def test_a_full_disk_refuses_and_recovers(tmp_path: Path) -> None:
     store = await open_store(tmp_path)
     await put(store, "a", n=1)
-    pages = store._db.execute("PRAGMA page_count").fetchone()[0]
-    store._db.execute(f"PRAGMA max_page_count = {pages + 4}")
+    pages = store._disk.db.execute("PRAGMA page_count").fetchone()[0]
+    store._disk.db.execute(f"PRAGMA max_page_count = {pages + 4}")
     results = await asyncio.gather(*(put(store, f"big{number}", data="x" * 50_000) for number in range(5)), return_exceptions=True)
     assert all(isinstance(result, InsufficientStorage) for result in results)
     assert store.head(key("big0")) is None
     assert store.get(key("a")) is not None
-    store._db.execute("PRAGMA max_page_count = 1000000")
+    store._disk.db.execute("PRAGMA max_page_count = 1000000")
     rv = await put(store, "a", n=2)
     await store.close()
     store = await open_store(tmp_path)
@@ -182,8 +183,8 @@ async def test_a_full_disk_refuses_and_recovers(tmp_path: Path) -> None:
 
 async def test_writes_decided_on_a_failed_write_fail_too(tmp_path: Path) -> None:
     store = await open_store(tmp_path)
-    pages = store._db.execute("PRAGMA page_count").fetchone()[0]
-    store._db.execute(f"PRAGMA max_page_count = {pages + 1}")
+    pages = store._disk.db.execute("PRAGMA page_count").fetchone()[0]
+    store._disk.db.execute(f"PRAGMA max_page_count = {pages + 1}")
     first = store.put(key("a"), obj("a", data="x" * 50_000), replacing=None)
     second = store.put(key("a"), obj("a"), replacing=store.head(key("a")))
     for pending in (first, second):
@@ -258,8 +259,8 @@ async def test_refusals_do_not_wait_for_later_writes(tmp_path: Path) -> None:
 
 async def test_waiting_for_a_write_hears_of_its_failure(tmp_path: Path) -> None:
     store = await open_store(tmp_path)
-    pages = store._db.execute("PRAGMA page_count").fetchone()[0]
-    store._db.execute(f"PRAGMA max_page_count = {pages + 1}")
+    pages = store._disk.db.execute("PRAGMA page_count").fetchone()[0]
+    store._disk.db.execute(f"PRAGMA max_page_count = {pages + 1}")
     pending = store.put(key("a"), obj("a", data="x" * 50_000), replacing=None)
     with pytest.raises(InsufficientStorage):
         await store.durable(key("a"))

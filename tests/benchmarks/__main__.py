@@ -17,7 +17,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from tests.benchmarks import growth, kernel, packing, urgency
+from tests.benchmarks import api, footprint, growth, kernel, packing, urgency
 from tests.benchmarks.measuring import Effort, Figure, machine, table
 
 BENCHMARKS: Mapping[str, Callable[[Effort], list[Figure]]] = {
@@ -25,6 +25,9 @@ BENCHMARKS: Mapping[str, Callable[[Effort], list[Figure]]] = {
     "B2": kernel.flatness,
     "B3": packing.makespan,
     "B7": urgency.start_delay,
+    "B8": api.durable_creates,
+    "B9": api.ready_again,
+    "B10": footprint.footprint,
     "B11": growth.simulated,
 }
 

@@ -11,8 +11,11 @@ from tests.benchmarks import __main__ as program
 from tests.benchmarks import packing
 from tests.benchmarks.measuring import Effort, Figure, Goal, Spread, table
 
+STARTS_PROCESSES = ("B8", "B9", "B10")
+NAMES = [pytest.param(name, marks=pytest.mark.slow if name in STARTS_PROCESSES else ()) for name in sorted(program.BENCHMARKS)]
 
-@pytest.mark.parametrize("name", sorted(program.BENCHMARKS))
+
+@pytest.mark.parametrize("name", NAMES)
 def test_a_benchmark_leaves_its_figures_with_their_goals(name: str, tmp_path: Path) -> None:
     figures = program.run([name], Effort.quick(), tmp_path)
     written = json.loads((tmp_path / f"{name}.json").read_text())

@@ -90,7 +90,7 @@ def test_every_option_is_documented_and_every_documented_one_exists() -> None:
     speaking = {"status", "run", "apply", "get", "explain", "logs", "cancel", "retry"} | {
         f"queue {verb}" for verb in ("list", "position", "front", "hold", "release", "drain")
     }
-    everywhere = {"status", "token list", "token revoke", "secrets rotate-key"}
+    everywhere = {"status", "token list", "token revoke", "secrets rotate-key", "backup", "image push"}
     speaking |= everywhere | {"token create"}
     of_nodes = {"cordon", "uncordon", "drain", "undrain"}
     speaking |= of_nodes

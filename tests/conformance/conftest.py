@@ -1,13 +1,19 @@
-"""Fixtures of the conformance suite: one API server process for all tests of a run, real kubectl programs, a namespace per test.
+"""Fixtures of the conformance suite: one API server for all tests of a run, real kubectl programs, a namespace per test.
 
 The programs are Debian's (1.20) and a current one. A test that takes `kubectl` runs with each that is here; none is fetched.
+
+The server is a process of the run's own. SWARMTASK_CONFORMANCE_KUBECONFIG names a kubeconfig instead: then the suite speaks to that
+cluster, which must have the definitions of `manifests/crds`. Tests marked `embedded` ask for what only this repository's server has
+(or start one) and are skipped; what the others made is removed when the run ends.
 """
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import queue
+import secrets
 import subprocess
 import sys
 import threading
@@ -17,12 +23,27 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+import yaml
 
 from tests.apiserver.server import ROOT, RunningServer, describe
 from tests.lab.tools import kubectl_binaries
 
 TIMEOUT_S = 60
+HISTORY_ROWS = 100
+"""Changes that the forgetful server remembers."""
 BINARIES = kubectl_binaries()
+FOREIGN = os.environ.get("SWARMTASK_CONFORMANCE_KUBECONFIG", "")
+RUN = f"swarmtask-conformance-{secrets.token_hex(3)}" if FOREIGN else "test"
+"""Begins every name outside of a namespace that the tests make."""
+OWN_GROUPS = (".example.com", ".example.org")
+"""Of the definitions that the tests make."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """On somebody else's cluster, leave out what only our own server can be asked."""
+    for item in items:
+        if FOREIGN and item.get_closest_marker("embedded"):
+            item.add_marker(pytest.mark.skip(reason="asks for the embedded API server: SWARMTASK_CONFORMANCE_KUBECONFIG is set"))
 
 
 @dataclass(frozen=True)
@@ -129,16 +150,55 @@ class Kubectl:
             following.stop()
 
 
-@pytest.fixture(scope="session")
-def conformance_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
-    """An API server in a process of its own."""
-    folder = tmp_path_factory.mktemp("conformance")
+def foreign_server(kubeconfig: Path) -> RunningServer:
+    """The cluster that a kubeconfig's current context names. `ca` and `token` are empty where the file has them in another form."""
+    config = yaml.safe_load(kubeconfig.read_text())
+    context = next(item["context"] for item in config["contexts"] if item["name"] == config["current-context"])
+    cluster = next(item["cluster"] for item in config["clusters"] if item["name"] == context["cluster"])
+    user = next((item["user"] for item in config["users"] if item["name"] == context["user"]), {})
+    return RunningServer(cluster["server"], kubeconfig, Path(cluster.get("certificate-authority", "")), user.get("token", ""))
+
+
+def ask(server: RunningServer, *arguments: str) -> str:
+    """A kubectl of the fixtures' own."""
+    binary = next(iter(BINARIES.values()), None)
+    if binary is None:
+        pytest.skip("[missing: kubectl] `python -m tests.lab.setup` fetches it")
+    command = [str(binary), "--kubeconfig", str(server.kubeconfig), *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S, check=False)
+    assert done.returncode == 0, f"{arguments}: {done.stderr}"
+    return done.stdout
+
+
+def definitions(server: RunningServer) -> set[str]:
+    return set(ask(server, "get", "crd", "-o", "name").split())
+
+
+def on_foreign_server() -> Iterator[RunningServer]:
+    """Somebody else's cluster: looked at before, cleaned after."""
+    server = foreign_server(Path(FOREIGN).expanduser())
+    before = definitions(server)
+    if "customresourcedefinition.apiextensions.k8s.io/swarmtasks.swarmtask.io" not in before:
+        pytest.fail(f"{server.url} does not know SwarmTasks: `kubectl apply -f manifests/crds` first", pytrace=False)
+    try:
+        yield server
+    finally:
+        left = ask(server, "get", "ns,clusterrole,clusterrolebinding", "-o", "name").split()
+        mine = [name for name in left if name.partition("/")[2].startswith((RUN, f"r-{RUN}"))]
+        mine += [name for name in definitions(server) - before if name.endswith(OWN_GROUPS)]
+        if mine:
+            ask(server, "delete", "--wait=false", *sorted(mine))
+
+
+@contextlib.contextmanager
+def serve(folder: Path, **environment: str) -> Iterator[RunningServer]:
+    """An API server in a process of its own, which ends with the block."""
     ready, log = folder / "ready", folder / "log"
     with log.open("wb") as output:
         process = subprocess.Popen(
             [sys.executable, "-m", "swarmtask.apiserver.server", "--data-dir", str(folder / "data"), "--listen", "127.0.0.1:0",
              "--ready-file", str(ready)],
-            env={**os.environ, "PYTHONPATH": f"{ROOT / 'operator'}{os.pathsep}{ROOT}"}, stderr=output,
+            env={**os.environ, "PYTHONPATH": f"{ROOT / 'operator'}{os.pathsep}{ROOT}", **environment}, stderr=output,
         )  # fmt: skip
     try:
         deadline = time.monotonic() + TIMEOUT_S
@@ -156,6 +216,23 @@ def conformance_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run
             process.wait(20)
 
 
+@pytest.fixture(scope="session")
+def conformance_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
+    """An API server in a process of its own, or the one that was named."""
+    if FOREIGN:
+        yield from on_foreign_server()
+    else:
+        with serve(tmp_path_factory.mktemp("conformance")) as server:
+            yield server
+
+
+@pytest.fixture(scope="session")
+def forgetful_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
+    """An API server that keeps a short history, so that clients soon come too late. For tests marked `embedded`."""
+    with serve(tmp_path_factory.mktemp("forgetful"), SWARMTASK_APISERVER__EVENT_LOG_ROWS=str(HISTORY_ROWS)) as server:
+        yield server
+
+
 _numbers = itertools.count(1)
 
 
@@ -167,7 +244,7 @@ def kubectl(
     name = request.param
     if name not in BINARIES:
         pytest.skip(f"[missing: kubectl ({name})] `python -m tests.lab.setup` fetches it")
-    program = Kubectl(name, BINARIES[name], conformance_server, tmp_path_factory.mktemp(name), f"test-{next(_numbers)}")
+    program = Kubectl(name, BINARIES[name], conformance_server, tmp_path_factory.mktemp(name), f"{RUN}-{next(_numbers)}")
     program("create", "namespace", program.namespace)
     try:
         yield program

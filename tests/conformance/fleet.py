@@ -86,8 +86,9 @@ def let_go(kubectl: Kubectl, name: str) -> None:
 
 
 def items(kubectl: Kubectl, *arguments: str) -> list[dict[str, Any]]:
+    """What is listed, without what a cluster puts into every namespace by itself."""
     found: list[dict[str, Any]] = json.loads(kubectl("get", *arguments, "-o", "json"))["items"]
-    return found
+    return [item for item in found if item["metadata"]["name"] != "kube-root-ca.crt"]
 
 
 def names(kubectl: Kubectl, *arguments: str) -> set[str]:

@@ -21,7 +21,8 @@ Person = Callable[..., Result]
 def as_user(kubectl: Kubectl, user: str, token: str) -> Person:
     """A kubectl with the token of somebody else, and without the administrator's."""
     config = yaml.safe_load(kubectl.server.kubeconfig.read_text())
-    config["users"][0]["user"] = {"token": token}
+    context = next(item["context"] for item in config["contexts"] if item["name"] == config["current-context"])
+    next(item for item in config["users"] if item["name"] == context["user"])["user"] = {"token": token}
     path = kubectl.home / f"{user}.kubeconfig"
     path.write_text(yaml.safe_dump(config))
 
@@ -48,6 +49,7 @@ def test_the_administrator_may_do_everything(kubectl: Kubectl) -> None:
     assert any(line.split() == ["*.*", "[]", "[]", "[*]"] for line in listed.splitlines()), listed
 
 
+@pytest.mark.embedded  # people with access tokens
 def test_a_viewer_asks_and_is_told_the_truth(kubectl: Kubectl) -> None:
     _, vera = person(kubectl, "view")
     for question, answer in ((("list", "swarmtasks.swarmtask.io"), "yes"), (("get", "configmaps/c"), "yes"),
@@ -63,6 +65,7 @@ def test_a_viewer_asks_and_is_told_the_truth(kubectl: Kubectl) -> None:
     assert "secrets" not in listed
 
 
+@pytest.mark.embedded  # people with access tokens
 def test_a_viewer_cannot_write(kubectl: Kubectl) -> None:
     user, vera = person(kubectl, "view")
     kubectl("apply", "-f", "-", stdin=CONFIG)
@@ -86,6 +89,7 @@ def test_a_viewer_cannot_write(kubectl: Kubectl) -> None:
     assert 'cannot list resource "swarmtasks" in API group "swarmtask.io" at the cluster scope' in everywhere.err
 
 
+@pytest.mark.embedded  # people with access tokens
 def test_an_editor_works_in_his_namespace(kubectl: Kubectl) -> None:
     _, emil = person(kubectl, "edit")
     assert emil("apply", "-f", "-", stdin=CONFIG).out.strip() == "configmap/c created"
@@ -97,6 +101,7 @@ def test_an_editor_works_in_his_namespace(kubectl: Kubectl) -> None:
         assert (refused.code, "forbidden: User" in refused.err) == (1, True), refused
 
 
+@pytest.mark.embedded  # people with access tokens
 def test_an_administrator_of_a_namespace_grants_what_he_has(kubectl: Kubectl) -> None:
     user, anton = person(kubectl, "admin")
     assert anton("create", "role", "readers", "--verb=get,list", "--resource=configmaps").code == 0
@@ -111,6 +116,7 @@ def test_an_administrator_of_a_namespace_grants_what_he_has(kubectl: Kubectl) ->
     assert "configmaps" in shown.out and "[get list]" in shown.out, shown
 
 
+@pytest.mark.embedded  # people with access tokens
 def test_asking_for_others(kubectl: Kubectl) -> None:
     user, _ = person(kubectl, "view")
     assert kubectl("auth", "can-i", "list", "cm", "--as", user).strip() == "yes"
@@ -123,6 +129,7 @@ def test_asking_for_others(kubectl: Kubectl) -> None:
     assert kubectl("auth", "can-i", "list", "cm", "--as", account).strip() == "yes"
 
 
+@pytest.mark.embedded  # people with access tokens
 def test_who_am_i(kubectl: Kubectl) -> None:
     user, someone = person(kubectl)
     if kubectl.version == "current":
@@ -141,6 +148,7 @@ def test_without_a_valid_token(kubectl: Kubectl) -> None:
     assert result.err.strip().splitlines()[-1].startswith("error: You must be logged in to the server")
 
 
+@pytest.mark.embedded  # people with access tokens
 def test_a_revoked_token(kubectl: Kubectl) -> None:
     user, vera = person(kubectl, "view")
     assert vera("get", "cm").code == 0

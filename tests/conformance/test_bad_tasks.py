@@ -11,7 +11,7 @@ import pytest
 from tests.conformance.conftest import Kubectl
 from tests.resources.bad_tasks import bad_tasks
 
-pytestmark = pytest.mark.kubectl
+pytestmark = [pytest.mark.kubectl, pytest.mark.embedded]
 
 UNREADABLE = frozenset({"name-number", "label-value-number"})
 """kubectl itself cannot read these; the server's answer to them is tested over plain HTTP."""

@@ -17,7 +17,7 @@ import pytest
 
 from tests.apiserver.server import ROOT, RunningServer, describe, http_client
 
-pytestmark = pytest.mark.kubectl
+pytestmark = [pytest.mark.kubectl, pytest.mark.embedded]
 
 GROUP = ("swarmtask.io", "v1alpha1", "swarmtasks")
 TASKS = "/apis/swarmtask.io/v1alpha1/namespaces/default/swarmtasks"

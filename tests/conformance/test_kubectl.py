@@ -352,9 +352,9 @@ def test_deleting_many(kubectl: Kubectl) -> None:
         stdin=text(*({**CONFIG, "metadata": {"name": f"c{index}", "labels": {"odd": str(index % 2)}}} for index in range(20))),
     )
     assert len(kubectl("delete", "cm", "-l", "odd=1").splitlines()) == 10
-    assert len(kubectl("get", "cm", "--no-headers", "--chunk-size=3").splitlines()) == 10
+    assert len(kubectl("get", "cm", "-l", "odd", "--no-headers", "--chunk-size=3").splitlines()) == 10
     kubectl("delete", "cm", "--all")
-    assert kubectl("get", "cm", "-o", "name") == ""
+    assert kubectl("get", "cm", "-l", "odd", "-o", "name") == ""
 
 
 def test_the_status_is_written_through_its_own_door(kubectl: Kubectl) -> None:

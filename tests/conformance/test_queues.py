@@ -10,7 +10,7 @@ import yaml
 
 from tests.conformance.conftest import Kubectl
 
-pytestmark = pytest.mark.kubectl
+pytestmark = [pytest.mark.kubectl, pytest.mark.embedded]
 
 
 def queue(name: str, **spec: Any) -> str:

@@ -37,7 +37,7 @@ def test_every_output_of_get(kubectl: Kubectl, tmp_path: Path) -> None:
         "custom-columns=N:.metadata.name,V:.data.k": "N V\na a\nb b\n",
         f"custom-columns-file={columns}": "NAME VALUE\na a\nb b\n",
     }  # fmt: skip
-    said = {output: re.sub(" +", " ", kubectl("get", "cm", "-o", output)) for output in expected}
+    said = {output: re.sub(" +", " ", kubectl("get", "cm", "-l", "app=x", "-o", output)) for output in expected}
     assert said == expected
     for output in ("json", "yaml"):
         assert "app" in kubectl("get", "cm", "a", "-o", output)
@@ -45,10 +45,10 @@ def test_every_output_of_get(kubectl: Kubectl, tmp_path: Path) -> None:
 
 def test_tables_of_get(kubectl: Kubectl) -> None:
     maps(kubectl, "b", "a", labels={"app": "x"})
-    head, *rows = kubectl("get", "cm", "--show-labels", "--sort-by=.metadata.name").splitlines()
+    head, *rows = kubectl("get", "cm", "-l", "app=x", "--show-labels", "--sort-by=.metadata.name").splitlines()
     assert head.split() == ["NAME", "DATA", "AGE", "LABELS"]
     assert [(row.split()[0], row.split()[-1]) for row in rows] == [("a", "app=x"), ("b", "app=x")]
-    assert kubectl("get", "cm", "-L", "app").splitlines()[0].split() == ["NAME", "DATA", "AGE", "APP"]
+    assert kubectl("get", "cm", "-l", "app=x", "-L", "app").splitlines()[0].split() == ["NAME", "DATA", "AGE", "APP"]
     assert kubectl("get", "cm,secrets", "--no-headers").split()[0] == "configmap/a"
     assert kubectl("get", "cm", "-A", "--show-kind", "--no-headers", "-l", "app=x").split()[1] == "configmap/a"
     assert kubectl("get", "cm", "a", "--server-print=false").split()[:2] == ["NAME", "AGE"]
@@ -59,7 +59,7 @@ def test_what_is_not_there(kubectl: Kubectl) -> None:
     assert 'configmaps "x" not found' in kubectl.fails("get", "cm", "x")
     assert kubectl("get", "cm", "x", "--ignore-not-found") == ""
     assert 'the server doesn\'t have a resource type "nonsense"' in kubectl.fails("get", "nonsense")
-    assert "No resources found" in kubectl.run("get", "cm").err
+    assert "No resources found" in kubectl.run("get", "leases").err
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from swarmtask.errors import Forbidden
+from swarmtask.errors import Conflict, Forbidden
 from swarmtask.kube import Object
 from swarmtask.lifecycle.intervals import parse
 from swarmtask.resources.kinds import SWARM_QUEUE, SWARM_TASK, Kind
@@ -148,6 +148,20 @@ async def test_a_cancel_ends_what_runs_and_begins_nothing_more() -> None:
         assert status.message == "cancelled: wrong branch; 3 of 20 succeeded; failed: 3-6"
         assert (done.succeeded, done.failed_indexes, done.progress) == (3, "3-6", "7/20")
         assert len(created(world)) == 7
+
+
+async def test_a_run_that_cannot_be_cancelled_because_of_a_conflict_is_cancelled_again() -> None:
+    async with running(World("n1")) as world:
+        world.engine.script("many-0", FOR_EVER)
+        add_array(world, "many", 1)
+        await world.until(lambda: len(world.engine.acting()) == 1)
+        edit(world, "many", suspend=True)
+        await world.until(lambda: world.phase("many") == "Pending")
+        await world.pass_time(5)  # nothing else is on its way that could wake the array
+        faster = Conflict("somebody was faster, and it looks as before")
+        world.kube.fail("patch", lambda: faster, kind=SWARM_TASK, name="many-0", subresource="", times=2)
+        annotate(world, "many", ANNOTATION_CANCEL, "no")
+        await world.until(lambda: world.phase("many") == "Cancelled")
 
 
 async def test_a_run_that_is_retried_while_its_array_is_being_cancelled_is_cancelled_again() -> None:

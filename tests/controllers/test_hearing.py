@@ -45,6 +45,17 @@ class Room:
         return self.ears.word(name, self.now).since_s
 
 
+def test_for_how_long_an_agent_says_that_it_holds_its_lease() -> None:
+    room = Room("a")
+    for told, holds_s in ((30, 30.0), (10**9, 3600.0), ("soon", 0.0), (None, 0.0)):
+        room.renew("a")
+        room.leases["a"]["spec"]["leaseDurationSeconds"] = told
+        room.go(5)
+        word = room.ears.word("a", room.now)
+        assert (word.hearing, word.holds_s) == (Hearing.SILENT, holds_s)
+        assert word.silent_beyond_s(20.0) == max(0.0, word.since_s - max(0.0, holds_s - 20))
+
+
 def test_a_node_is_new_then_heard_then_silent_then_heard() -> None:
     room = Room("a")
     assert room.hearing("a") is Hearing.NEW

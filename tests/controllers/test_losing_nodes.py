@@ -122,6 +122,19 @@ async def test_a_lost_attempt_is_replaced_only_after_its_node_must_have_stopped_
         assert (world.task("work").status.attempt, world.task("work").status.failures) == (2, 0)
 
 
+async def test_an_agent_that_was_told_a_longer_fence_is_believed() -> None:
+    """The setting was made shorter while the node was away, or its agent was not started anew yet."""
+    async with laptops("n1") as lab:
+        world = lab.world
+        lab.agents["n1"]._fence_s = FENCE_S + 25
+        await lab.run_on("work", "n1")
+        second(world)
+        await world.until(last_renewal(world, "n1"))
+        world.engine.disconnect("n1")
+        took_s = await since(world, lambda: world.task("work").status.attempts[0].reason == "NodeLost")
+        assert DUE_S + 25 <= took_s <= DUE_S + 27
+
+
 async def test_after_lost_does_not_wait_for_a_fence() -> None:
     async with laptops("n1") as lab:
         world = lab.world
@@ -325,3 +338,22 @@ async def test_a_node_that_left_while_it_was_silent_may_still_run_its_work() -> 
         took_s = 6 + await since(world, lambda: world.task("work").status.attempts[0].reason == "NodeLost")
         assert DUE_S <= took_s <= DUE_S + 3
         await world.until(lambda: world.phase("work") == "Succeeded")
+
+
+async def test_an_operator_that_starts_believes_no_end_before_it_knows_who_has_an_agent() -> None:
+    """The node stopped it because it could not reach the API, and the program ended politely, with 0; the engine shows that before
+    the Leases are read."""
+    async with laptops("n1") as lab:
+        world = lab.world
+        await lab.run_on("work", "n1", Outcome(duration_s=None, term_exit_code=0))
+        await world.stop()
+        lab.agents["n1"].reaches = False
+        await world.pass_time(FENCE_S + 5)
+        assert lab.agents["n1"].fenced
+        await world.start(wait=False)
+        await world.pass_time(2)
+        assert world.phase("work") == "Running"
+        lab.agents["n1"].reaches = True
+        await world.until(lambda: world.task("work").status.attempts[0].reason == "NodeLost")
+        await world.until(lambda: world.phase("work") == "Succeeded", 300)
+        assert world.task("work").status.attempt == 2

@@ -9,20 +9,25 @@ import pytest
 
 from tests.e2e.product import Product
 from tests.e2e.recorder import Recorder
+from tests.e2e.stage import FENCE_S, SETTINGS, House, Stage, opened
 from tests.lab.cluster import Lab
 from tests.lab.images import TASK_TAG
-from tests.lab.tools import kubectl_binaries
+from tests.lab.tools import Missing, kubectl_binaries
+
+
+def _kubectl() -> Path:
+    programs = kubectl_binaries()
+    kubectl = programs.get("current") or programs.get("debian")
+    if kubectl is None:
+        pytest.skip("no kubectl")
+    return kubectl
 
 
 @pytest.fixture
 def product(clean_lab: Lab, tmp_path: Path) -> Iterator[Product]:
     """A control plane of its own on the laboratory's Swarm; the task image is on every node."""
     clean_lab.load_image(TASK_TAG)
-    programs = kubectl_binaries()
-    kubectl = programs.get("current") or programs.get("debian")
-    if kubectl is None:
-        pytest.skip("no kubectl")
-    product = Product(tmp_path / "data", engine="swarm", kubectl=kubectl, docker_host=clean_lab.docker_host(clean_lab.manager))
+    product = Product(tmp_path / "data", engine="swarm", kubectl=_kubectl(), docker_host=clean_lab.docker_host(clean_lab.manager))
     try:
         product.start()
         yield product
@@ -34,3 +39,27 @@ def product(clean_lab: Lab, tmp_path: Path) -> Iterator[Product]:
 def recorder(product: Product, clean_lab: Lab) -> Iterator[Recorder]:
     with Recorder(product.kubeconfig, clean_lab) as recorder:
         yield recorder
+
+
+@pytest.fixture(scope="module")
+def house(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
+    """A control plane with an agent on every node, for all tests of a module; its times are those of `stage`."""
+    lab.restore()
+    lab.load_image(TASK_TAG)
+    house = House(lab, tmp_path_factory.mktemp("house") / "data", _kubectl(), SETTINGS, fence_s=FENCE_S)
+    try:
+        house.start()
+        yield house
+    finally:
+        house.stop()
+        lab.restore()
+
+
+@pytest.fixture
+def stage(house: House) -> Iterator[Stage]:
+    """The house with everything whole and nothing running, watched by the recorder."""
+    try:
+        with opened(house) as stage:
+            yield stage
+    except Missing as missing:
+        pytest.skip(str(missing))

@@ -42,13 +42,14 @@ def wait_until(what: str, probe: Callable[[], Any], timeout_s: float = 60.0, det
 class Process:
     """A child process in a group of its own, with its output in a file."""
 
-    def __init__(self, name: str, args: Iterable[str], log: Path, env: Mapping[str, str]) -> None:
+    def __init__(self, name: str, args: Iterable[str], log: Path, env: Mapping[str, str], within: Iterable[str] = ()) -> None:
+        """`within`: the start of a command line that runs what is behind it somewhere else."""
         self.name = name
         self.log = log
         with log.open("ab") as output:
             self._begin = output.tell()
             self._popen = subprocess.Popen(
-                [sys.executable, "-m", "swarmtask", *args],
+                [*within, sys.executable, "-m", "swarmtask", *args],
                 stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=dict(env), start_new_session=True,
             )  # fmt: skip
 
@@ -102,16 +103,28 @@ class Product:
     Args:
         docker_host: Docker endpoint of the Swarm manager; None with the local engine.
         kubectl: the kubectl program to use.
+        address: where the API listens; node agents need one that they can reach.
+        settings: environment of both processes, `SWARMTASK_...`.
     """
 
-    def __init__(self, data_dir: Path, *, engine: str, kubectl: Path | None, docker_host: str | None = None) -> None:
-        self.data_dir = data_dir
+    def __init__(
+        self,
+        data_dir: Path,
+        *,
+        engine: str,
+        kubectl: Path | None,
+        docker_host: str | None = None,
+        address: str = "127.0.0.1",
+        settings: Mapping[str, str] | None = None,
+    ) -> None:
+        self.data_dir, self.address = data_dir, address
         self.engine = engine
         self.kubectl_path = kubectl
         self.kubeconfig = data_dir / "kubeconfig"
         self.env = {key: value for key, value in os.environ.items() if not key.startswith(("SWARMTASK_", "DOCKER_", "KUBE"))}
         self.env |= {"NO_COLOR": "1", "PYTHONUNBUFFERED": "1", "HOME": str(data_dir), "KUBECONFIG": str(self.kubeconfig)}
         self.env["PYTHONPATH"] = str(Path(__file__).parents[2] / "operator")
+        self.env |= dict(settings or {})
         if docker_host is not None:
             self.env["DOCKER_HOST"] = docker_host
         self.apiserver: Process | None = None
@@ -127,9 +140,9 @@ class Product:
 
     def start_apiserver(self) -> None:
         """Start the API server (on the port it had before, as the supervisor does) and wait until it answers."""
-        args = ["apiserver", "--data-dir", str(self.data_dir), "--listen", f"127.0.0.1:{self.port}"]
+        args = ["apiserver", "--data-dir", str(self.data_dir), "--listen", f"{self.address}:{self.port}"]
         self.apiserver = Process("apiserver", args, self.data_dir / "apiserver.log", self.env)
-        said = self.apiserver.await_line(r"The API listens on https://127\.0\.0\.1:(\d+)")
+        said = self.apiserver.await_line(rf"The API listens on https://{re.escape(self.address)}:(\d+)")
         self.port = int(said.group(1))
 
     def start_operator(self, extra_env: Mapping[str, str] | None = None, *, wait: bool = True) -> None:

@@ -20,7 +20,7 @@ from swarmtask.engines.base import LABEL_ATTEMPT, LABEL_CLUSTER, LABEL_MANAGED, 
 from swarmtask.engines.swarm import SwarmEngine
 from swarmtask.engines.swarm import spec as specs
 from swarmtask.engines.swarm.client import frames
-from swarmtask.engines.swarm.engine import _same_repository
+from swarmtask.engines.swarm.images import same_repository
 from swarmtask.errors import ConfigurationError, EngineRejected, EngineUnavailable
 from swarmtask.settings import SwarmSettings
 
@@ -220,9 +220,9 @@ async def test_images_are_pinned_and_asked_for_once(daemon: Daemon, found: tuple
 
 
 def test_repositories() -> None:
-    assert _same_repository("busybox@sha256:1", "docker.io/library/busybox:1.36")
-    assert _same_repository("reg:5000/a@sha256:1", "reg:5000/a")
-    assert not _same_repository("evil/a@sha256:1", "a:1")
+    assert same_repository("busybox@sha256:1", "docker.io/library/busybox:1.36")
+    assert same_repository("reg:5000/a@sha256:1", "reg:5000/a")
+    assert not same_repository("evil/a@sha256:1", "a:1")
 
 
 def frame(kind: int, text: bytes) -> bytes:

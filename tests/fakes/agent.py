@@ -2,25 +2,36 @@
 
 It renews the node's Lease every two seconds in which its machine is awake and reaches the API, stops what carries the fence when it
 could not for `fence_s` seconds of true time (sleep included; after waking up before anything else goes on), remembers how attempts
-ended as on a disk, and tells it when it can. Used with `FakeKube`, to which it speaks directly: nothing comes between them but what
+ended as on a disk, and tells it when it can. When its machine runs out of memory it asks the operator to stop one, and acts alone
+when it gets no answer. Used with `FakeKube`, to which it speaks directly: nothing comes between them but what
 a test switches off.
 """
 
 from __future__ import annotations
 
+import math
 from datetime import timedelta
 
 from swarmtask.clock import Clock, format_micro_time, format_time
 from swarmtask.engines.base import Workload
 from swarmtask.kube import Object
 from swarmtask.resources.kinds import LEASE, SWARM_NODE
+from swarmtask.resources.units import format_memory
 from tests.fakes.engine import FakeEngine, Interval
 from tests.fakes.kube import FakeKube
 
 LEASES = "kube-node-lease"
 RENEW_S = 2.0
 STEP_S = 0.5
+MOST_GRACE_S = 30.0
+"""No fenced attempt gets more, whatever its task declares."""
 TELL_S = 3.0
+ASK_S = 3.0
+"""So long the operator's answer to a wish for memory is waited for; PAUSE_S later somebody else may have to go."""
+PAUSE_S = 10.0
+EVICTION_GRACE_S = 5.0
+RETRY_S = 5.0
+"""The longest pause of the real one after a failure: what it has to say may come so long after its node is back."""
 
 
 class FakeAgent:
@@ -33,7 +44,8 @@ class FakeAgent:
 
     Attributes:
         alive: False: its process is dead. reaches: False: the API cannot be reached from here, though the engine may be.
-        fenced: attempts that it has stopped.
+        short: its machine runs out of memory.
+        fenced: attempts that it has stopped. evicted: those that it has stopped alone for the machine's sake.
     """
 
     def __init__(
@@ -42,9 +54,14 @@ class FakeAgent:
         self._kube, self._engine, self._clock, self.node_id = kube, engine, clock, node_id
         self._fence_s, self._skew = fence_s, timedelta(seconds=skew_s)
         self.alive = self.reaches = True
+        self.short = False
         self.fenced: set[str] = set()
+        self.evicted: set[str] = set()
+        self._plea: tuple[str, float, frozenset[str]] | None = None
+        self._quiet_until = float("-inf")
+        self._told_plea: Object | None = None
         self._renewed_at = float("inf")  # a node that was never heard promises nothing
-        self._tried_at = self._told_at = float("-inf")
+        self._tried_at = self._tell_from = float("-inf")
         self._records: dict[str, Object] = {}
         self._told: list[Object] | None = None
         engine.on_sleep.append(self._woken)
@@ -67,7 +84,8 @@ class FakeAgent:
             self._tried_at = now
             self._renew(now)
         self._look()
-        if now - self._told_at >= TELL_S:
+        self._relieve(now)
+        if now >= self._tell_from or self._plea_shown() != self._told_plea:
             self._tell(now)
 
     # --- the fence ---
@@ -93,18 +111,44 @@ class FakeAgent:
     def _fence(self, now: float) -> None:
         for work, interval in self._engine.containers(self.node_id):
             if interval.ended is None and work.fence and (interval.name not in self.fenced or self._late(work, now)):
-                self._stop(work, self._renewed_at + self._fence_s + work.grace_s - now)
+                self._stop(work, self._renewed_at + self._fence_s + min(work.grace_s, MOST_GRACE_S) - now)
 
     def _fenced_run(self) -> bool:
         """Something that must not run twice still runs: until it has ended the API is not called."""
         return any(interval.ended is None and work.fence for work, interval in self._engine.containers(self.node_id))
 
     def _late(self, work: Workload, now: float) -> bool:
-        return now >= self._renewed_at + self._fence_s + work.grace_s
+        return now >= self._renewed_at + self._fence_s + min(work.grace_s, MOST_GRACE_S)
 
     def _stop(self, work: Workload, grace_s: float) -> None:
         self.fenced.add(work.name)
         self._engine.kill(work.name, max(0.0, grace_s))
+
+    # --- when memory is short ---
+
+    def _relieve(self, now: float) -> None:
+        running = {work.name: work for work, seen in self._engine.containers(self.node_id) if seen.ended is None}
+        ending = any(self._engine.stopping(name) for name in running)
+        if self._plea is not None:
+            name, asked_at, beside = self._plea
+            answered = ending or not beside <= running.keys()
+            if self.short and not answered and now - asked_at >= ASK_S:
+                self.evicted.add(name)
+                self._engine.kill(name, min(EVICTION_GRACE_S, running[name].grace_s))
+                answered = True
+            if answered:
+                self._quiet_until = now + PAUSE_S
+            if answered or not self.short:
+                self._plea = None
+        elif self.short and running and not ending and now >= self._quiet_until:
+            self._plea = (min(running, key=lambda name: (running[name].priority, name)), now, frozenset(running))
+
+    def _plea_shown(self) -> Object | None:
+        if self._plea is None:
+            return None
+        name, asked_at, _ = self._plea
+        asked = self._clock.now() - timedelta(seconds=self._clock.boot_time() - asked_at) + self._skew
+        return {"id": name, "requestedAt": format_time(asked), "message": "hardly any memory was left"}
 
     # --- what it tells ---
 
@@ -123,7 +167,8 @@ class FakeAgent:
         if name is None:
             return
         spec = {
-            "holderIdentity": f"boot-{self._engine.boot(self.node_id)}-of-{self.node_id}", "leaseDurationSeconds": 5,
+            "holderIdentity": f"boot-{self._engine.boot(self.node_id)}-of-{self.node_id}",
+            "leaseDurationSeconds": math.ceil(self._fence_s),
             "renewTime": format_micro_time(self._clock.now() + self._skew),
         }  # fmt: skip
         if self._kube.peek(LEASE, name, LEASES) is None:
@@ -137,14 +182,19 @@ class FakeAgent:
             record: Object = {"id": work.name, "state": "Running", "startedAt": format_time(interval.started + self._skew)}
             if interval.ended is not None:
                 record |= {"state": "Exited", "finishedAt": format_time(interval.ended + self._skew)}
-                record |= {"exitCode": interval.exit_code, "reason": "Fenced" if work.name in self.fenced else ""}
-                record |= {"peakMemory": "64Mi", "cpuSeconds": 1.5}
+                reason = "Fenced" if work.name in self.fenced else "Evicted" if work.name in self.evicted else ""
+                record |= {"exitCode": interval.exit_code, "reason": reason}
+                record |= {"peakMemory": format_memory(interval.peak_bytes), "cpuSeconds": 1.5}
             self._records[work.name] = record
 
     def _tell(self, now: float) -> None:
         records = [self._records[name] for name in sorted(self._records)][-256:]
-        name = self._name() if self._online() else None
-        if name is None or records == self._told:
+        plea = self._plea_shown()
+        if records == self._told and plea == self._told_plea:
             return
-        self._kube.edit(SWARM_NODE, name, None, {"status": {"attempts": records}}, status=True)
-        self._told, self._told_at = records, now
+        name = self._name() if self._online() else None
+        if name is None:
+            self._tell_from = now + RETRY_S
+            return
+        self._kube.edit(SWARM_NODE, name, None, {"status": {"attempts": records, "eviction": plea}}, status=True)
+        self._told, self._told_plea, self._tell_from = records, plea, now + TELL_S

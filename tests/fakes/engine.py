@@ -63,6 +63,7 @@ class Outcome:
         pull_error: the engine's words when the image cannot be had; it then never runs.
         refused: the engine's words when `submit` itself is refused.
         oom: ends because it met its own memory limit.
+        peak_bytes: the most memory that it uses at once; more than its limit allows ends it as `oom` does.
         output: lines that `logs` shows once it runs.
     """
 
@@ -74,6 +75,7 @@ class Outcome:
     pull_error: str = ""
     refused: str = ""
     oom: bool = False
+    peak_bytes: int = 64 * 2**20
     output: tuple[bytes, ...] = ()
 
 
@@ -100,7 +102,8 @@ class Call:
 
 @dataclass(frozen=True)
 class Interval:
-    """When one workload's program truly ran; `ended` is None while it does, and `exit_code` is what it ended with."""
+    """When one workload's program truly ran; `ended` is None while it does, and `exit_code` is what it ended with. `peak_bytes`:
+    what it will have used when it ends by itself."""
 
     name: str
     task_uid: str
@@ -108,6 +111,7 @@ class Interval:
     started: datetime
     ended: datetime | None
     exit_code: int | None = None
+    peak_bytes: int = 0
 
 
 @dataclass
@@ -169,7 +173,7 @@ def _attempt_of(workload: Workload) -> tuple[str, int]:
 
 def _bound(workload: Workload) -> tuple[Any, ...]:
     """What follows from the record of the attempt alone: no edit of the task can change it."""
-    return workload.node_id, workload.cpu_request_milli, workload.memory_request_bytes, workload.gpus
+    return workload.node_id, workload.cpu_request_milli, workload.memory_request_bytes, workload.gpus, workload.grace_s
 
 
 class FakeEngine:
@@ -359,6 +363,11 @@ class FakeEngine:
     def awake(self, node_id: str) -> bool:
         """Its programs run."""
         return self._node(node_id).runs
+
+    def stopping(self, name: str) -> bool:
+        """Its program was told to end."""
+        run = self._runs.get(name)
+        return run is not None and run.stopping and run.state is WorkloadState.RUNNING
 
     def connected(self, node_id: str) -> bool:
         return self._node(node_id).connected and not self._node(node_id).removed
@@ -643,7 +652,8 @@ class FakeEngine:
             run.due = None if run.outcome.duration_s is None else at + run.outcome.duration_s
             self._tell(run)
         else:
-            oom = run.outcome.oom and not run.stopping
+            limit = run.workload.memory_limit_bytes
+            oom = (run.outcome.oom or (limit is not None and run.outcome.peak_bytes > limit)) and not run.stopping
             reason = Reason.OOM_KILLED if oom else Reason.NODE_LOST if run.lost and run.stopping else None
             self._end(run, at, 137 if oom else run.next_exit, reason, "")
         self._hint(Hint("workload", run.workload.name))
@@ -681,7 +691,8 @@ class FakeEngine:
         started = self._when(run.started_at)
         assert started is not None
         work = run.workload
-        return Interval(work.name, work.task_uid, work.node_id, started, self._when(run.ended_at), run.exit_code)
+        peak = min(run.outcome.peak_bytes, work.memory_limit_bytes or run.outcome.peak_bytes)
+        return Interval(work.name, work.task_uid, work.node_id, started, self._when(run.ended_at), run.exit_code, peak)
 
     # --- inside: what the engine shows ------------------------------------------------------------------------------------
 

@@ -310,8 +310,8 @@ class Lab:
     def heal(self, name: str) -> None:
         self.node(name).heal()
 
-    def add_node(self, size: NodeSize) -> str:
-        """One more laptop, joined and ready; returns its name."""
+    def add_node(self, size: NodeSize, images: Iterable[str] = ()) -> str:
+        """One more laptop, joined and ready, which has had these images before it joined; returns its name."""
         if size.name in self._nodes:
             raise LabError(f"there is a node {size.name} already")
         taken = {_host_number(node) for node in self._nodes.values()}
@@ -319,6 +319,8 @@ class Lab:
         node = self._create((number, size))
         self._nodes[size.name] = node
         node.wait_api()
+        for tag in images:
+            self.load_image(tag, [size.name])
         self._join(node)
         self.wait_state(size.name, "ready")
         return size.name
@@ -335,6 +337,17 @@ class Lab:
         with contextlib.suppress(docker.errors.NotFound):
             self.manager_client().api.remove_node(swarm_id, force=True)
         del self._nodes[name]
+
+    def leave(self, name: str) -> None:
+        """`docker swarm leave` on the node itself; the Swarm keeps its entry, as lost."""
+        self.client(name).swarm.leave()
+
+    def rejoin(self, name: str) -> str:
+        """`docker swarm join` on a node that has left; returns the ID that it is given now."""
+        node = self.node(name)
+        self._join(node)
+        poll(f"{name} to be ready again", 60, lambda: self.swarm_state(name) == "ready")
+        return node.swarm_id
 
     # --- between tests --------------------------------------------------------------------------------------------
 

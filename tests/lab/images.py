@@ -28,6 +28,7 @@ from tests.lab import tools
 
 TASK_TAG = "swarmtask-test/busybox:1"
 PYTHON_TAG = "swarmtask-test/python:1"
+WORKER_BASE_TAG = "swarmtask-test/worker-base:1"
 _NODE_REPOSITORY = "swarmtask-lab/node"
 _SUITE = "bookworm"
 _NODE_PACKAGES = ("docker.io", "iptables", "iproute2", "procps", "ca-certificates")
@@ -160,12 +161,22 @@ def _python_packages() -> tuple[str, list[str]]:
     return version, sorted({*names, *(name for name in libraries if not name.startswith(("libperl", "libgdbm", "libdebconf")))})
 
 
+def build_worker_base_archive() -> bytes:
+    """What `worker-image/Dockerfile` takes as BASE where no Debian image can be had: the Python image, pip, and the registry."""
+    extra = ("python3-pip", "python3-distutils", "python3-lib2to3", "docker-registry", "libc6", "ca-certificates")
+    return _python_archive(WORKER_BASE_TAG, extra)
+
+
 def build_python_archive() -> bytes:
     """The busybox image plus Debian's minimal Python and its standard library, as a `docker load` archive of about 50 MB."""
+    return _python_archive(PYTHON_TAG)
+
+
+def _python_archive(tag: str, extra: Iterable[str] = ()) -> bytes:
     with tempfile.TemporaryDirectory(prefix="swarmtask-python-") as folder:
         root = Path(folder)
         version, packages = _python_packages()
-        tools.unpack_debs(packages, root, tool="python image")
+        tools.unpack_debs(sorted({*packages, *extra}), root, tool="python image")
         for waste in ("usr/share/doc", "usr/share/man", "usr/share/lintian", "usr/share/locale"):
             shutil.rmtree(root / waste, ignore_errors=True)
         for name in ("lib", "lib64"):  # newer releases ship everything under /usr and expect these links of the base system
@@ -176,10 +187,10 @@ def build_python_archive() -> bytes:
         layer.tree(root)
         _base(layer, tools.busybox())
         environment = ["PATH=/usr/bin:/bin", "PYTHONUNBUFFERED=1", "LANG=C.UTF-8"]
-        return _archive(PYTHON_TAG, layer.done(), {"Cmd": ["python3"], "Env": environment, "WorkingDir": "/work"})
+        return _archive(tag, layer.done(), {"Cmd": ["python3"], "Env": environment, "WorkingDir": "/work"})
 
 
-_BUILDERS = {TASK_TAG: build_task_archive, PYTHON_TAG: build_python_archive}
+_BUILDERS = {TASK_TAG: build_task_archive, PYTHON_TAG: build_python_archive, WORKER_BASE_TAG: build_worker_base_archive}
 
 
 def image_tar(tag: str = TASK_TAG, client: docker.DockerClient | None = None) -> Path:

@@ -39,6 +39,7 @@ _CAPABILITIES = [
     *("SYS_ADMIN", "NET_ADMIN", "SYS_PTRACE", "SYS_MODULE", "NET_RAW", "IPC_LOCK", "MKNOD", "SYS_CHROOT", "SYS_NICE"),
     *("DAC_READ_SEARCH", "LINUX_IMMUTABLE", "SYSLOG"),
 ]
+_CGROUPS = Path("/sys/fs/cgroup")
 UNREACHABLE = (docker.errors.DockerException, requests.exceptions.RequestException, http.client.HTTPException, OSError)
 _CALL_S = 30
 _RULES = {"in": ("PREROUTING", "-i"), "out": ("POSTROUTING", "-o")}
@@ -191,6 +192,32 @@ class LabNode:
         self.container.reload()
         return str(self.container.status)
 
+    @property
+    def pid(self) -> int:
+        """Of the node's first process, as this machine counts. Raises LabError when the node is off."""
+        self.container.reload()
+        if not (pid := int(self.container.attrs["State"]["Pid"])):
+            raise LabError(f"{self.name} is off: it has no processes")
+        return pid
+
+    @property
+    def proc(self) -> Path:
+        """The node's own /proc as this machine sees it; another path after each power-on."""
+        return Path(f"/proc/{self.pid}/root/proc")
+
+    def cgroups(self) -> dict[str, Path]:
+        """Where the node's first process is, by controller; the hierarchy of version 2 has the name ''. A process that is put into
+        all of them is frozen, bound and killed with the node."""
+        found: dict[str, Path] = {}
+        for line in Path(f"/proc/{self.pid}/cgroup").read_text().splitlines():
+            _, names, path = line.split(":", 2)
+            for name in names.removeprefix("name=").split(","):
+                homes = (_CGROUPS / names.removeprefix("name="), _CGROUPS / name, _CGROUPS / "unified", _CGROUPS)
+                home = next((home for home in homes if (home / path.lstrip("/") / "cgroup.procs").exists()), None)
+                if home is not None:
+                    found[name] = home / path.lstrip("/")
+        return found
+
     def client(self) -> docker.DockerClient:
         """A client of the inner dockerd, kept for the node's life.
 
@@ -234,6 +261,22 @@ class LabNode:
     def unpause(self) -> None:
         if self.status == "paused":
             self.container.unpause()
+
+    def freeze(self) -> None:
+        """A closed lid of which the outer Docker knows nothing: the kernel's freezer. Ask nothing of the node until `thaw`."""
+        self._set_frozen(frozen=True)
+
+    def thaw(self) -> None:
+        self._set_frozen(frozen=False)
+
+    def _set_frozen(self, *, frozen: bool) -> None:
+        homes = self.cgroups()
+        if "freezer" in homes:
+            state, word = homes["freezer"] / "freezer.state", "FROZEN" if frozen else "THAWED"
+        else:  # the first process is in a group below the node's own
+            state, word = homes[""].parent / "cgroup.freeze", str(int(frozen))
+        state.write_text(word)
+        poll(f"{self.name} to be {'frozen' if frozen else 'thawed'}", 10, lambda: state.read_text().strip() == word)
 
     def kill(self) -> None:
         """A power cut: nothing is told, nothing is flushed."""
@@ -297,6 +340,8 @@ class LabNode:
     def restore(self) -> None:
         """Power, lid, dockerd and network as on the first day."""
         self.unpause()
+        if self.status == "running":
+            self.thaw()
         (self.folder / "shared" / "hold").unlink(missing_ok=True)
         self.start()
         self.heal()
@@ -329,6 +374,8 @@ def remove_container(container: Container) -> None:
         container.reload()
         if container.status == "paused":
             container.unpause()  # some kernels do not end a frozen process
+        for state in _CGROUPS.glob(f"freezer/**/{container.id}/freezer.state"):
+            state.write_text("THAWED")
         container.remove(force=True, v=True)
     for leftover in _cgroups_of(str(container.id)):
         with contextlib.suppress(OSError):  # a process that is still ending holds it; the next sweep finds it

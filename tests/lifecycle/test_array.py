@@ -124,6 +124,14 @@ def test_only_the_first_ten_failures_are_told_and_kept() -> None:
     assert of(DeleteMember, outstanding(task, members, NOW, HERE)) == list(range(10, 30))
 
 
+@pytest.mark.parametrize(("completed", "failed"), [("1", ""), ("", "1")])
+@pytest.mark.parametrize("phase", [Phase.RUNNING, Phase.CANCELLED])
+def test_a_run_that_is_created_again_after_it_was_recorded_is_not_kept(completed: str, failed: str, phase: Phase) -> None:
+    task = array(status=recorded(completed, failed, phase, completion_time=None if phase is Phase.RUNNING else NOW))
+    assert of(DeleteMember, outstanding(task, runs(run(1)), NOW, HERE)) == [1], "a create that came late"
+    assert of(DeleteMember, outstanding(task, runs(run(1, retry="again")), NOW, HERE)) == [], "a person has asked for it"
+
+
 def test_the_newest_that_succeeded_are_kept() -> None:
     members = runs(*(run(index, Phase.SUCCEEDED, finished_at=NOW + timedelta(seconds=-index)) for index in range(5)))
     task = array(9, status=recorded("0-4"))

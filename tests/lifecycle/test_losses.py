@@ -20,7 +20,7 @@ from swarmtask.lifecycle.messages import (
 from swarmtask.lifecycle.messages import WorkloadState as W
 from swarmtask.lifecycle.task import Policy
 from swarmtask.resources.node import NodeAttempt
-from swarmtask.resources.task import AttemptState, Phase, attempt_id
+from swarmtask.resources.task import ANNOTATION_RETRY, Attempt, AttemptState, Phase, attempt_id
 from tests.lifecycle.story import START, UID, Story, make_task
 
 
@@ -117,7 +117,18 @@ def record(number: int = 1, **told: Any) -> NodeAttempt:
 )
 def test_when_a_lost_attempt_may_be_replaced(node_loss: dict[str, Any], fenced: bool, due_s: float | None) -> None:
     spec = make_task(nodeLoss=node_loss, terminationGracePeriodSeconds=7).spec
-    assert replace_after_s(spec, Policy(), fenced=fenced) == due_s
+    attempt = Attempt(number=1, id="a", node="n1", engine="swarm")
+    assert replace_after_s(spec, attempt, Policy(), fenced=fenced) == due_s
+
+
+def test_the_grace_that_counts_is_the_one_that_the_container_was_made_with() -> None:
+    story = Story(terminationGracePeriodSeconds=60)
+    story.run(boot_id="b1")
+    story.edit(terminationGracePeriodSeconds=0)
+    story.tell(NodeSilent(1, 89.9, fenced=True))
+    assert story.phase is Phase.UNKNOWN
+    story.tell(NodeSilent(1, 90.0, fenced=True))
+    assert story.current.reason == "NodeLost"
 
 
 def test_silence_is_unknown_first_and_lost_when_the_fence_is_over() -> None:
@@ -131,6 +142,14 @@ def test_silence_is_unknown_first_and_lost_when_the_fence_is_over() -> None:
         Phase.BACKOFF, "NodeLost", 0, 1,
     )  # fmt: skip
     assert not story.tell(NodeSilent(1, 41.0, fenced=True)).changed
+
+
+@pytest.mark.parametrize(("replace", "words"), [("afterFence", "its agent must have stopped"), ("afterLost", "may still run")])
+def test_a_loss_says_whether_the_old_attempt_can_still_run(replace: str, words: str) -> None:
+    story = Story(nodeLoss={"replace": replace})
+    story.run(boot_id="b1")
+    story.tell(NodeSilent(1, 3600.0, fenced=True))
+    assert words in (story.status.attempts[0].message or "")
 
 
 def test_work_that_finished_away_is_accepted_until_something_has_followed_it() -> None:
@@ -279,3 +298,30 @@ def test_another_boot_explains_every_exit_code_but_a_recorded_zero() -> None:
     assert weighed(story, story.seen(W.EXITED, exit_code=1), BACK, record(exit_code=1)) is Reason.NODE_RESTARTED
     assert weighed(story, story.seen(W.EXITED, exit_code=0), BACK) is Reason.NODE_RESTARTED
     assert weighed(story, story.seen(W.EXITED, exit_code=0), BACK, record(exit_code=0)) is None
+
+
+def test_the_task_shows_the_peak_of_the_newest_attempt_of_which_one_is_known() -> None:
+    story = Story(backoffLimit=3)
+    story.run(boot_id="b1")
+    story.exit(1)
+    assert story.status.peak_memory is None
+    story.tell(NodeTold(1, record(exit_code=1, peak_memory=str(100 * 2**20 + 1), cpu_seconds=2.5), "b1"))
+    assert story.status.peak_memory == "101Mi"
+    assert (story.current.peak_memory, story.current.cpu_seconds) == (str(100 * 2**20 + 1), 2.5)
+    story.wake()
+    story.run(boot_id="b1")
+    story.exit(0)
+    story.tell(NodeTold(2, record(2, exit_code=0, peak_memory="64Mi", cpu_seconds=1.0), "b1"))
+    story.tell(NodeTold(1, record(1, exit_code=1, peak_memory="200Mi", cpu_seconds=2.5), "b1"))
+    assert story.status.peak_memory == "64Mi", "what is told late of an older one changes that one's record only"
+    assert story.status.attempts[0].peak_memory == "200Mi"
+
+
+def test_a_retry_by_a_person_forgets_the_peak() -> None:
+    story = Story(backoffLimit=0)
+    story.run(boot_id="b1")
+    story.exit(1)
+    story.tell(NodeTold(1, record(exit_code=1, peak_memory="64Mi"), "b1"))
+    story.annotate(ANNOTATION_RETRY, "1")
+    story.reconcile()
+    assert (story.phase, story.status.peak_memory) == (Phase.QUEUED, None)

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from swarmtask.clock import ManualClock
-from swarmtask.errors import NotFound, ServiceUnavailable
+from swarmtask.errors import Forbidden, NotFound, ServiceUnavailable
 from swarmtask.nodeagent.agent import Agent, Identity, Object
 from swarmtask.nodeagent.fence import Fence
 from swarmtask.nodeagent.reading import Reading
@@ -62,12 +62,18 @@ class Machine:
         self.clock, self.api = ManualClock(), FakeApi()
         self.reading = READING
         self.attempts: list[Object] = []
+        self.eviction: Object | None = None
         self.can_sweep = True
         self.sweeps: list[float] = []
-        self.fence = Fence(self.sweep, self.clock.boot_time)
+        self.claims: list[tuple[bool, int]] = []
+        self.fence = Fence(
+            self.sweep, self.clock.boot_time, claimed=False,
+            claim=lambda claimed: self.claims.append((claimed, len(self.api.renewals))),
+        )  # fmt: skip
         self.agent = Agent(
             self.api, self.look, identity or Identity(engine="swarm", engine_node_id="n1"), self.fence,
-            attempts=lambda: list(self.attempts), clock=self.clock, rng=random.Random(1), version="9",
+            attempts=lambda: list(self.attempts), eviction=lambda: self.eviction, clock=self.clock, rng=random.Random(1),
+            version="9",
         )  # fmt: skip
         self._running: asyncio.Task[None] | None = None
 
@@ -256,3 +262,41 @@ async def test_a_wave_of_ends_is_not_a_wave_of_writes(machine: Machine) -> None:
     await machine.pass_s(3)
     assert len(machine.api.told) - told <= 11
     assert len(machine.api.told[-1]["attempts"]) == 40
+
+
+async def test_that_there_may_be_a_lease_is_kept_before_the_first_call_and_once(machine: Machine) -> None:
+    machine.api.away = True
+    await machine.start()
+    await machine.pass_s(60)
+    assert machine.claims == [], "it never reached the API"
+    assert machine.sweeps == []
+    machine.api.away = False
+    await machine.pass_s(20)
+    assert machine.claims == [(True, 0)]
+    assert len(machine.api.renewals) > 3
+
+
+async def test_a_token_that_may_not_hold_the_lease_fences_nothing(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def refuse(*_: object) -> float:
+        raise Forbidden("leases are not for this token")
+
+    monkeypatch.setattr(machine.api, "renew", refuse)
+    await machine.start()
+    await machine.pass_s(60)
+    assert {claimed for claimed, _ in machine.claims} == {True, False}
+    assert machine.sweeps == []
+
+
+async def test_a_cry_for_help_is_told_in_a_moment_and_taken_back_as_soon(machine: Machine) -> None:
+    await machine.start()
+    await machine.pass_s(4)
+    told = len(machine.api.told)
+    machine.eviction = {"id": "st-1", "requestedAt": "2026-01-01T00:00:00Z"}
+    machine.agent.eviction_changed()
+    await machine.settle()
+    assert [body.get("eviction") for body in machine.api.told[told:]] == [machine.eviction]
+    machine.eviction = None
+    machine.agent.eviction_changed()
+    await machine.settle()
+    assert "eviction" not in machine.api.told[-1]
+    assert len(machine.api.told) == told + 2

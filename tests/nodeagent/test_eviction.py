@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 from datetime import timedelta
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from swarmtask.nodeagent.eviction import Alarm, Candidate, Strain, message, victim
+from swarmtask.nodeagent.eviction import Alarm, Candidate, Strain, grace_s, message, patience_s, victim
 from tests.nodeagent.fakes import GIB, START
 
 SHORT = Strain(available_bytes=GIB // 4, memory_bytes=8 * GIB, pressure=0.5)
@@ -32,6 +33,15 @@ def test_a_short_moment_or_one_sign_alone_is_no_alarm() -> None:
         assert not alarm.sounds(SHORT if now % 4 else replace(SHORT, pressure=0.1), now)
     for now in range(20, 40):
         assert not alarm.sounds(replace(SHORT, available_bytes=GIB), now), "a full page cache is no want"
+
+
+def test_the_operator_is_waited_for_the_shorter_the_harder_the_pressure() -> None:
+    waits = [patience_s(replace(SHORT, pressure=share)) for share in (0.0, 0.2, 0.5, 0.8, 1.0)]
+    assert waits == pytest.approx([4.0, 4.0, 2.5, 1.0, 1.0])
+
+
+def test_nobody_s_grace_is_waited_for_longer_than_memory_can_wait() -> None:
+    assert [grace_s(replace(ONE, grace_s=declared)) for declared in (None, 0, 2, 600)] == [5.0, 0, 2, 5.0]
 
 
 def test_the_order_of_sacrifice() -> None:
@@ -64,4 +74,4 @@ def test_nobody_goes_before_one_of_lower_priority_and_order_does_not_matter(cand
 
 
 def test_the_message_says_why_and_why_this_one() -> None:
-    assert message(ONE, SHORT) == ("stopped by the node: 256 MiB of 8192 MiB were left; it had priority 0 and used 1024 MiB")
+    assert message(ONE, SHORT) == "256 MiB of 8192 MiB were left; it had priority 0 and used 1024 MiB"

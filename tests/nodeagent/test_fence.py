@@ -13,18 +13,19 @@ from tests.nodeagent.fakes import HandClock
 class Node:
     """A fence over containers that are only counted."""
 
-    def __init__(self, *, renewed_at: float | None = None) -> None:
+    def __init__(self, *, renewed_at: float | None = None, claimed: bool = True) -> None:
         self.clock = HandClock()
         self.sweeps: list[tuple[float, float]] = []
         self.running, self.stubborn = 3, False
         self.remembered: list[float] = []
+        self.claims: list[bool] = []
         self.fence = Fence(
             self.sweep, self.clock.boot_time, terms=Terms(fence_s=20, grace_s=10), renewed_at=renewed_at,
-            remember=self.remembered.append,
+            remember=self.remembered.append, claimed=claimed, claim=self.claims.append,
         )  # fmt: skip
 
-    def sweep(self, kill_at: float) -> bool:
-        self.sweeps.append((self.clock.boot_time(), kill_at))
+    def sweep(self, since: float) -> bool:
+        self.sweeps.append((self.clock.boot_time(), since))
         if not self.stubborn:
             self.running = 0
         return self.running == 0
@@ -49,24 +50,69 @@ def test_a_lease_that_is_renewed_stops_nothing() -> None:
     assert (node.sweeps, node.running) == ([], 3)
 
 
-def test_without_a_renewal_it_acts_after_fence_seconds_and_kills_after_the_grace() -> None:
+def test_where_nobody_ever_called_for_a_lease_nothing_is_stopped() -> None:
+    """An agent with a wrong address or token: the operator does not count the silence of a node that it never heard."""
+    node = Node(claimed=False)
+    node.pass_s(120)
+    assert (node.sweeps, node.running, node.claims) == ([], 3, [])
+    assert node.fence.ask() is not None
+
+
+def test_from_the_first_call_that_may_have_made_the_lease_it_counts() -> None:
+    """Its answer was lost: the operator may have heard the node."""
+    node = Node(claimed=False)
+    node.pass_s(60)
+    asked_at = node.fence.ask()
+    assert asked_at is not None
+    node.fence.claim(asked_at)
+    node.fence.claim(asked_at)
+    assert node.claims == [True]
+    node.pass_s(19.6)
+    assert node.running == 3
+    node.pass_s(0.6)
+    assert node.running == 0
+
+
+def test_a_first_call_that_was_refused_promises_nothing() -> None:
+    node = Node(claimed=False)
+    node.fence.claim(node.clock.boot_time())
+    node.fence.refused()
+    assert node.claims == [True, False]
+    node.pass_s(60)
+    assert node.running == 3
+
+
+@pytest.mark.parametrize("renewed", [True, False])
+def test_a_refusal_of_somebody_who_holds_or_may_hold_the_lease_takes_nothing_back(renewed: bool) -> None:
+    """Its token was taken away."""
+    node = Node(claimed=not renewed)
+    if renewed:
+        assert node.renew()
+    node.fence.claim(node.clock.boot_time())
+    node.fence.refused()
+    assert node.claims == []
+    node.pass_s(21)
+    assert node.running == 0
+
+
+def test_without_a_renewal_it_acts_after_fence_seconds_and_graces_count_from_there() -> None:
     node = Node()
     node.renew()
     node.pass_s(19.8)
     assert node.sweeps == []
     node.pass_s(0.4)
     assert node.running == 0
-    at, kill_at = node.sweeps[0]
+    at, since = node.sweeps[0]
     assert at == pytest.approx(1020, abs=0.3)
-    assert kill_at == pytest.approx(1030)
+    assert since == pytest.approx(1020)
 
 
-def test_after_a_long_sleep_the_moment_to_kill_is_past() -> None:
+def test_after_a_long_sleep_graces_have_passed() -> None:
     node = Node()
     node.renew()
     node.clock.elapsed_s += 600
     node.fence.tick()
-    assert node.sweeps[0][1] < node.clock.boot_time()
+    assert node.sweeps[0][1] == pytest.approx(1020)
 
 
 def test_after_waking_the_api_is_not_called_before_all_has_stopped() -> None:

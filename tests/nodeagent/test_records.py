@@ -99,6 +99,25 @@ def test_a_disk_that_cannot_be_written_is_told_once(tmp_path: Path, caplog: pyte
     assert "may be run again" in caplog.text
 
 
+def test_a_claim_of_the_lease_is_known_in_every_boot(tmp_path: Path) -> None:
+    records = Records(tmp_path / "state")
+    assert not records.lease_claimed()
+    records.load()
+    records.claim_lease(True)
+    assert records.lease_claimed()
+    assert records.lease("boot") is None, "called for, not renewed"
+    records.put_lease("boot", 7.0)
+    records.claim_lease(True)
+    assert records.lease("boot") == 7.0, "a claim takes nothing away"
+    records.claim_lease(False)
+    assert not records.lease_claimed()
+
+
+def test_a_disk_that_cannot_say_counts_as_a_claim(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    assert Records(tmp_path / "file").lease_claimed()
+
+
 def test_the_lease_is_known_in_its_own_boot_only(tmp_path: Path) -> None:
     records = Records(tmp_path)
     assert records.lease("boot-1") is None

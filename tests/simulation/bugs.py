@@ -15,7 +15,7 @@ from types import MappingProxyType
 from typing import Any
 from unittest.mock import patch
 
-from swarmtask.controllers import arrays, leases, scheduling, submission
+from swarmtask.controllers import arrays, leases, scheduling, sizes, submission
 from swarmtask.controllers import cache as cache_module
 from swarmtask.controllers import executor as executor_module
 from swarmtask.controllers.cache import Cache, Holding
@@ -34,6 +34,7 @@ from swarmtask.resources.meta import FINALIZER
 from swarmtask.resources.task import AttemptState
 from swarmtask.scheduler import headroom
 from swarmtask.scheduler.model import Amounts, Snapshot
+from swarmtask.scheduler.reach import Reach
 
 Bug = Callable[[], Any]
 BUGS: dict[str, Bug] = {}
@@ -264,6 +265,40 @@ def drains_every_node() -> Iterator[None]:
         return 0
 
     with patch.object(Draining, "step", step), patch.object(Cache, "drains", lambda self, *node, **options: True):
+        yield
+
+
+# --- memory ---
+
+
+@bug
+def climbs_nothing() -> Iterator[None]:
+    """After a kill for memory the next attempt asks for as much again."""
+    with patch.object(draft, "climb", lambda *given, **options: None):
+        yield
+
+
+@bug
+def climbs_for_ever() -> Iterator[None]:
+    """Nobody asks whether any node has so much."""
+    with patch.object(Reach, "lacks", lambda self, task: ""):
+        yield
+
+
+@bug
+def learns_nothing() -> Iterator[None]:
+    """What tasks have used is not remembered for those of their like."""
+    with patch.object(sizes, "peak_of", lambda task: None):
+        yield
+
+
+@bug
+def counts_evictions() -> Iterator[None]:
+    """Who had to go because the machine ran out of memory pays for it from backoffLimit."""
+    rules = MappingProxyType({
+        reason: replace(rule, counts=True) if reason is Reason.EVICTED else rule for reason, rule in verdicts.RULES.items()
+    })  # fmt: skip
+    with patch.object(verdicts, "RULES", rules):
         yield
 
 

@@ -15,6 +15,7 @@ from datetime import datetime, timedelta
 from swarmtask.lifecycle.intervals import parse
 from swarmtask.lifecycle.messages import Reason
 from swarmtask.resources import units
+from swarmtask.resources.fields import AUTO
 from swarmtask.resources.task import AttemptState, Phase, SwarmTask
 from tests.fakes.engine import Outcome
 from tests.simulation.workload import Birth
@@ -31,6 +32,8 @@ def broken(world: World) -> Iterator[str]:
     tasks = {task.metadata.name: task for task in world.tasks()}
     births = {birth.name: birth for birth in world.births}
     yield from _dead_letters(births, tasks, [call.name for call in world.engine.called("submit")])
+    yield from _ladders(world, births, tasks)
+    yield from _sized(world, births, tasks)
     yield from _starts(world, births, tasks)
     if world.workload.expect.shares is not None:
         yield from _shares(world, tasks, world.workload.expect.shares)
@@ -42,7 +45,7 @@ def broken(world: World) -> Iterator[str]:
 def _dead_letters(births: dict[str, Birth], tasks: dict[str, SwarmTask], submitted: Sequence[str]) -> Iterator[str]:
     for name, birth in sorted(births.items()):
         task = tasks.get(name)
-        if task is None:
+        if task is None or _hungry(birth):
             continue
         status, does = task.status, name
         if status.reason == "Deduplicated" and status.outcome_of in births:
@@ -96,6 +99,49 @@ def _dies(outcomes: Sequence[Outcome], limit: int, cut: Collection[int] = ()) ->
 def _fails(outcome: Outcome) -> bool:
     never_ends = outcome.duration_s is None or outcome.prepare_s == float("inf")
     return outcome.exit_code != 0 or outcome.oom or never_ends or bool(outcome.pull_error or outcome.refused)
+
+
+# --- memory ---
+
+
+def _hungry(birth: Birth) -> bool:
+    """What it comes to depends on how much memory it is given."""
+    return any(outcome.peak_bytes > units.memory_bytes("64Mi") for outcome in birth.outcomes)
+
+
+def _ladders(world: World, births: dict[str, Birth], tasks: dict[str, SwarmTask]) -> Iterator[str]:
+    """Each climbs to the first step that holds, by as many attempts as that takes, and no further than nodes are large."""
+    largest = max(node.memory_gib for node in world.workload.nodes) * 2**30
+    for name, birth in sorted(births.items()):
+        request = birth.spec["container"]["resources"]["requests"]["memory"]
+        if name not in tasks or not _hungry(birth) or request == AUTO:
+            continue
+        factor = next((rule.get("memoryFactor", 1) for rule in birth.spec.get("failurePolicy", ())), 1)
+        amount, attempts, dead = units.memory_bytes(request), 1, False
+        while birth.outcomes[0].peak_bytes > amount and not dead:
+            dead = attempts > birth.spec["backoffLimit"] or amount * factor > largest
+            if not dead:
+                amount, attempts = amount * factor, attempts + 1
+        status = tasks[name].status
+        asked = None if status.current is None else units.memory_bytes(status.current.requested.memory)
+        if (status.phase is Phase.FAILED, status.attempt, asked) != (dead, attempts, amount):
+            yield (
+                f"{name} is {status.phase.value} after {status.attempt} attempts, the last with {asked} bytes; planned: "
+                f"{'Failed' if dead else 'Succeeded'} after {attempts} with {amount}"
+            )
+        if dead and status.reason != Reason.OOM_KILLED:
+            yield f"{name} was killed for its memory, and says {status.reason}"
+
+
+def _sized(world: World, births: dict[str, Birth], tasks: dict[str, SwarmTask]) -> Iterator[str]:
+    for name, birth in sorted(births.items()):
+        most = world.workload.expect.sized.get(birth.group)
+        if most is None or name not in tasks:
+            continue
+        status = tasks[name].status
+        asked = "0" if status.current is None else status.current.requested.memory
+        if (status.phase, status.attempt) != (Phase.SUCCEEDED, 1) or units.memory_bytes(asked) > units.memory_bytes(most):
+            yield f"{name} is {status.phase.value} after {status.attempt} attempts with {asked}, though its like was known"
 
 
 # --- starts ---

@@ -63,6 +63,9 @@ class Happenings:
                 at_s += self._rng.expovariate(rate / 60)
         moves, when = self._world.workload.front, self._world.source("front")
         moments += [(when.uniform(moves.from_s, moves.to_s), "to the front", self.move_to_front) for _ in range(moves.count)]
+        hogs, when = self._world.workload.hogs, self._world.source("hogs")
+        if self._world.chances.allowed:
+            moments += [(when.uniform(hogs.from_s, hogs.to_s), "memory is short", self.hog) for _ in range(hogs.count)]
         return sorted(moments, key=lambda moment: moment[:2])
 
     # --- the operator, the API, the engine, the clock ---
@@ -110,7 +113,7 @@ class Happenings:
 
     def lose_node(self) -> None:
         node = self._rng.choice(self._world.node_ids)
-        self._lose(node, self._rng.choice((self._rng.uniform(0.5, 5), self._rng.uniform(5, 30))))
+        self._lose(node, self._rng.choice([self._rng.uniform(*bounds) for bounds in self._world.workload.losses.for_s]))
 
     def flap_node(self) -> None:
         node, at_s = self._rng.choice(self._world.node_ids), 0.0
@@ -123,7 +126,7 @@ class Happenings:
         engine = self._world.engine
         if engine._nodes[node].removed or not engine._nodes[node].connected:
             return
-        how = self._rng.choice((engine.disconnect, engine.freeze, engine.power_off))
+        how = getattr(engine, self._rng.choice(self._world.workload.losses.ways))
         self._world.note(f"{node}: {how.__name__} for {for_s:.1f} s")
         how(node)
         self._for_a_while(f"node {node}", for_s, lambda: self._back(node))
@@ -146,6 +149,16 @@ class Happenings:
         if what == "alive":
             world.excuse_node(agent.node_id)
         self._for_a_while(f"agent {agent.node_id}", for_s, lambda: setattr(agent, what, True))
+
+    def hog(self) -> None:
+        """A machine runs out of memory: its agent asks for the end of an attempt, or ends one."""
+        world = self._world
+        agents = [agent for node, agent in world.agents.items() if node in world.node_ids and not agent.short]
+        if agents:
+            agent, for_s = self._rng.choice(agents), self._rng.uniform(2, 15)
+            world.note(f"{agent.node_id} runs out of memory for {for_s:.1f} s")
+            agent.short = True
+            self._for_a_while(f"hog {agent.node_id}", for_s, lambda: setattr(agent, "short", False))
 
     def node_leaves(self) -> None:
         world = self._world

@@ -150,7 +150,7 @@ def _make_peace(world: World) -> None:
     later = world.source("late returns")
     for name in list(world.restores):
         if world.agents and name.startswith(("node ", "agent ")):  # it may stay away for longer than everything else
-            world.loop.call_later(later.uniform(0, 70), world.restores[name], context=Context())
+            world.loop.call_later(later.uniform(0, world.workload.losses.late_s), world.restores[name], context=Context())
             continue
         world.restores.pop(name)() if name == "nodes" else world.restores[name]()
     if world.operator is None:

@@ -27,6 +27,10 @@ FOUND = [
     ("limits", 42665),
     # The operator: runs that a person had retried while their array was being cancelled were never cancelled again.
     ("arrays", 75647),
+    # The operator: a create of a run that came late, after the recorded failure had been deleted by hand, was kept in its place.
+    ("arrays", 32813),
+    # The operator: a run that was to be cancelled with its array met a conflict, and stayed as it was for ever.
+    ("arrays", 40925),
     # The checker: maxRunningPerNode was taken away while the checker waited for a lowered maxRunning of the same queue.
     ("arrays", 76109),
     # The simulator: an operator that was killed just as the run ended was never buried, and the run waited for its tasks.
@@ -37,6 +41,8 @@ FOUND = [
     ("preemption", 12268),
     # The workload: its tasks were over so soon that shares could not be judged; they are longer now.
     ("teams", 14467),
+    # The operator: one that had just started took a polite end for success before it had read which nodes have agents.
+    ("partitions", 298),
 ]
 
 

@@ -17,7 +17,7 @@ from swarmtask.resources import units
 from swarmtask.resources.kinds import SWARM_NODE, SWARM_QUEUE
 from swarmtask.resources.node import NodePhase, SwarmNode
 from swarmtask.resources.queue import SwarmQueue
-from swarmtask.resources.task import BOUND_PHASES, LABEL_DEAD_LETTER, AttemptState, Phase, SwarmTask
+from swarmtask.resources.task import BOUND_PHASES, LABEL_DEAD_LETTER, Phase, SwarmTask
 from swarmtask.scheduler.model import Amounts
 from tests.checker.violation import digits_of, owner_digits
 from tests.simulation.world import World
@@ -52,7 +52,7 @@ def _restless(world: World, tasks: list[SwarmTask], nodes: list[SwarmNode], queu
         if task.metadata.deletion_timestamp is not None:
             yield f"{task.metadata.name} is still being deleted"
         elif not task.finished:
-            lie = _array_lie(task, tasks, queues) if task.is_array else _lie(task, tasks, room, queues)
+            lie = _array_lie(task, tasks, queues) if task.is_array else _lie(task, tasks, nodes, room, queues)
             if lie:
                 yield f"{task.metadata.name} is {task.status.phase.value} {task.status.reason}: {lie}"
         elif task.status.completion_time is not None:
@@ -74,7 +74,9 @@ def _array_lie(task: SwarmTask, tasks: list[SwarmTask], queues: list[SwarmQueue]
     return "" if any(not run.finished for run in runs) else "none of its runs waits for anything"
 
 
-def _lie(task: SwarmTask, tasks: list[SwarmTask], room: dict[str, Amounts], queues: list[SwarmQueue]) -> str:
+def _lie(
+    task: SwarmTask, tasks: list[SwarmTask], nodes: list[SwarmNode], room: dict[str, Amounts], queues: list[SwarmQueue]
+) -> str:
     """Why the reason for which this task waits is not true; empty when it is."""
     status, spec = task.status, task.spec
     queue = next((one for one in queues if one.metadata.name == spec.queue), None)
@@ -99,12 +101,22 @@ def _lie(task: SwarmTask, tasks: list[SwarmTask], room: dict[str, Amounts], queu
         case Phase.QUEUED, "NoNodeFits" if queue is not None and queue.spec.max_running_per_node == 0:
             return ""
         case Phase.QUEUED, "NoNodeFits":
-            requests, where = spec.container.resources.requests, spec.placement.node_name
-            wish = Amounts(units.cpu_milli(requests.cpu), units.memory_bytes(requests.memory), requests.gpu)
+            requests, where, plan = spec.container.resources.requests, spec.placement.node_name, status.memory
+            memory = requests.memory if plan is None else plan.request
+            wish = Amounts(units.cpu_milli(requests.cpu), units.memory_bytes(memory), requests.gpu)
+            if plan is not None and plan.basis == "Ladder" and not where and _beyond(wish, nodes):
+                return "it has climbed beyond all nodes, and is no dead letter"
             fits = sorted(name for name, free in room.items() if wish.fits_in(free) and where in ("", name))
             return f"it fits on {', '.join(fits)}" if fits else ""
         case _:
             return "this is no reason to wait for ever"
+
+
+def _beyond(wish: Amounts, nodes: list[SwarmNode]) -> bool:
+    """No node that has enough of everything else has so much memory, even if nothing ran there."""
+    offers = [node.status.allocatable for node in nodes if node.status.phase is not NodePhase.GONE]
+    able = [one for one in offers if units.cpu_milli(one.cpu) >= wish.cpu_milli and one.gpu >= wish.gpus]
+    return bool(able) and all(units.memory_bytes(one.memory) < wish.memory_bytes for one in able)
 
 
 def _rooms(world: World, tasks: list[SwarmTask], nodes: list[SwarmNode]) -> Iterator[tuple[str, Amounts]]:
@@ -132,9 +144,6 @@ def _untrue(world: World, tasks: list[SwarmTask]) -> Iterator[str]:
             if attempt.exit_code is not None and world.exit_codes.get(attempt.id, attempt.exit_code) != attempt.exit_code:
                 yield f"{attempt.id} is stored with exit code {attempt.exit_code}, it was {world.exit_codes[attempt.id]}"
         current = task.status.current
-        for attempt in task.status.attempts:
-            if attempt.state is AttemptState.SUCCEEDED and any(attempt.id in agent.fenced for agent in world.agents.values()):
-                yield f"{attempt.id} is Succeeded, yet its node had stopped it"
         if task.is_array or task.status.reason == "Deduplicated":
             continue
         if task.status.phase is Phase.SUCCEEDED and (current is None or world.exit_codes.get(current.id) != 0):

@@ -6,7 +6,7 @@ A file says ranges and weights; `draw` makes a list of births of them. Field by 
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field
 
+from swarmtask.resources.units import memory_bytes
 from tests.fakes.engine import Outcome
 
 FOLDER = Path(__file__).parent / "workloads"
@@ -31,7 +32,7 @@ SMALL_DURATION_S = 10.0
 SMALL_HASTE = 2.0
 """So much more often faults strike in a small run."""
 
-Program = Literal["good", "bad", "flaky", "oom", "stubborn", "polite", "no_image", "refused", "endless", "stuck"]
+Program = Literal["good", "bad", "flaky", "oom", "stubborn", "polite", "no_image", "refused", "endless", "stuck", "hungry"]
 
 
 class _Part(BaseModel):
@@ -52,7 +53,8 @@ class Duration(_Part):
 
 
 class Group(_Part):
-    """Tasks of one sort. Of each list (`cpu` to `gpu`; `dedupe` gives the dedupeKey) each task gets one of the values."""
+    """Tasks of one sort. Of each list (`cpu` to `gpu`; `dedupe` gives the dedupeKey) each task gets one of the values, and each
+    hungry program one of `peak`."""
 
     count: Annotated[int, Field(ge=1)]
     from_s: float = 0.0
@@ -64,6 +66,8 @@ class Group(_Part):
     limits: list[dict[str, int]] = [{}]
     dedupe: list[str] = [""]
     gpu: list[int] = [0]
+    peak: list[str] = ["64Mi"]
+    image: str = "busybox"
     duration: Duration = Duration()
     programs: dict[Program, float] = {"good": 1.0}
     spec: dict[str, Any] = {}
@@ -82,22 +86,45 @@ class Expect(_Part):
     Attributes:
         start_s: number of a group -> so many seconds after its birth each task of it runs at the latest.
         shares: while all queues of a cohort have tasks that wait, what each holds differs from its due by less than this part.
+        sized: number of a group of `memory: auto` -> what was learned suffices: each task of it succeeds at its first attempt,
+            which requests no more than this.
     """
 
     start_s: dict[int, float] = {}
     shares: Annotated[float, Field(gt=0, lt=1)] | None = None
+    sized: dict[int, str] = {}
 
 
 class Moves(_Part):
-    """People who move so many waiting tasks to the front of their queue, between two moments."""
+    """Something that happens so many times between two moments."""
 
     count: Annotated[int, Field(ge=0)] = 0
     from_s: float = 0.0
     to_s: float = 0.0
 
 
+Way = Literal["disconnect", "freeze", "power_off"]
+
+
+class Losses(_Part):
+    """How nodes are lost, and for how long: one of the ways, and a time from one of the ranges, seconds.
+
+    Attributes:
+        late_s: those with agents are back at most so long after all other faults are over.
+    """
+
+    ways: Annotated[list[Way], Field(min_length=1)] = ["disconnect", "freeze", "power_off"]
+    for_s: Annotated[list[tuple[float, float]], Field(min_length=1)] = [(0.5, 5), (5, 30)]
+    late_s: float = 70.0
+
+
 class Workload(_Part):
-    """One file."""
+    """One file.
+
+    Attributes:
+        front: people move a waiting task to the front of its queue. hogs: some machine runs out of memory for a while.
+        agents: every node has one, or none has; None leaves it to the seed.
+    """
 
     about: str
     chaos_s: Annotated[float, Field(gt=0)] = 60.0
@@ -105,6 +132,9 @@ class Workload(_Part):
     queues: dict[str, dict[str, Any]] = {}
     tasks: list[Group]
     front: Moves = Moves()
+    hogs: Moves = Moves()
+    agents: bool | None = None
+    losses: Losses = Losses()
     faults: dict[str, float] = {}
     expect: Expect = Expect()
 
@@ -150,9 +180,13 @@ def small(workload: Workload, rng: random.Random) -> Workload:
     pace = chaos_s / workload.chaos_s
     return workload.model_copy(update={
         "chaos_s": chaos_s, "nodes": _few_nodes(workload.nodes, rng), "tasks": _few_tasks(workload.tasks, pace, rng),
-        "front": workload.front.model_copy(update={"from_s": workload.front.from_s * pace, "to_s": workload.front.to_s * pace}),
+        "front": _sooner(workload.front, pace), "hogs": _sooner(workload.hogs, pace),
         "expect": Expect(),
     })  # fmt: skip
+
+
+def _sooner(moves: Moves, pace: float) -> Moves:
+    return moves.model_copy(update={"from_s": moves.from_s * pace, "to_s": moves.to_s * pace})
 
 
 def _few_nodes(groups: list[NodeGroup], rng: random.Random) -> list[NodeGroup]:
@@ -190,7 +224,7 @@ def draw(workload: Workload, rng: random.Random) -> list[Birth]:
                 "queue": rng.choice(group.queue),
                 "priority": rng.choice(group.priority),
                 "container": {
-                    "image": "busybox",
+                    "image": group.image,
                     "resources": {"requests": _requests(group, rng)},
                 },
                 "limits": rng.choice(group.limits),
@@ -217,11 +251,12 @@ def _requests(group: Group, rng: random.Random) -> dict[str, Any]:
 
 def _program(group: Group, rng: random.Random) -> tuple[tuple[Outcome, ...], dict[str, Any]]:
     program = rng.choices(list(group.programs), list(group.programs.values()))[0]
-    return _outcomes(program, group.duration.draw(rng), rng)
+    return _outcomes(program, group, rng)
 
 
-def _outcomes(program: Program, duration_s: float, rng: random.Random) -> tuple[tuple[Outcome, ...], dict[str, Any]]:
+def _outcomes(program: Program, group: Group, rng: random.Random) -> tuple[tuple[Outcome, ...], dict[str, Any]]:
     """What the attempts do, one after another, the last for ever; and what the spec needs so that the task can end."""
+    duration_s = group.duration.draw(rng)
     good = Outcome(duration_s=duration_s)
     match program:
         case "good":
@@ -242,5 +277,7 @@ def _outcomes(program: Program, duration_s: float, rng: random.Random) -> tuple[
             return (Outcome(refused="the engine does not want it"), good), {}
         case "endless":
             return (Outcome(duration_s=None, honours_term=rng.random() < 0.7),), {"activeDeadlineSeconds": rng.choice((3, 8))}
+        case "hungry":
+            return (replace(good, peak_bytes=memory_bytes(rng.choice(group.peak))),), {}
         case "stuck":
             return (Outcome(prepare_s=float("inf")), good), {"startDeadlineSeconds": rng.choice((3, 8))}

@@ -20,6 +20,7 @@ from typing import Any
 
 from swarmtask.controllers import crashpoints
 from swarmtask.controllers.operator import Operator
+from swarmtask.controllers.sizes import memory_template_of
 from swarmtask.engines.base import EngineNode, NodeState
 from swarmtask.kube import Object
 from swarmtask.lifecycle.members import member_name
@@ -41,6 +42,7 @@ from tests.simulation.flaky import FlakyEngine, FlakyKube
 from tests.simulation.fronts import Fronts
 from tests.simulation.limits import Limits
 from tests.simulation.loop import GENERATION, SimLoop
+from tests.simulation.memories import PROMPT_S, Memories
 from tests.simulation.preemptions import Preemptions
 from tests.simulation.workload import Birth, Workload
 
@@ -50,6 +52,8 @@ FENCE_S = 12.0
 AGENTS_SHARE = 0.6
 KNOWN_S = 1.5
 """An operator that is left in peace has acted within this on what it has read."""
+TAUGHT_S = PROMPT_S + 1.0
+"""What it has known for so long was known when it decided what it stores now."""
 CALM_S = 35.0
 """After the last fault nothing of it is on its way any more."""
 UNPROVEN = "counted as stopped without proof"
@@ -128,7 +132,8 @@ class World:
         """Digits of a task's UID -> its highest attempt number so far."""
         self.agents: dict[str, FakeAgent] = {}
         """Node ID -> its agent. Some worlds have one on every node, the others have none."""
-        self._has_agents = source("agents").random() < AGENTS_SHARE
+        by_seed = source("agents").random() < AGENTS_SHARE
+        self._has_agents = by_seed if workload.agents is None else workload.agents
         self._policies = source("policies")
         self.peace_at: float | None = None
         self._done_since: dict[tuple[int, str], float] = {}
@@ -145,6 +150,10 @@ class World:
             [name for name, spec in workload.queues.items() if spec.get("preemption") == "LowerPriority"]
         )
         self._drains = Drains()
+        self._memories = Memories(self.clock.now, self._taught)
+        self._auto = any("auto" in group.memory for group in workload.tasks)
+        self._taught_since: dict[tuple[int, str], float] = {}
+        """(Operator, template) -> when that operator knew first what a task of that template had used."""
         self._fronts = Fronts(self._offers) if not self.chances.allowed else None
         """Only where nothing goes wrong: elsewhere the operator may not have heard of the move."""
         self.kube = FakeKube(self.clock, seed=seed)
@@ -313,7 +322,7 @@ class World:
         self.engine.script(birth.name, *birth.outcomes)
         for index, outcomes in enumerate(birth.members):
             self.engine.script(member_name(birth.name, index), *outcomes)
-        spec = birth.spec | (self._node_loss() if self._has_agents else {})
+        spec = (self._node_loss() if self._has_agents else {}) | birth.spec
         body = {"metadata": {"name": birth.name, "namespace": "default"}, "spec": spec}
         created = self.kube.add(SWARM_TASK, body)
         self.checker.acknowledged_create("default", birth.name, created["metadata"]["uid"], self.true_clock.now())
@@ -321,6 +330,10 @@ class World:
     def _node_loss(self) -> Object:
         replace = self._policies.choices(("afterFence", "never", "afterLost"), (7, 1, 2))[0]
         return {"nodeLoss": {"replace": replace, "graceSeconds": self._policies.choice((0, 3, 10))}}
+
+    def fenced(self, attempt: str) -> bool:
+        """Its node has stopped it, or tried to, because it could not reach the API."""
+        return any(attempt in agent.fenced for agent in self.agents.values())
 
     def excuse_node(self, node_id: str) -> None:
         """Nothing fences what runs there: its agent is dead."""
@@ -364,12 +377,17 @@ class World:
                 self.excused.add(attempt.id)
             if self._bound_at.setdefault(attempt.id, task.metadata.generation) != task.metadata.generation:
                 self._edited.add(attempt.id)
+            if attempt.state is AttemptState.SUCCEEDED and self.fenced(attempt.id):
+                self.fail("FENCE", task.metadata.name, f"{attempt.id} is Succeeded, yet its node had stopped it")
         unjust = self._preemptions.seen(task)
         if unjust is not None:
             self.fail("PREEMPT", task.metadata.name, unjust)
         wrong = self._drains.seen(task)
         if wrong is not None:
             self.fail("DRAIN", task.metadata.name, wrong)
+        wrong = self._memories.seen(task)
+        if wrong is not None:
+            self.fail("MEMORY", task.metadata.name, wrong)
         overtaken = self._fronts.seen(task, self.loop.time()) if self._fronts is not None and not gone else None
         if overtaken is not None:
             self.fail("FRONT", task.metadata.name, overtaken)
@@ -415,6 +433,19 @@ class World:
                 stopped = run is not None and run.stopping  # a polite end is not one of its own
                 if record.state == "Exited" and record.exit_code == 0 and not record.reason and not stopped:
                     self._done_since.setdefault((self.operators, record.id), self.loop.time())
+
+    def _learn_what_is_taught(self) -> None:
+        if self.operator is None or not self._auto:
+            return
+        for entry in self.operator.cache.tasks.values():
+            status, current = entry.task.status, entry.task.status.current
+            done = status.phase is Phase.SUCCEEDED and current is not None and current.reason == Reason.COMPLETED
+            if done and current is not None and current.peak_memory:
+                self._taught_since.setdefault((self.operators, memory_template_of(entry.task)), self.loop.time())
+
+    def _taught(self, task: SwarmTask) -> bool:
+        since = self._taught_since.get((self.operators, memory_template_of(task)))
+        return since is not None and self.loop.time() - since > TAUGHT_S
 
     def _slept(self, node: str, asleep: bool) -> None:
         (self.checker.node_asleep if asleep else self.checker.node_awake)(node, self.true_clock.now())
@@ -487,6 +518,7 @@ class World:
         """Ask the checker for what has to be computed too."""
         self.look()
         self._learn_what_is_done()
+        self._learn_what_is_taught()
         if not self._runs_changed or self.failures:
             return
         self._runs_changed = False

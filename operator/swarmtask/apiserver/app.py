@@ -7,10 +7,9 @@ in order, and answers each request: authenticate, authorise, route, handle, map 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, MutableMapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, MutableMapping, Sequence
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote, unquote
 
 import structlog
 from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey as Signer
@@ -28,19 +27,26 @@ from swarmtask.apiserver.bootstrap import install
 from swarmtask.apiserver.builtins import builtin_types
 from swarmtask.apiserver.collector import Collector
 from swarmtask.apiserver.definitions import DEFINITIONS, DefinitionTypes
-from swarmtask.apiserver.handlers_discovery import DiscoveryHandlers
+from swarmtask.apiserver.downloads import BACKUP_PATH, BackupDownloads
+from swarmtask.apiserver.handlers_discovery import ROUTES, DiscoveryHandlers
 from swarmtask.apiserver.handlers_logs import LogHandlers, StoredTasks
 from swarmtask.apiserver.handlers_objects import ObjectHandlers
 from swarmtask.apiserver.handlers_reviews import ReviewHandlers
 from swarmtask.apiserver.log_files import Limits
 from swarmtask.apiserver.objects import ObjectService
+from swarmtask.apiserver.pacing import RequestPace, is_exempt
+from swarmtask.apiserver.projections.exec import PodCommands, Shells
+from swarmtask.apiserver.projections.handlers import ProjectionHandlers
+from swarmtask.apiserver.projections.logs import LogSource
+from swarmtask.apiserver.projections.sockets import CommandSockets
+from swarmtask.apiserver.quarantine import announce
 from swarmtask.apiserver.records import Change
-from swarmtask.apiserver.routing import group_version, resolve
+from swarmtask.apiserver.routing import Route, group_version, path_segments, resolve, routes
 from swarmtask.apiserver.store import Store
 from swarmtask.apiserver.types import TypeRegistry
 from swarmtask.apiserver.waiting import TASKS
 from swarmtask.apiserver.watch import WatchHub
-from swarmtask.apiserver.wire import Request, Response, error_response, parse_query, read_yaml
+from swarmtask.apiserver.wire import Request, Response, error_response, headers_of, parse_query, read_yaml
 from swarmtask.clock import Clock
 from swarmtask.errors import BadRequest, InternalError, RequestEntityTooLarge, SwarmTaskError, Timeout
 from swarmtask.settings import ApiServerSettings
@@ -77,6 +83,8 @@ class Application:
         directory: Path,
         signer: Signer | None = None,
         audit: AuditLog | None = None,
+        logs: LogSource | None = None,
+        shells: Shells | None = None,
     ) -> None:
         self.store = store
         self.attempt_logs = AttemptLogs(
@@ -85,14 +93,21 @@ class Application:
         )  # fmt: skip
         self.registry = TypeRegistry(builtin_types())
         self.service = ObjectService(store, self.registry, clock)
-        self.hub = WatchHub(store, clock, bookmark_interval_s=settings.bookmark_interval_s)
+        self.hub = WatchHub(store, clock, bookmark_interval_s=settings.bookmark_interval_s, client_limit=settings.client_watches)
+        self._pace = RequestPace(clock, settings.client_requests_per_second)
         self.collector = Collector(self.service, clock, event_ttl_s=settings.event_ttl_s)
         self.discovery = DiscoveryHandlers(self.registry, f"{settings.host}:{settings.port}")
         self._objects = ObjectHandlers(store, self.service, self.hub, clock)
+        self._commands = PodCommands(shells)
+        self._projections = ProjectionHandlers(
+            store, self.service, self._objects, clock, self._commands, logs=logs or self.attempt_logs
+        )
         self._definitions = DefinitionTypes(store, self.registry)
         accounts = AccountTokens(signer, store.index, clock) if signer is not None else None
         self.access = AccessRoom(store, self.registry, authenticator, clock, accounts=accounts, audit=audit)
+        self._sockets = CommandSockets(self.access, self.registry, self._projections, self._commands)
         self._reviews = ReviewHandlers(store, self.registry, self.access.identities, self.access.authorizer, accounts)
+        self._backups = BackupDownloads(store.path, clock)
         self._logs = LogHandlers(store, self.attempt_logs, clock)
         self._max_body_bytes = settings.max_body_bytes
         self.body_timeout_s = BODY_TIMEOUT_S
@@ -112,18 +127,24 @@ class Application:
         vault: Vault | None = None,
         signer: Signer | None = None,
         audit: AuditLog | None = None,
+        logs: LogSource | None = None,
+        shells: Shells | None = None,
     ) -> Application:
         """Open the store at `path`, install what exists from the start, begin to collect.
 
         Args:
             vault: encrypts Secrets on disk. signer: the key of ServiceAccount tokens; None: there are none.
             audit: where every request that may change something is written down.
+            logs: whose lines pods show; None: what is appended here.
+            shells: runs commands in containers of this machine; None: nothing does.
 
         Raises:
             ConfigurationError, InsufficientStorage: from the store.
         """
         store = await Store.open(path, event_log_rows=settings.event_log_rows, vault=vault)
-        app = cls(store, settings, authenticator, clock, directory=path.parent, signer=signer, audit=audit)
+        app = cls(
+            store, settings, authenticator, clock, directory=path.parent, signer=signer, audit=audit, logs=logs, shells=shells
+        )
         try:
             app._definitions.load()
             store.subscribe(app._definitions.on_commit)
@@ -133,6 +154,8 @@ class Application:
             store.subscribe(app.attempt_logs.on_commit)
             await install(app.service)
             await roles.install(app.service)
+            await announce(app.service, store.quarantined)
+            app._backups.sweep()
             await app.attempt_logs.open()
         except BaseException:
             await store.close()
@@ -161,10 +184,20 @@ class Application:
             self.ready = False
             log.critical("the collector failed: deletions do not go on, restart the server", exc_info=task.exception())
 
+    def routes(self) -> Iterator[Route]:
+        """Every path that is answered now, with its methods; custom types included."""
+        for path in sorted(HEALTH_PATHS):
+            yield Route(path, frozenset({"GET"}))
+        for path in ROUTES:
+            yield Route(path, frozenset({"GET"}))
+        yield from routes(self.registry)
+
     def end_watches(self) -> None:
         """End every stream, so that the server can stop."""
         self.hub.end_all()
+        self._projections.logs.end_all()
         self.attempt_logs.end_reads()
+        self._commands.end_all()
 
     def _end_watches_of_removed_types(self, changes: Sequence[Change]) -> None:
         for change in changes:
@@ -178,8 +211,7 @@ class Application:
         """One connection's request."""
         if scope["type"] != "http":
             if scope["type"] == "websocket":
-                await receive()
-                await send({"type": "websocket.close", "code": 1000})
+                await self._sockets.serve(scope, receive, send)
             return
         visits: list[Visit] = []
         reason = ""
@@ -207,17 +239,16 @@ class Application:
             return Response(200 if self.ready else 503, b"ok" if self.ready else b"not ready", "text/plain; charset=utf-8")
         method: str = scope["method"]
         segments = path_segments(scope)
-        headers: dict[str, str] = {}
-        for raw_name, raw_value in scope["headers"]:
-            name = raw_name.decode("latin-1").lower()
-            value = raw_value.decode("latin-1")
-            headers[name] = f"{headers[name]},{value}" if name in headers else value
+        headers = headers_of(scope["headers"])
         query = parse_query(scope.get("query_string", b""))
         source = (scope.get("client") or ("",))[0]
         visit = self.access.arrive(method, path, segments, query, source)
         visits.append(visit)
-        user = self.access.enter(visit, headers)
-        request = Request(method, path, query, headers, client=user.name, guard=self.access.guard(user))
+        try:
+            user = self.access.enter(visit, headers)
+        finally:
+            self._pace.admit(visit.login.user if visit.login is not None else None, source)
+        request = Request(method, path, query, headers, client=user.name, guard=self.access.guard(user), exempt=is_exempt(user))
         if method not in READING:
             request.body = await self._read_body(receive)
             await read_yaml(request)
@@ -227,6 +258,8 @@ class Application:
         return response
 
     async def _route(self, request: Request, segments: list[str], user: User) -> Response:
+        if request.path == BACKUP_PATH:
+            return await self._backups.download(request)
         described = self.discovery.handle(request, segments)
         if described is not None:
             return described
@@ -237,6 +270,8 @@ class Application:
         if request.method == "DELETE" and request.path.endswith("/"):
             # A client whose variable for the name was empty must not delete the whole collection, or the parent.
             raise BadRequest("the path of a DELETE must not end with a slash: is the name missing?")
+        if self._projections.serves(target.rt):
+            return await self._projections.handle(request, target)
         if not target.rt.stored:
             return await self._reviews.review(request, target, user)
         if target.subresource == "token":
@@ -270,22 +305,6 @@ class Application:
         if size > self._max_body_bytes:
             raise RequestEntityTooLarge(f"Request entity too large: limit is {self._max_body_bytes}")
         return b"".join(chunks)
-
-
-def path_segments(scope: Scope) -> list[str]:
-    """The path's parts, each decoded by itself: an escaped slash is part of a name and separates nothing.
-
-    Raises:
-        NotFound: such a name; nothing can have it.
-    """
-    raw: bytes = scope.get("raw_path") or quote(scope["path"]).encode()
-    segments = raw.decode("latin-1").partition("?")[0].strip("/").split("/")
-    if b"%" not in raw:
-        return segments
-    segments = [unquote(part) for part in segments]
-    if any("/" in segment for segment in segments):
-        raise faults.no_such_path()
-    return segments
 
 
 async def _send(response: Response, receive: Receive, send: Send) -> None:

@@ -40,7 +40,8 @@ def yaml_to_json(body: bytes) -> tuple[bytes, list[str]]:
 
 
 class _Loader(yaml.CSafeLoader):
-    """The safe loader without dates (Kubernetes' times are strings) and without numbers that JSON cannot say."""
+    """The safe loader without dates (Kubernetes' times are strings), without a meaning of a lone `=` (Kubernetes reads a string),
+    and without numbers that JSON cannot say."""
 
     def construct_finite(self, node: yaml.ScalarNode) -> float:
         value = self.construct_yaml_float(node)
@@ -49,8 +50,9 @@ class _Loader(yaml.CSafeLoader):
         return float(value)
 
 
+_AS_TEXT = frozenset({"tag:yaml.org,2002:timestamp", "tag:yaml.org,2002:value"})
 _Loader.yaml_implicit_resolvers = {
-    first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:timestamp"]
+    first: [(tag, pattern) for tag, pattern in resolvers if tag not in _AS_TEXT]
     for first, resolvers in yaml.CSafeLoader.yaml_implicit_resolvers.items()
 }
 _Loader.add_constructor("tag:yaml.org,2002:float", _Loader.construct_finite)

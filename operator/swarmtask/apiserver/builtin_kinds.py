@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 from swarmtask.apiserver.access.messages import ACCESS_MESSAGES
+from swarmtask.apiserver.projections.messages import RECEIVED_MESSAGES
 from swarmtask.apiserver.shapes import LOCAL_OBJECT_REFERENCE, METADATA, OBJECT_REFERENCE, Field, Message
 
 
@@ -235,5 +236,6 @@ MESSAGES: Final[dict[tuple[str, str], Message]] = {
     ("authentication.k8s.io/v1", "SelfSubjectReview"): SELF_SUBJECT_REVIEW,
     ("authentication.k8s.io/v1", "TokenReview"): TOKEN_REVIEW,
     **ACCESS_MESSAGES,
+    **RECEIVED_MESSAGES,
 }
 """(apiVersion, kind) -> field table."""

@@ -11,13 +11,17 @@ from typing import Any
 from swarmtask.apiserver.builtin_kinds import MESSAGES
 from swarmtask.apiserver.crd_rules import validate_crd
 from swarmtask.apiserver.crd_shape import CRD_SCHEMA
+from swarmtask.apiserver.discovery import version_priority
+from swarmtask.apiserver.projections.kinds import projected_types
 from swarmtask.apiserver.shapes import schema_of
-from swarmtask.apiserver.types import ResourceType, ScalePaths
+from swarmtask.apiserver.types import ALL_VERBS, ResourceType, ScalePaths
 from swarmtask.apiserver.waiting import TASKS
 from swarmtask.resources.kinds import Column
 
 __all__ = ["builtin_types", "types_of_crd", "validate_crd"]
 
+_ONE_BY_ONE = tuple(verb for verb in ALL_VERBS if verb != "deletecollection")
+"""Of namespaces: a delete of all would stop at the first one that must stay, with others already gone."""
 AGE = Column("Age", ".metadata.creationTimestamp", "date", description="Time since the object was created.")
 
 _EVENT_SELECTORS = (
@@ -56,7 +60,7 @@ def builtin_types() -> list[ResourceType]:
         Column("Name", ".metadata.name", priority=1, description="Name of the event."),
     )
     return [
-        _type("v1", "Namespace", "namespaces", namespaced=False, short_names=("ns",), has_generation=True,
+        _type("v1", "Namespace", "namespaces", namespaced=False, short_names=("ns",), has_generation=True, verbs=_ONE_BY_ONE,
               subresources=frozenset({"status", "finalize"}), field_selectors=("status.phase",),
               columns=(Column("Status", ".status.phase", description="Active or Terminating."), AGE)),
         _type("v1", "Secret", "secrets", namespaced=True, field_selectors=("type",),
@@ -86,6 +90,7 @@ def builtin_types() -> list[ResourceType]:
         _type(authorization, "LocalSubjectAccessReview", "localsubjectaccessreviews", namespaced=True, **review),
         _type(authentication, "TokenReview", "tokenreviews", namespaced=False, **review),
         *_access_types(review),
+        *projected_types(),
     ]  # fmt: skip
 
 
@@ -137,8 +142,26 @@ def types_of_crd(crd: Mapping[str, Any]) -> list[ResourceType]:
             field_selectors=tuple(item["jsonPath"].lstrip(".") for item in version.get("selectableFields") or ()),
             has_generation=True,
             scale=_scale_paths(subresources.get("scale")),
+            deprecation=_deprecation(spec, version),
         ))  # fmt: skip
     return result
+
+
+def _deprecation(spec: Mapping[str, Any], version: Mapping[str, Any]) -> str:
+    """The warning of a deprecated version; where the definition has none, one that names the version to use instead."""
+    if not version.get("deprecated"):
+        return ""
+    given = version.get("deprecationWarning")
+    if given:
+        return str(given)
+    kind, group, name = spec["names"]["kind"], spec["group"], version["name"]
+    better = [
+        other["name"]
+        for other in spec["versions"]
+        if other.get("served") and not other.get("deprecated") and version_priority(other["name"]) < version_priority(name)
+    ]
+    instead = f"; use {group}/{min(better, key=version_priority)} {kind}" if better else ""
+    return f"{group}/{name} {kind} is deprecated{instead}"
 
 
 def _scale_paths(scale: Mapping[str, Any] | None) -> ScalePaths | None:

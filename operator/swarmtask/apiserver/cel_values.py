@@ -1,7 +1,7 @@
 """What an expression sees of an object: the declared shape of a schema, and JSON values as CEL values.
 
-Called by `cel_scan.py` (which fields exist) and `cel_rules.py` (values and samples). Only what a schema declares is visible:
-preserved unknown fields, and of `metadata` everything but name and generateName, are not. Evaluates nothing.
+Called by `cel_scan.py` (which fields exist) and `cel_rules.py` (values and samples). Only what a schema declares can be named:
+preserved unknown fields, and of `metadata` everything but name and generateName, cannot. Evaluates nothing.
 Source: Kubernetes documentation, "Validation rules": types by schema, escaping of field names, access to metadata.
 """
 
@@ -42,6 +42,8 @@ class Shape:
         fields: of an object: name in expressions -> (name in JSON, shape).
         element: of a list or map.
         keys: of a list: the fields that identify an item (list type map), ("",) for a set, empty where order has a meaning.
+        open: of an object: it keeps fields that the schema does not name. No expression can name them either, but two values that
+            differ in them are not equal.
         optional: an optional value (`oldSelf` where optionalOldSelf is set), not the value itself.
     """
 
@@ -50,10 +52,13 @@ class Shape:
     element: Shape | None = None
     enum: tuple[Any, ...] = ()
     keys: tuple[str, ...] = ()
+    open: bool = False
     optional: bool = False
 
 
 _WHOLE: Final = ("",)
+_UNNAMED: Final = "\0"
+"""Begins the names of fields that the schema does not name: no expression can spell them."""
 TEXT: Final = Shape("string")
 
 
@@ -118,14 +123,12 @@ def _object_shape(schema: Mapping[str, Any], root: bool) -> Shape | None:
         properties |= {
             "apiVersion": {"type": "string"}, "kind": {"type": "string"}, "metadata": {"type": "object", "properties": names},
         }  # fmt: skip
-    elif not properties and schema.get("x-kubernetes-preserve-unknown-fields"):
-        return None
     fields = {}
     for name, child in properties.items():
         escaped, shape = escape(name), shape_of(child) if isinstance(child, Mapping) else None
         if escaped is not None and shape is not None:
             fields[escaped] = (name, shape)
-    return Shape("object", fields)
+    return Shape("object", fields, open=bool(schema.get("x-kubernetes-preserve-unknown-fields")) or extra is True)
 
 
 def to_cel(shape: Shape, value: Any, meter: Meter) -> Any:
@@ -139,9 +142,12 @@ def to_cel(shape: Shape, value: Any, meter: Meter) -> Any:
         return None
     kind = shape.kind
     if kind == "object" and type(value) is dict:
-        return {
+        result = {
             escaped: to_cel(child, value[name], meter) for escaped, (name, child) in shape.fields.items() if name in value
         }  # fmt: skip
+        if shape.open:
+            _add_unnamed(result, shape, value, meter)
+        return result
     if kind == "map" and type(value) is dict and shape.element is not None:
         meter.width = max(meter.width, len(value))
         return {key: to_cel(shape.element, item, meter) for key, item in value.items()}
@@ -161,6 +167,20 @@ def to_cel(shape: Shape, value: Any, meter: Meter) -> Any:
         if kind == "bytes":
             return base64.b64decode(value)
     return value
+
+
+def _add_unnamed(result: dict[str, Any], shape: Shape, value: Mapping[str, Any], meter: Meter) -> None:
+    """What the schema does not name, as it is."""
+    named = {name for name, _ in shape.fields.values()}
+    for name, item in value.items():
+        if name not in named:
+            meter.values += _count(item)
+            result[_UNNAMED + name] = item
+
+
+def _count(value: Any) -> int:
+    below = value.values() if type(value) is dict else value if type(value) is list else ()
+    return 1 + sum(map(_count, below))
 
 
 def aligned(shape: Shape, new: Any, old: Any) -> Any:

@@ -44,6 +44,7 @@ class Collector:
         self._store = service.store
         self._clock = clock
         self._event_ttl = timedelta(seconds=event_ttl_s)
+        self._unreadable = frozenset(one.uid for one in self._store.quarantined)
         self._sweep_interval_s = min(SWEEP_INTERVAL_S, event_ttl_s / 4)
         self._work: OrderedDict[Work, None] = OrderedDict()
         self._wake = asyncio.Event()
@@ -193,6 +194,8 @@ class Collector:
         uid = reference["uid"]
         if uid in gone:
             return True
+        if uid in self._unreadable:
+            return False  # damaged on the disk, not deleted
         owner = self._store.index.by_uid(uid)
         if owner is not None:
             return owner.key.namespace not in ("", dependent.key.namespace)

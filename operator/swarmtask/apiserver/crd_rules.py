@@ -26,6 +26,7 @@ _COLUMN_TYPES: Final = ("integer", "number", "string", "boolean", "date")
 _COLUMN_FORMATS: Final = ("", "int32", "int64", "float", "double", "byte", "date", "date-time", "password")
 _FIELD_PATH: Final = re.compile(r"(\.[A-Za-z_][A-Za-z0-9_-]*)+")
 MAX_SELECTABLE_FIELDS: Final = 8
+MAX_WARNING_BYTES: Final = 256
 _PROTECTED: Final = (".k8s.io", ".kubernetes.io")
 
 
@@ -132,6 +133,7 @@ def _versions(spec: Mapping[str, Any]) -> list[Cause]:
         for key in ("served", "storage"):
             if not isinstance(version.get(key), bool):
                 causes.append(required(f"{path}.{key}"))
+        causes += _deprecation(version, path)
         causes += _schema(version, path)
         causes += _columns(version, path)
         causes += _selectable_fields(version, path)
@@ -141,6 +143,18 @@ def _versions(spec: Mapping[str, Any]) -> list[Cause]:
         why = "must have exactly one version marked as storage version"
         causes.append(refused("spec.versions", [item.get("name") for item in stored], why))
     return causes
+
+
+def _deprecation(version: Mapping[str, Any], path: str) -> list[Cause]:
+    warning = version.get("deprecationWarning")
+    where = f"{path}.deprecationWarning"
+    if warning is None:
+        return []
+    if not version.get("deprecated"):
+        return [refused(where, warning, "can only be set for deprecated versions")]
+    if not warning or len(warning.encode()) > MAX_WARNING_BYTES or not warning.isprintable():
+        return [refused(where, warning, f"must be 1 to {MAX_WARNING_BYTES} printable characters")]
+    return []
 
 
 def _schema(version: Mapping[str, Any], path: str) -> list[Cause]:

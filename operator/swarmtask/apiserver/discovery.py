@@ -12,8 +12,13 @@ from typing import Any, Literal
 from swarmtask.apiserver.types import ResourceType, TypeRegistry
 
 _STATUS_VERBS = ("get", "patch", "update")
-_SUBRESOURCE_VERBS = {"finalize": ("update",), "token": ("create",), "log": ("create", "get")}
-_FOREIGN_KINDS = {"scale": ("autoscaling", "v1", "Scale"), "token": ("authentication.k8s.io", "v1", "TokenRequest")}
+_SUBRESOURCE_VERBS = {
+    "finalize": ("update",), "token": ("create",), "log": ("get",), "eviction": ("create",), "exec": ("create", "get"),
+}  # fmt: skip
+_FOREIGN_KINDS = {
+    "scale": ("autoscaling", "v1", "Scale"), "token": ("authentication.k8s.io", "v1", "TokenRequest"),
+    "eviction": ("policy", "v1", "Eviction"),
+}  # fmt: skip
 """Subresources that are read and written as an object of another kind."""
 _VERSION = re.compile(r"v([1-9][0-9]*)(?:(alpha|beta)([1-9][0-9]*))?\Z")
 
@@ -85,7 +90,7 @@ def resource_list(registry: TypeRegistry, group: str, version: str) -> dict[str,
                 "singularName": "",
                 "namespaced": item.namespaced,
                 "kind": response["kind"],
-                "verbs": list(_subresource_verbs(name)),
+                "verbs": list(subresource_verbs(item, name)),
             }
             if name in _FOREIGN_KINDS:
                 sub |= {"group": response["group"], "version": response["version"]}
@@ -98,11 +103,16 @@ def resource_list(registry: TypeRegistry, group: str, version: str) -> dict[str,
     }
 
 
-def _subresource_verbs(name: str) -> tuple[str, ...]:
+def subresource_verbs(item: ResourceType, name: str) -> tuple[str, ...]:
+    """What can be done with a type's subresource of this name."""
+    if name == "log" and item.stored:
+        return "create", "get"  # node agents append to the output of a task; what a pod shows of it is read only
     return _SUBRESOURCE_VERBS.get(name, _STATUS_VERBS)
 
 
 def _subresource_kind(item: ResourceType, name: str) -> dict[str, str]:
+    if name == "exec":
+        return {"group": "", "version": "v1", "kind": "PodExecOptions"}
     if name in _FOREIGN_KINDS:
         group, version, kind = _FOREIGN_KINDS[name]
         return {"group": group, "version": version, "kind": kind}
@@ -149,7 +159,7 @@ def _discovered(item: ResourceType) -> dict[str, Any]:
         entry["categories"] = list(item.categories)
     if item.subresources:
         entry["subresources"] = [
-            {"subresource": name, "responseKind": _subresource_kind(item, name), "verbs": list(_subresource_verbs(name))}
+            {"subresource": name, "responseKind": _subresource_kind(item, name), "verbs": list(subresource_verbs(item, name))}
             for name in sorted(item.subresources)
         ]
     return entry

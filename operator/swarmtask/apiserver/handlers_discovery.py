@@ -21,6 +21,25 @@ KUBERNETES_VERSION = "v1.34.0"
 GNOSTIC = "application/com.github.proto-openapi.spec.v2.v1.0+protobuf"
 _GNOSTIC_WANTED = frozenset({GNOSTIC, "application/com.github.proto-openapi.spec.v2@v1.0+protobuf"})
 DiscoveryVersion = Literal["v2", "v2beta1"]
+ROUTES = (
+    "/version", "/api", "/api/{version}", "/apis", "/apis/{group}", "/apis/{group}/{version}",
+    "/openapi/v2", "/openapi/v3", "/openapi/v3/api/{version}", "/openapi/v3/apis/{group}/{version}",
+)  # fmt: skip
+"""The paths that are answered here, as `DiscoveryHandlers` reads them; all of them with GET."""
+
+
+_BY_LENGTH: dict[int, list[tuple[list[str], str]]] = {}
+for _item in ROUTES:
+    _parts = _item[1:].split("/")
+    _BY_LENGTH.setdefault(len(_parts), []).append((_parts, _item))
+
+
+def _route_of(segments: list[str]) -> str | None:
+    """The one of `ROUTES` that a path takes."""
+    for parts, route in _BY_LENGTH.get(len(segments), ()):
+        if all(part == segment or part[0] == "{" for part, segment in zip(parts, segments, strict=True)):
+            return route
+    return None
 
 
 def version_document() -> dict[str, str]:
@@ -51,20 +70,23 @@ class DiscoveryHandlers:
         return route()
 
     def _route(self, request: Request, segments: list[str]) -> Callable[[], Response] | None:
-        match segments:
-            case ["version"]:
+        route = _route_of(segments)
+        if route is None:
+            return None
+        plain, group, version = "/".join(segments), segments[-2] if len(segments) > 1 else "", segments[-1]
+        if route.startswith("/openapi/"):
+            return lambda: self._openapi(request, route, group, version)
+        match route:
+            case "/version":
                 return lambda: respond(version_document())
-            case ["openapi", *rest]:
-                return lambda: self._openapi(request, rest)
-            case ["api" | "apis" as root]:
-                return lambda: self._root(request, core=root == "api")
-            case ["apis", group]:
-                return lambda: self._document("plain", "/".join(segments), lambda: discovery.group(self._registry, group))
-            case ["api", version]:
+            case "/api" | "/apis":
+                return lambda: self._root(request, core=route == "/api")
+            case "/apis/{group}":
+                return lambda: self._document("plain", plain, lambda: discovery.group(self._registry, segments[1]))
+            case "/api/{version}":
                 return lambda: self._resources(segments, "", version)
-            case ["apis", group, version]:
+            case _:
                 return lambda: self._resources(segments, group, version)
-        return None
 
     def _resources(self, segments: list[str], group: str, version: str) -> Response:
         return self._document("plain", "/".join(segments), lambda: discovery.resource_list(self._registry, group, version))
@@ -82,21 +104,17 @@ class DiscoveryHandlers:
             return self._document("plain", name, lambda: discovery.api_versions(self.address))
         return self._document("plain", name, lambda: discovery.group_list(self._registry))
 
-    def _openapi(self, request: Request, rest: list[str]) -> Response:
-        match rest:
-            case ["v2"]:
+    def _openapi(self, request: Request, route: str, group: str, version: str) -> Response:
+        match route:
+            case "/openapi/v2":
                 if any(media in _GNOSTIC_WANTED for media, _ in clauses(request.headers.get("accept", ""))[:1]):
                     return self._bytes("gnostic", "openapi/v2", lambda: openapi.openapi_v2_protobuf(self._registry), GNOSTIC)
                 return self._document("plain", "openapi/v2", lambda: openapi.openapi_v2(self._registry))
-            case ["v3"]:
+            case "/openapi/v3":
                 return self._document("plain", "openapi/v3", lambda: openapi.openapi_v3_index(self._registry))
-            case ["v3", "api", version]:
-                group = ""
-            case ["v3", "apis", group, version]:
-                pass
-            case _:
-                raise faults.no_such_path()
-        return self._document("plain", "/".join(("openapi", *rest)), lambda: openapi.openapi_v3(self._registry, group, version))
+        core = route == "/openapi/v3/api/{version}"
+        name = f"openapi/v3/api/{version}" if core else f"openapi/v3/apis/{group}/{version}"
+        return self._document("plain", name, lambda: openapi.openapi_v3(self._registry, "" if core else group, version))
 
     def _document(self, form: str, name: str, make: Callable[[], Any], *, media: str = "application/json") -> Response:
         def encode() -> bytes | None:

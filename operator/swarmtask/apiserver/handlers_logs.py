@@ -73,15 +73,15 @@ class LogHandlers:
 
     async def handle(self, request: Request, target: Target, user: User) -> Response:
         """Raises NotFound, MethodNotAllowed, BadRequest, and what an append raises."""
+        if request.method not in ("GET", "POST"):
+            raise faults.method_not_allowed()
         name = target.name or ""
         record = self._store.get(Key(TASKS, target.namespace or "", name))
         if record is None:
             raise faults.not_found(target.rt, name)
         if request.method == "POST":
             return await self._append(request, target, record, user)
-        if request.method in ("GET", "HEAD"):
-            return await self._read(request, target, record)
-        raise faults.method_not_allowed()
+        return await self._read(request, target, record)
 
     # --- appending -------------------------------------------------------------------------------------------------------
 

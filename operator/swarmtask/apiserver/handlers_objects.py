@@ -1,7 +1,7 @@
 """Routes of stored objects: get, list, watch, create, replace, patch, delete.
 
-Called by the application with a resolved target. Turns HTTP into calls of the object service and the store, and their results into
-answers; the rules of objects are not here.
+Called by the application with a resolved target, and by the handlers of projections, which read through a view. Turns HTTP into
+calls of the object service and the store, and their results into answers; the rules of objects are not here.
 """
 
 from __future__ import annotations
@@ -9,16 +9,19 @@ from __future__ import annotations
 import asyncio
 import base64
 import binascii
-from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, cast
 
 import orjson
 
 from swarmtask.apiserver import faults, versions
+from swarmtask.apiserver.discovery import subresource_verbs
 from swarmtask.apiserver.objects import DeleteOptions, ObjectService, Propagation, WriteOptions, Written
+from swarmtask.apiserver.pages import Page, fill, fill_through
 from swarmtask.apiserver.patch import JSON_PATCH, MERGE_PATCH, apply_patch, patch_types
+from swarmtask.apiserver.projections.events import EVENTS, event_view
+from swarmtask.apiserver.projections.views import View
 from swarmtask.apiserver.records import Key, Record
 from swarmtask.apiserver.routing import Target
 from swarmtask.apiserver.scale import scale_of
@@ -48,8 +51,8 @@ from swarmtask.errors import BadRequest, Cause, Expired, Invalid, NotFound, Time
 
 LIST_LIMIT = 100_000
 """More objects than this are never put into one answer, whatever `limit` says."""
-
-
+_VERBS = {"GET": "get", "PUT": "update", "PATCH": "patch"}
+"""Of subresources, by method."""
 SCALE_PATCH_TYPES = (JSON_PATCH, MERGE_PATCH)
 
 
@@ -63,13 +66,19 @@ class ObjectHandlers:
     clock: Clock
 
     async def handle(self, request: Request, target: Target) -> Response:
-        """Dispatch by method. Raises MethodNotAllowed and whatever the operation raises."""
+        """Answer; with a warning where the version is deprecated. Raises MethodNotAllowed and whatever the operation raises."""
+        response = await self._dispatch(request, target)
+        if target.rt.deprecation:
+            response.headers += warning_headers([target.rt.deprecation])
+        return response
+
+    async def _dispatch(self, request: Request, target: Target) -> Response:
+        if target.subresource is not None and _VERBS.get(request.method) not in subresource_verbs(target.rt, target.subresource):
+            raise faults.method_not_allowed()
+        if request.method == "GET":
+            return await self.read(request, target)
         if target.name is None:
             return await self._collection(request, target)
-        if request.method == "GET":
-            if target.subresource is None and request.flag("watch"):
-                return self._watch(request, target)
-            return self._get(request, target)
         if request.method == "PUT":
             return await self._put(request, target)
         if request.method == "PATCH":
@@ -78,9 +87,15 @@ class ObjectHandlers:
             return await self._delete(request, target)
         raise faults.method_not_allowed()
 
+    async def read(self, request: Request, target: Target, view: View | None = None) -> Response:
+        """A GET: an object, a list or a watch, of what is stored or of what a view shows of it."""
+        if target.subresource is None and request.flag("watch"):
+            return self._watch(request, target, view)
+        if target.name is None:
+            return await self._list(request, target, view)
+        return self._get(request, target, view)
+
     async def _collection(self, request: Request, target: Target) -> Response:
-        if request.method == "GET":
-            return self._watch(request, target) if request.flag("watch") else await self._list(request, target)
         everywhere = target.rt.namespaced and target.namespace is None
         if request.method == "POST" and not everywhere:
             return await self._post(request, target)
@@ -90,11 +105,23 @@ class ObjectHandlers:
 
     # --- reading ---------------------------------------------------------------------------------------------------------
 
-    def _get(self, request: Request, target: Target) -> Response:
-        accepted = negotiate(request)
-        record = self.store.get(_key(target))
+    def seen(self, target: Target, view: View | None) -> Record:
+        """The committed object that a path names. Raises NotFound."""
+        key = _key(target)
+        record: Record | None
+        if view is None:
+            record = self.store.get(key)
+        else:
+            origin = view.origin(key)
+            stored = self.store.get(origin) if origin is not None else None
+            record = next((one for one in view.project(stored) if one.key == key), None) if stored is not None else None
         if record is None:
             raise faults.not_found(target.rt, target.name or "")
+        return record
+
+    def _get(self, request: Request, target: Target, view: View | None) -> Response:
+        accepted = negotiate(request)
+        record = self.seen(target, view)
         if not accepted.shape and accepted.media == JSON and target.subresource != "scale":
             return Response(200, versions.encoded(target.rt, record) + b"\n")
         obj = versions.decode(target.rt, record)
@@ -124,9 +151,12 @@ class ObjectHandlers:
         result["apiVersion"] = f"meta.k8s.io/{accepted.version}"
         return result
 
-    async def _list(self, request: Request, target: Target) -> Response:
+    async def _list(self, request: Request, target: Target, view: View | None) -> Response:
+        return await self.listed(request, target, await self.page(request, target, view))
+
+    async def listed(self, request: Request, target: Target, page: Page) -> Response:
+        """A page as it was asked for."""
         accepted = negotiate(request)
-        page = await self._page(request, target)
         rt = target.rt
         if accepted.shape == "Table":
             objects = [versions.decode(rt, record) for record in page.records]
@@ -142,34 +172,31 @@ class ObjectHandlers:
         bodies = b",".join([versions.encoded(rt, record) for record in page.records])
         return Response(200, orjson.dumps(head)[:-1] + b',"items":[' + bodies + b"]}\n")
 
-    async def _page(self, request: Request, target: Target) -> _Page:
+    async def page(self, request: Request, target: Target, view: View | None = None) -> Page:
+        """The objects that a list asks for. Raises BadRequest, Expired, Timeout, Invalid."""
         selection = _selection(request, target)
+        view = view or _asked_view(target, selection)
         limit = min(request.number("limit") or LIST_LIMIT, LIST_LIMIT)
         token = request.query.get("continue", "")
         after: Key | None = None
         if token:
             if request.query.get("resourceVersion", "") not in ("", "0"):
                 raise BadRequest("specifying resource version is not allowed when using continue")
-            version, after = _read_token(token, target)
+            version, after = _read_token(token, target, self.store.resource_version)
         else:
             version = self._list_version(request)
-        collection = versions.collection_of(target.rt)
+        collection = view.source if view is not None else versions.collection_of(target.rt)
         if version == self.store.resource_version:
-            records = self.store.index.records(collection, target.namespace)
+            stored = self.store.index.records(collection, target.namespace)
         else:
-            records = await self.store.records_at(version, collection, target.namespace)
-        start = bisect_right(records, after, key=lambda record: record.key) if after is not None else 0
-        page = _Page(metadata={"resourceVersion": str(version)})
-        for position in range(start, len(records)):
-            record = records[position]
-            if selection and not selection.matches(record):
-                continue
-            if len(page.records) == limit:
-                page.metadata["continue"] = _make_token(version, page.records[-1].key)
-                if not selection:
-                    page.metadata["remainingItemCount"] = len(records) - position
-                break
-            page.records.append(record)
+            stored = await self.store.records_at(version, collection, target.namespace)
+        page = Page(metadata={"resourceVersion": str(version)})
+        if view is not None:
+            await fill_through(page, view, stored, selection, limit, after)
+        else:
+            fill(page, stored, selection, limit, after)
+        if "continue" in page.metadata:
+            page.metadata["continue"] = _make_token(version, page.records[-1].key)
         return page
 
     def _list_version(self, request: Request) -> int:
@@ -200,7 +227,7 @@ class ObjectHandlers:
             return version
         return self.store.resource_version
 
-    def _watch(self, request: Request, target: Target) -> Response:
+    def _watch(self, request: Request, target: Target, view: View | None) -> Response:
         accepted = negotiate(request)
         if accepted.media != JSON:
             accepted = Accepted(JSON, accepted.shape, accepted.version)
@@ -220,11 +247,12 @@ class ObjectHandlers:
             raise _bad_list_option("allowWatchBookmarks", "Forbidden: sendInitialEvents requires allowWatchBookmarks")
         version = _version(request)
         timeout = request.number("timeoutSeconds")
+        selection = _selection(request, target)
         watch = WatchRequest(
-            rt=target.rt, namespace=target.namespace, selection=_selection(request, target),
+            rt=target.rt, namespace=target.namespace, selection=selection, view=view or _asked_view(target, selection),
             since=version or None, bookmarks=bookmarks, initial_events=initial,
             timeout_s=float(timeout) if timeout else None, shape=accepted.shape.removesuffix("List"),
-            render=self._renderer(request, target.rt, accepted),
+            render=self._renderer(request, target.rt, accepted), client="" if request.exempt else request.client,
         )  # fmt: skip
         watcher = self.hub.open(watch)
         return Response(200, stream=self.hub.stream(watcher), on_close=lambda: self.hub.close(watcher))
@@ -249,7 +277,7 @@ class ObjectHandlers:
 
     # --- writing ---------------------------------------------------------------------------------------------------------
 
-    def _options(self, request: Request) -> WriteOptions:
+    def write_options(self, request: Request) -> WriteOptions:
         validation = request.field_validation
         duplicates: list[str] = []
         kind = request.content_type
@@ -257,7 +285,7 @@ class ObjectHandlers:
             duplicates = duplicate_fields(request)
         return WriteOptions(request.manager, request.dry_run, validation, duplicates, client=request.client, guard=request.guard)
 
-    def _written(self, request: Request, target: Target, written: Written, options: WriteOptions, accepted: Accepted) -> Response:
+    def answer(self, request: Request, target: Target, written: Written, options: WriteOptions, accepted: Accepted) -> Response:
         status = 201 if written.created else 200
         if not accepted.shape and accepted.media == JSON and target.subresource != "scale":
             return Response(status, written.body + b"\n", headers=warning_headers(options.warnings))
@@ -267,26 +295,26 @@ class ObjectHandlers:
     async def _post(self, request: Request, target: Target) -> Response:
         accepted = negotiate(request)
         body = decode_body(request, protobuf_allowed=not target.rt.custom)
-        options = self._options(request)
+        options = self.write_options(request)
         written = await self.service.create(target.rt, target.namespace or "", body, options)
-        return self._written(request, target, written, options, accepted)
+        return self.answer(request, target, written, options, accepted)
 
     async def _put(self, request: Request, target: Target) -> Response:
         accepted = negotiate(request)
         body = decode_body(request, protobuf_allowed=not target.rt.custom)
-        options = self._options(request)
+        options = self.write_options(request)
         if target.subresource == "scale":
             written = await self.service.scale(target.rt, target.namespace or "", target.name or "", options, lambda _: body)
-            return self._written(request, target, written, options, accepted)
+            return self.answer(request, target, written, options, accepted)
         written = await self.service.replace(
             target.rt, target.namespace or "", target.name or "", body, options, subresource=target.subresource
         )
-        return self._written(request, target, written, options, accepted)
+        return self.answer(request, target, written, options, accepted)
 
     async def _patch(self, request: Request, target: Target) -> Response:
         accepted = negotiate(request)
         kind = request.content_type
-        options = self._options(request)
+        options = self.write_options(request)
         rt, namespace, name = target.rt, target.namespace or "", target.name or ""
         if target.subresource == "scale":
             if kind not in SCALE_PATCH_TYPES:
@@ -310,14 +338,18 @@ class ObjectHandlers:
             )
         else:
             raise unsupported(patch_types(rt))
-        return self._written(request, target, written, options, accepted)
+        return self.answer(request, target, written, options, accepted)
 
     async def _delete(self, request: Request, target: Target) -> Response:
         accepted = negotiate(request)
-        options = _delete_options(request)
+        options = delete_options(request)
         written = await self.service.delete(target.rt, target.namespace or "", target.name or "", options)
+        return self.deleted(request, target, written, accepted)
+
+    def deleted(self, request: Request, target: Target, written: Written, accepted: Accepted) -> Response:
+        """What a DELETE is answered: the object that waits for its end, or that it is gone."""
         if not written.removed:
-            return self._written(request, target, written, WriteOptions(), accepted)
+            return self.answer(request, target, written, WriteOptions(), accepted)
         metadata = orjson.loads(written.body)["metadata"]
         return respond(
             {
@@ -332,10 +364,10 @@ class ObjectHandlers:
 
     async def _delete_collection(self, request: Request, target: Target) -> Response:
         accepted = negotiate(request)
-        options = _delete_options(request)
-        if options.uid:
-            raise BadRequest("preconditions on a single uid make no sense for a collection")
-        page = await self._page(request, target)
+        options = delete_options(request)
+        if options.uid or options.resource_version:
+            raise BadRequest("preconditions name one object: they make no sense for a collection")
+        page = await self.page(request, target)
         deleted: list[Any] = []
         for record in page.records:
             try:
@@ -343,7 +375,10 @@ class ObjectHandlers:
             except NotFound:
                 continue  # somebody else was faster
             deleted.append(orjson.loads(written.body))
-        rt = target.rt
+        return self.deleted_list(target.rt, deleted, accepted)
+
+    def deleted_list(self, rt: ResourceType, deleted: Sequence[Any], accepted: Accepted) -> Response:
+        """What a DELETE of a collection is answered."""
         body, media = encode(
             {"kind": rt.list_kind or f"{rt.kind}List", "apiVersion": rt.api_version,
              "metadata": {"resourceVersion": str(self.store.resource_version)}, "items": deleted},
@@ -352,10 +387,9 @@ class ObjectHandlers:
         return Response(200, body, media)
 
 
-@dataclass(slots=True)
-class _Page:
-    records: list[Record] = field(default_factory=list)
-    metadata: dict[str, Any] = field(default_factory=dict)
+def _asked_view(target: Target, selection: Selection) -> View | None:
+    """Events are seen through one when those of Pods or Nodes are asked for."""
+    return event_view(selection.fields) if versions.collection_of(target.rt) == EVENTS else None
 
 
 def _seen_through(target: Target, obj: dict[str, Any]) -> dict[str, Any]:
@@ -401,16 +435,16 @@ def _make_token(version: int, last: Key) -> str:
     return base64.urlsafe_b64encode(content).decode().rstrip("=")
 
 
-def _read_token(token: str, target: Target) -> tuple[int, Key]:
+def _read_token(token: str, target: Target, newest: int) -> tuple[int, Key]:
     """The snapshot's version and the last key given. A token can only move within what the path allows to see."""
     try:
         content = orjson.loads(base64.urlsafe_b64decode(token + "=" * (-len(token) % 4)))
         version, group, plural, namespace, name = content
         key = Key((group, plural), namespace, name)
-        valid = isinstance(version, int) and all(isinstance(part, str) for part in (group, plural, namespace, name))
+        valid = type(version) is int and all(isinstance(part, str) for part in (group, plural, namespace, name))
     except (binascii.Error, ValueError, TypeError):
         valid = False
-    if not valid or key.collection != versions.collection_of(target.rt) or version < 1:
+    if not valid or key.collection != versions.collection_of(target.rt) or not 1 <= version <= newest:
         raise Expired("The provided continue parameter is not known here: start the list again without it")
     return version, key
 
@@ -423,7 +457,7 @@ def _bad_list_option(name: str, message: str) -> Invalid:
     )  # fmt: skip
 
 
-def _delete_options(request: Request) -> DeleteOptions:
+def delete_options(request: Request) -> DeleteOptions:
     """From the body and the query; the body wins, as in Kubernetes."""
     body: Any = decode_body(request) if request.body.strip() else {}
     if not isinstance(body, dict):

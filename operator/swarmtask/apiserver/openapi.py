@@ -110,6 +110,10 @@ _VERB_METHODS: Final = (
 )  # fmt: skip
 
 
+_APART: Final = frozenset({"token", "log", "eviction", "exec"})
+"""Subresources that are no form of the object."""
+
+
 def _routes(rt: ResourceType) -> Iterator[tuple[str, bool, list[tuple[str, str, str]]]]:
     """(path, whether it names one object, [(method, action, verb)])."""
     prefix = _prefix(rt.group, rt.version)
@@ -130,8 +134,8 @@ def _routes(rt: ResourceType) -> Iterator[tuple[str, bool, list[tuple[str, str, 
     if single:
         yield f"{scope}/{rt.plural}/{{name}}", True, single
     for name in sorted(rt.subresources):
-        if name in ("token", "log"):
-            continue  # a request for a token is no form of the ServiceAccount, output none of a task
+        if name in _APART:
+            continue
         methods = [("put", "replace", "update")]
         if name != "finalize":
             methods = [("get", "read", "get"), *methods, ("patch", "patch", "patch")]

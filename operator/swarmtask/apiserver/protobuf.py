@@ -15,6 +15,7 @@ from typing import Any, Final
 
 import orjson
 
+from swarmtask.apiserver.bodies import check_size
 from swarmtask.apiserver.builtin_kinds import MESSAGES
 from swarmtask.apiserver.shapes import DELETE_OPTIONS, Field, Message
 from swarmtask.errors import BadRequest, UnsupportedMediaType
@@ -73,6 +74,7 @@ def _embedded_json(raw: bytes, version: str, kind: str) -> dict[str, Any]:
         raise BadRequest(f"the JSON inside the protobuf envelope cannot be read: {error}") from None
     if not isinstance(value, dict):
         raise BadRequest("the JSON inside the protobuf envelope is not an object")
+    check_size(value)
     return {"apiVersion": version, "kind": kind, **value}
 
 
@@ -213,7 +215,9 @@ def _fields_v1(data: bytes) -> Any:
     for number, wire, value in _fields(data):
         if number == 1 and wire == _BYTES and isinstance(value, bytes):
             try:
-                return orjson.loads(value)
+                fields = orjson.loads(value)
             except orjson.JSONDecodeError as error:
                 raise BadRequest(f"fieldsV1 cannot be read: {error}") from None
+            check_size(fields)
+            return fields
     return {}

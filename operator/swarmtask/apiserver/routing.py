@@ -1,16 +1,40 @@
-"""URL paths of objects: which type, namespace, name and subresource they name.
+"""URL paths of objects: which type, namespace, name and subresource they name, and which of them there are.
 
 Called by the application. Knows the grammar of Kubernetes' paths and the registry, and answers nothing itself.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
+from urllib.parse import quote, unquote
 
 from swarmtask.apiserver import faults
+from swarmtask.apiserver.discovery import subresource_verbs
 from swarmtask.apiserver.types import ResourceType, TypeRegistry
 
-SERVED_SUBRESOURCES = frozenset({"status", "finalize", "scale", "token", "log"})
+SERVED_SUBRESOURCES = frozenset({"status", "finalize", "scale", "token", "log", "eviction", "exec"})
+
+
+_METHODS = {
+    "list": "GET", "watch": "GET", "get": "GET", "create": "POST", "deletecollection": "DELETE", "delete": "DELETE",
+    "update": "PUT", "patch": "PATCH",
+}  # fmt: skip
+_OF_COLLECTIONS = frozenset({"list", "watch", "create", "deletecollection"})
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """A path that is served, with `{namespace}`, `{name}` and the like for what is free, and the methods it takes.
+
+    Attributes:
+        rt: the type whose objects the path names; None for documents.
+    """
+
+    path: str
+    methods: frozenset[str]
+    rt: ResourceType | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +50,22 @@ class Target:
     namespace: str | None = None
     name: str | None = None
     subresource: str | None = None
+
+
+def path_segments(scope: Mapping[str, Any]) -> list[str]:
+    """The path's parts, each decoded by itself: an escaped slash is part of a name and separates nothing.
+
+    Raises:
+        NotFound: such a name; nothing can have it.
+    """
+    raw: bytes = scope.get("raw_path") or quote(scope["path"]).encode()
+    segments = raw.decode("latin-1").partition("?")[0].strip("/").split("/")
+    if b"%" not in raw:
+        return segments
+    segments = [unquote(part) for part in segments]
+    if any("/" in segment for segment in segments):
+        raise faults.no_such_path()
+    return segments
 
 
 def group_version(segments: list[str]) -> tuple[str, str, list[str]] | None:
@@ -59,6 +99,24 @@ def resolve(registry: TypeRegistry, group: str, version: str, rest: list[str]) -
     if subresource is not None and subresource not in rt.subresources & SERVED_SUBRESOURCES:
         raise faults.no_such_path()
     return Target(rt, namespace, name, subresource)
+
+
+def routes(registry: TypeRegistry) -> Iterator[Route]:
+    """Every path of objects that `resolve` takes, from the same registry."""
+    for rt in registry:
+        prefix = f"/apis/{rt.group}/{rt.version}" if rt.group else f"/api/{rt.version}"
+        scope = f"{prefix}/namespaces/{{namespace}}" if rt.namespaced else prefix
+        whole = frozenset(_METHODS[verb] for verb in rt.verbs if verb in _OF_COLLECTIONS)
+        single = frozenset(_METHODS[verb] for verb in rt.verbs if verb not in _OF_COLLECTIONS)
+        if rt.namespaced and "list" in rt.verbs:
+            yield Route(f"{prefix}/{rt.plural}", frozenset({"GET"}), rt)
+        yield Route(f"{scope}/{rt.plural}", whole, rt)
+        if single:
+            yield Route(f"{scope}/{rt.plural}/{{name}}", single, rt)
+        for name in sorted(rt.subresources & SERVED_SUBRESOURCES):
+            verbs = subresource_verbs(rt, name)
+            methods = {"POST" if verb == "create" else _METHODS[verb] for verb in verbs}
+            yield Route(f"{scope}/{rt.plural}/{{name}}/{name}", frozenset(methods), rt)
 
 
 def _is_namespace_subresource(group: str, rest: list[str]) -> bool:

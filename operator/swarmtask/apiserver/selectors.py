@@ -14,6 +14,7 @@ from typing import Any, Literal
 from swarmtask.apiserver.names import label_value_problem, qualified_name_problem
 from swarmtask.apiserver.records import Record
 from swarmtask.apiserver.types import ResourceType
+from swarmtask.apiserver.versions import decode as decode_as
 from swarmtask.errors import BadRequest
 
 Operator = Literal["=", "!=", "in", "notin", "exists", "absent", ">", "<"]
@@ -165,6 +166,7 @@ class FieldSelector:
 
     def __init__(self, text: str, rt: ResourceType) -> None:
         self.text = text
+        self.rt = rt
         self._terms = tuple(self._parse(text, rt))
         self.needs_object = any(path not in ("metadata.name", "metadata.namespace") for path, _, _ in self._terms)
 
@@ -187,7 +189,11 @@ class FieldSelector:
     @property
     def name(self) -> str | None:
         """The one name that can match, if the selector says so."""
-        return next((value for path, equal, value in self._terms if equal and path == "metadata.name"), None)
+        return self.value("metadata.name")
+
+    def value(self, path: str) -> str | None:
+        """The one value that the field can have, if the selector says so."""
+        return next((value for term, equal, value in self._terms if equal and term == path), None)
 
     def matches(self, record: Record, decode: Callable[[], Mapping[str, Any]]) -> bool:
         """`decode` gives the object; it is called only for fields that are not part of the key."""
@@ -236,7 +242,7 @@ class Selection:
     def matches(self, record: Record) -> bool:
         if self.labels and not self.labels.matches(record.labels):
             return False
-        return not self.fields or self.fields.matches(record, record.decode)
+        return not self.fields or self.fields.matches(record, lambda: decode_as(self.fields.rt, record))
 
     def __bool__(self) -> bool:
         return bool(self.labels) or bool(self.fields)

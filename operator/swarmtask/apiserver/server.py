@@ -8,9 +8,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
-import fcntl
 import logging
-import os
 import signal
 import socket
 import ssl
@@ -29,29 +27,38 @@ from swarmtask.apiserver.access.audit import AuditLog
 from swarmtask.apiserver.access.vault import Vault
 from swarmtask.apiserver.app import Application
 from swarmtask.apiserver.certificates import CertificateKeeper
+from swarmtask.apiserver.places import AUDIT, DATABASE, KUBECONFIG, OPERATOR_KUBECONFIG, SECRETS_KEY, locked
+from swarmtask.apiserver.projections.exec import Shells
+from swarmtask.apiserver.projections.logs import LogSource
 from swarmtask.clock import Clock, SystemClock
 from swarmtask.errors import ConfigurationError, SwarmTaskError
 from swarmtask.settings import ApiServerSettings, Settings, load_settings
 
 log = structlog.get_logger(__name__)
 
-DATABASE = "swarmtask.db"
-KUBECONFIG = "kubeconfig"
-OPERATOR_KUBECONFIG = "operator.kubeconfig"
-SECRETS_KEY = "secrets.key"
-AUDIT = Path("audit") / "audit.log"
-LOCK = "apiserver.lock"
 SHUTDOWN_S = 1
 """Idle keep-alive connections over TLS hold a shutdown for this long; requests in flight take milliseconds."""
 HEADERS_S = 1.0
 """How often the Date header is renewed."""
+WEB_SOCKET_BYTES = 2**20
+"""Of one message. Only commands in attempts come over WebSockets, in pieces of a few kilobytes."""
 _ANY_ADDRESS = frozenset({"0.0.0.0", "::", ""})
 
 
-async def run_api_server(settings: Settings, *, clock: Clock, stop: asyncio.Event, on_ready: Callable[[str], None]) -> None:
+async def run_api_server(
+    settings: Settings,
+    *,
+    clock: Clock,
+    stop: asyncio.Event,
+    on_ready: Callable[[str], None],
+    logs: LogSource | None = None,
+    shells: Shells | None = None,
+) -> None:
     """Serve until `stop` is set.
 
     Args:
+        logs: whose lines pods show; None: what is appended here.
+        shells: runs commands in containers of this machine; None: nothing does.
         stop: set it to end: watches close within a second, what is queued is committed.
         on_ready: called with the URL once the server answers and the kubeconfig is written.
 
@@ -59,7 +66,7 @@ async def run_api_server(settings: Settings, *, clock: Clock, stop: asyncio.Even
         ConfigurationError: the address, the data directory, the certificates or the database cannot be used.
     """
     auth.prepare_data_dir(settings.data_dir)
-    with _locked(settings.data_dir), _bound(settings.apiserver) as listener:
+    with locked(settings.data_dir), _bound(settings.apiserver) as listener:
         port = listener.getsockname()[1]
         host = "127.0.0.1" if settings.apiserver.host in _ANY_ADDRESS else settings.apiserver.host
         url = f"https://[{host}]:{port}" if ":" in host else f"https://{host}:{port}"
@@ -69,7 +76,7 @@ async def run_api_server(settings: Settings, *, clock: Clock, stop: asyncio.Even
         with contextlib.closing(AuditLog(folder / AUDIT, clock)) as audit:
             app = await Application.open(
                 folder / DATABASE, settings.apiserver, authenticator, clock,
-                vault=Vault(folder / SECRETS_KEY), signer=signer, audit=audit,
+                vault=Vault(folder / SECRETS_KEY), signer=signer, audit=audit, logs=logs, shells=shells,
             )  # fmt: skip
             try:
                 app.discovery.address = f"{host}:{port}"
@@ -85,7 +92,9 @@ async def run_api_server(settings: Settings, *, clock: Clock, stop: asyncio.Even
 def _uvicorn_config(app: Application, credentials: auth.Credentials) -> uvicorn.Config:
     """TLS always: there is no way to serve without it, on any address."""
     config = uvicorn.Config(
-        app, http="httptools", ws="none", lifespan="off", log_config=None, access_log=False, server_header=False,
+        app, http="httptools", lifespan="off", log_config=None, access_log=False, server_header=False,
+        ws="wsproto", ws_max_size=WEB_SOCKET_BYTES, ws_per_message_deflate=False,
+        log_level="warning",  # a line for each WebSocket would tell the command, and what secrets are in it
         ssl_certfile=credentials.certificate, ssl_keyfile=credentials.key, timeout_keep_alive=75,
         timeout_graceful_shutdown=SHUTDOWN_S, backlog=1024,
     )  # fmt: skip
@@ -157,22 +166,6 @@ class _Server(uvicorn.Server):
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         yield
-
-
-@contextlib.contextmanager
-def _locked(data_dir: Path) -> Iterator[None]:
-    """One server per data directory. The lock goes with the process, however it ends."""
-    descriptor = os.open(data_dir / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise ConfigurationError(
-                f"another API server uses {data_dir}: stop it first, or choose another directory with --data-dir"
-            ) from error
-        yield
-    finally:
-        os.close(descriptor)
 
 
 @contextlib.contextmanager

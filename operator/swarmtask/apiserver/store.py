@@ -1,29 +1,23 @@
-"""The only SQL: objects, their revisions and the event log in SQLite, with group commit.
+"""Objects, their revisions and the event log: in memory, and on disk with group commit.
 
 Called by the object service, the watch room and the collector, all on one event loop. How a write goes:
 
 1. The caller reads `head(key)`, decides, and calls `put` or `remove` without awaiting in between: writers are serialised by the
    event loop, against a head that includes writes still on their way to the disk.
-2. The write joins the batch. One thread owns the one writing connection and commits whatever has gathered while it was committing
-   the batch before (group commit, synchronous=FULL).
+2. The write joins the batch. One thread owns the one writing connection (`disk`) and commits whatever has gathered while it was
+   committing the batch before (group commit, synchronous=FULL).
 3. After the commit the index changes, listeners are told, and the caller's future resolves. Readers and watchers only ever see what
    is on disk; a read after an acknowledged write sees it.
 
 A batch that cannot be committed (disk full) fails as a whole, together with every write that was queued behind it: those may have
 been decided on it. The head falls back to what is on disk and the next write tries again.
 
-Layout: `revisions` holds each body once; `objects` points to the newest revision of a key; `log` is the watch history and points to
-the revision and to the one before it. Compaction drops the oldest log rows in small steps, and with each the revision that it
-replaced: what remains is exactly what a list at a version above the floor, or a watch from it, can ask for.
-
-Bodies of Secrets are sealed on their way to the disk and opened on their way back, where there is a vault (`access.vault`).
+The log is bounded: with each commit its oldest rows go, in small steps.
 """
 
 from __future__ import annotations
 
 import asyncio
-import errno
-import os
 import sqlite3
 from bisect import bisect_right
 from collections.abc import Awaitable, Callable, Iterable, Sequence
@@ -34,61 +28,21 @@ from typing import Any
 import orjson
 import structlog
 
-from swarmtask.apiserver.access.vault import SEALED, Vault, is_sealed
+from swarmtask.apiserver.access.vault import Vault
+from swarmtask.apiserver.disk import Disk, Quarantined
 from swarmtask.apiserver.index import Index
+from swarmtask.apiserver.layout import FIRST_VERSION, map_error
 from swarmtask.apiserver.records import Change, Collection, Key, LogEntry, Record
 from swarmtask.apiserver.waiting import WaitingCounts
-from swarmtask.errors import ConfigurationError, Expired, InsufficientStorage, InternalError, ServiceUnavailable, SwarmTaskError
+from swarmtask.errors import Expired, InternalError, ServiceUnavailable, SwarmTaskError
 
 log = structlog.get_logger(__name__)
 
-SCHEMA_VERSION = 1
-APPLICATION_ID = 0x5357544B
-"""Marks the file as ours ("SWTK" in ASCII)."""
 BATCH_LIMIT = 512
 COMPACTION_STEP = 256
 """Log rows dropped per commit at most, on top of as many as the commit added: no commit has to wait long for compaction."""
-FETCH_STEP = 500
-FIRST_VERSION = 1
-
-_SCHEMA = """
-CREATE TABLE meta (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
-CREATE TABLE revisions (rv INTEGER PRIMARY KEY, body BLOB NOT NULL);
-CREATE TABLE objects (
-    grp TEXT NOT NULL, plural TEXT NOT NULL, namespace TEXT NOT NULL, name TEXT NOT NULL,
-    uid TEXT NOT NULL, rv INTEGER NOT NULL, PRIMARY KEY (grp, plural, namespace, name)
-) WITHOUT ROWID;
-CREATE TABLE log (
-    rv INTEGER PRIMARY KEY, type TEXT NOT NULL, grp TEXT NOT NULL, plural TEXT NOT NULL,
-    namespace TEXT NOT NULL, name TEXT NOT NULL, previous_rv INTEGER
-);
-"""
 
 Listener = Callable[[Sequence[Change]], None]
-
-
-def map_error(error: sqlite3.Error | OSError, path: Path) -> SwarmTaskError:
-    """SQLite's errors, in words that say what to do."""
-    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
-    if code == sqlite3.SQLITE_FULL or getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
-        return InsufficientStorage(
-            f"the disk of {path} is full: nothing was written. Free some space and try again", retry_after_s=5
-        )
-    if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
-        return ConfigurationError(f"{path} is damaged ({error}): stop the server and restore the file from a backup")
-    if code == sqlite3.SQLITE_IOERR and _disk_is_full(path):
-        return InsufficientStorage(
-            f"the disk of {path} is full: nothing was written. Free some space and try again", retry_after_s=5
-        )
-    return InternalError(f"the store {path} failed: {error}")
-
-
-def _disk_is_full(path: Path) -> bool:
-    try:
-        room = os.statvfs(path.parent)
-    except OSError:
-        return False
-    return room.f_bavail * room.f_frsize < 2**20
 
 
 class Store:
@@ -96,12 +50,12 @@ class Store:
 
     def __init__(self, path: Path, *, event_log_rows: int, vault: Vault | None = None) -> None:
         self._path = path
-        self._vault = vault
+        self._disk = Disk(path, vault)
         self._log_limit = event_log_rows
         self._writer_thread = ThreadPoolExecutor(1, "store-writer")
         self._reader_thread = ThreadPoolExecutor(1, "store-reader")
-        self._db: sqlite3.Connection
-        self._reader: sqlite3.Connection
+        self.quarantined: tuple[Quarantined, ...] = ()
+        """Objects that could not be read; not served, and not deleted either."""
         self.index = Index()
         self.waiting = WaitingCounts()
         self._log: list[LogEntry] = []
@@ -132,14 +86,19 @@ class Store:
         store = cls(path, event_log_rows=event_log_rows, vault=vault)
         loop = asyncio.get_running_loop()
         try:
-            await loop.run_in_executor(store._writer_thread, store._open)
-            store._reader = await loop.run_in_executor(store._reader_thread, store._open_reader)
+            content = await loop.run_in_executor(store._writer_thread, store._disk.open)
+            await loop.run_in_executor(store._reader_thread, store._disk.open_reader)
         except (sqlite3.Error, OSError) as error:
             store._shut_threads()
             raise map_error(error, path) from error
         except SwarmTaskError:
             store._shut_threads()
             raise
+        store._committed_rv = store._last_rv = content.resource_version
+        store._floor, store._log = content.floor, content.log
+        store.index.load(content.records)
+        store.waiting.load(content.records)
+        store.quarantined = tuple(content.quarantined)
         store._flusher = asyncio.create_task(store._flush(), name="store-flusher")
         log.info(
             "store opened", path=str(path), sqlite=sqlite3.sqlite_version, objects=len(store.index), log_rows=len(store._log),
@@ -154,8 +113,8 @@ class Store:
         if self._flusher is not None:
             await self._flusher
         loop = asyncio.get_running_loop()
-        await loop.run_in_executor(self._reader_thread, self._reader.close)
-        await loop.run_in_executor(self._writer_thread, self._db.close)
+        await loop.run_in_executor(self._reader_thread, self._disk.close_reader)
+        await loop.run_in_executor(self._writer_thread, self._disk.close)
         self._shut_threads()
 
     def subscribe(self, listener: Listener) -> None:
@@ -163,6 +122,11 @@ class Store:
         self._listeners.append(listener)
 
     # --- reading ---------------------------------------------------------------------------------------------------------
+
+    @property
+    def path(self) -> Path:
+        """Of the database."""
+        return self._path
 
     @property
     def resource_version(self) -> int:
@@ -219,7 +183,7 @@ class Store:
         if not wanted:
             return {}
         try:
-            found = await asyncio.get_running_loop().run_in_executor(self._reader_thread, self._fetch, wanted)
+            found = await asyncio.get_running_loop().run_in_executor(self._reader_thread, self._disk.fetch, wanted)
         except sqlite3.Error as error:
             raise map_error(error, self._path) from error
         if len(found) != len(wanted):
@@ -315,14 +279,20 @@ class Store:
             while self._queue:
                 batch, self._queue = self._queue[:BATCH_LIMIT], self._queue[BATCH_LIMIT:]
                 changes = [change for change, _ in batch]
+                old = self._old_entries(len(changes))
                 try:
-                    compacted = await loop.run_in_executor(self._writer_thread, self._commit, changes)
+                    await loop.run_in_executor(self._writer_thread, self._disk.commit, changes, old)
                 except (sqlite3.Error, OSError) as error:
                     self._fail(batch, map_error(error, self._path))
                 else:
-                    self._publish(batch, compacted)
+                    self._publish(batch, len(old))
             if self._closing:
                 return
+
+    def _old_entries(self, added: int) -> list[LogEntry]:
+        """The log rows to drop with a commit that adds so many: only rows that were committed before it."""
+        excess = len(self._log) + added - self._log_limit
+        return self._log[: min(excess, added + COMPACTION_STEP)] if excess > 0 else []
 
     def _publish(self, batch: Sequence[tuple[Change, asyncio.Future[Record]]], compacted: int) -> None:
         changes = []
@@ -354,170 +324,7 @@ class Store:
                 future.set_exception(error)
                 future.exception()  # the writer may be gone; it must not be reported as never retrieved
 
-    # --- in the threads --------------------------------------------------------------------------------------------------
-
-    def _open(self) -> None:
-        fresh = not self._path.exists()
-        descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o600)
-        os.fchmod(descriptor, 0o600)  # secrets are in it; SQLite gives its journal the same mode
-        os.close(descriptor)
-        db = sqlite3.connect(self._path, isolation_level=None, check_same_thread=False, cached_statements=64)
-        try:
-            db.execute("PRAGMA busy_timeout = 5000")
-            if not fresh:
-                self._check_identity(db)
-            db.execute("PRAGMA journal_mode = WAL")
-            db.execute("PRAGMA synchronous = FULL")
-            db.execute("PRAGMA journal_size_limit = 67108864")
-            self._migrate(db)
-            self._load(db)
-            if self._vault is not None:
-                self._vault.keep()
-                self._reseal(db, self._vault)
-        except BaseException:
-            db.close()
-            raise
-        self._db = db
-
-    def _check_identity(self, db: sqlite3.Connection) -> None:
-        (version,) = db.execute("PRAGMA user_version").fetchone()
-        (application,) = db.execute("PRAGMA application_id").fetchone()
-        tables = db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
-        if tables and application != APPLICATION_ID:
-            raise ConfigurationError(f"{self._path} is a database of another program: choose another data directory")
-        if version > SCHEMA_VERSION:
-            raise ConfigurationError(
-                f"{self._path} was written by a newer SwarmTask (layout {version}, this one knows {SCHEMA_VERSION}): "
-                "upgrade SwarmTask, or restore a backup made by this version"
-            )
-        (verdict,) = db.execute("PRAGMA quick_check(1)").fetchone()
-        if verdict != "ok":
-            raise ConfigurationError(f"{self._path} is damaged ({verdict}): restore it from a backup")
-
-    def _migrate(self, db: sqlite3.Connection) -> None:
-        (version,) = db.execute("PRAGMA user_version").fetchone()
-        if version == SCHEMA_VERSION:
-            return
-        db.execute("BEGIN IMMEDIATE")
-        try:
-            for statement in _SCHEMA.split(";"):
-                if statement.strip():
-                    db.execute(statement)
-            db.execute("INSERT INTO meta VALUES ('resource_version', ?), ('floor', ?)", (FIRST_VERSION, FIRST_VERSION))
-            db.execute(f"PRAGMA application_id = {APPLICATION_ID}")
-            db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
-            db.execute("COMMIT")
-        except sqlite3.Error:
-            _rollback(db)
-            raise
-
-    def _load(self, db: sqlite3.Connection) -> None:
-        meta = dict(db.execute("SELECT name, value FROM meta"))
-        self._committed_rv = self._last_rv = meta["resource_version"]
-        self._floor = meta["floor"]
-        rows = db.execute(
-            "SELECT grp, plural, namespace, name, objects.rv, body FROM objects LEFT JOIN revisions ON objects.rv = revisions.rv"
-        )
-        records = []
-        for group, plural, namespace, name, rv, stored in rows:
-            if stored is None:
-                raise ConfigurationError(f"{self._path} is damaged (revision {rv} is missing): restore it from a backup")
-            body = self._opened(rv, stored)
-            records.append(Record.of(Key((group, plural), namespace, name), rv, orjson.loads(body), body))
-        self.index.load(records)
-        self.waiting.load(records)
-        self._log = [
-            LogEntry(rv, type_, Key((group, plural), namespace, name), previous)
-            for rv, type_, group, plural, namespace, name, previous in db.execute(
-                "SELECT rv, type, grp, plural, namespace, name, previous_rv FROM log ORDER BY rv"
-            )
-        ]
-
-    def _open_reader(self) -> sqlite3.Connection:
-        reader = sqlite3.connect(self._path, isolation_level=None, check_same_thread=False)
-        reader.execute("PRAGMA query_only = ON")
-        reader.execute("PRAGMA wal_autocheckpoint = 0")
-        return reader
-
-    def _fetch(self, versions: list[int]) -> dict[int, bytes]:
-        found: dict[int, bytes] = {}
-        for start in range(0, len(versions), FETCH_STEP):
-            step = versions[start : start + FETCH_STEP]
-            marks = ",".join("?" * len(step))
-            rows = self._reader.execute(f"SELECT rv, body FROM revisions WHERE rv IN ({marks})", step)
-            found.update((rv, self._opened(rv, body)) for rv, body in rows)
-        return found
-
-    def _commit(self, changes: Sequence[Change]) -> int:
-        """Write one batch in one transaction; returns how many of the oldest log rows it compacted."""
-        db = self._db
-        last = changes[-1].rv
-        try:
-            db.execute("BEGIN IMMEDIATE")
-            self._insert(db, changes, self._vault)
-            compacted = self._compact(db, len(changes))
-            db.execute("UPDATE meta SET value = ? WHERE name = 'resource_version'", (last,))
-            db.execute("COMMIT")
-        except sqlite3.Error:
-            _rollback(db)
-            raise
-        return compacted
-
-    @staticmethod
-    def _insert(db: sqlite3.Connection, changes: Sequence[Change], vault: Vault | None) -> None:
-        bodies = [
-            (change.rv, vault.seal(change.rv, change.record.body))
-            if vault is not None and change.key.collection in SEALED
-            else (change.rv, change.record.body)
-            for change in changes
-        ]
-        db.executemany("INSERT INTO revisions VALUES (?, ?)", bodies)
-        db.executemany(
-            "INSERT INTO log VALUES (?, ?, ?, ?, ?, ?, ?)",
-            [
-                (change.rv, change.type, *change.key.collection, change.key.namespace, change.key.name,
-                 change.previous.rv if change.previous is not None else None)
-                for change in changes
-            ],
-        )  # fmt: skip
-        newest = {change.key: change for change in changes}
-        db.executemany(
-            "INSERT OR REPLACE INTO objects VALUES (?, ?, ?, ?, ?, ?)",
-            [
-                (*key.collection, key.namespace, key.name, change.record.uid, change.rv)
-                for key, change in newest.items()
-                if change.type != "DELETED"
-            ],
-        )
-        db.executemany(
-            "DELETE FROM objects WHERE grp = ? AND plural = ? AND namespace = ? AND name = ?",
-            [(*key.collection, key.namespace, key.name) for key, change in newest.items() if change.type == "DELETED"],
-        )
-
-    def _compact(self, db: sqlite3.Connection, added: int) -> int:
-        excess = len(self._log) + added - self._log_limit
-        if excess <= 0:
-            return 0
-        # Only rows committed before this batch: `_log` holds exactly those while the event loop waits for this thread.
-        entries = self._log[: min(excess, added + COMPACTION_STEP, len(self._log))]
-        if not entries:
-            return 0
-        floor = entries[-1].rv
-        gone = [(entry.previous_rv,) for entry in entries if entry.previous_rv is not None]
-        gone += [(entry.rv,) for entry in entries if entry.type == "DELETED"]
-        db.executemany("DELETE FROM revisions WHERE rv = ?", gone)
-        db.execute("DELETE FROM log WHERE rv <= ?", (floor,))
-        db.execute("UPDATE meta SET value = ? WHERE name = 'floor'", (floor,))
-        return len(entries)
-
-    # --- sealed bodies, also in the threads ------------------------------------------------------------------------------
-
-    def _opened(self, rv: int, body: bytes) -> bytes:
-        if self._vault is not None:
-            return self._vault.open(rv, body)
-        if is_sealed(body):
-            raise ConfigurationError(f"{self._path} holds encrypted Secrets, and there is no key to read them with")
-        return body
+    # --- the key of sealed bodies ----------------------------------------------------------------------------------------
 
     async def rotate_key(self) -> tuple[str, int]:
         """Seal everything with a new key, and forget the old one. Returns the new key's ID and how many revisions were sealed.
@@ -526,52 +333,16 @@ class Store:
 
         Raises: InsufficientStorage, InternalError: nothing was lost; try again.
         """
-        vault = self._vault
+        vault = self._disk.vault
         if vault is None:
             raise InternalError("this store seals nothing")
-
-        def rotate() -> int:
-            vault.begin_rotation()
-            return self._reseal(self._db, vault)
-
         try:
-            count = await asyncio.get_running_loop().run_in_executor(self._writer_thread, rotate)
+            count = await asyncio.get_running_loop().run_in_executor(self._writer_thread, self._disk.rotate, vault)
         except (sqlite3.Error, OSError) as error:
             raise map_error(error, self._path) from error
         log.info("Secrets encrypted with a new key", key=vault.key_id, revisions=count)
         return vault.key_id, count
 
-    def _reseal(self, db: sqlite3.Connection, vault: Vault) -> int:
-        """Seal with the present key what is not; what was plain, or sealed with a key that leaves, does not stay in the file."""
-        wanted = []
-        for group, plural in sorted(SEALED):
-            rows = db.execute(
-                "SELECT rv, body FROM revisions WHERE rv IN (SELECT rv FROM objects WHERE grp = ?1 AND plural = ?2 UNION "
-                "SELECT rv FROM log WHERE grp = ?1 AND plural = ?2 UNION "
-                "SELECT previous_rv FROM log WHERE grp = ?1 AND plural = ?2)", (group, plural),
-            )  # fmt: skip
-            wanted += [(vault.seal(rv, vault.open(rv, body)), rv) for rv, body in rows if not vault.is_current(body)]
-        if wanted:
-            db.execute("PRAGMA secure_delete = ON")  # overwrites the place where the old bodies were
-            db.execute("BEGIN IMMEDIATE")
-            try:
-                db.executemany("UPDATE revisions SET body = ? WHERE rv = ?", wanted)
-                db.execute("COMMIT")
-            except sqlite3.Error:
-                _rollback(db)
-                raise
-            finally:
-                db.execute("PRAGMA secure_delete = OFF")
-            db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-        if vault.rotating:
-            vault.end_rotation()
-        return len(wanted)
-
     def _shut_threads(self) -> None:
         self._reader_thread.shutdown(wait=False)
         self._writer_thread.shutdown(wait=False)
-
-
-def _rollback(db: sqlite3.Connection) -> None:
-    if db.in_transaction:
-        db.execute("ROLLBACK")

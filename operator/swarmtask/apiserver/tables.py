@@ -16,6 +16,7 @@ import orjson
 from jsonpath_ng.exceptions import JSONPathError
 from jsonpath_ng.ext.parser import parse as parse_json_path
 
+from swarmtask.apiserver.projections.cells import CELLS
 from swarmtask.apiserver.types import ResourceType
 from swarmtask.clock import parse_time
 from swarmtask.resources.kinds import Column
@@ -272,4 +273,5 @@ _BUILTIN: dict[str, Cell] = {
     "@configmap_data": _count_of("data", "binaryData"),
     "@secrets": _count_of("secrets"),
     "@role_ref": _role_reference,
+    **CELLS,
 }

@@ -40,6 +40,7 @@ class ResourceType:
         stored: False for kinds that are answered without being stored (reviews).
         field_selectors: JSON paths without the leading dot, beyond metadata.name and metadata.namespace.
         scale: set where `subresources` holds `scale`.
+        deprecation: what clients of this version are warned of; empty: nothing.
         has_generation: metadata.generation is kept (custom resources and built-ins with a spec).
     """
 
@@ -61,6 +62,7 @@ class ResourceType:
     field_selectors: tuple[str, ...] = ()
     has_generation: bool = False
     scale: ScalePaths | None = None
+    deprecation: str = ""
 
     @property
     def api_version(self) -> str:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections import deque
+from collections import Counter, deque
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -19,6 +19,7 @@ from typing import Any, Literal
 import orjson
 
 from swarmtask.apiserver import versions
+from swarmtask.apiserver.projections.views import View, through
 from swarmtask.apiserver.records import Change, Collection, LogEntry, Record
 from swarmtask.apiserver.selectors import Selection
 from swarmtask.apiserver.store import Store
@@ -47,6 +48,8 @@ class WatchRequest:
         initial_events: send the present state first and mark its end with a bookmark.
         shape: "" for the objects themselves; Table or PartialObjectMetadata.
         render: turns an object into that shape.
+        client: who reads, where the number of his streams is bounded; empty where it is not.
+        view: what is seen of stored objects; None: these themselves.
     """
 
     rt: ResourceType
@@ -58,6 +61,13 @@ class WatchRequest:
     timeout_s: float | None = None
     shape: str = ""
     render: Callable[[dict[str, Any]], dict[str, Any]] | None = None
+    client: str = ""
+    view: View | None = None
+
+    @property
+    def source(self) -> Collection:
+        """The stored objects that the stream is about."""
+        return self.view.source if self.view is not None else versions.collection_of(self.rt)
 
 
 class Watcher:
@@ -65,7 +75,7 @@ class Watcher:
 
     Attributes:
         start: the version at which it was registered: later changes arrive in the queue, earlier ones are replayed.
-        present: the records of that moment, where the stream begins with them.
+        present: the stored records of that moment, where the stream begins with what they show.
     """
 
     def __init__(self, request: WatchRequest, start: int, present: list[Record]) -> None:
@@ -115,10 +125,12 @@ def edge(selection: Selection, change: Change) -> EventType | None:
 class WatchHub:
     """All streams of one server."""
 
-    def __init__(self, store: Store, clock: Clock, *, bookmark_interval_s: float) -> None:
+    def __init__(self, store: Store, clock: Clock, *, bookmark_interval_s: float, client_limit: int = WATCHER_LIMIT) -> None:
         self._store = store
         self._clock = clock
         self._interval_s = bookmark_interval_s
+        self._client_limit = client_limit
+        self._of_clients: Counter[str] = Counter()
         self._watchers: dict[Collection, set[Watcher]] = {}
         self._closed = False
 
@@ -128,8 +140,16 @@ class WatchHub:
     def on_commit(self, changes: Sequence[Change]) -> None:
         """A store listener."""
         for change in changes:
+            seen: dict[View, list[Change]] = {}
             for watcher in self._watchers.get(change.key.collection, ()):
-                watcher.offer(change)
+                view = watcher.request.view
+                if view is None:
+                    watcher.offer(change)
+                    continue
+                if view not in seen:
+                    seen[view] = through(view, [change])
+                for projected in seen[view]:
+                    watcher.offer(projected)
 
     def end_all(self) -> None:
         """End every stream and refuse new ones; the server stops."""
@@ -147,18 +167,29 @@ class WatchHub:
         """Register a stream at the present moment; `stream` must be iterated or closed afterwards."""
         if len(self) >= WATCHER_LIMIT:
             raise TooManyRequests("too many watches are open: close some or try again later", retry_after_s=10)
-        collection = versions.collection_of(request.rt)
+        if request.client and self._of_clients[request.client] >= self._client_limit:
+            raise TooManyRequests(
+                f"{request.client} has {self._client_limit} watches open: close some or try again later", retry_after_s=10
+            )
+        collection = request.source
         begins_with_all = request.since is None or request.initial_events
         present = self._store.index.records(collection, request.namespace) if begins_with_all else []
         watcher = Watcher(request, self._store.resource_version, present)
         watcher.ended = self._closed
         self._watchers.setdefault(collection, set()).add(watcher)
+        if request.client:
+            self._of_clients[request.client] += 1
         return watcher
 
     def close(self, watcher: Watcher) -> None:
         """End and forget a stream; closing twice is fine."""
         watcher.end()
-        self._watchers[versions.collection_of(watcher.request.rt)].discard(watcher)
+        watchers, client = self._watchers[watcher.request.source], watcher.request.client
+        if client and watcher in watchers:
+            self._of_clients[client] -= 1
+            if not self._of_clients[client]:
+                del self._of_clients[client]
+        watchers.discard(watcher)
 
     async def stream(self, watcher: Watcher) -> AsyncGenerator[bytes, None]:
         """Chunks of newline-separated events until the stream ends. Forgets the watcher at the end."""
@@ -190,7 +221,7 @@ class WatchHub:
         if request.since is None or request.initial_events:
             records, watcher.present = watcher.present, []
             for position in range(0, len(records), REPLAY_STEP):
-                step = (record for record in records[position : position + REPLAY_STEP] if request.selection.matches(record))
+                step = _present(request, records[position : position + REPLAY_STEP])
                 lines = [encode(request, "ADDED", Change("ADDED", record, None)) for record in step]
                 if lines:
                     yield b"".join(lines)
@@ -199,10 +230,10 @@ class WatchHub:
             return
         if request.since > start:
             raise Expired(f"too new resource version: {request.since}, current: {start}: list again")
-        history = self._store.history(request.since, versions.collection_of(request.rt), request.namespace)
+        history = self._store.history(request.since, request.source, request.namespace)
         entries = [entry for entry in history if entry.rv <= start]
         for position in range(0, len(entries), REPLAY_STEP):
-            changes = await self._past(entries[position : position + REPLAY_STEP])
+            changes = through(request.view, await self._past(entries[position : position + REPLAY_STEP]))
             lines = [encode(request, type_, change) for change in changes if (type_ := edge(request.selection, change))]
             if lines:
                 yield b"".join(lines)
@@ -249,6 +280,15 @@ class WatchHub:
     def _quiet_version(self, watcher: Watcher, sent: int) -> int:
         """The version up to which the stream has seen everything."""
         return sent if watcher.queue or watcher.overrun else self._store.resource_version
+
+
+def _present(request: WatchRequest, stored: Sequence[Record]) -> list[Record]:
+    """What the stream sees of stored records now."""
+    view, selection = request.view, request.selection
+    if view is None:
+        return [record for record in stored if selection.matches(record)]
+    shown = (one for record in stored if view.may_show(record, selection) for one in view.project(record))
+    return [record for record in shown if selection.matches(record)]
 
 
 def encode(request: WatchRequest, type_: EventType, change: Change) -> bytes:

@@ -36,6 +36,7 @@ class Request:
     Attributes:
         body: as it came, but JSON where it came as YAML.
         client: authenticated name of the sender.
+        exempt: bounds per client do not hold for the sender.
         guard: looks at what the sender writes; None for masters. A `WriteGuard`, handed through.
         duplicates: paths of the keys that a YAML body gave more than once; None where the body was no YAML.
     """
@@ -48,6 +49,7 @@ class Request:
     duplicates: list[str] | None = None
     client: str = ""
     guard: Any = None
+    exempt: bool = False
 
     def flag(self, name: str) -> bool:
         """As Kubernetes reads booleans: present and not `false` or `0`."""
@@ -115,6 +117,15 @@ def parse_query(raw: bytes) -> dict[str, str]:
     for name, value in pairs:
         result.setdefault(name, value)
     return result
+
+
+def headers_of(raw: Iterable[tuple[bytes, bytes]]) -> dict[str, str]:
+    """Headers by their names in lower case; one that comes more than once is joined with commas."""
+    headers: dict[str, str] = {}
+    for raw_name, raw_value in raw:
+        name, value = raw_name.decode("latin-1").lower(), raw_value.decode("latin-1")
+        headers[name] = f"{headers[name]},{value}" if name in headers else value
+    return headers
 
 
 @dataclass(slots=True)

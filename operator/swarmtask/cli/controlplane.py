@@ -127,7 +127,8 @@ class ControlPlane:
 
     def _operator_argv(self) -> list[str]:
         kubeconfig = datadir.operator_kubeconfig_path(self.settings.data_dir)
-        return [*self._program("operator"), "--engine", self.engine, "--kubeconfig", str(kubeconfig)]
+        agents = "--agents" if self.settings.agents.deploy else "--no-agents"
+        return [*self._program("operator"), "--engine", self.engine, "--kubeconfig", str(kubeconfig), agents]
 
     def _program(self, name: str) -> list[str]:
         command = [sys.executable, "-m", "swarmtask", name, "--supervised", "--data-dir", str(self.settings.data_dir)]

@@ -15,7 +15,7 @@ from typing import Any
 
 import docker
 import requests
-from docker.errors import APIError, DockerException
+from docker.errors import APIError, DockerException, ImageNotFound
 
 from swarmtask.errors import ConfigurationError, EngineUnavailable
 
@@ -77,6 +77,16 @@ def inspect(docker_host: str | None) -> DockerState:
         hostname=str(info.get("Name", "")),
         arch=str(info.get("Architecture", "")),
     )
+
+
+def has_image(docker_host: str | None, image: str) -> bool:
+    """Whether this machine's Docker has the image. Raises EngineUnavailable: it does not answer."""
+    with _docker(docker_host) as client:
+        try:
+            client.images.get(image)
+        except ImageNotFound:
+            return False
+        return True
 
 
 def require_usable(state: DockerState) -> None:

@@ -5,7 +5,25 @@ Called by `start`. Every command registers itself from its own module.
 
 from __future__ import annotations
 
-from swarmtask.cli import apply, demo, explain, get, info, logs, nodeagent, nodes, queues, run, serve, status, steer, tokens, up
+from swarmtask.cli import (
+    apply,
+    backups,
+    demo,
+    explain,
+    get,
+    images,
+    info,
+    logs,
+    nodeagent,
+    nodes,
+    queues,
+    run,
+    serve,
+    status,
+    steer,
+    tokens,
+    up,
+)
 from swarmtask.cli.program import new_app
 
 TASKS, NODES, CONTROL_PLANE, OTHER = "Tasks", "Nodes", "Control plane", "Other"
@@ -18,6 +36,7 @@ info.register(app, CONTROL_PLANE)
 serve.register(app, CONTROL_PLANE)
 nodeagent.register(app, CONTROL_PLANE)
 tokens.register(app, CONTROL_PLANE)
+backups.register(app, CONTROL_PLANE)
 run.register(app, TASKS)
 apply.register(app, TASKS)
 get.register(app, TASKS)
@@ -26,5 +45,6 @@ logs.register(app, TASKS)
 steer.register(app, TASKS)
 queues.register(app, TASKS)
 nodes.register(app, NODES)
+images.register(app, NODES)
 demo.register(app, OTHER)
 info.register_version(app, OTHER)

@@ -12,6 +12,7 @@ import orjson
 import typer
 
 from swarmtask.cli.command import command
+from swarmtask.nodeagent import heartbeat
 
 
 class Level(StrEnum):
@@ -27,9 +28,21 @@ def register(app: typer.Typer, panel: str) -> None:
 
 def node_agent(
     kubeconfig: Annotated[
-        Path,
-        typer.Option("--kubeconfig", metavar="FILE", envvar="SWARMTASK_AGENT_KUBECONFIG", help="Where the API is, and a token."),
-    ],
+        Path | None,
+        typer.Option(
+            "--kubeconfig", metavar="FILE", envvar="SWARMTASK_AGENT_KUBECONFIG", show_default=False,
+            help="Where the API is, and a token. Needed.",
+        ),
+    ] = None,
+    bootstrap: Annotated[
+        bool,
+        typer.Option(
+            "--bootstrap", help="The token is one that all nodes share: make one of this node with it. Goes with --engine-node."
+        ),
+    ] = False,
+    check: Annotated[
+        bool, typer.Option("--check", help="Only say whether the agent that uses --state lives: exit code 0 or 1.")
+    ] = False,
     node: Annotated[
         str, typer.Option("--node", metavar="NAME", help="The SwarmNode that this machine is.", show_default=False)
     ] = "",
@@ -70,26 +83,39 @@ def node_agent(
     fence_seconds: Annotated[
         int,
         typer.Option(
-            "--fence-seconds", min=10, max=3600, metavar="SECONDS", help="Stop fenced attempts after so long without the API."
+            "--fence-seconds", min=5, max=3600, metavar="SECONDS", help="Stop fenced attempts after so long without the API."
         ),
     ] = 20,
     fence_grace: Annotated[
         int,
-        typer.Option("--fence-grace", min=0, max=600, metavar="SECONDS", help="Then kill those that have not ended after so long."),
+        typer.Option(
+            "--fence-grace",
+            min=0,
+            max=600,
+            metavar="SECONDS",
+            help="Then kill those that have not ended after so long, where their task declares no grace period.",
+        ),
     ] = 5,
     proc: Annotated[Path, typer.Option("--proc", metavar="DIR", help="The host's /proc.")] = Path("/proc"),
     cgroups: Annotated[Path, typer.Option("--cgroups", metavar="DIR", help="The host's /sys/fs/cgroup.")] = Path("/sys/fs/cgroup"),
     log_level: Annotated[Level, typer.Option("--log-level", help="How much is said, on stderr.")] = Level.INFO,
-) -> None:
+) -> None:  # fmt: skip
     """Report what this machine has and how it is: memory, pressure, power, temperature, GPUs, attempts.
 
     Renews the node's Lease every two seconds and writes its SwarmNode's status when something matters. Stops fenced attempts when
     the API cannot be reached, and the least important one when memory runs out. Runs until it is stopped.
     """
+    if check:
+        raise typer.Exit(heartbeat.main([str(state.expanduser().absolute())]))
+    if kubeconfig is None:
+        raise typer.BadParameter("it is needed: a file that says where the API is, and holds a token", param_hint="--kubeconfig")
     engine, _, engine_id = engine_node.partition("/")
     if bool(node) == bool(engine_node) or (engine_node and not (engine and engine_id)):
         raise typer.BadParameter("say which node this is: either --node NAME or --engine-node ENGINE/ID", param_hint="--node")
+    if bootstrap and not engine_id:
+        raise typer.BadParameter("goes with --engine-node: by it the operator knows the machine", param_hint="--bootstrap")
     options = {
+        "bootstrap": bootstrap,
         "kubeconfig": str(kubeconfig.expanduser().absolute()),
         "node": node,
         "engine": engine,

@@ -93,6 +93,16 @@ Listen = Annotated[
 ]
 
 
+Agents = Annotated[
+    bool | None,
+    typer.Option(
+        "--agents/--no-agents",
+        help="Put the node agent on every node of the swarm. (default: `up` does, where the agent's image is here)",
+        show_default=False,
+    ),
+]
+
+
 def parse_listen(text: str) -> tuple[str, int]:
     """`127.0.0.1:0`, `[::1]:7443` -> host and port.
 

@@ -21,7 +21,7 @@ import typer
 from swarmtask import wiring
 from swarmtask.cli import datadir, logsetup, terminal
 from swarmtask.cli.command import command
-from swarmtask.cli.options import Config, Context, DataDir, Engine, EngineChoice, Kubeconfig, Listen, parse_listen
+from swarmtask.cli.options import Agents, Config, Context, DataDir, Engine, EngineChoice, Kubeconfig, Listen, parse_listen
 from swarmtask.clock import SystemClock
 from swarmtask.errors import EngineUnavailable
 from swarmtask.settings import Settings, load_settings
@@ -71,6 +71,7 @@ async def _serve(settings: Settings, *, supervised: bool) -> None:
 
 def operator(
     engine: Engine = EngineChoice.AUTO,
+    agents: Agents = None,
     data_dir: DataDir = None,
     kubeconfig: Kubeconfig = None,
     context: Context = None,
@@ -80,7 +81,7 @@ def operator(
     supervised: Supervised = False,
 ) -> None:
     """Run the control loops alone, against the embedded API or a real cluster."""
-    settings = load(config, data_dir, None, log_level=log_level, log_json=log_json)
+    settings = with_agents(load(config, data_dir, None, log_level=log_level, log_json=log_json), agents)
     logsetup.configure(settings.log_level, json=settings.log_json, component="operator")
     from swarmtask.cli.session import find_kubeconfig  # noqa: PLC0415 - the API server does not pay for the client
 
@@ -131,6 +132,13 @@ def load(
         address = settings.apiserver.model_copy(update={"host": host, "port": port})
         settings = settings.model_copy(update={"apiserver": address})
     return settings.model_copy(update={"data_dir": datadir.prepare(settings.data_dir)})
+
+
+def with_agents(settings: Settings, deploy: bool | None) -> Settings:
+    """The settings with what `--agents` or `--no-agents` said; None: neither was given."""
+    if deploy is None:
+        return settings
+    return settings.model_copy(update={"agents": settings.agents.model_copy(update={"deploy": deploy})})
 
 
 def choose_engine(settings: Settings, choice: EngineChoice) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ipaddress
 import shlex
 import signal
 from collections.abc import Iterator
@@ -17,8 +18,8 @@ from rich.text import Text
 from swarmtask.cli import datadir, dockerhost, logsetup, terminal
 from swarmtask.cli.command import command
 from swarmtask.cli.controlplane import ControlPlane, Watcher
-from swarmtask.cli.options import Config, DataDir, Engine, EngineChoice, Listen
-from swarmtask.cli.serve import LogJson, LogLevel, load
+from swarmtask.cli.options import Agents, Config, DataDir, Engine, EngineChoice, Listen
+from swarmtask.cli.serve import LogJson, LogLevel, load, with_agents
 from swarmtask.clock import SystemClock
 from swarmtask.errors import ConfigurationError, EngineUnavailable
 from swarmtask.settings import Settings
@@ -54,6 +55,7 @@ async def up(
             help="Written (JSON: url, kubeconfig, engine, pids) once the API answers and the operator reconciles.",
         ),
     ] = None,
+    agents: Agents = None,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show the logs of both processes here too.")] = False,
     config: Config = None,
     log_level: LogLevel = None,
@@ -68,6 +70,7 @@ async def up(
     ready_path = ready_file.expanduser().absolute() if ready_file else None
     with datadir.hold(settings.data_dir, "up"):
         chosen = await prepare_engine(settings, engine, advertise_addr)
+        settings = await prepare_agents(with_agents(settings, agents), chosen, listen_given=listen is not None)
         plane = ControlPlane(
             settings, chosen.name, SystemClock(), config=config.absolute() if config else None, ready_file=ready_path,
             watcher=_watcher(settings, verbose=verbose),
@@ -163,6 +166,43 @@ async def prepare_engine(settings: Settings, choice: EngineChoice, advertise_add
     terminal.say(f"Docker was not in a swarm: made this machine a single-node swarm; {reach}.")
     terminal.say("(`docker swarm leave --force` undoes that; --advertise-addr chooses another address.)", style="dim")
     return ChosenEngine("swarm", f"Docker Swarm ({state.version}, 1 node)")
+
+
+async def prepare_agents(settings: Settings, chosen: ChosenEngine, *, listen_given: bool) -> Settings:
+    """Decide whether nodes get the node agent, and let the API be reached by them if so; say what was decided where it matters.
+
+    Raises:
+        ConfigurationError: agents were asked for and cannot be put on nodes.
+    """
+    asked = settings.agents.deploy
+    if asked is False:
+        return settings
+    image = settings.agents.image
+    chosen_host = listen_given or "host" in settings.apiserver.model_fields_set
+    if chosen.name != "swarm":
+        why = "they are put on the nodes of a swarm, and the engine is " + chosen.name
+    elif chosen_host and not settings.agents.api_url and is_loopback(settings.apiserver.host):
+        why = f"the API listens on {settings.apiserver.host}, which no other machine reaches (--listen 0.0.0.0:7443 listens on all)"
+    elif not await asyncio.to_thread(dockerhost.has_image, settings.swarm.docker_host, image):
+        why = f"the image {image} is not on this machine (`make image` makes it)"
+    else:
+        if not chosen_host and not settings.agents.api_url:
+            api = settings.apiserver.model_copy(update={"host": "0.0.0.0"})  # with TLS and a token always
+            settings = settings.model_copy(update={"apiserver": api})
+        return with_agents(settings, True)
+    if asked:
+        raise ConfigurationError(f"no node agents can be put on nodes: {why}")
+    if chosen.name == "swarm":
+        terminal.say(f"No node agents: {why}.", style="dim")
+    return with_agents(settings, False)
+
+
+def is_loopback(host: str) -> bool:
+    """Only this machine itself reaches what listens there."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def _watcher(settings: Settings, *, verbose: bool) -> Watcher:

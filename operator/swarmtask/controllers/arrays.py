@@ -339,6 +339,7 @@ class Arrays:
                 obj = await self._api.patch(SWARM_TASK, member.name, {**patch, "metadata": metadata}, task.key[0])
             self._cache.apply(SWARM_TASK, obj)
         except (Conflict, NotFound):
+            self.look(task.key)  # what was to be done is not done, and what is read now may be what was known before
             await self._refresh((task.key[0], member.name))
 
 

@@ -15,6 +15,8 @@ from typing import Any
 from swarmtask.kube import Object
 from swarmtask.lifecycle.loss import NO_AGENT, Hearing, NodeWord
 
+LONGEST_HOLD_S = 3600
+"""No agent is told to fence later."""
 DEAF_S = 3.0
 """Complete reads that are farther apart than this leave a gap in which nothing could be heard."""
 
@@ -32,6 +34,7 @@ class _Lease:
     """The same, whatever its engine says."""
     heard_since: float | None = None
     """When it was heard after a silence or for the first time; None: it has not been heard."""
+    holds_s: float = 0.0
     exact: bool = False
     silent: bool = False
     vouched: bool = False
@@ -50,11 +53,18 @@ class Ears:
     def __init__(self, unreachable_s: float, vouch_s: float, missed: Callable[[str], bool] = lambda name: False) -> None:
         self._unreachable_s, self._vouch_s, self._missed = unreachable_s, vouch_s, missed
         self._leases: dict[str, _Lease] = {}
+        self._open = False
+        """Once all Leases were read for the first time: before, nobody knows which nodes have an agent."""
         self._deaf_s = 0.0
         self._listed_at: float | None = None
 
     def __len__(self) -> int:
         return len(self._leases)
+
+    @property
+    def open(self) -> bool:
+        """All Leases that there are were read at least once."""
+        return self._open
 
     @property
     def names(self) -> list[str]:
@@ -72,12 +82,13 @@ class Ears:
         known = self._leases.get(name)
         if known is None:
             missed = self._missed(name)  # then it was silent long before this operator began
-            self._leases[name] = _Lease(version, mark, holder, at, float("-inf") if missed else at, vouched=missed)
+            began = float("-inf") if missed else at
+            self._leases[name] = _Lease(version, mark, holder, at, began, holds_s=_holds_s(spec), vouched=missed)
             return False
         if version <= known.version:
             return False
         renewed = mark != known.mark
-        known.version, known.mark, known.boot_id = version, mark, holder
+        known.version, known.mark, known.boot_id, known.holds_s = version, mark, holder, _holds_s(spec)
         if renewed:
             if known.heard_since is None or known.silent:
                 known.heard_since = at
@@ -85,12 +96,17 @@ class Ears:
             known.exact, known.silent, known.vouched = True, False, False
         return renewed
 
+    def opened(self) -> None:
+        """All Leases that there are were read once."""
+        self._open = True
+
     def gone(self, name: str) -> None:
         """Its Lease was deleted: it has no agent any more."""
         self._leases.pop(name, None)
 
     def listed(self, leases: Collection[Object], asked_at: float) -> None:
         """A complete read that was asked for then, and shows nothing older than that moment."""
+        self._open = True
         if self._listed_at is not None and asked_at - self._listed_at > DEAF_S:
             self._deaf_s += asked_at - self._listed_at
             for lease in self._leases.values():
@@ -122,9 +138,9 @@ class Ears:
         """What is known of a node now; of one without a Lease that it has no agent."""
         lease = self._leases.get(name)
         if lease is None:
-            return NO_AGENT
+            return NO_AGENT if self._open else NodeWord(Hearing.NEW)
         if lease.silent:
-            return NodeWord(Hearing.SILENT, self._silence_s(lease), lease.exact, lease.boot_id)
+            return NodeWord(Hearing.SILENT, self._silence_s(lease), lease.exact, lease.boot_id, lease.holds_s)
         if lease.vouched:
             quiet_s = self._silence_s(lease) + lease.sign_at - lease.renewed_at
             return NodeWord(Hearing.VOUCHED, quiet_s, lease.exact, lease.boot_id)
@@ -153,3 +169,9 @@ class Ears:
 
     def _heard_clock(self, now: float) -> float:
         return now - self._deaf_s
+
+
+def _holds_s(spec: Object) -> float:
+    """What a Lease says of its duration; nobody can hold up the replacement of his work for ever by it."""
+    told = spec.get("leaseDurationSeconds")
+    return float(min(told, LONGEST_HOLD_S)) if isinstance(told, int) else 0.0

@@ -35,8 +35,9 @@ LEASE_NAMESPACE = "kube-node-lease"
 LIST_S = 1.0
 ENGINE_WORD_S = 5.0
 """An agent may tell the end of an attempt before the engine shows it; the engine, which keeps the output, goes first so long."""
-VOUCH_S = 20.0
-"""Longer than any engine takes to see that a node is gone; no shorter than a fence."""
+VOUCH_S = 25.0
+"""Longer than any engine takes to see that a node is gone (Swarm, of a node that hears nothing any more: 21 s, docs/laboratory.md)
+and shorter than a fence and its margin: what an engine shows to run is not replaced. No shorter than a fence."""
 SETTLE_S = 5.0
 """A node that is back gets nothing new before its agent can have told what was finished there, and while it comes and goes."""
 LEASE_EXPIRED = "LeaseExpired"
@@ -88,6 +89,10 @@ class Leases:
         """The boot of a SwarmNode that has an agent; empty: it has none."""
         return self.word(node).boot_id
 
+    def heard(self, node: str) -> bool:
+        """Its agent speaks."""
+        return self.word(node).hearing is Hearing.HEARD
+
     def uncertain(self, node: str) -> bool:
         """It has an agent of which nothing is heard: what is missing there may still run."""
         return self.word(node).hearing in (Hearing.NEW, Hearing.SILENT)
@@ -137,6 +142,7 @@ class Leases:
             listed = await self._api.list(LEASE, LEASE_NAMESPACE)
             for lease in listed.items:
                 self.ears.read(lease, self._clock.monotonic())
+            self._open_ears()
             self._bell.ring()
             try:
                 version = listed.resource_version
@@ -147,6 +153,13 @@ class Leases:
                             self._bell.ring()
             except Expired:
                 logger.info("the watch of the Leases expired: listing again")
+
+    def _open_ears(self) -> None:
+        """From here on it is known which nodes have an agent; what was held back until then is looked at again."""
+        if not self.ears.open:
+            self.ears.opened()
+            for lane in self._lanes.values():
+                lane.poll.ring()
 
     async def _listen(self) -> None:
         """Read all Leases, again and again; one read that fails only leaves a gap."""
@@ -218,8 +231,11 @@ class Leases:
         for key, attempt in live:
             if attempt.node not in lost:
                 continue
-            task, silent_s = self._cache.tasks[key].task, self.word(attempt.node).since_s
-            due_s = replace_after_s(task.spec, self._executor.policy, fenced=True)
+            task, policy = self._cache.tasks[key].task, self._executor.policy
+            word = self.word(attempt.node)
+            fenced = task.spec.node_loss.replace == "afterFence"
+            silent_s = word.silent_beyond_s(policy.fence_s) if fenced else word.since_s
+            due_s = replace_after_s(task.spec, attempt, policy, fenced=True)
             lane = self._lanes.get(attempt.engine)
             if lane is not None and lane.submissions.may_still_land(attempt.id):
                 silent_s = 0.0  # a submit that is under way could start it again

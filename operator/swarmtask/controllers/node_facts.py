@@ -44,11 +44,13 @@ class NodeFacts:
 
     Attributes:
         lost: nothing is heard of it. deserted: nothing is heard of its agent, but an engine reaches it.
+        speaks: its agent is heard.
     """
 
     listed: tuple[Listed, ...]
     lost: bool = False
     deserted: bool = False
+    speaks: bool = False
 
     def offered(self) -> Iterator[tuple[str, str]]:
         """(engine, its node ID) that take work now."""
@@ -61,6 +63,11 @@ class NodeFacts:
         return any(item.heard and item.node.state is NodeState.READY for item in self.listed)
 
     @property
+    def left(self) -> bool:
+        """The machine has left its engines, which do not know that yet (`docker swarm leave`), and its agent is silent."""
+        return bool(self.listed) and all(item.heard and item.node.left for item in self.listed) and not self.speaks
+
+    @property
     def best(self) -> EngineNode | None:
         """The entry to believe: of an engine that takes work there, else the first."""
         return next((item.node for item in self.listed if item.offered), self.listed[0].node if self.listed else None)
@@ -70,6 +77,23 @@ def node_name(hostname: str) -> str:
     """A hostname as a Kubernetes object name: `Anna's Laptop.local` -> `anna-s-laptop.local`."""
     parts = [re.sub(r"[^a-z0-9]+", "-", part).strip("-") for part in hostname.lower().split(".")]
     return ".".join(part for part in parts if part)[:240].strip("-.") or "node"
+
+
+def without_former_selves(nodes: Sequence[EngineNode]) -> tuple[EngineNode, ...]:
+    """An engine's list without what machines were before they came back under another ID: an engine keeps such entries for ever.
+
+    One that is lost is left out when a machine of the same hostname has joined later and works: it is the same machine, as far as
+    anybody can tell, which goes on under the new ID.
+    """
+    newest: dict[str, datetime] = {}
+    for node in nodes:
+        if node.state is NodeState.READY and node.joined_at is not None:
+            newest[node.hostname] = max(newest.get(node.hostname, node.joined_at), node.joined_at)
+    return tuple(
+        node
+        for node in nodes
+        if node.state is not NodeState.DOWN or node.joined_at is None or newest.get(node.hostname, node.joined_at) <= node.joined_at
+    )
 
 
 def match(lists: Mapping[str, tuple[Sequence[EngineNode], bool]], known: Mapping[str, SwarmNode]) -> dict[str, NodeFacts]:
@@ -125,6 +149,10 @@ def phase_of(facts: NodeFacts) -> tuple[NodePhase, str, str]:
     """(phase, CamelCase reason, words for a person)."""
     if not facts.listed:
         return NodePhase.GONE, "LeftEngine", "no engine lists this node any more"
+    if facts.left:
+        name, node = facts.listed[0].engine, facts.listed[0].node
+        words = f"the machine has left {name}, or its Docker is stopped; `docker node rm {node.id}` makes {name} forget it"
+        return NodePhase.GONE, "LeftEngine", words
     if facts.lost:
         words = "its node agent does not renew its Lease: the machine sleeps, is off, or cannot reach the API"
         return NodePhase.UNREACHABLE, "LeaseExpired", words

@@ -16,7 +16,7 @@ from swarmtask.controllers.crashpoints import write_point
 from swarmtask.controllers.executor import Executor
 from swarmtask.controllers.lane import EngineLane
 from swarmtask.controllers.leases import AGENT_SILENT, LEASE_EXPIRED
-from swarmtask.controllers.node_facts import NodeFacts, engine_labels, match, status_of
+from swarmtask.controllers.node_facts import NodeFacts, engine_labels, match, status_of, without_former_selves
 from swarmtask.controllers.node_rules import NodeRules
 from swarmtask.controllers.reading import difference
 from swarmtask.controllers.surroundings import Surroundings
@@ -73,7 +73,7 @@ class Nodes:
         while True:
             asked_at = self._clock.monotonic()
             try:
-                found = tuple(await lane.engine.nodes())
+                found = without_former_selves(await lane.engine.nodes())
             except SwarmTaskError as error:
                 if not failed:
                     logger.warning("engine %s does not list its nodes: %s", lane.name, error)
@@ -152,7 +152,9 @@ class Nodes:
 
     def _hear(self, name: str, facts: NodeFacts) -> NodeFacts:
         standing = self.standing(self._cache.nodes.get(name), name)
-        return replace(facts, lost=standing == LEASE_EXPIRED, deserted=standing == AGENT_SILENT)
+        node = self._cache.nodes.get(name)
+        speaks = standing == "" and node is not None and node.status.agent_version is not None and not self.uncertain(name)
+        return replace(facts, lost=standing == LEASE_EXPIRED, deserted=standing == AGENT_SILENT, speaks=speaks)
 
     async def _bring_up(self, name: str, facts: NodeFacts) -> bool:
         node = self._cache.nodes.get(name)

@@ -125,7 +125,7 @@ class Observer:
             self._unknown_since.pop(seen.name, None)
             return
         task, since = self._cache.tasks[key].task, self._unknown_since.setdefault(seen.name, taken_at)
-        due_s = replace_after_s(task.spec, self._executor.policy, fenced=False)
+        due_s = replace_after_s(task.spec, attempt, self._executor.policy, fenced=False)
         if due_s is not None and taken_at - since >= due_s:
             self._executor.offer(key, task.metadata.uid, NodeSilent(attempt.number, taken_at - since, fenced=False))
 

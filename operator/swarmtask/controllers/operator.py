@@ -19,6 +19,7 @@ from swarmtask.controllers.announcements import Announcer
 from swarmtask.controllers.arrays import Arrays
 from swarmtask.controllers.cache import Cache, Change
 from swarmtask.controllers.draining import Draining
+from swarmtask.controllers.evicting import Evicting
 from swarmtask.controllers.executor import Executor
 from swarmtask.controllers.intake import Intake, default_intake
 from swarmtask.controllers.lane import EngineLane
@@ -65,6 +66,7 @@ class Operator:
 
     Attributes:
         cache: for tests and status commands to read.
+        companions: more loops, by name, that live as long as it works; for `wiring` to add before `run`.
     """
 
     def __init__(
@@ -91,6 +93,7 @@ class Operator:
             deadlines=Timers(clock, lambda: clock.now().timestamp()),
             announcer=Announcer(api, clock),
         )
+        self.companions: dict[str, Loop] = {}
         self.cache = Cache()
         self.cache.listeners.append(self._on_change)
         self._lanes: dict[str, EngineLane] = {}
@@ -108,6 +111,7 @@ class Operator:
             self._around, self.cache, self.executor, self._lanes,
             reached=lambda: self._nodes.reached, verdict=self._verdict_on_nodes,
         )  # fmt: skip
+        self._evicting = Evicting(self._around, self.cache, self.executor, self._leases.heard)
         self._nodes.offer_changed = self.scheduling.bell.ring
         self._nodes.standing, self._nodes.uncertain = self._leases.standing, self._leases.uncertain
         self.scheduling.boot_id = self._leases.boot_id
@@ -163,6 +167,7 @@ class Operator:
             "arrays": self._arrays.run,
             "nodes": self._nodes.run,
             "draining": self._draining.run,
+            "evicting": self._evicting.run,
             "leases": self._leases.run,
         }
         for lane, observer in zip(self._lanes.values(), self._observers, strict=True):
@@ -171,7 +176,7 @@ class Operator:
             loops[f"commands of {lane.name}"] = lane.run_commands
             loops[f"submissions of {lane.name}"] = lane.run_submissions
         loops |= {f"labels of {labels.engine}": labels.run for labels in self._labels}
-        return loops
+        return loops | self.companions
 
     async def _alive(self, name: str, loop: Loop) -> None:
         await supervise(name, loop, self._clock, self._rng)
@@ -233,6 +238,7 @@ class Operator:
         elif change.kind is SWARM_NODE:
             self._nodes.bell.ring()
             self._draining.bell.ring()
+            self._evicting.bell.ring()
             for labels in self._labels:
                 labels.bell.ring()
         if change.placement:

@@ -20,6 +20,7 @@ from swarmtask.controllers.surroundings import Surroundings
 from swarmtask.engines.base import Engine, GpuDevice, Workload
 from swarmtask.errors import EngineRejected, NotFound, SwarmTaskError
 from swarmtask.kube import Object
+from swarmtask.lifecycle.deadlines import promised_grace_s
 from swarmtask.lifecycle.memory import limit_bytes
 from swarmtask.lifecycle.messages import Reason, SubmitRefused
 from swarmtask.resources import units
@@ -239,9 +240,9 @@ def build_workload(task: SwarmTask, attempt: Attempt, env: tuple[tuple[str, str]
         gpus=attempt.requested.gpu,
         cpu_limit_milli=units.cpu_milli(limits.cpu) if limits.cpu is not None else None,
         memory_limit_bytes=limit_bytes(task.spec, attempt) or None,
-        grace_s=task.spec.termination_grace_period_seconds,
+        grace_s=promised_grace_s(task.spec, attempt),
         gpu_devices=tuple(GpuDevice(index, vendors.get(index, "")) for index in attempt.requested.gpu_indices),
         node_has_gpus=node is not None and node.status.capacity.gpu > 0,
         fence=task.spec.node_loss.replace == "afterFence",
-        priority=task.spec.priority or 0,
+        priority=task.spec.effective_priority,
     )

@@ -17,6 +17,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from enum import StrEnum
 from typing import Literal, Protocol
 
@@ -36,6 +37,9 @@ LABEL_FENCE = "swarmtask.io/fence"
 """Value `true` on containers that the node agent stops when it cannot reach the API for as long as a fence takes."""
 LABEL_PRIORITY = "swarmtask.io/priority"
 """The task's priority on its container: the agent evicts the least important one first."""
+LABEL_GRACE = "swarmtask.io/grace-seconds"
+LABEL_MEMORY_REQUEST = "swarmtask.io/memory-request"
+"""What its task declared, for whoever must end it on its node: seconds between SIGTERM and SIGKILL, bytes that it was promised."""
 LABEL_SPEC_HASH = "swarmtask.io/spec-hash"
 
 
@@ -56,6 +60,8 @@ class EngineNode:
         available: False when the engine itself was told to give it nothing new (Swarm availability pause or drain).
         cpu_milli, memory_bytes, gpus: what the engine reports as total.
         labels: labels that the engine keeps for the node.
+        joined_at: when the engine got to know it under this ID; None where it does not say.
+        left: the engine has lost it, and the machine itself says that it is no part of it any more.
     """
 
     id: str
@@ -72,6 +78,8 @@ class EngineNode:
     is_manager: bool = False
     message: str = ""
     labels: Mapping[str, str] = field(default_factory=dict)
+    joined_at: datetime | None = None
+    left: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +101,7 @@ class Workload:
         env: values already resolved (secrets included); never logged.
         gpus, gpu_devices: how many GPUs the attempt holds, and which; none are named where that was not recorded.
         node_has_gpus: the node has some, whoever holds them.
-        fence, priority: told to the node agent by labels: see LABEL_FENCE and LABEL_PRIORITY.
+        fence, priority: told to the node agent by labels, as are grace_s and memory_request_bytes: see LABEL_FENCE.
         memory_limit_bytes: hard limit. cpu_limit_milli: None means not limited.
         grace_s: seconds between SIGTERM and SIGKILL.
     """
@@ -175,6 +183,56 @@ class Availability(StrEnum):
     DRAIN = "drain"
 
 
+@dataclass(frozen=True, slots=True)
+class AgentWish:
+    """What the node agents of an engine's nodes shall be like.
+
+    Attributes:
+        image: as an administrator names it; the host finds out what nodes can start.
+        server: the API as nodes reach it, https://HOST:PORT. ca: certificates of its authority, PEM.
+        fence_s, fence_grace_s: `--fence-seconds` and `--fence-grace` of the agent.
+        capabilities: what every node offers beside what is detected.
+    """
+
+    image: str
+    server: str
+    ca: str
+    fence_s: int
+    fence_grace_s: int
+    capabilities: tuple[str, ...] = ()
+    log_level: str = "info"
+
+
+class AgentHost(Protocol):
+    """An engine that can run a node agent on each of its nodes, those to come included."""
+
+    async def address(self) -> str:
+        """How nodes reach this machine: an IP address; empty where the engine does not know."""
+        ...
+
+    async def tokens(self) -> Sequence[str]:
+        """SHA-256 (hex) of the shared credentials that the engine keeps for agents; that in use comes first."""
+        ...
+
+    async def ensure(self, wish: AgentWish, token: str | None) -> str:
+        """Make the agents as wished. Idempotent: what is there and right is left alone, what is not ours is never touched.
+
+        Args:
+            token: a new credential for all of them; None keeps that in use.
+
+        Returns:
+            What was done, for a log; empty: nothing.
+
+        Raises:
+            EngineRejected: it cannot be done so, says what to change. EngineUnavailable: not now.
+        """
+        ...
+
+    async def remove(self) -> str:
+        """Take the agents away, and all that was made for them. Returns what was done; empty: there were none."""
+        ...
+
+
 class Engine(Protocol):
     """One system that runs containers (or processes) on nodes."""
 
@@ -236,7 +294,8 @@ class Engine(Protocol):
 
 
 __all__ = [
-    "FINAL_WORKLOAD_STATES", "LABEL_ATTEMPT", "LABEL_CLUSTER", "LABEL_FENCE", "LABEL_MANAGED", "LABEL_PRIORITY", "LABEL_SPEC_HASH",
-    "LABEL_TASK_NAME", "LABEL_TASK_NAMESPACE", "LABEL_TASK_UID", "Availability", "Engine", "EngineCapabilities", "EngineNode",
+    "FINAL_WORKLOAD_STATES", "LABEL_ATTEMPT", "LABEL_CLUSTER", "LABEL_FENCE", "LABEL_GRACE", "LABEL_MANAGED",
+    "LABEL_MEMORY_REQUEST", "LABEL_PRIORITY", "LABEL_SPEC_HASH", "LABEL_TASK_NAME", "LABEL_TASK_NAMESPACE", "LABEL_TASK_UID",
+    "AgentHost", "AgentWish", "Availability", "Engine", "EngineCapabilities", "EngineNode",
     "GpuDevice", "Hint", "NodeState", "Observation", "Workload", "WorkloadState",
 ]  # fmt: skip

@@ -5,6 +5,7 @@ Called by the client, and by the kopf intake, which logs in by itself. Opens no 
 
 from __future__ import annotations
 
+import base64
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,6 +60,16 @@ class Connection:
     def ca_data(self) -> str | None:
         """Base64 of the PEM, as a kubeconfig holds it; None where `ca_path` is set."""
         return None if self.ca_path else self.config.cluster.certificate_auth_data
+
+    @property
+    def ca_pem(self) -> str:
+        """Certificates of the API's authority, PEM; empty: those that the machine trusts. Raises ConfigurationError."""
+        try:
+            if self.ca_path is not None:
+                return Path(self.ca_path).read_text(encoding="utf-8")
+            return base64.b64decode(self.ca_data or "", validate=True).decode()
+        except (OSError, ValueError) as error:
+            raise ConfigurationError(f"cannot read the authority named in {self.source}: {error}") from error
 
     @property
     def client_certificate(self) -> tuple[str | None, str | None]:

@@ -336,7 +336,9 @@ def outstanding(task: SwarmTask, members: Mapping[int, Member], now: datetime, a
     for index in sorted(members):
         member = members[index]
         if index in completed or index in failed:
-            if index not in kept and not member.deleting:
+            # One that has not run is a create that came late: it keeps nothing to be read, and must not run again.
+            late = member.unfinished and member.retry is None
+            if (late or index not in kept) and not member.deleting:
                 commands.append(DeleteMember(member))
         elif task.finished:
             commands += [] if member.deleting else [DeleteMember(member)]

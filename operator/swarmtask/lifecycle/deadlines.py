@@ -93,6 +93,12 @@ def attempt_deadline(spec: TaskSpec, attempt: Attempt) -> datetime | None:
     return attempt.bound_at + timedelta(seconds=spec.start_deadline_seconds) + _CUT
 
 
+def promised_grace_s(spec: TaskSpec, attempt: Attempt) -> int:
+    """Seconds between SIGTERM and SIGKILL that its container was made with; no edit of the spec reaches that any more."""
+    promised = attempt.termination_grace_period_seconds
+    return spec.termination_grace_period_seconds if promised is None else promised
+
+
 def unseen_stop_deadline(spec: TaskSpec, attempt: Attempt, phase: Phase, policy: Policy) -> datetime | None:
     """When an attempt that is being stopped and cannot be seen counts as stopped; None while its engine shows it, and where the
     agent of its node fences it, because then `NodeSilent` says when it is over. One whose task is being deleted is not waited for:
@@ -104,7 +110,7 @@ def unseen_stop_deadline(spec: TaskSpec, attempt: Attempt, phase: Phase, policy:
     fenced = attempt.boot_id is not None and spec.node_loss.replace == "afterFence"
     if attempt.observed and fenced and attempt.stop_reason != Reason.DELETED:
         return None
-    grace_s = spec.termination_grace_period_seconds
+    grace_s = max(spec.termination_grace_period_seconds, promised_grace_s(spec, attempt))
     return attempt.stop_requested_at + timedelta(seconds=grace_s + policy.stop_margin_s) + _CUT
 
 

@@ -39,12 +39,13 @@ TOLD_LIMIT = MESSAGE_LIMIT - 256
 """Of the attempt that ended a task: leaves room for why there is no other one."""
 EVIDENCE_LIMIT = 400
 _STOP_RANK = {
-    Reason.PREEMPTED: 0, Reason.DRAINED: 0, Reason.SUSPENDED: 1, Reason.START_DEADLINE: 2, Reason.ACTIVE_DEADLINE: 2,
-    Reason.CANCELLED: 3, Reason.DELETED: 4,
+    Reason.PREEMPTED: 0, Reason.DRAINED: 0, Reason.EVICTED: 0, Reason.ATTEMPT_DELETED: 0, Reason.SUSPENDED: 1,
+    Reason.START_DEADLINE: 2,
+    Reason.ACTIVE_DEADLINE: 2, Reason.CANCELLED: 3, Reason.DELETED: 4,
 }  # fmt: skip
 
 
-EXPLAINED_STOPS = frozenset({Reason.PREEMPTED.value, Reason.DRAINED.value})
+EXPLAINED_STOPS = frozenset({Reason.PREEMPTED.value, Reason.DRAINED.value, Reason.EVICTED.value})
 """While an attempt is being stopped for one of these, its message says for whose sake; that stays."""
 
 
@@ -167,7 +168,7 @@ class Draft:
         attempt = Attempt(
             number=number, id=attempt_id(self.task.metadata.uid, number), node=bound.node, engine=bound.engine,
             engine_node_id=bound.engine_node_id, requested=self._requested(bound), bound_at=self.at,
-            boot_id=bound.boot_id or None,
+            boot_id=bound.boot_id or None, termination_grace_period_seconds=self.task.spec.termination_grace_period_seconds,
         )  # fmt: skip
         self._note_memory(bound.memory)
         status.attempts = [*status.attempts, attempt][-MAX_ATTEMPT_RECORDS:]
@@ -233,6 +234,7 @@ class Draft:
         status.phase, status.reason, status.message = Phase.PENDING, None, None
         status.failures, status.infrastructure_losses = 0, 0
         status.start_time, status.completion_time, status.exit_code, status.queued_time = None, None, None, None
+        status.peak_memory = None
         status.observed_retry, status.outcome_of, status.memory = request, None, None
         status.conditions = []
         self._leave_node()
@@ -267,11 +269,20 @@ class Draft:
         words = f"{attempt.node} is being drained"
         self.begin_stop(self.update(attempt, reason=None, message=words), Reason.DRAINED, words)
 
+    def evict(self, attempt: Attempt, message: str) -> None:
+        """Ask for the end of the attempt, because its node runs out of memory."""
+        words = clip(f"{attempt.node} runs out of memory{': ' if message else ''}{message}", EVIDENCE_LIMIT)
+        self.begin_stop(self.update(attempt, reason=None, message=words), Reason.EVICTED, words)
+
     def note_usage(self, attempt: Attempt, record: NodeAttempt) -> Attempt:
         """What its node measured; told once, at the end."""
         if record.peak_memory is None and record.cpu_seconds is None:
             return attempt
-        return self.update(attempt, peak_memory=record.peak_memory, cpu_seconds=record.cpu_seconds)
+        attempt = self.update(attempt, peak_memory=record.peak_memory, cpu_seconds=record.cpu_seconds)
+        peaks = [one.peak_memory for one in self.status.attempts if one.peak_memory is not None]
+        if peaks:
+            self.status.peak_memory = f"{-(-units.memory_bytes(peaks[-1]) // 2**20)}Mi"
+        return attempt
 
     def accept_late(self, attempt: Attempt, observation: Observation) -> None:
         """Its node was given up, but the work was done there, and nothing has followed it yet: finished work is not run again."""
@@ -351,6 +362,9 @@ class Draft:
             return
         if reason in EXPLAINED_STOPS and attempt.message:
             message = f"{attempt.message}: {message}" if message else attempt.message
+        if reason is Reason.EVICTED:
+            self.fail(attempt, reason, message, exit_code, finished_at)  # as where its node had to act alone
+            return
         attempt = self._close(attempt, AttemptState.STOPPED, reason, exit_code=exit_code, message=message, finished_at=finished_at)
         if reason is Reason.PREEMPTED:
             why, _ = self._pay(attempt, reason)
@@ -358,8 +372,8 @@ class Draft:
                 self.end(Phase.FAILED, reason, f"{describe(attempt, TOLD_LIMIT)}; {why}")
             else:
                 self.enter_queue(keep_place=True)
-        elif reason is Reason.DRAINED:
-            # Costs nothing: no budget bounds how often a person may drain nodes.
+        elif reason in (Reason.DRAINED, Reason.ATTEMPT_DELETED):
+            # Costs nothing: no budget bounds how often a person may drain nodes, or end an attempt.
             self.enter_queue(keep_place=True)
         elif reason is Reason.SUSPENDED:
             self.hold(Reason.SUSPENDED, f"attempt {attempt.number} was stopped because spec.suspend was set")

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
-from swarmtask.lifecycle.deadlines import Policy
+from swarmtask.lifecycle.deadlines import Policy, promised_grace_s
 from swarmtask.lifecycle.messages import FINAL_WORKLOAD_STATES, Observation, Reason, WorkloadState
 from swarmtask.lifecycle.reasons import RULES
 from swarmtask.resources.node import NodeAttempt
@@ -47,19 +47,26 @@ class NodeWord:
             which it could have been heard. VOUCHED: the same, since the last renewal.
         exact: that sign of life was a renewal that this operator saw, not its own start.
         boot_id: as its Lease says.
+        holds_s: for so long its agent holds its Lease, as it says itself: it fences no earlier.
     """
 
     hearing: Hearing
     since_s: float = 0.0
     exact: bool = True
     boot_id: str = ""
+    holds_s: float = 0.0
+
+    def silent_beyond_s(self, fence_s: float) -> float:
+        """Seconds of its silence, less those by which its agent fences later than `fence_s`: it may not have been told yet that
+        this was made shorter, and one that is away cannot be."""
+        return max(0.0, self.since_s - max(0.0, self.holds_s - fence_s))
 
 
 _WAITING = (Phase.BACKOFF, Phase.QUEUED, Phase.PENDING)
 NO_AGENT = NodeWord(Hearing.NONE)
 
 
-def replace_after_s(spec: TaskSpec, policy: Policy, *, fenced: bool) -> float | None:
+def replace_after_s(spec: TaskSpec, attempt: Attempt, policy: Policy, *, fenced: bool) -> float | None:
     """Seconds of silence after which an attempt on a lost node may be replaced; None: not because of silence.
 
     Args:
@@ -68,7 +75,7 @@ def replace_after_s(spec: TaskSpec, policy: Policy, *, fenced: bool) -> float | 
     """
     match spec.node_loss.replace:
         case "afterFence" if fenced:
-            return _fence_end_s(spec, policy)
+            return _fence_end_s(spec, attempt, policy)
         case "afterLost":
             return (policy.unreachable_s if fenced else 0.0) + spec.node_loss.grace_seconds
         case _:
@@ -99,9 +106,11 @@ def weigh(
     told = _complete(seen, attempt, word, record)
     if told.reason is not None or told.state is not WorkloadState.EXITED or _ended(record):
         return told
-    if _may_be_explained(told, spec, policy, word, waited_s):
+    in_fence = _in_fence(spec, attempt, policy, word, waited_s)
+    fence_goes_on = in_fence and word.since_s <= _fence_end_s(spec, attempt, policy)
+    if _may_be_explained(told, spec, word, waited_s, in_fence=fence_goes_on if word.hearing is Hearing.VOUCHED else in_fence):
         return None
-    if word.hearing is Hearing.VOUCHED and _in_fence(spec, policy, word, waited_s):
+    if word.hearing is Hearing.VOUCHED and in_fence:
         words = "it ended when its node's agent may have stopped it, and the agent says nothing"
         return replace(told, reason=Reason.NODE_LOST, message=words)
     return told
@@ -161,7 +170,7 @@ def _code(seen: Observation, record: NodeAttempt) -> int | None:
     return seen.exit_code if seen.exit_code is not None else record.exit_code
 
 
-def _may_be_explained(seen: Observation, spec: TaskSpec, policy: Policy, word: NodeWord, waited_s: float) -> bool:
+def _may_be_explained(seen: Observation, spec: TaskSpec, word: NodeWord, waited_s: float, *, in_fence: bool) -> bool:
     """Whether the agent may still say that it was the node and not the program that ended it. A program that ends politely on
     SIGTERM exits with 0: that would pass for finished work."""
     fenced = spec.node_loss.replace == "afterFence"
@@ -173,18 +182,18 @@ def _may_be_explained(seen: Observation, spec: TaskSpec, policy: Policy, word: N
         case Hearing.HEARD:
             return (fenced and word.since_s < RECORDS_S) or (seen.exit_code != 0 and waited_s < RECORD_S)
         case Hearing.SILENT:
-            return fenced and (not word.exact or _in_fence(spec, policy, word, waited_s))
+            return fenced and (not word.exact or in_fence)
         case Hearing.VOUCHED:
-            return _in_fence(spec, policy, word, waited_s) and word.since_s <= _fence_end_s(spec, policy)
+            return in_fence
 
 
-def _in_fence(spec: TaskSpec, policy: Policy, word: NodeWord, waited_s: float) -> bool:
+def _in_fence(spec: TaskSpec, attempt: Attempt, policy: Policy, word: NodeWord, waited_s: float) -> bool:
     """Whether it ended while an agent that cannot reach the API stops what carries the fence. Where the beginning of the silence is
     not known, that may have been at any time before."""
     began_s = word.since_s - waited_s
-    inside = began_s <= _fence_end_s(spec, policy) and (not word.exact or began_s >= policy.fence_s - EARLY_S)
+    inside = began_s <= _fence_end_s(spec, attempt, policy) and (not word.exact or began_s >= policy.fence_s - EARLY_S)
     return spec.node_loss.replace == "afterFence" and inside
 
 
-def _fence_end_s(spec: TaskSpec, policy: Policy) -> float:
-    return policy.fence_s + spec.termination_grace_period_seconds + policy.fence_margin_s
+def _fence_end_s(spec: TaskSpec, attempt: Attempt, policy: Policy) -> float:
+    return policy.fence_s + promised_grace_s(spec, attempt) + policy.fence_margin_s

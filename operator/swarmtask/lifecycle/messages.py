@@ -35,6 +35,7 @@ class Reason(StrEnum):
     EVICTED = "Evicted"
     PREEMPTED = "Preempted"
     DRAINED = "Drained"
+    ATTEMPT_DELETED = "AttemptDeleted"
     DEDUPLICATED = "Deduplicated"
     SUSPENDED = "Suspended"
     CANCELLED = "Cancelled"
@@ -190,6 +191,15 @@ class Drain:
 
 
 @dataclass(frozen=True, slots=True)
+class Evict:
+    """The agent of the node asked for room in memory, and this attempt was chosen. `message`: the agent's words."""
+
+    attempt: int
+    node: str
+    message: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Observed:
     """The engine showed a workload of this task.
 
@@ -256,7 +266,7 @@ class InvalidObject:
 
 
 TaskEvent = (
-    Reconcile | Bound | Unplaced | Preempt | Drain | Observed | Vanished | SubmitRefused | NodeGone | NodeSilent | NodeTold
+    Reconcile | Bound | Unplaced | Preempt | Drain | Evict | Observed | Vanished | SubmitRefused | NodeGone | NodeSilent | NodeTold
     | InvalidObject
 )  # fmt: skip
 
@@ -336,7 +346,7 @@ class Transition:
 
 
 __all__ = [
-    "FINAL_WORKLOAD_STATES", "Announcement", "Bound", "Command", "DeleteTask", "Drain", "InvalidObject", "NodeGone", "NodeSilent",
-    "NodeTold", "Observation", "Observed", "Preempt", "Reason", "Reconcile", "ReleaseFinalizer", "Remove", "Stop", "Submit",
-    "SubmitRefused", "SwarmTask", "TaskEvent", "Transition", "Twin", "Unplaced", "Vanished", "WakeAt", "WorkloadState",
+    "FINAL_WORKLOAD_STATES", "Announcement", "Bound", "Command", "DeleteTask", "Drain", "Evict", "InvalidObject", "NodeGone",
+    "NodeSilent", "NodeTold", "Observation", "Observed", "Preempt", "Reason", "Reconcile", "ReleaseFinalizer", "Remove", "Stop",
+    "Submit", "SubmitRefused", "SwarmTask", "TaskEvent", "Transition", "Twin", "Unplaced", "Vanished", "WakeAt", "WorkloadState",
 ]  # fmt: skip

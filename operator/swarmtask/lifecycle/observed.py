@@ -85,10 +85,11 @@ def _miss(draft: Draft, live: Attempt, event: NodeSilent) -> None:
     """Its node is silent: nobody knows what it does, until it must have been stopped by its node."""
     _lose_sight(draft, live)
     live = draft.live or live
-    due_s = replace_after_s(draft.task.spec, draft.policy, fenced=event.fenced)
+    due_s = replace_after_s(draft.task.spec, live, draft.policy, fenced=event.fenced)
     if due_s is not None and event.silent_s >= due_s:
-        fence = "; its agent must have stopped the attempt by now" if event.fenced else ""
-        _lose(draft, live, Reason.NODE_LOST, f"{live.node} is lost: nothing was heard of it for {due_s:g} s{fence}")
+        stopped = event.fenced and draft.task.spec.node_loss.replace == "afterFence"
+        then = "its agent must have stopped the attempt by now" if stopped else "the attempt may still run there"
+        _lose(draft, live, Reason.NODE_LOST, f"{live.node} is lost: nothing was heard of it for {due_s:g} s; {then}")
 
 
 def _lose(draft: Draft, live: Attempt, reason: Reason, message: str) -> None:

@@ -88,6 +88,9 @@ RULES: Mapping[Reason, ReasonRule] = MappingProxyType(
         Reason.DRAINED: ReasonRule(
             Blame.POLICY, False, Action.STOP, False, "A person drained its node: it is queued again in its old place."
         ),
+        Reason.ATTEMPT_DELETED: ReasonRule(
+            Blame.POLICY, False, Action.STOP, False, "A person ended the attempt: the task is queued again in its old place."
+        ),
         Reason.DEDUPLICATED: ReasonRule(
             Blame.POLICY, False, Action.STOP, False, "Another task with the same dedupeKey did the work."
         ),

@@ -20,6 +20,7 @@ from swarmtask.lifecycle.draft import Draft
 from swarmtask.lifecycle.messages import (
     Bound,
     Drain,
+    Evict,
     InvalidObject,
     NodeTold,
     Preempt,
@@ -31,6 +32,7 @@ from swarmtask.lifecycle.messages import (
 )
 from swarmtask.lifecycle.reasons import RULES
 from swarmtask.lifecycle.twins import begun, following
+from swarmtask.resources.ended import ended
 from swarmtask.resources.meta import get_condition
 from swarmtask.resources.task import (
     ANNOTATION_CANCEL,
@@ -89,6 +91,14 @@ def handle(task: SwarmTask, event: TaskEvent, now: datetime, policy: Policy) -> 
             live = _to_be_drained(draft, number)
             if live is not None:
                 draft.drain(live)
+        case Evict(attempt=number, message=message):
+            live = _to_be_drained(draft, number)
+            if live is None:
+                return _nothing(task)
+            _settle(draft, None)
+            live = _to_be_drained(draft, number)
+            if live is not None:
+                draft.evict(live, message)
         case InvalidObject():
             _refuse(draft, event)
         case _:
@@ -251,6 +261,9 @@ def _settle_live(draft: Draft, live: Attempt) -> None:
         draft.begin_stop(live, *wish)
     elif spec.suspend:
         draft.begin_stop(live, Reason.SUSPENDED, "spec.suspend is set")
+    elif live.number in ended(draft.task.metadata.annotations):
+        if draft.status.phase is not Phase.UNKNOWN:  # nobody could see the stop: spec.nodeLoss says what becomes of it
+            draft.begin_stop(live, Reason.ATTEMPT_DELETED, "its end was asked for")
     else:
         limit = attempt_deadline(spec, live)
         if limit is not None and limit <= now:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import logging
 import os
 import random
@@ -15,7 +16,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
@@ -23,36 +24,43 @@ import orjson
 import psutil
 
 import swarmtask
-from swarmtask.clock import SystemClock
+from swarmtask.clock import Clock, SystemClock
 from swarmtask.errors import ConfigurationError
+from swarmtask.nodeagent import heartbeat
 from swarmtask.nodeagent.agent import Agent, Identity, Rhythm
 from swarmtask.nodeagent.daemon import Daemon
-from swarmtask.nodeagent.fence import Terms
+from swarmtask.nodeagent.enrolment import AnotherNode, Enrolment, Place
+from swarmtask.nodeagent.fence import Fence, Terms
 from swarmtask.nodeagent.gpus import Gpus
 from swarmtask.nodeagent.guard import Guard, Places
-from swarmtask.nodeagent.link import Link, read_kubeconfig
+from swarmtask.nodeagent.link import Credentials, Link, read_kubeconfig
 from swarmtask.nodeagent.log_shipper import LogShipper
 from swarmtask.nodeagent.probe import Probe
 
 USAGE, FAILED = 2, 70
+Work = Callable[[], Coroutine[Any, Any, None]]
 
 
 def main(argument: str) -> int:
     """Run the agent until it is stopped; the exit code.
 
     Args:
-        argument: JSON: kubeconfig, node or engine and engineNode, capabilities, disk, docker, cluster, state, proc, cgroups,
-            fenceSeconds, fenceGrace, logLevel.
+        argument: JSON: kubeconfig, bootstrap, node or engine and engineNode, capabilities, disk, docker, cluster, state, proc,
+            cgroups, fenceSeconds, fenceGrace, logLevel.
     """
     options = orjson.loads(argument)
     _log(options["logLevel"])
     threading.excepthook = _give_up
+    code = 0
     try:
         asyncio.run(_run(options))
-    except ConfigurationError as error:
-        sys.stderr.write(f"Error: {_one_line(error.message)}\n")
-        return USAGE
-    return 0
+    except* ConfigurationError as group:
+        sys.stderr.write(f"Error: {_one_line(str(group.exceptions[0]))}\n")
+        code = USAGE
+    except* AnotherNode as group:
+        logging.warning("%s; the agent starts anew", group.exceptions[0])
+        code = FAILED
+    return code
 
 
 async def _run(options: dict[str, Any]) -> None:
@@ -67,9 +75,10 @@ async def _run(options: dict[str, Any]) -> None:
     guard = Guard(places, probe.boot_id, probe.strain, clock=clock, wait=time.sleep, rng=random.Random(), terms=terms)
     with guard:  # the fence first: what it must stop is stopped before anything else
         async with Link(credentials) as link:
+            work: Work
             agent = Agent(
-                link, probe.read, identity, guard.fence, attempts=guard.told, clock=clock, rng=random.Random(),
-                version=swarmtask.__version__, rhythm=Rhythm(lease_s=options["fenceSeconds"]),
+                link, probe.read, identity, guard.fence, attempts=guard.told, eviction=guard.eviction, clock=clock,
+                rng=random.Random(), version=swarmtask.__version__, rhythm=Rhythm(lease_s=options["fenceSeconds"]),
             )  # fmt: skip
             shipper = LogShipper(
                 places.docker, Daemon(places.docker, cluster=places.cluster), link, guard.fence.ask, places.state,
@@ -77,21 +86,65 @@ async def _run(options: dict[str, Any]) -> None:
             )  # fmt: skip
             loop = asyncio.get_running_loop()
             guard.attempts.changed = _in_loop(loop, agent.attempts_changed, shipper.changed)
-            running, shipping = asyncio.create_task(agent.run()), asyncio.create_task(shipper.run())
-            shipping.add_done_callback(_shipping_ended)
+            guard.watch.pleaded = _in_loop(loop, agent.eviction_changed)
+            work = functools.partial(_shipping, agent.run, shipper.run)
+            if options["bootstrap"]:
+                place = Place(identity.engine, identity.engine_node_id, credentials.ca, places.state)
+                work = functools.partial(_enrolled, work, credentials, link, place, guard.fence)
+            running = asyncio.create_task(_with_heart(work, places.state, clock))
             for number in (signal.SIGTERM, signal.SIGINT):
                 loop.add_signal_handler(number, running.cancel)
-            try:
-                with contextlib.suppress(asyncio.CancelledError):
-                    await running
-            finally:
-                shipping.cancel()
-                await asyncio.wait((shipping,))
+            with contextlib.suppress(asyncio.CancelledError):
+                await running
+
+
+async def _shipping(work: Work, ship: Work) -> None:
+    """The work, and beside it the output of attempts on its way; without that the work goes on."""
+    shipping = asyncio.create_task(ship())
+    shipping.add_done_callback(_shipping_ended)
+    try:
+        await work()
+    finally:
+        shipping.cancel()
+        await asyncio.wait((shipping,))
 
 
 def _shipping_ended(shipping: asyncio.Task[None]) -> None:
     if not shipping.cancelled():
         logging.critical("output of attempts is not sent any more: restart the agent", exc_info=shipping.exception())
+
+
+async def _enrolled(work: Work, shared: Credentials, link: Link, place: Place, fence: Fence) -> None:
+    """The work, with a token of this node's own."""
+    async with Link(shared) as bootstrap, asyncio.TaskGroup() as group:
+        enrolment = Enrolment(
+            bootstrap, link, place, may_call=lambda: fence.ask() is not None, clock=SystemClock(), rng=random.Random()
+        )
+        held = await enrolment.enter()
+        group.create_task(work())
+        group.create_task(enrolment.keep(held))
+
+
+async def _with_heart(work: Work, state: Path, clock: Clock) -> None:
+    """The work, and beside it the heartbeat for whoever checks."""
+
+    async def beats() -> None:
+        failed = False
+        while True:
+            try:
+                heartbeat.beat(state, clock.monotonic())
+                failed = False
+            except OSError as error:
+                if not failed:
+                    logging.warning("cannot note the heartbeat in %s: %s", state, error)
+                failed = True
+            await clock.sleep(heartbeat.BEAT_S)
+
+    beating = asyncio.create_task(beats())
+    try:
+        await work()
+    finally:
+        beating.cancel()
 
 
 def _in_loop(loop: asyncio.AbstractEventLoop, *calls: Callable[[], None]) -> Callable[[], None]:

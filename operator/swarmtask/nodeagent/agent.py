@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from swarmtask.clock import Clock, format_micro_time, format_time
-from swarmtask.errors import NotFound, SwarmTaskError
+from swarmtask.errors import Forbidden, NotFound, SwarmTaskError, Unauthorized
 from swarmtask.nodeagent.reading import Reading
 from swarmtask.nodeagent.report import Condition, Outline, Sight, conditions, is_news, outline, status
 
@@ -45,6 +45,8 @@ class Permit(Protocol):
     @property
     def renewed_at(self) -> float: ...
     def ask(self) -> float | None: ...
+    def claim(self, asked_at: float) -> None: ...
+    def refused(self) -> None: ...
     def renewed(self, asked_at: float) -> None: ...
 
 
@@ -83,7 +85,7 @@ class Agent:
     Args:
         fence: knows when the Lease was renewed last, by the clock that counts the machine's sleep. Told the moment before the call,
             so that the API's own time of it is never earlier.
-        attempts: what `status.attempts` shall say.
+        attempts: what `status.attempts` shall say. eviction: what `status.eviction` shall say, told at once when it changes.
     """
 
     def __init__(
@@ -94,18 +96,21 @@ class Agent:
         fence: Permit,
         *,
         attempts: Callable[[], list[Object]],
+        eviction: Callable[[], Object | None] = lambda: None,
         clock: Clock,
         rng: random.Random,
         version: str,
         rhythm: Rhythm | None = None,
     ) -> None:
         self._api, self._look, self._identity, self._clock, self._rng = api, look, identity, clock, rng
-        self._fence, self._attempts = fence, attempts
+        self._fence, self._attempts, self._eviction = fence, attempts, eviction
+        self._urgent = False
         self._attempts_changed = asyncio.Event()
         self._version, self._rhythm = version, rhythm or Rhythm()
         self._round_trips: deque[float] = deque(maxlen=ROUND_TRIPS)
         self._since: dict[str, tuple[bool, str]] = {}
         self._told: tuple[Sight, dict[str, Condition], Outline, float] | None = None
+        self._told_eviction: Object | None = None
 
     async def run(self) -> None:
         """Until cancelled."""
@@ -117,6 +122,11 @@ class Agent:
 
     def attempts_changed(self) -> None:
         """Some attempt has begun or ended: tell it soon. From the loop's own thread."""
+        self._attempts_changed.set()
+
+    def eviction_changed(self) -> None:
+        """Memory is short, or not any more: tell it now. From the loop's own thread."""
+        self._urgent = True
         self._attempts_changed.set()
 
     async def _permitted(self) -> float:
@@ -160,11 +170,14 @@ class Agent:
         failures = 0
         while True:
             asked_at = await self._permitted()
+            self._fence.claim(asked_at)
             try:
                 took_s = await self._api.renew(name, holder, self._rhythm.lease_s, format_micro_time(self._clock.now()))
             except SwarmTaskError as error:
                 failures += 1
                 self._round_trips.clear()
+                if isinstance(error, (Unauthorized, Forbidden)):
+                    self._fence.refused()
                 self._complain(failures, "renew the Lease", error)
             else:
                 if failures:
@@ -200,14 +213,16 @@ class Agent:
             news.cancel()
         if self._attempts_changed.is_set():
             self._attempts_changed.clear()
-            await self._clock.sleep(self._rhythm.tell_attempts_s)  # others of the same wave come with it
+            if not self._urgent:
+                await self._clock.sleep(self._rhythm.tell_attempts_s)  # others of the same wave come with it
+            self._urgent = False
 
     async def _tell_news(self, name: str) -> None:
         await self._permitted()
-        sight, attempts = Sight(self._look(), self._latency()), self._attempts()
+        sight, attempts, eviction = Sight(self._look(), self._latency()), self._attempts(), self._eviction()
         held = conditions(sight.reading, {kind: holds for kind, (holds, _) in self._since.items()})
         now = self._clock.monotonic()
-        if self._told is not None:
+        if self._told is not None and eviction == self._told_eviction:
             told, told_conditions, told_attempts, told_at = self._told
             pause_s = now - told_at
             moved = told_attempts != outline(attempts)
@@ -218,8 +233,8 @@ class Agent:
         if not self._since:
             self._since = _transitions(await self._api.node(name))
         body = status(sight, self._version) | {"conditions": self._conditions(held), "attempts": attempts}
-        await self._api.tell(name, body)
-        self._told = (sight, held, outline(attempts), now)
+        await self._api.tell(name, body if eviction is None else body | {"eviction": eviction})
+        self._told, self._told_eviction = (sight, held, outline(attempts), now), eviction
 
     def _latency(self) -> int | None:
         return round(1000 * statistics.median(self._round_trips)) if self._round_trips else None

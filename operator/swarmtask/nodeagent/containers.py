@@ -19,6 +19,8 @@ LABEL_TASK_NAME = "swarmtask.io/task-name"
 LABEL_ATTEMPT = "swarmtask.io/attempt"
 LABEL_FENCE = "swarmtask.io/fence"
 LABEL_PRIORITY = "swarmtask.io/priority"
+LABEL_GRACE = "swarmtask.io/grace-seconds"
+LABEL_MEMORY_REQUEST = "swarmtask.io/memory-request"
 """As in `swarmtask.engines.base`, which loads more than this process may; a test compares them."""
 
 ALIVE = frozenset({"running", "paused", "restarting"})
@@ -27,6 +29,8 @@ ENDED = frozenset({"exited", "dead", "removing"})
 _UID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _NUMBER = re.compile(r"[0-9]{1,9}")
 _PRIORITY = re.compile(r"-?[0-9]{1,12}")
+_SECONDS = re.compile(r"[0-9]{1,4}")
+_BYTES = re.compile(r"[0-9]{1,18}")
 _OBJECT = re.compile(r"[a-z0-9](?:[-.a-z0-9]{0,251}[a-z0-9])?")
 _SIGNAL = re.compile(r"[A-Z0-9+-]{1,16}")
 _NEVER = 1970
@@ -40,6 +44,8 @@ class Listed:
     Attributes:
         attempt: the attempt's ID; empty where the labels name none, and then nothing is told of it.
         fenced: to be stopped when the API cannot be reached.
+        grace_s: between SIGTERM and SIGKILL, as its task declares; None where nobody has said it.
+        memory_request_bytes: what it was promised; None likewise.
     """
 
     id: str
@@ -47,6 +53,8 @@ class Listed:
     state: str
     fenced: bool = False
     priority: int = 0
+    grace_s: int | None = None
+    memory_request_bytes: int | None = None
 
     @property
     def alive(self) -> bool:
@@ -109,14 +117,20 @@ def listed(item: Mapping[str, Any]) -> Listed | None:
     labels, container_id, state = item.get("Labels"), item.get("Id"), item.get("State")
     if not isinstance(labels, dict) or not isinstance(container_id, str) or not isinstance(state, str):
         return None
-    priority = str(labels.get(LABEL_PRIORITY, ""))
     return Listed(
         id=container_id,
         attempt=attempt_id(str(labels.get(LABEL_TASK_UID, "")), str(labels.get(LABEL_ATTEMPT, ""))),
         state=state.lower(),
         fenced=labels.get(LABEL_FENCE) == "true",
-        priority=int(priority) if _PRIORITY.fullmatch(priority) else 0,
+        priority=_number(labels, LABEL_PRIORITY, _PRIORITY) or 0,
+        grace_s=_number(labels, LABEL_GRACE, _SECONDS),
+        memory_request_bytes=_number(labels, LABEL_MEMORY_REQUEST, _BYTES),
     )
+
+
+def _number(labels: Mapping[str, Any], name: str, pattern: re.Pattern[str]) -> int | None:
+    text = str(labels.get(name, ""))
+    return int(text) if pattern.fullmatch(text) else None
 
 
 def attempt_id(uid: str, number: str) -> str:

@@ -23,7 +23,7 @@ LABEL_MANAGED = "swarmtask.io/managed"
 LABEL_CLUSTER = "swarmtask.io/cluster"
 """These two as in `swarmtask.engines.base`, which loads more than this process may; a test compares them."""
 
-EVENTS = ("start", "die", "oom", "destroy")
+EVENTS = ("start", "kill", "die", "oom", "destroy")
 MOST_BYTES = 64 * 2**20
 """A longer answer is none: ten thousand containers list in less."""
 

@@ -4,6 +4,8 @@ Called by `agent` before every call of the API, and by a thread of its own that 
 "Losing a node": the operator starts a replacement only when this must have acted. It decides nothing else, and never calls the API.
 
 In steps:
+0. As long as nobody on this machine has ever called for the Lease, the operator counts no silence of it: nothing was promised, and
+   nothing is stopped. The promise begins with the first call that may have made the Lease, and is on the disk before that call.
 1. The Lease is *held* for `fence_s` of boot time (which counts the machine's sleep) from the moment before the call that renewed
    it, provided that the answer came before it had expired: nobody knows when a call that slept reached the API.
 2. When that has passed it is *expired*, whatever the API says now: nobody may call the API until all that is fenced has stopped.
@@ -27,15 +29,17 @@ class Terms:
 
     Attributes:
         fence_s: without a renewal, until containers are stopped.
-        grace_s: after that, until those that have not ended are killed. Counted from the same moment: one that wakes from a long
-            sleep kills at once, because its replacement may run already. The operator replaces its own margin (10 s) after the
-            fence at the earliest; what is left of these is Docker's time to kill.
+        grace_s: after that, until those that have not ended are killed whose task does not say how long. Counted from the same
+            moment: one that wakes from a long sleep kills at once, because its replacement may run already. The operator replaces
+            the task's own grace and its margin (10 s) after the fence; what is left of these is Docker's time to kill.
+        most_grace_s: no task gets more: until its attempts have ended the API is not called, and the whole node waits for that.
         tick_s: how often the thread looks.
         again_s: while the Lease stays expired, what was started since is stopped this often.
     """
 
     fence_s: float = 20.0
     grace_s: float = 5.0
+    most_grace_s: float = 30.0
     tick_s: float = 0.2
     again_s: float = 2.0
 
@@ -44,10 +48,12 @@ class Fence:
     """See the module. Thread-safe.
 
     Args:
-        sweep: stop all that is fenced, ask first and kill at the given boot time; True when nothing of it runs any more.
+        sweep: stop all that is fenced, whose grace began at the given boot time; True when nothing of it runs any more.
         clock: boot time, seconds.
         renewed_at: when the Lease was renewed last in this boot, as the disk knows; None counts from now.
         remember: keep the moment of a renewal for an agent that comes after this one.
+        claimed: there may be a Lease that an agent before this one has made; also when the disk cannot say.
+        claim: keep for an agent that comes after this one that there may be a Lease (True), or that there is none (False).
     """
 
     def __init__(
@@ -58,8 +64,11 @@ class Fence:
         terms: Terms | None = None,
         renewed_at: float | None = None,
         remember: Callable[[float], None] = lambda renewed_at: None,
+        claimed: bool = True,
+        claim: Callable[[bool], None] = lambda claimed: None,
     ) -> None:
-        self._sweep, self._clock, self._remember = sweep, clock, remember
+        self._sweep, self._clock, self._remember, self._claim = sweep, clock, remember, claim
+        self._claimed, self._claimed_before = claimed, claimed
         self.terms = terms or Terms()
         now = clock()
         self._renewed_at = now if renewed_at is None or renewed_at > now else renewed_at
@@ -87,9 +96,31 @@ class Fence:
         self._urgent.set()
         return None
 
+    def claim(self, asked_at: float) -> None:
+        """The API is about to be asked for the Lease: from now on there may be one. `asked_at`: what `ask` gave.
+
+        Waits for the disk, the first time on a machine: an agent that comes after this one must fence too.
+        """
+        with self._lock:
+            if self._claimed:
+                return
+        self._claim(True)
+        with self._lock:
+            self._claimed = True
+            self._renewed_at = max(self._renewed_at, asked_at)
+
+    def refused(self) -> None:
+        """The API has answered that it gives no Lease. Where this agent was the first to ask, there is none."""
+        with self._lock:
+            if self._claimed_before or not self._claimed:
+                return
+            self._claimed = False
+        self._claim(False)
+
     def renewed(self, asked_at: float) -> None:
         """The API has renewed the Lease. `asked_at`: what `ask` gave before the call."""
         with self._lock:
+            self._claimed = self._claimed_before = True
             self._look(self._clock())
             self._renewed_at = max(self._renewed_at, asked_at)
             held = self._expired_from is None
@@ -109,7 +140,7 @@ class Fence:
         if expired_from is None or rests or not self._sweeping.acquire(blocking=False):
             return
         try:
-            stopped = self._sweep(expired_from + self.terms.grace_s)
+            stopped = self._sweep(expired_from)
         finally:
             self._sweeping.release()
         with self._lock:
@@ -136,7 +167,7 @@ class Fence:
 
     def _look(self, now: float) -> None:
         due = self._renewed_at + self.terms.fence_s
-        if now < due:
+        if now < due or not self._claimed:
             return
         if self._expired_from is None:
             logger.warning("the Lease was not renewed for %.0f s: what must not run twice is stopped", now - self._renewed_at)

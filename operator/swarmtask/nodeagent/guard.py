@@ -14,7 +14,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from swarmtask.clock import Clock
+from swarmtask.clock import Clock, format_time
 from swarmtask.errors import EngineUnavailable
 from swarmtask.nodeagent.attempts import Attempts
 from swarmtask.nodeagent.cgroups import Cgroups
@@ -30,6 +30,8 @@ logger = logging.getLogger(__name__)
 
 IMPATIENT_S = 2.0
 """Who must stop containers in time cannot wait longer for Docker's answer; there is another way."""
+REACHED_S = 6.0
+"""An API that has renewed the Lease within this is worth asking for help."""
 FENCED = "stopped by the node, because it could not reach the API for {seconds:g} s"
 
 
@@ -78,11 +80,13 @@ class Guard:
         self.attempts = Attempts(patient, Cgroups(places.cgroups, places.proc), records, now=clock.now)
         self._stopper = Stopper(self._daemon, Pace(clock.boot_time, wait), self.attempts.kill)
         self.watch = Watch(
-            self.attempts, patient, self._stopper, strain, clock=clock.monotonic, boot_clock=clock.boot_time, rng=rng
-        )
+            self.attempts, patient, self._stopper, strain, clock=clock.monotonic, boot_clock=clock.boot_time, now=clock.now,
+            reaches=lambda: clock.boot_time() - self.fence.renewed_at < REACHED_S, rng=rng,
+        )  # fmt: skip
         self.fence = Fence(
             self._sweep, clock.boot_time, terms=terms, renewed_at=records.lease(boot_id),
-            remember=lambda renewed_at: records.put_lease(boot_id, renewed_at),
+            remember=lambda renewed_at: records.put_lease(boot_id, renewed_at), claimed=records.lease_claimed(),
+            claim=records.claim_lease,
         )  # fmt: skip
         self._threads: list[threading.Thread] = []
 
@@ -103,29 +107,54 @@ class Guard:
         """`status.attempts`."""
         return self.attempts.told()
 
-    def _sweep(self, kill_at: float) -> bool:
-        """Stop all that is fenced; True when nothing of it runs any more."""
-        try:
-            found = [item for item in map(listed, self._daemon.containers()) if item is not None]
-        except EngineUnavailable as error:
-            return self._sweep_without_docker(kill_at, error)
-        ids = [item.id for item in found if item.alive and item.fenced]
-        if not ids:
-            return True
-        self._say(len(ids))
-        self._mark(ids)
-        stopped = self._stopper.stop(ids, kill_at)
-        self.watch.doubt()
-        return stopped
+    def eviction(self) -> dict[str, Any] | None:
+        """`status.eviction`."""
+        plea = self.watch.plea
+        if plea is None:
+            return None
+        return {"id": plea.candidate.attempt, "requestedAt": format_time(plea.asked_at), "message": plea.message}
 
-    def _sweep_without_docker(self, kill_at: float, error: EngineUnavailable) -> bool:
+    def _sweep(self, since: float) -> bool:
+        """Stop all that is fenced, each with its own grace; what begins meanwhile, too. True when nothing of it runs any more.
+
+        Args:
+            since: boot time from which graces count.
+        """
+        asked: set[str] = set()
+        ended: dict[str, bool] = {}
+        while True:
+            try:
+                found = [item for item in map(listed, self._daemon.containers()) if item is not None]
+            except EngineUnavailable as error:
+                return self._sweep_without_docker(since, error)
+            kill_at = {item.id: since + self._grace_s(item.grace_s) for item in found if item.alive and item.fenced}
+            left = [name for name in kill_at if name not in ended]
+            if not left:
+                return all(ended[name] for name in kill_at)
+            fresh = [name for name in left if name not in asked]
+            if fresh:
+                self._say(len(fresh))
+                self._mark(fresh)
+            late = [name for name in left if kill_at[name] <= self._clock.boot_time()]
+            self._stopper.ask([name for name in fresh if name not in late])
+            asked.update(fresh)
+            ended |= self._stopper.kill(late)
+            self.watch.doubt()
+            if not late:
+                self._stopper.rest()
+
+    def _sweep_without_docker(self, since: float, error: EngineUnavailable) -> bool:
         """Containers go on when Docker dies. What is known of them is killed without its help, when their time has come."""
         complete, known = self.attempts.fenced_known()
-        if known and self._clock.boot_time() < kill_at:
-            return False
-        self._mark(known)
-        killed = [self.attempts.kill(container_id) for container_id in known]
-        return all(killed) and (complete or isinstance(error, NoDaemon))
+        now = self._clock.boot_time()
+        late = [name for name, grace_s in known.items() if since + self._grace_s(grace_s) <= now]
+        self._mark(late)
+        killed = [self.attempts.kill(container_id) for container_id in late]
+        return len(late) == len(known) and all(killed) and (complete or isinstance(error, NoDaemon))
+
+    def _grace_s(self, declared: int | None) -> float:
+        terms = self.fence.terms
+        return terms.grace_s if declared is None else min(float(declared), terms.most_grace_s)
 
     def _mark(self, ids: list[str]) -> None:
         self.attempts.mark(ids, "Fenced", FENCED.format(seconds=self.fence.terms.fence_s))

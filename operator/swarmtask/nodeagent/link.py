@@ -1,8 +1,8 @@
-"""The node agent's line to the API: its Lease, its SwarmNode's status, the output of its attempts, and nothing else.
+"""The node agent's line to the API: its Lease, its SwarmNode's status, the output of its attempts, a token of its own.
 
-Called by `agent` and `log_sender`. A client of its own beside `swarmtask.kube`, because the agent must stay below 40 MB on small
-laptops and the full client alone takes more than that (docs/adr/0006): urllib3 in threads. It never retries and never waits longer
-than its time-out: the loops decide.
+Called by `agent`, `log_sender` and `enrolment`. A client of its own beside `swarmtask.kube`, because the agent must stay below
+40 MB on small laptops and the full client alone takes more than that (docs/adr/0006): urllib3 in threads. It never retries and never
+waits longer than its time-out: the loops decide.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ import yaml
 from swarmtask.errors import BY_REASON, BadRequest, ConfigurationError, NotFound, ServiceUnavailable, SwarmTaskError
 from swarmtask.nodeagent.containers import Owner
 from swarmtask.nodeagent.log_sender import Refused, Taken
+from swarmtask.resources.enrolment import NODE_GROUP, NODE_USER_PREFIX
 from swarmtask.resources.log_records import CONTENT_TYPE
 
 FIELD_MANAGER = "swarmtask-node-agent"
@@ -35,6 +36,7 @@ LEASE_NAMESPACE = "kube-node-lease"
 _NODES = "/apis/swarmtask.io/v1alpha1/swarmnodes"
 _TASKS = "/apis/swarmtask.io/v1alpha1/namespaces/{namespace}/swarmtasks/{name}"
 _LEASES = f"/apis/coordination.k8s.io/v1/namespaces/{LEASE_NAMESPACE}/leases"
+_TOKENS = "/apis/access.swarmtask.io/v1alpha1/accesstokens"
 _MERGE, _APPLY, _JSON = "application/merge-patch+json", "application/apply-patch+yaml", "application/json"
 _BY_CODE = {kind.code: kind for kind in BY_REASON.values()}
 
@@ -47,11 +49,13 @@ class Credentials:
 
     Attributes:
         ca: certificates of its authority, PEM; empty means those that the machine trusts.
+        tls_name: the name that its certificate must have, where that is another one than the server's.
     """
 
     server: str
     token: str
     ca: str = ""
+    tls_name: str = ""
 
 
 def read_kubeconfig(path: Path) -> Credentials:
@@ -80,7 +84,7 @@ def read_kubeconfig(path: Path) -> Credentials:
         raise ConfigurationError(f"{path}: the server is {server}, which is not https; a token would travel in the clear")
     if not token:
         raise ConfigurationError(f"{path}: the user has no token; make one with `swarmtask token create NODE --role node`")
-    return Credentials(server, str(token), ca)
+    return Credentials(server, str(token), ca, str(cluster.get("tls-server-name") or ""))
 
 
 def _named(entries: list[Object], name: str) -> Object:
@@ -103,13 +107,22 @@ class Link:
         except ssl.SSLError as error:
             raise ConfigurationError(f"the certificates of the API's authority cannot be used: {error}") from error
         self._server = credentials.server
-        self._headers = {
-            "Authorization": f"Bearer {credentials.token}", "Accept": _JSON, "User-Agent": FIELD_MANAGER,
-        }  # fmt: skip
+        self._headers = {"Accept": _JSON, "User-Agent": FIELD_MANAGER}
+        self.refused = asyncio.Event()
+        """Set when the API did not take the token; cleared by `use`."""
+        self.use(credentials.token)
+        names: dict[str, Any] = (
+            {"server_hostname": credentials.tls_name, "assert_hostname": credentials.tls_name} if credentials.tls_name else {}
+        )
         # Two loops and the output speak at the same time; a connection that broke is made anew at the next call.
         self._pool = urllib3.PoolManager(
-            num_pools=1, maxsize=3, retries=False, timeout=urllib3.Timeout(total=timeout_s), ssl_context=trust
+            num_pools=1, maxsize=3, retries=False, timeout=urllib3.Timeout(total=timeout_s), ssl_context=trust, **names
         )
+
+    def use(self, token: str) -> None:
+        """From now on, come in with this token."""
+        self._headers = self._headers | {"Authorization": f"Bearer {token}"}
+        self.refused.clear()
 
     async def __aenter__(self) -> Link:
         return self
@@ -129,6 +142,21 @@ class Link:
             if any(entry.get("name") == engine and entry.get("id") == engine_node_id for entry in known):
                 return dict(node)
         return None
+
+    async def make_token(self, node: str, labels: Mapping[str, str], digest: str, expires: str) -> Object:
+        """Make an AccessToken of this node with the credential that all nodes share. Raises Forbidden: the node may have none.
+
+        Args:
+            digest: SHA-256 of the token, which the API never sees before it is used. expires: RFC 3339.
+        """
+        spec = {
+            "user": f"{NODE_USER_PREFIX}{node}", "groups": [NODE_GROUP], "digest": digest, "expirationTimestamp": expires,
+            "description": f"the agent of node {node}",
+        }  # fmt: skip
+        metadata = {"generateName": f"node-{node[:40].rstrip('-.')}-", "labels": dict(labels)}
+        return await self._call("POST", _TOKENS, {
+            "apiVersion": "access.swarmtask.io/v1alpha1", "kind": "AccessToken", "metadata": metadata, "spec": spec,
+        })  # fmt: skip
 
     async def tell(self, name: str, status: Mapping[str, Any]) -> Object:
         """Bring the agent's part of the status up to date by server-side apply; what it told before and leaves out now is removed.
@@ -199,6 +227,8 @@ class Link:
             answer = orjson.loads(response.data)
         except orjson.JSONDecodeError:
             answer = None
+        if response.status == 401 and headers["Authorization"] == self._headers["Authorization"]:  # not one of before
+            self.refused.set()
         return response.status, answer
 
 

@@ -42,7 +42,7 @@ class Record:
         reason: what the node did to it. Of one that runs: what it is being stopped for.
         stopping_at: when the node began to stop it for that reason.
         recorded_at: when its end was found.
-        fenced: it must not run while the API cannot be reached.
+        fenced: it must not run while the API cannot be reached. grace_s: between SIGTERM and SIGKILL, as its task declares.
     """
 
     attempt: str
@@ -58,6 +58,7 @@ class Record:
     stopping_at: datetime | None = None
     recorded_at: datetime | None = None
     fenced: bool = False
+    grace_s: int | None = None
 
     def told(self) -> dict[str, Any]:
         """As an entry of a SwarmNode's `status.attempts` (`swarmtask.resources.node.NodeAttempt`)."""
@@ -154,6 +155,32 @@ class Records:
                 return float(renewed_at)
         return None
 
+    def lease_claimed(self) -> bool:
+        """Whether an agent of this machine may have made a Lease, in whichever boot; True also when the disk cannot say."""
+        try:
+            (self._directory / _LEASE).stat()
+        except FileNotFoundError:
+            return False
+        except OSError as error:
+            self._complain("read", error)
+        return True
+
+    def claim_lease(self, claimed: bool) -> None:
+        """Keep that there may be a Lease from now on (it survives a power cut), or that there is none."""
+        path = self._directory / _LEASE
+        if not claimed:
+            self._remove(path)
+            return
+        try:
+            handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            try:
+                os.fsync(handle)
+            finally:
+                os.close(handle)
+            self._sync_directory()
+        except OSError as error:
+            self._complain("written", error)
+
     # --- files ---
 
     def _remove(self, path: Path) -> None:
@@ -206,7 +233,7 @@ def _sound(record: Record) -> bool:
         and all(isinstance(value, bool) for value in (record.exited, record.fenced))
         and record.reason in _REASONS
         and isinstance(record.message, str)
-        and all(isinstance(value, int | None) for value in (record.exit_code, record.peak_bytes))
+        and all(isinstance(value, int | None) for value in (record.exit_code, record.peak_bytes, record.grace_s))
         and isinstance(record.cpu_s, int | float | None)
     )
 

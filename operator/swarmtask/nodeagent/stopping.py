@@ -58,15 +58,28 @@ class Stopper:
         """
         left = list(ids)
         if self._pace.clock() < kill_at:
-            self._signal_all(left, self._ask)
+            self.ask(left)
             left = self._until_stopped(left, kill_at)
+        return all(self.kill(left).values())
+
+    def ask(self, ids: Sequence[str]) -> None:
+        """Send each its own stop signal."""
+        self._signal_all(ids, self._ask)
+
+    def kill(self, ids: Sequence[str]) -> dict[str, bool]:
+        """End them now: by Docker, and where it does not obey, without it. Whether each has stopped, as far as can be known."""
+        left = list(ids)
         if left and self._signal_all(left, lambda container_id: self._daemon.kill(container_id, "SIGKILL")):
             left = self._until_stopped(left, self._pace.clock() + KILL_S)
-        killed = []
+        ended = dict.fromkeys(ids, True)
         for container_id in left:
             logger.warning("Docker has not stopped container %.12s; its processes are killed", container_id)
-            killed.append(self._kill_anyway(container_id))
-        return all(killed)
+            ended[container_id] = self._kill_anyway(container_id)
+        return ended
+
+    def rest(self) -> None:
+        """Between two looks at what still runs."""
+        self._pace.wait(LOOK_S)
 
     def _ask(self, container_id: str) -> bool:
         answer = self._daemon.inspect(container_id)

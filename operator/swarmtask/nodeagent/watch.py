@@ -11,11 +11,12 @@ import logging
 import random
 import threading
 from collections.abc import Callable
+from datetime import datetime
 
 from swarmtask.errors import EngineUnavailable
 from swarmtask.nodeagent.attempts import Attempts
 from swarmtask.nodeagent.daemon import Daemon, Events
-from swarmtask.nodeagent.eviction import Alarm, Strain, message, victim
+from swarmtask.nodeagent.eviction import Alarm, Candidate, Plea, Strain, grace_s, is_short, message, patience_s, victim
 from swarmtask.nodeagent.stopping import Stopper
 
 logger = logging.getLogger(__name__)
@@ -25,15 +26,17 @@ LIST_S = 30.0
 GATHER_S = 0.1
 """Events come in waves; one list is enough for each."""
 LONGEST_PAUSE_S = 5.0
-EVICTION_GRACE_S = 5.0
-"""Memory is short: not everybody's own grace can be waited for."""
 
 
 class Watch:
     """See the module.
 
     Args:
-        clock: monotonic seconds; boot_clock: the clock of the stopper's deadlines.
+        clock: monotonic seconds; boot_clock: the clock of the stopper's deadlines; now: wall time, UTC.
+        reaches: the API was reached a moment ago: it makes sense to ask the operator.
+
+    Attributes:
+        pleaded: called, from the watch's thread, when `plea` says something else than before.
     """
 
     def __init__(
@@ -45,11 +48,17 @@ class Watch:
         *,
         clock: Callable[[], float],
         boot_clock: Callable[[], float],
+        now: Callable[[], datetime],
+        reaches: Callable[[], bool],
         rng: random.Random,
     ) -> None:
         self._attempts, self._daemon, self._stopper, self._strain = attempts, daemon, stopper, strain
         self._clock, self._boot_clock, self._rng = clock, boot_clock, rng
+        self._now, self._reaches = now, reaches
         self._alarm = Alarm()
+        self._plea: Plea | None = None
+        self._hastened: set[str] = set()
+        self.pleaded: Callable[[], None] = lambda: None
         self._doubt, self._ended = threading.Event(), threading.Event()
         self._list_at, self._failures = float("-inf"), 0
         self._stream: Events | None = None
@@ -84,18 +93,72 @@ class Watch:
                 self._list_at = now
         self._relieve(now)
 
+    # --- when memory is short ---
+
+    @property
+    def plea(self) -> Plea | None:
+        """What the operator is being asked."""
+        return self._plea
+
     def _relieve(self, now: float) -> None:
         strain = self._strain()
-        if not self._alarm.sounds(strain, now):
-            return
-        chosen = victim(self._attempts.candidates())
-        if chosen is None:
-            return
+        sounds, plea = self._alarm.sounds(strain, now), self._plea
+        if plea is not None and not is_short(strain):
+            self._ask(None)  # memory is back
+        elif plea is not None:
+            self._follow_up(plea, now)
+        elif sounds and not self._hasten(now):
+            candidates = self._attempts.candidates()
+            chosen = victim(candidates)
+            if chosen is None:
+                return
+            said = message(chosen, strain)
+            if chosen.attempt and self._reaches():
+                beside = frozenset(one.container_id for one in candidates)
+                self._ask(Plea(chosen, said, now + patience_s(strain), self._now(), beside))
+            else:
+                self._evict(chosen, said, now)
+
+    def _follow_up(self, plea: Plea, now: float) -> None:
+        """The operator was asked, and memory is still short."""
+        there = {one.container_id for one in self._attempts.candidates()}
+        if self._hasten(now):
+            self._ask(None)
+        elif plea.beside - there:  # somebody has ended: the operator's choice, or by itself; that makes room, too
+            self._alarm.evicted(now)
+            self._ask(None)
+        elif now >= plea.until:
+            logger.warning("the operator has not answered in time")
+            self._evict(plea.candidate, plea.message, now)
+            self._ask(None)
+
+    def _ask(self, plea: Plea | None) -> None:
+        if plea is not None:
+            logger.warning("memory is short; the operator is asked to stop attempt %s: %s", plea.candidate.attempt, plea.message)
+        self._plea = plea
+        self.pleaded()
+
+    def _hasten(self, now: float) -> bool:
+        """Somebody was told to end, by the operator for example: that makes room, and cannot take as long as at other times. It is
+        not marked: why it ends, they know who have told it."""
+        ending = self._attempts.ending()
+        fresh = [one for one in ending if one.container_id not in self._hastened]
+        self._hastened = {one.container_id for one in ending}
+        if not fresh:
+            return False
         self._alarm.evicted(now)
-        said = message(chosen, strain)
-        logger.warning("attempt %s is %s", chosen.attempt, said)
-        self._attempts.mark([chosen.container_id], "Evicted", said)
-        kill_at = self._boot_clock() + EVICTION_GRACE_S
+        for one in fresh:
+            self._stop(one)
+        return True
+
+    def _evict(self, chosen: Candidate, said: str, now: float) -> None:
+        self._alarm.evicted(now)
+        logger.warning("attempt %s is stopped by the node: %s", chosen.attempt, said)
+        self._attempts.mark([chosen.container_id], "Evicted", f"stopped by the node: {said}")
+        self._stop(chosen)
+
+    def _stop(self, chosen: Candidate) -> None:
+        kill_at = self._boot_clock() + grace_s(chosen)
         threading.Thread(target=self._stopper.stop, args=([chosen.container_id], kill_at), name="evict", daemon=True).start()
 
     # --- events ---

@@ -81,6 +81,7 @@ SWARM_TASK = Kind(
         Column("Engine", ".status.engine", priority=1, description="Engine of the current attempt."),
         Column("Image", ".spec.container.image", priority=1, description="Image."),
         Column("Exit", ".status.exitCode", "integer", 1, "Exit code of the newest finished attempt."),
+        Column("Peak-Memory", ".status.peakMemory", priority=1, description="Memory that the newest attempt used."),
         Column("Started", ".status.startTime", "date", 1, "Since the first start."),
         Column("Finished", ".status.completionTime", "date", 1, "Since the end."),
         Column("Estimated-Start", ".status.estimatedStartTime", priority=1, description="When it may start, while it waits."),

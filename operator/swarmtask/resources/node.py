@@ -129,6 +129,14 @@ class NodeAttempt(Model):
     cpu_seconds: Annotated[float, Field(ge=0)] | None = Field(default=None, description="CPU time that it used.")
 
 
+class NodeEviction(Model):
+    """The agent's wish that an attempt ends, because memory is short. Who gets no answer within seconds acts alone."""
+
+    id: Annotated[str, Field(max_length=63)] = Field(description="The attempt that the agent would stop.")
+    requested_at: Time = Field(description="When it began to ask, by the node's clock.")
+    message: Annotated[str, Field(max_length=1024)] | None = Field(default=None, description="Why, for a person.")
+
+
 class NodeStatus(Model):
     phase: NodePhase = Field(default=NodePhase.NOT_READY, description="One word for the node.")
     message: str | None = Field(default=None, max_length=4096, description="The same for a person.")
@@ -161,6 +169,7 @@ class NodeStatus(Model):
         description="Attempts on this node, as its agent tells; those that ended stay until the operator has recorded them.",
         json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["id"]},
     )
+    eviction: NodeEviction | None = Field(default=None, description="Memory is short: whose end the agent asks for.")
     address: str | None = Field(default=None, description="Address by which the engine reaches the node.")
     arch: str | None = None
     os: str | None = None

@@ -299,6 +299,9 @@ class Attempt(Model):
     exit_code: int | None = Field(default=None, description="Exit code of the container's main process.")
     observed: StrictBool = Field(default=False, description="The engine has shown this attempt at least once.")
     requested: Requested = Field(default_factory=Requested, description="What it holds on its node.")
+    termination_grace_period_seconds: Annotated[StrictInt, Field(ge=0, le=3600)] | None = Field(
+        default=None, description="Seconds between SIGTERM and SIGKILL, as the spec said when it was placed."
+    )
     bound_at: Time | None = Field(default=None, description="When it was placed.")
     started_at: Time | None = Field(default=None, description="When its container ran.")
     stop_requested_at: Time | None = Field(default=None, description="When stopping began.")
@@ -368,6 +371,9 @@ class TaskStatus(Model):
         default=None, description="What the next attempt asks for, where the spec does not say it: auto, or more after a failure."
     )
     exit_code: int | None = Field(default=None, description="Exit code of the newest finished attempt.")
+    peak_memory: Quantity | None = Field(
+        default=None, description="The most memory that the newest attempt used of which that is known, in whole mebibytes."
+    )
     start_time: Time | None = Field(default=None, description="When the first attempt of this budget ran.")
     completion_time: Time | None = Field(default=None, description="When the task reached its terminal phase.")
     observed_retry: str | None = Field(default=None, description="The retry annotation that was last acted on.")

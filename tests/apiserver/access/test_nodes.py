@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
 import json
 import random
 from collections.abc import AsyncIterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -14,18 +16,20 @@ import httpx
 import pytest
 
 from swarmtask.apiserver.access.nodes import attempts_problem
-from swarmtask.clock import SystemClock
+from swarmtask.clock import SystemClock, format_time
 from swarmtask.nodeagent.agent import Agent, Identity, Rhythm
 from swarmtask.nodeagent.fence import Fence
 from swarmtask.nodeagent.gpus import Gpus
 from swarmtask.nodeagent.link import Credentials, Link
 from swarmtask.nodeagent.probe import Probe
+from swarmtask.resources.enrolment import BOOTSTRAP_GROUP, BOOTSTRAP_USER, LABEL_ENGINE_NODE, MOST_TOKENS
 from tests.apiserver.access.people import TASKS, client, new_token, person, task
 from tests.apiserver.server import RunningServer
 
 NODES = "/apis/swarmtask.io/v1alpha1/swarmnodes"
 LEASES = "/apis/coordination.k8s.io/v1/namespaces/{}/leases"
 OWN = LEASES.format("kube-node-lease")
+ACCESS_TOKENS = "/apis/access.swarmtask.io/v1alpha1/accesstokens"
 MERGE = {"content-type": "application/merge-patch+json"}
 
 
@@ -164,12 +168,95 @@ def test_malformed_attempts_are_a_problem_and_no_crash() -> None:
     assert not attempts_problem("n1", {"status": {}}, {})
 
 
-async def test_a_bootstrapper_makes_tokens_of_nodes_and_of_nobody_else(server: RunningServer, api: httpx.AsyncClient) -> None:
-    async with person(server, api, "join", ("system:swarmtask:node-bootstrapper", "")) as join:
-        token = await new_token(join, "system:node:n7", ("system:nodes",))
-        async with client(server, token) as agent:
-            assert (await agent.get(NODES)).status_code == 200
-        for user, groups in (("anna", ()), ("anna", ("system:nodes",)), ("system:node:n8", ("system:nodes", "system:masters"))):
-            with pytest.raises(AssertionError, match="may not make a token"):
-                await new_token(join, user, groups)
-        assert (await join.get("/apis/access.swarmtask.io/v1alpha1/accesstokens")).status_code == 403
+def wish(node: str, *, engine_node: str = "", hours: float = 24, digest: str = "a") -> dict[str, Any]:
+    """An AccessToken as an agent asks for it with the credential that all agents share."""
+    ends = SystemClock().now() + timedelta(hours=hours)
+    return {
+        "apiVersion": "access.swarmtask.io/v1alpha1", "kind": "AccessToken",
+        "metadata": {"generateName": "node-", "labels": {LABEL_ENGINE_NODE: engine_node or f"swarm.id-{node}"}},
+        "spec": {
+            "user": f"system:node:{node}", "groups": ["system:nodes"], "expirationTimestamp": format_time(ends),
+            "digest": hashlib.sha256(digest.encode()).hexdigest(),
+        },
+    }  # fmt: skip
+
+
+@pytest.fixture
+async def join(server: RunningServer, api: httpx.AsyncClient, nodes: None) -> AsyncIterator[httpx.AsyncClient]:
+    """A client with the credential that all agents share."""
+    async with client(server, await new_token(api, BOOTSTRAP_USER, (BOOTSTRAP_GROUP,))) as opened:
+        yield opened
+
+
+async def test_with_the_shared_credential_a_token_of_a_node_is_made(server: RunningServer, join: httpx.AsyncClient) -> None:
+    assert (await join.post(ACCESS_TOKENS, json=wish("n1", digest="t0ken"))).status_code == 201
+    async with client(server, "t0ken") as agent:
+        assert (await agent.get(f"{NODES}/n1")).status_code == 200
+        assert (await agent.patch(f"{NODES}/n2/status", content=json.dumps({"status": {}}), headers=MERGE)).status_code == 403
+        assert (await agent.post(ACCESS_TOKENS, json=wish("n1", digest="more"))).status_code == 403, "nor another one"
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        (wish("n3"), "no such node"),
+        (wish("gone"), "no such node"),
+        (wish("n1", engine_node="swarm.id-n2"), "must say which node of its engine it is (swarm.id-n1)"),
+        (wish("n1", hours=24 * 7 + 1), "within 7 days"),
+        (wish("n1", hours=-1), "within 7 days"),
+    ],
+)
+async def test_a_token_of_a_node_is_refused(
+    api: httpx.AsyncClient, join: httpx.AsyncClient, body: dict[str, Any], said: str
+) -> None:
+    gone = {"apiVersion": "swarmtask.io/v1alpha1", "kind": "SwarmNode", "metadata": {"name": "gone"}, "spec": {}}
+    assert (await api.post(NODES, json=gone)).status_code == 201
+    status = json.dumps({"status": {"phase": "Gone", "engines": [{"name": "swarm", "id": "id-gone"}]}})
+    assert (await api.patch(f"{NODES}/gone/status", content=status, headers=MERGE)).status_code == 200
+    answer = await join.post(ACCESS_TOKENS, json=body)
+    assert answer.status_code == 403
+    assert said in answer.json()["message"]
+
+
+async def test_a_token_of_a_node_without_an_end_is_refused(join: httpx.AsyncClient) -> None:
+    body = wish("n1")
+    del body["spec"]["expirationTimestamp"]
+    assert (await join.post(ACCESS_TOKENS, json=body)).status_code == 403
+
+
+async def test_a_stolen_shared_credential_makes_so_many_tokens_and_no_more(join: httpx.AsyncClient) -> None:
+    codes = [(await join.post(ACCESS_TOKENS, json=wish("n1", digest=str(number)))).status_code for number in range(MOST_TOKENS + 1)]
+    assert codes == [*[201] * MOST_TOKENS, 403]
+    assert (await join.post(ACCESS_TOKENS, json=wish("n2", digest="other"))).status_code == 201
+
+
+async def test_the_shared_credential_is_good_for_nothing_else(server: RunningServer, join: httpx.AsyncClient) -> None:
+    for user, groups in (
+        ("anna", ()), ("anna", ("system:nodes",)), ("system:node:n1", ("system:nodes", "system:masters")),
+        (BOOTSTRAP_USER, (BOOTSTRAP_GROUP,)), ("system:node:n1", ()),
+    ):  # fmt: skip
+        with pytest.raises(AssertionError, match="may not make a token"):
+            await new_token(join, user, groups)
+    assert (await join.get(ACCESS_TOKENS)).status_code == 403
+    assert (await join.get("/api/v1/secrets")).status_code == 403
+    assert (await join.get(TASKS)).status_code == 403
+    lease = {"apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": {"name": "n1"}, "spec": {}}
+    assert (await join.post(OWN, json=lease)).status_code == 403
+    assert (await join.patch(f"{NODES}/n1/status", content=json.dumps({"status": {}}), headers=MERGE)).status_code == 403
+    acting = {"Impersonate-User": "system:node:n1", "Impersonate-Group": "system:nodes"}
+    assert (await join.get(NODES, headers=acting)).status_code == 403
+
+
+async def test_the_operator_makes_the_shared_credential_and_may_act_with_no_other(
+    server: RunningServer, api: httpx.AsyncClient, nodes: None
+) -> None:
+    async with person(server, api, "op", ("system:swarmtask:operator", "")) as operator:
+        await new_token(operator, BOOTSTRAP_USER, (BOOTSTRAP_GROUP,))
+        with pytest.raises(AssertionError, match="may not make a token"):
+            await new_token(operator, BOOTSTRAP_USER, (BOOTSTRAP_GROUP, "system:masters"))
+        assert (await operator.post(ACCESS_TOKENS, json=wish("n1"))).status_code == 201
+
+
+async def test_an_administrator_makes_tokens_of_nodes_that_are_to_come(server: RunningServer, api: httpx.AsyncClient) -> None:
+    async with client(server, await new_token(api, "system:node:n7", ("system:nodes",))) as agent:
+        assert (await agent.get(NODES)).status_code == 200

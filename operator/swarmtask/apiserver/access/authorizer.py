@@ -25,6 +25,7 @@ ROLE_BINDINGS: Collection = (RBAC, "rolebindings")
 CLUSTER_ROLE_BINDINGS: Collection = (RBAC, "clusterrolebindings")
 _COLLECTIONS = frozenset({ROLES, CLUSTER_ROLES, ROLE_BINDINGS, CLUSTER_ROLE_BINDINGS})
 _TASKS: Collection = (GROUP, "swarmtasks")
+_NODES: Collection = (GROUP, "swarmnodes")
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +106,11 @@ class Authorizer:
             return False
         scopes = ("", *self.policy.namespaces_of(other))
         return not any(self.missing(user, scope, self.policy.grants(other, scope).rules) for scope in scopes)
+
+    def swarm_node(self, name: str) -> Mapping[str, Any] | None:
+        """The SwarmNode as it is stored; None: there is none, or it is being deleted."""
+        record = self._store.get(Key(_NODES, "", name))
+        return None if record is None or record.deleting else record.decode()
 
     def _has_attempt(self, namespace: str, name: str, node: str) -> bool:
         record = self._store.get(Key(_TASKS, namespace, name))

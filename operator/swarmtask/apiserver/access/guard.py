@@ -18,10 +18,12 @@ from swarmtask.apiserver.access.authorizer import Authorizer
 from swarmtask.apiserver.access.bindings import RBAC
 from swarmtask.apiserver.access.requests import forbidden
 from swarmtask.apiserver.access.rules import EVERYTHING, Attributes, Rule
-from swarmtask.apiserver.access.tokens import TOKENS
+from swarmtask.apiserver.access.tokens import TOKENS, AccessTokens
 from swarmtask.apiserver.access.users import User, service_account_of
 from swarmtask.apiserver.types import ResourceType, TypeRegistry
+from swarmtask.clock import Clock
 from swarmtask.errors import Forbidden, NotFound
+from swarmtask.resources.enrolment import NODE_GROUP, NODE_USER_PREFIX
 from swarmtask.resources.meta import GROUP
 
 _SHOWN_RULES = 10
@@ -33,8 +35,9 @@ Object = Mapping[str, Any]
 class Guard:
     """For one request of one user."""
 
-    def __init__(self, user: User, authorizer: Authorizer, registry: TypeRegistry) -> None:
+    def __init__(self, user: User, authorizer: Authorizer, registry: TypeRegistry, tokens: AccessTokens, clock: Clock) -> None:
         self._user, self._authorizer, self._registry = user, authorizer, registry
+        self._tokens, self._clock = tokens, clock
 
     def may_create(self, rt: ResourceType, namespace: str, name: str) -> None:
         """A patch (server-side apply) is about to create. Raises Forbidden."""
@@ -166,13 +169,23 @@ class Guard:
         if service_account_of(user) is not None:
             raise faults.forbidden(rt, name, "a ServiceAccount's tokens are made by `kubectl create token`")
         groups = spec.get("groups") or ()
-        if user.startswith("system:node:") and tuple(groups) == ("system:nodes",):
-            asked = [("groups", "system:nodes")]  # an agent's token, for whoever may make those
-        else:
-            asked = [("users", user), *(("groups", group) for group in groups)]
+        agent = user.startswith(NODE_USER_PREFIX) and tuple(groups) == (NODE_GROUP,)
+        asked = [("groups", NODE_GROUP)] if agent else [("users", user), *(("groups", group) for group in groups)]
         for resource, who in asked:
             if not self._authorizer.allows(self._user, Attributes("impersonate", resource=resource, name=who)):
                 raise faults.forbidden(rt, name, f"{self._who()} may not make a token that acts as {resource[:-1]} {who!r}: {_HOW}")
+        if agent:
+            self._check_node_token(rt, new)
+
+    def _check_node_token(self, rt: ResourceType, new: Object) -> None:
+        """A token of a node, from somebody who may make those of all but act as none: with the credential that agents share."""
+        user = new["spec"]["user"]
+        if self._authorizer.allows(self._user, Attributes("impersonate", resource="users", name=user)):
+            return
+        node, now = self._authorizer.swarm_node(user.removeprefix(NODE_USER_PREFIX)), self._clock.now()
+        problem = nodes.token_problem(new, node, now, self._tokens.living(user, now))
+        if problem:
+            raise faults.forbidden(rt, new["metadata"].get("name", ""), f"a token of {user}: {problem}")
 
 
 _HOW = "that needs the verb impersonate on it"

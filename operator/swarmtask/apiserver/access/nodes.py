@@ -7,9 +7,12 @@ A laptop is easily stolen: what its token can do must not reach beyond the lapto
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from datetime import datetime, timedelta
 from typing import Any
 
 from swarmtask.apiserver.access.rules import READ, Attributes, Rule
+from swarmtask.clock import parse_time
+from swarmtask.resources.enrolment import LABEL_ENGINE_NODE, LONGEST_LIFE_S, MOST_TOKENS, engine_node
 from swarmtask.resources.meta import GROUP
 
 LEASES = "coordination.k8s.io"
@@ -72,6 +75,30 @@ def node_status_problem(new: Mapping[str, Any], old: Mapping[str, Any]) -> str:
         return f"a node may not change what the operator says of it: status.{', status.'.join(changed)}"
     if _ready(before) != _ready(after):
         return "a node may not change its condition Ready: the operator decides that"
+    return ""
+
+
+def token_problem(token: Mapping[str, Any], node: Mapping[str, Any] | None, now: datetime, living: int) -> str:
+    """What is wrong with an AccessToken of a node that was asked for with the credential that all nodes share; empty: nothing.
+
+    Args:
+        node: its SwarmNode; None: there is none.
+        living: tokens that the node has already.
+    """
+    status = (node or {}).get("status") or {}
+    if node is None or status.get("phase") == "Gone":
+        return "there is no such node: it has to join the swarm first, and one that has left gets no token"
+    label = (token["metadata"].get("labels") or {}).get(LABEL_ENGINE_NODE)
+    known = [engine_node(str(item.get("name")), str(item.get("id"))) for item in status.get("engines") or ()]
+    if label not in known:
+        return (
+            f"the label {LABEL_ENGINE_NODE} must say which node of its engine it is ({' or '.join(known) or 'no engine lists it'})"
+        )
+    expires = token["spec"].get("expirationTimestamp")
+    if not expires or not now < parse_time(expires) <= now + timedelta(seconds=LONGEST_LIFE_S):
+        return f"spec.expirationTimestamp must lie within {LONGEST_LIFE_S // 86_400} days"
+    if living >= MOST_TOKENS:
+        return f"the node has {living} tokens already: one that is not needed has to end first"
     return ""
 
 

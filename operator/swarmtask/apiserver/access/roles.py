@@ -13,6 +13,7 @@ from swarmtask.apiserver.access.rules import READ, WRITE
 from swarmtask.apiserver.access.users import AUTHENTICATED, MASTERS, NODES, OPERATORS
 from swarmtask.apiserver.objects import ObjectService, WriteOptions
 from swarmtask.errors import InternalError
+from swarmtask.resources.enrolment import BOOTSTRAP_GROUP, BOOTSTRAP_USER
 from swarmtask.resources.meta import GROUP
 
 ROLE_OF: dict[str, str] = {"cluster-admin": "cluster-admin", "admin": "admin", "editor": "edit", "viewer": "view"}
@@ -28,6 +29,14 @@ def _rule(groups: list[str], resources: list[str], verbs: list[str]) -> dict[str
     return {"apiGroups": groups, "resources": resources, "verbs": verbs}
 
 
+_NOTHING_THERE = [
+    _rule([""], ["endpoints", "persistentvolumeclaims", "replicationcontrollers", "services"], _READ),
+    _rule(["apps"], ["daemonsets", "deployments", "replicasets", "statefulsets"], _READ),
+    _rule(["batch"], ["cronjobs", "jobs"], _READ),
+    _rule(["extensions", "networking.k8s.io"], ["ingresses"], _READ),
+    _rule(["policy"], ["poddisruptionbudgets"], _READ),
+]
+"""Kinds that are always empty here; `kubectl apply --prune` lists them (`projections.kinds`)."""
 _VIEW = [
     _rule([GROUP], ["swarmtasks", "swarmtasks/status", "swarmtasks/scale", "swarmqueues", "swarmqueues/status"], _READ),
     _rule([GROUP], ["swarmtasks/log"], ["get"]),
@@ -36,6 +45,7 @@ _VIEW = [
     _rule([""], ["pods", "pods/status", "pods/log"], _READ),
     _rule(["metrics.k8s.io"], ["pods"], _READ),
     _rule(["coordination.k8s.io"], ["leases"], _READ),
+    *_NOTHING_THERE,
 ]
 _EDIT = [
     _rule([GROUP], ["swarmtasks", "swarmtasks/scale"], _WRITE),
@@ -50,6 +60,8 @@ _EDIT = [
 ]
 _ADMIN = [
     _rule([GROUP], ["swarmqueues", "swarmqueues/scale"], _WRITE),
+    _rule([GROUP], ["swarmnodes"], ["update", "patch"]),
+    _rule([""], ["nodes"], ["update", "patch"]),
     _rule([RBAC], ["roles", "rolebindings"], [*_READ, *_WRITE]),
     _rule(["authorization.k8s.io"], ["localsubjectaccessreviews"], ["create"]),
 ]
@@ -64,7 +76,8 @@ _OPERATOR = [
     _rule([""], ["serviceaccounts"], ["create", "impersonate"]),
     _rule([""], ["serviceaccounts/token"], ["create"]),
     _rule([ACCESS_GROUP], ["accesstokens"], [*_READ, *_WRITE]),
-    {"apiGroups": [""], "resources": ["groups"], "resourceNames": [NODES], "verbs": ["impersonate"]},
+    {"apiGroups": [""], "resources": ["groups"], "resourceNames": [NODES, BOOTSTRAP_GROUP], "verbs": ["impersonate"]},
+    {"apiGroups": [""], "resources": ["users"], "resourceNames": [BOOTSTRAP_USER], "verbs": ["impersonate"]},
     _rule(["authentication.k8s.io"], ["tokenreviews"], ["create"]),
     _rule(["authorization.k8s.io"], ["subjectaccessreviews"], ["create"]),
 ]
@@ -116,6 +129,7 @@ CLUSTER_ROLE_BINDINGS: dict[str, tuple[str, str]] = {
     "system:discovery": ("system:discovery", AUTHENTICATED),
     "system:basic-user": ("system:basic-user", AUTHENTICATED),
     "system:swarmtask:operator": ("system:swarmtask:operator", OPERATORS),
+    "system:swarmtask:node-bootstrapper": ("system:swarmtask:node-bootstrapper", BOOTSTRAP_GROUP),
 }
 """Name -> (ClusterRole, group)."""
 

@@ -99,7 +99,7 @@ class AccessRoom:
 
     def guard(self, user: User) -> Guard | None:
         """What looks at the objects that a user writes."""
-        return None if user.is_master else Guard(user, self.authorizer, self._registry)
+        return None if user.is_master else Guard(user, self.authorizer, self._registry, self.tokens, self._clock)
 
     def watch_over(self, visit: Visit, response: Response) -> None:
         """End a stream when what it was opened with ends."""

@@ -76,6 +76,11 @@ class AccessTokens:
         """Whose token has this SHA-256, expired or not. Found by its digest: how long that takes tells nothing of a token."""
         return self._logins.get(digest)
 
+    def living(self, user: str, now: datetime) -> int:
+        """How many tokens of a user have not expired."""
+        logins = (login for login in self._logins.values() if login.user.name == user)
+        return sum(login.expires_at is None or now < login.expires_at for login in logins)
+
     def _add(self, record: Record) -> None:
         spec = record.decode()["spec"]
         digest = bytes.fromhex(spec["digest"])

@@ -9,13 +9,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from swarmtask.resources.enrolment import NODE_GROUP, NODE_USER_PREFIX
+
 MASTERS = "system:masters"
 """May do everything; no role can take that away."""
 AUTHENTICATED = "system:authenticated"
 ANONYMOUS = "system:anonymous"
 OPERATORS = "system:swarmtask:operators"
-NODES = "system:nodes"
-NODE_PREFIX = "system:node:"
+NODES = NODE_GROUP
+NODE_PREFIX = NODE_USER_PREFIX
 SERVICE_ACCOUNTS = "system:serviceaccounts"
 SERVICE_ACCOUNT_PREFIX = "system:serviceaccount:"
 

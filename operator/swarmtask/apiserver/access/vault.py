@@ -119,6 +119,16 @@ def is_sealed(stored: bytes) -> bool:
     return stored.startswith(MAGIC)
 
 
+def key_id_of(sealed: bytes) -> str:
+    """The ID of the key that a sealed body needs."""
+    return sealed[len(MAGIC) : len(MAGIC) + ID_BYTES].hex()
+
+
+def key_ids_in(content: bytes, path: Path) -> frozenset[str]:
+    """The IDs of the keys in the content of a key file. `path`: where it is from, for the message. Raises ConfigurationError."""
+    return frozenset(key.id.hex() for key in _parse(content, path))
+
+
 def _context(rv: int) -> bytes:
     return b"swarmtask/revision/%d" % rv
 
@@ -129,11 +139,18 @@ def _new_key() -> _Key:
 
 def _read(path: Path) -> tuple[_Key, ...]:
     try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise ConfigurationError(f"the key file {path} cannot be read ({error}): restore it from a backup") from error
+    return _parse(content, path)
+
+
+def _parse(content: bytes, path: Path) -> tuple[_Key, ...]:
+    try:
         keys = tuple(
-            _Key(bytes.fromhex(item["id"]), base64.b64decode(item["key"], validate=True))
-            for item in orjson.loads(path.read_bytes())["keys"]
+            _Key(bytes.fromhex(item["id"]), base64.b64decode(item["key"], validate=True)) for item in orjson.loads(content)["keys"]
         )
-    except (OSError, ValueError, KeyError, TypeError, binascii.Error) as error:
+    except (ValueError, KeyError, TypeError, binascii.Error) as error:
         raise ConfigurationError(f"the key file {path} cannot be read ({error}): restore it from a backup") from error
     if not keys or any(len(key.id) != ID_BYTES or len(key.secret) != KEY_BYTES for key in keys):
         raise ConfigurationError(f"the key file {path} holds no usable key: restore it from a backup")

@@ -44,6 +44,8 @@ from swarmtask.engines.swarm.client import (
     open_events,
     open_task_logs,
 )
+from swarmtask.engines.swarm.images import pinned
+from swarmtask.engines.swarm.knocking import Knocking
 from swarmtask.engines.swarm.observe import ENGINE, Observer, engine_node, first_task, has_ended
 from swarmtask.errors import ConfigurationError, EngineRejected, EngineUnavailable, SwarmTaskError, WorkloadNotFound
 from swarmtask.settings import SwarmSettings
@@ -72,6 +74,7 @@ class SwarmEngine:
         self._clock = clock
         self._docker = DockerClient(settings.docker_host, timeout_s=settings.timeout_s, threads=settings.threads)
         self._observer = Observer()
+        self._knocking = Knocking(clock)
         self._images: dict[str, tuple[float, str]] = {}
         self._hardening_checked = False
 
@@ -108,6 +111,7 @@ class SwarmEngine:
             )
 
     async def aclose(self) -> None:
+        self._knocking.close()
         self._docker.close()
 
     # --- attempts ---------------------------------------------------------------------------------------------------------
@@ -178,7 +182,7 @@ class SwarmEngine:
     async def nodes(self) -> Sequence[EngineNode]:
         nodes = await self._docker.call(lambda api: api.nodes())
         self._observer.note_nodes(nodes)
-        return tuple(engine_node(node) for node in nodes)
+        return self._knocking.judge(engine_node(node) for node in nodes)
 
     async def label_node(self, node_id: str, labels: Mapping[str, str | None]) -> None:
         def change(spec: dict[str, Any]) -> None:
@@ -349,13 +353,12 @@ class SwarmEngine:
         try:
             found = await self._docker.call(lambda api: api.inspect_image(image))
         except (Missing, EngineRejected):
-            pinned = image  # not here, or no proper reference: Swarm will say what is wrong with it
+            known = image  # not here, or no proper reference: Swarm will say what is wrong with it
         else:
-            digests: list[str] = found.get("RepoDigests") or []
-            pinned = found["Id"] if not digests else next((one for one in digests if _same_repository(one, image)), image)
+            known = pinned(found, image)
         self._images = {key: value for key, value in self._images.items() if now - value[0] < IMAGE_CACHE_S}
-        self._images[image] = (now, pinned)
-        return pinned
+        self._images[image] = (now, known)
+        return known
 
     async def _read_back(self, name: str) -> None:
         """Say once which protections this engine drops without a word (an older API does)."""
@@ -384,15 +387,6 @@ def _take_away(api: Api, service: Mapping[str, Any]) -> None:
         mode=spec["Mode"],
         endpoint_spec=spec.get("EndpointSpec"),
     )
-
-
-def _same_repository(digest: str, image: str) -> bool:
-    """Whether `repo@sha256:...` is of the repository that `image` names."""
-    repository = digest.partition("@")[0]
-    head, slash, tail = image.rpartition("/")
-    return repository.removeprefix("docker.io/").removeprefix("library/") == (head + slash + tail.partition(":")[0]).removeprefix(
-        "docker.io/"
-    ).removeprefix("library/")
 
 
 def _events_with_a_beginning(api: Api) -> Source[dict[str, Any]]:

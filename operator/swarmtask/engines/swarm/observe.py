@@ -75,6 +75,7 @@ def engine_node(node: Json) -> EngineNode:
         is_manager=spec.get("Role") == "manager",
         message=status.get("Message", ""),
         labels=dict(spec.get("Labels") or {}),
+        joined_at=moment(node.get("CreatedAt")),
     )
 
 

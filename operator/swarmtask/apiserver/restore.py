@@ -1,0 +1,235 @@
+"""Restoring a backup into a data directory that no server uses.
+
+Called by `swarmtask restore`. What was there is kept aside; the database comes last and in one step, so that a restore that is cut
+off changes nothing that counts and is simply run again. Every object gets a new resourceVersion far above all that the cluster can
+have given out: whoever watches is told to list again (410), whoever compares versions takes what was restored, and no write that
+was decided on the state before goes through. All of it blocks.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import shutil
+import sqlite3
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from swarmtask.apiserver import backup, layout
+from swarmtask.apiserver.access.vault import Vault, is_sealed, key_ids_in
+from swarmtask.apiserver.auth import prepare_data_dir, write_private
+from swarmtask.apiserver.backup import Facts
+from swarmtask.apiserver.places import DATABASE, PKI, SECRETS_KEY, credentials_of, locked
+from swarmtask.errors import ConfigurationError
+from swarmtask.resources.kinds import SWARM_TASK
+from swarmtask.resources.task import TERMINAL_PHASES
+
+VERSION_GAP = 10**12
+"""How far resourceVersions jump: more than a cluster gives out in ten years of 3,000 writes a second."""
+UNFINISHED = "unfinished-tasks.json"
+_FAMILY = (DATABASE, f"{DATABASE}-wal", f"{DATABASE}-shm")
+
+
+@dataclass(frozen=True, slots=True)
+class Restored:
+    """What was done.
+
+    Attributes:
+        resource_version: with which the cluster goes on.
+        aside: folder with what was there before; None: there was nothing.
+        unfinished: tasks of the old database that are not in the backup and had not ended: to be submitted again from the file
+            `UNFINISHED` in `aside`. None: there was no old database that could be read.
+        new_authority: the certificates of before are not there: every kubeconfig has to be made anew.
+    """
+
+    facts: Facts
+    resource_version: int
+    aside: Path | None
+    unfinished: int | None
+    new_authority: bool
+
+
+def restore(source: Path, data_dir: Path, credentials: Mapping[str, bytes] | None, *, label: str) -> Restored:
+    """Put a backup in the place of the database.
+
+    Args:
+        credentials: content by path in the data directory, from the keys file; None: those that are there stay.
+        label: part of the name of the folder in which the present files are kept.
+
+    Raises:
+        ConfigurationError: a server uses the directory; the file is no whole backup or newer; the key of its Secrets is missing.
+        InsufficientStorage, InternalError: nothing was changed that counts; run it again.
+    """
+    facts = backup.read(source)
+    prepare_data_dir(data_dir)
+    with locked(data_dir):
+        stage = data_dir / f".restore-{secrets.token_hex(6)}"
+        stage.mkdir(mode=0o700)
+        try:
+            vault = _vault(facts, data_dir, credentials, stage)
+            old = _Old.read(data_dir / DATABASE)
+            base = max(facts.resource_version, old.resource_version if old is not None else 0) + VERSION_GAP
+            ready = stage / DATABASE
+            shutil.copyfile(source, ready)
+            ready.chmod(0o600)
+            version, uids = _renumber(ready, base, vault)
+            unfinished = None if old is None else [task for uid, task in old.unfinished.items() if uid not in uids]
+            aside = _set_aside(data_dir, label)
+            if aside is not None and unfinished:
+                document = {"apiVersion": "v1", "kind": "List", "items": unfinished}
+                write_private(aside / UNFINISHED, orjson.dumps(document, option=orjson.OPT_INDENT_2) + b"\n")
+            for name, content in (credentials or {}).items():
+                prepare_data_dir((data_dir / name).parent)
+                write_private(data_dir / name, content)
+            new_authority = not (data_dir / PKI / "ca.key").exists()
+            _put_in_place(ready, data_dir)
+        except (sqlite3.Error, OSError) as error:
+            raise layout.map_error(error, data_dir / DATABASE) from error
+        finally:
+            shutil.rmtree(stage, ignore_errors=True)
+    return Restored(facts, version, aside, None if unfinished is None else len(unfinished), new_authority)
+
+
+def _vault(facts: Facts, data_dir: Path, credentials: Mapping[str, bytes] | None, stage: Path) -> Vault | None:
+    """What opens the Secrets of the backup. Raises ConfigurationError: the key is not there."""
+    if not facts.keys:
+        return None
+    given = (credentials or {}).get(SECRETS_KEY)
+    present = data_dir / SECRETS_KEY
+    content = given if given is not None else present.read_bytes() if present.exists() else None
+    missing = set(facts.keys) - (key_ids_in(content, present) if content is not None else frozenset())
+    if missing or content is None:
+        raise ConfigurationError(
+            f"the Secrets in the backup are encrypted with the key {', '.join(sorted(missing))}, which "
+            f"{'the keys file' if given is not None else present} does not hold: name the keys file that was made with this backup "
+            "(--keys)"
+        )
+    write_private(stage / SECRETS_KEY, content)
+    return Vault(stage / SECRETS_KEY)
+
+
+@dataclass(frozen=True, slots=True)
+class _Old:
+    """What can still be read of the database that is replaced. `unfinished`: tasks by UID, as they may be applied again."""
+
+    resource_version: int
+    unfinished: Mapping[str, dict[str, Any]]
+
+    @classmethod
+    def read(cls, path: Path) -> _Old | None:
+        """None: there is none, or it cannot be read."""
+        if not path.exists():
+            return None
+        try:
+            with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as db:
+                (version,) = db.execute("SELECT value FROM meta WHERE name = 'resource_version'").fetchone()
+                rows = db.execute(
+                    "SELECT uid, body FROM objects JOIN revisions USING (rv) WHERE grp = ? AND plural = ?",
+                    (SWARM_TASK.group, SWARM_TASK.plural),
+                )
+                tasks = {uid: task for uid, body in rows if (task := _unfinished(body)) is not None}
+                return cls(int(version), tasks)
+        except (sqlite3.Error, TypeError, ValueError):
+            return None
+
+
+def _unfinished(body: bytes) -> dict[str, Any] | None:
+    """A task as somebody would apply it; None: it has ended, is going, is a run of an array, or cannot be read."""
+    try:
+        task = orjson.loads(body)
+        metadata = task["metadata"]
+        if "deletionTimestamp" in metadata or any(owner.get("controller") for owner in metadata.get("ownerReferences") or ()):
+            return None
+        if (task.get("status") or {}).get("phase") in TERMINAL_PHASES:
+            return None
+        kept = {name: metadata[name] for name in ("name", "namespace", "labels", "annotations") if metadata.get(name)}
+        return {"apiVersion": task["apiVersion"], "kind": task["kind"], "metadata": kept, "spec": task.get("spec") or {}}
+    except (ValueError, TypeError, KeyError, AttributeError):
+        return None
+
+
+def _renumber(path: Path, base: int, vault: Vault | None) -> tuple[int, set[str]]:
+    """Bring a copy of the backup up to date and give every object a version above `base`, in the order that they had.
+
+    Returns:
+        The version of the newest, and the UIDs.
+    """
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as db:
+        db.execute("DROP TABLE backup")
+        layout.migrate(db)
+        db.execute("BEGIN IMMEDIATE")
+        rows = db.execute(
+            "SELECT objects.rv, uid, body, crc FROM objects LEFT JOIN revisions USING (rv) ORDER BY objects.rv"
+        ).fetchall()
+        moved = [(version, row[0]) for version, row in enumerate(rows, base + 1)]
+        bodies = [
+            # A damaged one stays as it is: the server names it at start.
+            (version, *(_with_version(body, rv, version, vault) if layout.checksum(body) == crc else (body, crc)))
+            for version, (rv, _, body, crc) in enumerate(rows, base + 1)
+            if body is not None
+        ]
+        version = base + len(rows)
+        db.execute("DELETE FROM revisions")
+        db.execute("DELETE FROM log")
+        db.executemany("UPDATE objects SET rv = ? WHERE rv = ?", moved)
+        db.executemany("INSERT INTO revisions (rv, body, crc) VALUES (?, ?, ?)", bodies)
+        db.execute("UPDATE meta SET value = ? WHERE name IN ('resource_version', 'floor')", (version,))
+        db.execute("COMMIT")
+        db.execute("VACUUM")
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+    return version, {uid for _, uid, _, _ in rows}
+
+
+def _with_version(stored: bytes, rv: int, version: int, vault: Vault | None) -> tuple[bytes, int]:
+    """A body that says its new version, and its checksum."""
+    sealed = vault if vault is not None and is_sealed(stored) else None
+    obj = orjson.loads(sealed.open(rv, stored) if sealed is not None else stored)
+    obj["metadata"]["resourceVersion"] = str(version)
+    body = orjson.dumps(obj)
+    if sealed is not None:
+        body = sealed.seal(version, body)
+    return body, layout.checksum(body)
+
+
+def _set_aside(data_dir: Path, label: str) -> Path | None:
+    """Keep the files that are about to be replaced: the database, and what belongs to it. They also stay where they are."""
+    names = [name for name in _FAMILY if (data_dir / name).exists()]
+    names += [str(path) for path in credentials_of(data_dir)]
+    if not names:
+        return None
+    folder = data_dir / f"before-restore-{label}"
+    number = 1
+    while folder.exists():
+        number += 1
+        folder = data_dir / f"before-restore-{label}-{number}"
+    folder.mkdir(mode=0o700)
+    for name in names:
+        (folder / name).parent.mkdir(mode=0o700, exist_ok=True)
+        try:
+            os.link(data_dir / name, folder / name)
+        except OSError:
+            shutil.copy2(data_dir / name, folder / name)  # a file system without links
+    _sync_folder(folder)
+    return folder
+
+
+def _put_in_place(ready: Path, data_dir: Path) -> None:
+    """The one step that counts. A journal of the old database must not be found beside the new one."""
+    for name in _FAMILY[1:]:
+        (data_dir / name).unlink(missing_ok=True)
+    ready.replace(data_dir / DATABASE)
+    _sync_folder(data_dir)
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,72 @@
+"""A laptop that left its swarm and came back under another ID, or was seen to leave."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from swarmtask.controllers.node_facts import Listed, NodeFacts, match, phase_of, without_former_selves
+from swarmtask.engines.base import EngineNode, NodeState
+from swarmtask.resources.node import NodePhase, SwarmNode
+
+BEGAN = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+def machine(node_id: str, hostname: str, state: NodeState = NodeState.READY, *, day: int | None = 0, **more: Any) -> EngineNode:
+    joined = None if day is None else BEGAN + timedelta(days=day)
+    return EngineNode(node_id, hostname, state, joined_at=joined, **more)
+
+
+def ids(*nodes: EngineNode) -> list[str]:
+    return [node.id for node in without_former_selves(nodes)]
+
+
+def test_the_lost_entry_of_a_machine_that_joined_again_is_left_out() -> None:
+    old, new = machine("old", "laptop", NodeState.DOWN), machine("new", "laptop", day=3)
+    assert ids(old, new, machine("x", "other")) == ["new", "x"]
+    assert ids(new, old) == ["new"]
+
+
+def test_two_machines_of_one_name_stay_two_while_nothing_says_otherwise() -> None:
+    assert ids(machine("a", "ubuntu"), machine("b", "ubuntu", day=3)) == ["a", "b"], "both work"
+    assert ids(machine("a", "ubuntu"), machine("b", "ubuntu", NodeState.DOWN, day=3)) == ["a", "b"], "the later one is lost"
+    assert ids(machine("a", "ubuntu", NodeState.DOWN), machine("b", "ubuntu", NodeState.DOWN, day=3)) == ["a", "b"], "both are"
+    assert ids(machine("a", "ubuntu", NodeState.DOWN, day=None), machine("b", "ubuntu")) == ["a", "b"], "nobody knows since when"
+    assert ids(machine("a", "ubuntu", NodeState.UNKNOWN), machine("b", "ubuntu", day=3)) == ["a", "b"], "it is just joining"
+
+
+def known(name: str, engine_id: str) -> SwarmNode:
+    return SwarmNode.model_validate(
+        {
+            "metadata": {"name": name}, "spec": {"maxTasks": 3},
+            "status": {"phase": "Gone", "engines": [{"name": "swarm", "id": engine_id}]},
+        }
+    )  # fmt: skip
+
+
+def test_it_goes_on_as_the_swarmnode_that_it_was() -> None:
+    listed = without_former_selves([machine("old", "laptop", NodeState.DOWN), machine("new", "laptop", day=1)])
+    found = match({"swarm": (listed, True)}, {"laptop": known("laptop", "old")})
+    assert {name: [item.node.id for item in facts.listed] for name, facts in found.items()} == {"laptop": ["new"]}
+
+
+def test_and_so_does_one_that_the_engine_has_forgotten() -> None:
+    found = match({"swarm": ([machine("new", "laptop", day=1)], True)}, {"laptop": known("laptop", "old")})
+    assert [item.node.id for item in found["laptop"].listed] == ["new"]
+
+
+def facts(*, left: bool = True, heard: bool = True, **more: Any) -> NodeFacts:
+    return NodeFacts((Listed("swarm", machine("n", "laptop", NodeState.DOWN, left=left), heard),), **more)
+
+
+def test_a_machine_that_says_that_it_left_is_gone() -> None:
+    phase, reason, words = phase_of(facts(lost=True))
+    assert (phase, reason) == (NodePhase.GONE, "LeftEngine")
+    assert "docker node rm n" in words
+    assert phase_of(facts())[0] is NodePhase.GONE, "also one that never had an agent"
+
+
+def test_it_is_not_while_its_agent_speaks_or_nobody_asked_it_lately() -> None:
+    assert phase_of(facts(speaks=True))[0] is NodePhase.UNREACHABLE
+    assert phase_of(facts(left=False, lost=True))[0] is NodePhase.UNREACHABLE
+    assert phase_of(facts(heard=False))[0] is NodePhase.NOT_READY

@@ -1,0 +1,78 @@
+"""Laptops whose lid is closed, on a real Docker Swarm with a real agent on every node: short and long, by every policy."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from tests.e2e.product import wait_until
+from tests.e2e.stage import LATE_S, LOST_GRACE_S, POLICIES, REPLACED_S, UNREACHABLE_S, WAKING, Stage, uptime_s
+
+pytestmark = [pytest.mark.docker, pytest.mark.lab, pytest.mark.kubectl, pytest.mark.slow]
+
+SHORT_S = 8
+"""Less than the fence, and less than Swarm needs to call a node Down."""
+LONG = [pytest.param(seconds, marks=[pytest.mark.long, pytest.mark.timeout(seconds + 300)]) for seconds in (60, 600)]
+
+
+def test_a_lid_closed_for_a_moment_costs_nothing(stage: Stage) -> None:
+    """Ten tasks; the node is Unreachable meanwhile, and goes on with all of them under their numbers."""
+    victim = stage.lab.nodes[1]
+    stage.product.apply(*[stage.task(f"work-{i}", victim) for i in range(10)])
+    stage.product.wait_all("Running", 10)
+    asleep = stage.sleep(victim)
+    stage.product.wait_all("Unknown", 10, timeout_s=SHORT_S)
+    stage.until(asleep + SHORT_S)
+    stage.wake(victim)
+    stage.product.wait_all("Running", 10, timeout_s=20)
+    for name, status in stage.statuses().items():
+        assert [attempt["node"] for attempt in status["attempts"]] == [victim], status
+        assert stage.overlap_s(status) == 0, name
+    reasons = stage.product.event_reasons("work-0")
+    assert reasons[-2:] == ["NodeUnreachable", "NodeBack"], reasons
+    wait_until("its Events", lambda: stage.events_of_node(victim)[-2:] == ["NodeUnreachable", "NodeBack"], 10)
+    stage.clear()
+    stage.recorder.assert_ok()
+
+
+@pytest.mark.parametrize("asleep_s", [REPLACED_S + LATE_S, *LONG])
+def test_a_lid_closed_for_long_by_every_policy(stage: Stage, asleep_s: float) -> None:
+    """Thirty tasks, ten under each policy, on two nodes: one is paused, the other frozen by the kernel's own freezer."""
+    paused, frozen = stage.lab.nodes[1:]
+    short = [stage.task(f"done-{node}", node, script="echo whole", labels={"policy": "done"}) for node in (paused, frozen)]
+    long = [stage.task(f"{policy.lower()}-{i}", (paused, frozen)[i % 2], policy) for policy in POLICIES for i in range(10)]
+    stage.product.apply(*short, *long)
+    stage.product.wait_all("Succeeded", 2, "policy=done")
+    stage.product.wait_all("Running", 30, "policy!=done")
+
+    asleep = stage.sleep(paused)
+    stage.sleep(frozen, by_freezer=True)
+    for policy, due_s in (("afterLost", UNREACHABLE_S + LOST_GRACE_S), ("afterFence", REPLACED_S)):
+        stage.wait_second_attempts(policy, 10, asleep, due_s + LATE_S)
+    assert time.monotonic() - asleep < asleep_s, "they were replaced while the lids were closed"
+    stage.until(asleep + asleep_s)
+    before = stage.statuses()
+    assert {before[f"never-{i}"]["phase"] for i in range(10)} == {"Unknown"}
+    woke = uptime_s()
+    stage.wake(paused, frozen)
+    # Swarm ends what still runs on a node that was Down, so attempts that were waited for end now, and are tried again.
+    stage.wait_second_attempts("never", 10, time.monotonic(), 60)
+    stage.product.wait_all("Running", 30, "policy!=done", timeout_s=60)
+    after = stage.statuses()
+    for name, status in after.items():
+        first, last = status["attempts"][0], status["attempts"][-1]
+        if name.startswith("done"):
+            assert (status["phase"], len(status["attempts"])) == ("Succeeded", 1), "finished work is not run again"
+            continue
+        assert (len(status["attempts"]), first["reason"], status.get("failures", 0)) == (2, "NodeLost", 0), (name, status)
+        assert last["state"] == "Running"
+        asleep_together = stage.pulses.overlap_s([first["id"], last["id"]], until=woke)
+        assert asleep_together == 0, (name, asleep_together)
+        if name.startswith("never"):
+            assert stage.overlap_s(status) == 0, name
+        if not name.startswith("afterlost"):
+            stage.note("acting together after waking, s", stage.overlap_s(status))
+    assert stage.worst("acting together after waking, s") < WAKING.total_seconds()
+    stage.clear()
+    stage.recorder.assert_ok(doubled=[name for name in after if name.startswith("afterlost")])

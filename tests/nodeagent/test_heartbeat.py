@@ -1,0 +1,35 @@
+"""Whether an agent lives, as its health check sees it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from swarmtask.nodeagent import heartbeat
+from swarmtask.nodeagent.heartbeat import FRESH_S, beat, main, problem
+
+
+def test_a_fresh_beat_is_health_and_an_old_one_is_not(tmp_path: Path) -> None:
+    beat(tmp_path, 1000.0)
+    assert problem(tmp_path, 1000.0 + FRESH_S - 1) == ""
+    assert "old" in problem(tmp_path, 1000.0 + FRESH_S + 1)
+
+
+def test_a_beat_from_before_the_last_boot_is_none(tmp_path: Path) -> None:
+    beat(tmp_path, 90_000.0)
+    assert problem(tmp_path, 20.0)
+
+
+@pytest.mark.parametrize("content", [None, "", "soon"])
+def test_no_beat_at_all(tmp_path: Path, content: str | None, capsys: pytest.CaptureFixture[str]) -> None:
+    if content is not None:
+        (tmp_path / heartbeat.FILE).write_text(content)
+    assert main([str(tmp_path)], lambda: 1.0) == 1
+    assert "no heartbeat" in capsys.readouterr().err
+
+
+def test_the_programs_answer(tmp_path: Path) -> None:
+    beat(tmp_path, 5.0)
+    assert main([str(tmp_path)], lambda: 6.0) == 0
+    assert main([], lambda: 6.0) == 2
