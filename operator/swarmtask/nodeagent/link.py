@@ -1,8 +1,8 @@
 """The node agent's line to the API: its Lease, its SwarmNode's status, the output of its attempts, a token of its own.
 
 Called by `agent`, `log_sender` and `enrolment`. A client of its own beside `swarmtask.kube`, because the agent must stay below
-40 MB on small laptops and the full client alone takes more than that (docs/adr/0006): urllib3 in threads. It never retries and never
-waits longer than its time-out: the loops decide.
+40 MB on small laptops and the full client alone takes more than that (docs/adr/0006): urllib3 in threads. It never retries and
+never waits longer than its time-out: the loops decide.
 """
 
 from __future__ import annotations
