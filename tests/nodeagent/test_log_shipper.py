@@ -8,6 +8,7 @@ import os
 import random
 import signal
 import sys
+import threading
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
@@ -130,6 +131,26 @@ async def test_a_log_driver_that_cannot_be_read(docker: TalkingDocker, tmp_path:
         shipper.changed()
         await until(lambda: api.texts(1)[-1:] == [b"END"])
     assert api.texts(1)[0].startswith(b"[the log driver of this node's Docker keeps no output")
+
+
+async def test_a_docker_that_hangs_leaves_the_threads_of_the_lease_alone(docker: TalkingDocker, tmp_path: Path) -> None:
+    for number in range(1, 21):
+        docker.run(number, **labels(number))
+    let_go, asked = threading.Event(), threading.Event()
+
+    def inspect(self: Daemon, container_id: str) -> None:
+        asked.set()
+        let_go.wait(60)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Daemon, "inspect", inspect)
+        try:
+            async with shipping(docker, MemoryApi(), tmp_path):
+                await until(asked.is_set)
+                async with asyncio.timeout(20):
+                    assert await asyncio.to_thread(lambda: "renewed") == "renewed"
+        finally:
+            let_go.set()
 
 
 class TestSource:

@@ -8,7 +8,8 @@ the same records at the same positions, and an agent that knows nothing any more
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from typing import NamedTuple
 
 from swarmtask.errors import SwarmTaskError
 from swarmtask.nodeagent.log_stream import Message, Stream
@@ -32,8 +33,7 @@ class Rate:
     burst_bytes: int = 8 * 2**20
 
 
-@dataclass(frozen=True, slots=True)
-class Mark:
+class Mark(NamedTuple):
     """How far a container's log has been turned into records: enough to go on from here.
 
     Attributes:
@@ -59,19 +59,24 @@ class PositionLost(SwarmTaskError):
 
 
 class Cutter:
-    """See the module. Give it the messages from `mark.since` on.
-
-    Attributes:
-        mark: everything up to here is in records; what is behind it may be, in part.
-    """
+    """See the module. Give it the messages from `mark.since` on."""
 
     def __init__(self, mark: Mark, rate: Rate | None = None) -> None:
-        self.mark, self._rate = mark, rate or Rate()
+        self._begun, rate = mark, rate or Rate()
         self._left = mark.skip
         self._seconds: Counter[int] = Counter()
-        self._now = mark
+        self._held = 0
         self._disordered = False
+        self._position, self._since, self._skip, self._last, self._total, self._credit, self._refilled, self._dropped = mark
+        self._safe = mark
         self._parts: dict[Stream, tuple[int, bytearray]] = {}
+        self._rate, self._full = rate.bytes_per_s, rate.burst_bytes * SECOND
+        self._again = min(self._full, self._rate * SECOND)
+
+    @property
+    def mark(self) -> Mark:
+        """Everything up to here is in records; what is behind it may be, in part."""
+        return self._safe
 
     @property
     def pending(self) -> bool:
@@ -80,16 +85,18 @@ class Cutter:
 
     def take(self, message: Message) -> list[LogRecord]:
         """The records that follow. Raises PositionLost."""
+        nanoseconds = message.nanoseconds
         if self._left:
             self._left -= 1
-            self._seconds[message.nanoseconds // SECOND] += 1
-            if not self._left and message.nanoseconds != self.mark.last:
+            self._held += 1
+            self._seconds[nanoseconds // SECOND] += 1
+            if not self._left and nanoseconds != self._begun.last:
                 raise PositionLost("a container's log has changed behind the agent")
             return []
-        self._count(message.nanoseconds)
+        self._count(nanoseconds)
         records = self._lines(message)
         if not self._parts:
-            self.mark = self._now
+            self._save()
         return records
 
     def finish(self) -> list[LogRecord]:
@@ -98,71 +105,89 @@ class Cutter:
             raise PositionLost("a container's log has become shorter behind the agent")
         records: list[LogRecord] = []
         for stream, (nanoseconds, text) in sorted(self._parts.items()):
-            records += self._limited(nanoseconds, stream, bytes(text))
+            self._limit(records, nanoseconds, stream, bytes(text))
         self._parts.clear()
-        if self._now.dropped:
-            records += self._dropped(self._now.last)
-        self.mark = self._now
+        if self._dropped:
+            self._tell_dropped(records, self._last)
+        self._save()
         return records
 
     def note(self, text: str, kind: Kind = "n") -> LogRecord:
         """A record of ours: it follows from something else than the log."""
-        self._now = self.mark = replace(self._now, position=self._now.position + 1)
-        return LogRecord(self._now.last, kind, text.encode())
+        self._position += 1
+        self._save()
+        return LogRecord(self._last, kind, text.encode())
+
+    def _save(self) -> None:
+        self._safe = Mark(
+            self._position, self._since, self._skip, self._last, self._total, self._credit, self._refilled, self._dropped
+        )  # fmt: skip
 
     # --- where it is -----------------------------------------------------------------------------------------------------
 
     def _count(self, nanoseconds: int) -> None:
-        second, since, total = nanoseconds // SECOND, self._now.since, self._now.total + 1
+        second = nanoseconds // SECOND
+        self._total += 1
+        self._held += 1
         self._seconds[second] += 1
-        if nanoseconds < since:
+        self._last = nanoseconds
+        if nanoseconds < self._since:
             self._disordered = True  # the clock was set back: only the number of messages says how far we are
         if self._disordered:
-            since, skip = 0, total
-        else:
-            if since < (later := (second - MARGIN_S) * SECOND):
-                since = later
-                for old in [one for one in self._seconds if one < second - MARGIN_S]:
-                    del self._seconds[old]
-            skip = self._seconds.total()
-        self._now = replace(self._now, since=since, skip=skip, last=nanoseconds, total=total)
+            self._since, self._skip = 0, self._total
+            return
+        later = (second - MARGIN_S) * SECOND
+        if self._since < later:
+            self._since = later
+            for old in [one for one in self._seconds if one < second - MARGIN_S]:
+                self._held -= self._seconds.pop(old)
+        self._skip = self._held
 
     # --- lines -----------------------------------------------------------------------------------------------------------
 
     def _lines(self, message: Message) -> list[LogRecord]:
-        begun = self._parts.pop(message.stream, None)
-        nanoseconds, text = (message.nanoseconds, bytearray(message.text)) if begun is None else (begun[0], begun[1] + message.text)
+        nanoseconds, stream, text, whole = message
         records: list[LogRecord] = []
-        while len(text) > LINE_BYTES:
-            records += self._limited(nanoseconds, message.stream, bytes(text[:LINE_BYTES]) + GOES_ON)
-            del text[:LINE_BYTES]
-        if message.whole:
-            records += self._limited(nanoseconds, message.stream, bytes(text))
+        if whole and stream not in self._parts and len(text) <= LINE_BYTES:
+            self._limit(records, nanoseconds, stream, text)
+            return records
+        begun = self._parts.pop(stream, None)
+        line = bytearray(text)
+        if begun is not None:
+            nanoseconds, line = begun[0], begun[1] + text
+        while len(line) > LINE_BYTES:
+            self._limit(records, nanoseconds, stream, bytes(line[:LINE_BYTES]) + GOES_ON)
+            del line[:LINE_BYTES]
+        if whole:
+            self._limit(records, nanoseconds, stream, bytes(line))
         else:
-            self._parts[message.stream] = (nanoseconds, text)
+            self._parts[stream] = (nanoseconds, line)
         return records
 
-    def _limited(self, nanoseconds: int, stream: Stream, text: bytes) -> list[LogRecord]:
-        now, rate = self._now, self._rate
-        full = rate.burst_bytes * SECOND
-        passed = max(0, nanoseconds - now.refilled) if now.credit is not None else 0
-        credit = full if now.credit is None else min(full, now.credit + rate.bytes_per_s * passed)
-        self._now = now = replace(now, credit=credit, refilled=max(now.refilled, nanoseconds))
-        records: list[LogRecord] = []
-        if now.dropped:
-            if credit < min(full, rate.bytes_per_s * SECOND):
-                self._now = replace(now, dropped=now.dropped + 1)
-                return []
-            records += self._dropped(nanoseconds)
+    def _limit(self, records: list[LogRecord], nanoseconds: int, stream: Stream, text: bytes) -> None:
+        """Add the line, or count it as dropped."""
+        if self._credit is None:
+            credit = self._full
+        else:
+            credit = min(self._full, self._credit + self._rate * max(0, nanoseconds - self._refilled))
+        self._credit, self._refilled = credit, max(self._refilled, nanoseconds)
+        if self._dropped:
+            if credit < self._again:
+                self._dropped += 1
+                return
+            self._tell_dropped(records, nanoseconds)
         cost = (len(text) + OVERHEAD_BYTES) * SECOND
+        self._position += 1
         if cost > credit:
-            words = b"more than %d bytes a second: lines are dropped from here" % rate.bytes_per_s
-            self._now = replace(self._now, dropped=1, position=self._now.position + 1)
-            return [*records, LogRecord(nanoseconds, "n", words)]
-        self._now = replace(self._now, credit=credit - cost, position=self._now.position + 1)
-        return [*records, LogRecord(nanoseconds, stream, text)]
+            self._dropped = 1
+            words = b"more than %d bytes a second: lines are dropped from here" % self._rate
+            records.append(LogRecord(nanoseconds, "n", words))
+        else:
+            self._credit = credit - cost
+            records.append(LogRecord(nanoseconds, stream, text))
 
-    def _dropped(self, nanoseconds: int) -> list[LogRecord]:
-        count = self._now.dropped
-        self._now = replace(self._now, dropped=0, position=self._now.position + 1)
-        return [LogRecord(nanoseconds, "n", b"%d %s dropped" % (count, b"line" if count == 1 else b"lines"))]
+    def _tell_dropped(self, records: list[LogRecord], nanoseconds: int) -> None:
+        words = b"%d %s dropped" % (self._dropped, b"line" if self._dropped == 1 else b"lines")
+        records.append(LogRecord(nanoseconds, "n", words))
+        self._position += 1
+        self._dropped = 0

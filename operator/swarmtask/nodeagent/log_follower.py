@@ -11,7 +11,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from swarmtask.errors import EngineUnavailable, InternalError, SwarmTaskError
@@ -278,7 +278,7 @@ class Follower:
     async def _finish_gone(self) -> None:
         """There is no container any more."""
         known = await self._ask()
-        cutter = self._begin(replace(self._mark, position=known.position, skip=0))
+        cutter = self._begin(self._mark._replace(position=known.position, skip=0))
         if not self._ended_well:
             self._put([cutter.note(GONE)])
         await self._end(cutter)

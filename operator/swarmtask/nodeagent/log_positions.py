@@ -61,7 +61,8 @@ class Positions:
 
     def put(self, sent: Sent) -> None:
         """Keep it in place of what was known of the attempt."""
-        content = orjson.dumps(asdict(sent))
+        values = {"owner": asdict(sent.owner), "container_id": sent.container_id, "mark": sent.mark._asdict(), "done": sent.done}
+        content = orjson.dumps(values)
         path = self._directory / f"{sent.owner.attempt}.json"
         try:
             beside = path.with_suffix(".new")
@@ -96,7 +97,7 @@ def _read(path: Path) -> Sent | None:
         if int(seal, 16) != zlib.crc32(content):
             return None
         values = orjson.loads(content)
-        mark = Mark(**{item.name: values["mark"][item.name] for item in fields(Mark)})
+        mark = Mark(**{name: values["mark"][name] for name in Mark._fields})
         owner = Owner(**{item.name: values["owner"][item.name] for item in fields(Owner)})
         return Sent(owner, str(values["container_id"]), mark, values["done"] is True)
     except (OSError, ValueError, KeyError, TypeError):

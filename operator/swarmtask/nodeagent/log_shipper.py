@@ -10,7 +10,9 @@ import asyncio
 import logging
 import random
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import TypeVar
 
 from swarmtask.clock import Clock
 from swarmtask.errors import EngineUnavailable
@@ -21,6 +23,7 @@ from swarmtask.nodeagent.log_positions import Positions, Sent
 from swarmtask.nodeagent.log_sender import LogApi, LogSender
 from swarmtask.nodeagent.log_source import LogSource
 
+T = TypeVar("T")
 logger = logging.getLogger(__name__)
 
 LIST_S = 30.0
@@ -56,6 +59,7 @@ class LogShipper:
             LogSource(docker), LogSender(api, permit, clock=clock, rng=rng), self._positions, self._inspect,
             bucket or Bucket(clock.monotonic), clock.sleep, habits or Habits(),
         )  # fmt: skip
+        self._threads = ThreadPoolExecutor(max_workers=2, thread_name_prefix="output")
         self._followers: dict[str, Follower] = {}
         self._places = asyncio.Semaphore(MOST_FOLLOWED)
         self._changed = asyncio.Event()
@@ -66,18 +70,24 @@ class LogShipper:
 
     async def run(self) -> None:
         """Until cancelled."""
+        try:
+            async with asyncio.TaskGroup() as group:
+                await self._look_after(group)
+        finally:
+            self._threads.shutdown(wait=False, cancel_futures=True)
+
+    async def _look_after(self, group: asyncio.TaskGroup) -> None:
         sent = self._positions.load()
-        async with asyncio.TaskGroup() as group:
-            while True:
-                self._changed.clear()
-                try:
-                    items = await asyncio.to_thread(self._daemon.containers)
-                except EngineUnavailable as error:
-                    logger.debug("containers are not seen: %s", error.message)
-                else:
-                    for follower in self._new(_containers(items), sent):
-                        group.create_task(self._follow(follower), name=f"output of {follower.owner.attempt}")
-                await self._until_changed()
+        while True:
+            self._changed.clear()
+            try:
+                items = await self._ask_docker(self._daemon.containers)
+            except EngineUnavailable as error:
+                logger.debug("containers are not seen: %s", error.message)
+            else:
+                for follower in self._new(_containers(items), sent):
+                    group.create_task(self._follow(follower), name=f"output of {follower.owner.attempt}")
+            await self._until_changed()
 
     def _new(self, found: Mapping[str, tuple[Listed, Owner]], sent: dict[str, Sent]) -> list[Follower]:
         """Followers that have to begin. `sent`: what an agent before this one has left; empty afterwards."""
@@ -108,8 +118,12 @@ class LogShipper:
             return
         await self._clock.sleep(GATHER_S)
 
+    async def _ask_docker(self, call: Callable[[], T]) -> T:
+        """In threads of our own: a Docker that hangs must not take those in which the Lease is renewed."""
+        return await asyncio.get_running_loop().run_in_executor(self._threads, call)
+
     async def _inspect(self, container_id: str) -> Details | None:
-        answer = await asyncio.to_thread(self._daemon.inspect, container_id)
+        answer = await self._ask_docker(lambda: self._daemon.inspect(container_id))
         return None if answer is None else details(answer)
 
 

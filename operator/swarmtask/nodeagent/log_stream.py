@@ -8,9 +8,9 @@ one, messages follow each other as text. Source: Docker Engine API, "Attach to a
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Literal, Protocol
+from functools import lru_cache
+from typing import Literal, NamedTuple, Protocol
 
 from swarmtask.errors import EngineUnavailable
 
@@ -26,8 +26,7 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 Stream = Literal["o", "e"]
 
 
-@dataclass(frozen=True, slots=True)
-class Message:
+class Message(NamedTuple):
     """What Docker has kept as one entry.
 
     Attributes:
@@ -131,9 +130,16 @@ def _message(stream: Stream, content: bytes, before: int | None = None) -> Messa
 
 def _nanoseconds(match: re.Match[bytes]) -> int | None:
     """None for what is no time, or before 1970."""
-    moment, fraction, zone = match[1].decode(), match[2] or b"", match[3].decode()
+    moment, fraction, zone = match.groups()
+    seconds = _seconds(moment, zone)
+    return None if seconds is None else seconds * 10**9 + int((fraction or b"").ljust(9, b"0"))
+
+
+@lru_cache(maxsize=64)
+def _seconds(moment: bytes, zone: bytes) -> int | None:
+    """Thousands of lines share a second."""
     try:
-        seconds = int((datetime.fromisoformat(moment + zone) - _EPOCH).total_seconds())
+        seconds = int((datetime.fromisoformat((moment + zone).decode()) - _EPOCH).total_seconds())
     except (ValueError, OverflowError):
         return None
-    return seconds * 10**9 + int(fraction.ljust(9, b"0")) if seconds >= 0 else None
+    return seconds if seconds >= 0 else None

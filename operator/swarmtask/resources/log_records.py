@@ -13,8 +13,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 Kind = Literal["o", "e", "n", "z"]
 """o: stdout. e: stderr. n: a note of ours. z: the end, nothing follows; its text is empty."""
@@ -29,8 +28,7 @@ _KINDS: dict[bytes, Kind] = {b"o": "o", b"e": "e", b"n": "n", b"z": "z"}
 _MOST_NANOSECONDS = 2**63
 
 
-@dataclass(frozen=True, slots=True)
-class LogRecord:
+class LogRecord(NamedTuple):
     """One line of output, a note, or the end.
 
     Attributes:
