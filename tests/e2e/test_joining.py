@@ -214,7 +214,7 @@ def test_laptops_join_leave_and_come_back_while_work_goes_on(scene: Scene) -> No
     said = scene.agent("laptop-2").logs().decode()
     assert "got a token" not in said, f"it has its own on its disk\n{said}"
     assert " warning " not in said, said
-    listing = scene.agent("laptop-2").exec_run(["ls", "-ln", "/var/lib/swarmtask/node-agent/token.json"]).output.decode()
+    listing = scene.agent("laptop-2").exec_run(["ls", "-ln", "/var/lib/swarmtask/node-agent/own-token"]).output.decode()
     assert listing.startswith("-rw-------"), listing
 
 

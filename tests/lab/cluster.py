@@ -46,6 +46,8 @@ from tests.lab.node import (
 DEFAULT_NODES = (NodeSize("desktop", 2, 16 * GIB), NodeSize("laptop-1", 2, 8 * GIB), NodeSize("laptop-2", 1, 4 * GIB))
 _FIRST_HOST = 11
 _PREFIX = "stlab-"
+_REMOVAL_S = 300
+"""A disk on which images were built has hundreds of thousands of files."""
 
 
 def sizes(count: int) -> tuple[NodeSize, ...]:
@@ -408,6 +410,7 @@ def _host_number(node: LabNode) -> int:
 def _remove(outer: docker.DockerClient, lab_id: str, folder: Path) -> None:
     """Everything in Docker that carries a laboratory's label, then its folder."""
     mine = {"label": f"{LABEL}={lab_id}"}
+    outer.api.timeout = max(outer.api.timeout, _REMOVAL_S)
     with ThreadPoolExecutor(max_workers=8) as pool:
         list(pool.map(remove_container, outer.containers.list(all=True, filters=mine, ignore_removed=True)))
     for volume in outer.volumes.list(filters=mine):

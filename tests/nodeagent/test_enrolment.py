@@ -18,7 +18,9 @@ from swarmtask.errors import Unauthorized
 from swarmtask.kube import KubeClient, Object
 from swarmtask.nodeagent import enrolment as enrolments
 from swarmtask.nodeagent.enrolment import FILE, AnotherNode, Enrolment, Own, Place
+from swarmtask.nodeagent.heartbeat import beat
 from swarmtask.nodeagent.link import Credentials, Link, read_kubeconfig
+from swarmtask.nodeagent.records import Records
 from swarmtask.resources.enrolment import BOOTSTRAP_GROUP, BOOTSTRAP_USER, TOKEN_LIFE_S
 from swarmtask.resources.kinds import ACCESS_TOKEN, SWARM_NODE
 from tests.kube.real import real_api_server
@@ -77,6 +79,8 @@ async def test_a_token_of_this_node_is_made_once_and_kept(scene: Scene) -> None:
     path = scene.place.folder / FILE
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     await scene.own.renew("laptop", "boot", 20, "2026-01-01T00:00:00.000000Z")
+    beat(scene.place.folder, 1.0)
+    assert Records(scene.place.folder).load() == {}, "what lies beside it is no record of an attempt"
     assert await scene.enrolment().enter() == held
     (made,) = await scene.tokens()
     assert made["spec"]["user"] == "system:node:laptop"

@@ -8,6 +8,7 @@ import re
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ import pytest
 from swarmtask.clock import SystemClock, parse_time
 from swarmtask.errors import NotFound
 from swarmtask.kube import KubeClient, Object
+from swarmtask.nodeagent.heartbeat import beat
 from swarmtask.nodeagent.link import LEASE_NAMESPACE
 from swarmtask.nodeagent.records import Records
 from swarmtask.resources.kinds import LEASE, SWARM_NODE
@@ -190,6 +192,7 @@ def test_the_small_process_loads_nothing_heavy() -> None:
         (["--kubeconfig", "/none"], "either --node NAME or --engine-node"),
         (["--kubeconfig", "/none", "--node", "a", "--engine-node", "swarm/b"], "either --node NAME or --engine-node"),
         (["--kubeconfig", "/none", "--engine-node", "swarm"], "either --node NAME or --engine-node"),
+        (["--kubeconfig", "/none", "--bootstrap", "--node", "a"], "goes with --engine-node"),
         (["--kubeconfig", "/none", "--node", "a"], "cannot read the kubeconfig /none"),
     ],
 )
@@ -200,3 +203,10 @@ def test_what_is_missing_is_said(options: list[str], words: str) -> None:
     )
     assert done.returncode == 2, done.stderr
     assert words in done.stderr.replace("\n", " ")
+
+
+def test_a_check_needs_no_api(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "swarmtask", "node-agent", "--check", "--state", str(tmp_path)]
+    assert subprocess.run(command, check=False, capture_output=True).returncode == 1
+    beat(tmp_path, time.monotonic())
+    assert subprocess.run(command, check=False, capture_output=True).returncode == 0

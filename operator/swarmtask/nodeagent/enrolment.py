@@ -30,7 +30,8 @@ from swarmtask.resources.enrolment import LABEL_ENGINE_NODE, TOKEN_LIFE_S, engin
 logger = logging.getLogger(__name__)
 
 TOKEN_BYTES = 32
-FILE = "token.json"
+FILE = "own-token"
+"""Beside the records of attempts, whose names end in `.json`."""
 LONGEST_PAUSE_S = 10.0
 SHORTEST_S = 30.0
 """Between two tokens at least, whatever clocks and the API say."""

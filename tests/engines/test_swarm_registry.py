@@ -1,0 +1,136 @@
+"""Bringing an image to nodes: what is started for a push, what is left behind, and what is said when it fails."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from swarmtask.engines.swarm import registry as registries
+from swarmtask.engines.swarm.agent_spec import Names
+from swarmtask.engines.swarm.registry import RECEIVE, Registry
+from swarmtask.errors import EngineRejected, EngineUnavailable
+from swarmtask.settings import AgentSettings
+from tests.engines.test_swarm_agents import CLUSTER, Daemon, FakeSwarm
+
+LINT = {"Id": "sha256:" + "7" * 64, "RepoTags": ["acme/lint:1.4"], "RepoDigests": []}
+
+
+class Machine(FakeSwarm):
+    """A Docker that can run a registry and push to it. `answers`: what each push says, in turn; the last one for ever."""
+
+    def __init__(self, *answers: list[dict[str, Any]]) -> None:
+        super().__init__()
+        self.images["acme/lint:1.4"] = LINT
+        self.answers = list(answers) or [[{"aux": {"Tag": "1.4", "Digest": "sha256:abc"}}]]
+        self.running: dict[str, dict[str, Any]] = {}
+        self.alive = True
+        self.tags: list[str] = []
+        self.pushed: list[str] = []
+
+    def create_host_config(self, **config: Any) -> dict[str, Any]:
+        return config
+
+    def create_container(self, image: str, **config: Any) -> dict[str, Any]:
+        assert image == self.images["swarmtask/worker:latest"]["Id"]
+        self.running["c1"] = config
+        return {"Id": "c1"}
+
+    def start(self, container: str) -> None:
+        assert container in self.running
+
+    def inspect_container(self, container: str) -> dict[str, Any]:
+        ports = {"5000/tcp": [{"HostIp": "127.0.0.1", "HostPort": "49153"}]}
+        return {"NetworkSettings": {"Ports": ports}, "State": {"Running": self.alive}}
+
+    def logs(self, container: str, tail: int) -> bytes:
+        return b"no space left\n"
+
+    def tag(self, image: str, repository: str, tag: str) -> None:
+        self.tags.append(f"{repository}:{tag}")
+
+    def push(self, repository: str, tag: str, **_: Any) -> Iterator[dict[str, Any]]:
+        self.pushed.append(f"{repository}:{tag}")
+        return iter(self.answers.pop(0) if len(self.answers) > 1 else self.answers[0])
+
+    def remove_image(self, name: str, noprune: bool) -> None:
+        assert noprune, "the image itself stays"
+        self.tags.remove(name)
+
+    def remove_container(self, container: str, force: bool, v: bool) -> None:
+        assert not v, "the volume stays"
+        del self.running[container]
+
+
+@pytest.fixture
+def machine() -> Machine:
+    return Machine()
+
+
+def registry(machine: Machine, **settings: Any) -> Registry:
+    return Registry(Daemon(machine), AgentSettings(**settings), CLUSTER)
+
+
+async def test_an_image_is_pushed_once_and_named_as_nodes_name_it(machine: Machine) -> None:
+    images = registry(machine)
+    assert await images.publish("acme/lint:1.4") == "127.0.0.1:5000/acme/lint@sha256:abc"
+    assert await images.publish("acme/lint:1.4") == "127.0.0.1:5000/acme/lint@sha256:abc"
+    assert machine.pushed == ["127.0.0.1:49153/acme/lint:1.4"]
+    assert (machine.tags, machine.running) == ([], {}), "nothing but the image and the service is left"
+    assert machine.written == ["create service"]
+
+
+async def test_what_receives_listens_to_this_machine_alone(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[dict[str, Any]] = []
+    monkeypatch.setattr(machine, "start", lambda container: seen.append(machine.running[container]))
+    await registry(machine).publish("acme/lint:1.4")
+    (config,) = seen
+    assert config["entrypoint"] == ["docker-registry", "serve", RECEIVE]
+    assert config["host_config"]["port_bindings"] == {5000: ("127.0.0.1", None)}
+    assert config["host_config"]["cap_drop"] == ["ALL"]
+    assert config["host_config"]["binds"] == [f"{Names(CLUSTER).images}:/var/lib/registry"]
+
+
+async def test_a_push_is_repeated_until_the_registry_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(registries, "LOOK_S", 0.0)
+    machine = Machine([{"error": "connection refused"}], [{"aux": {"Digest": "sha256:abc"}}])
+    assert (await registry(machine).publish("acme/lint:1.4")).endswith("@sha256:abc")
+    assert len(machine.pushed) == 2
+
+
+async def test_a_registry_that_ends_says_why_and_nothing_is_left(machine: Machine) -> None:
+    machine.answers, machine.alive = [[{"error": "connection refused"}]], False
+    with pytest.raises(EngineRejected, match="no space left"):
+        await registry(machine).publish("acme/lint:1.4")
+    assert (machine.tags, machine.running) == ([], {})
+
+
+async def test_one_that_never_answers_is_given_up(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(registries, "STARTING_S", 0.0)
+    machine.answers = [[{"error": "connection refused"}]]
+    with pytest.raises(EngineUnavailable, match="connection refused"):
+        await registry(machine).publish("acme/lint:1.4")
+    assert (machine.tags, machine.running) == ([], {})
+
+
+async def test_what_is_not_here_is_said(machine: Machine) -> None:
+    with pytest.raises(EngineRejected, match="is not on this machine"):
+        await registry(machine).publish("acme/other:1")
+    del machine.images["swarmtask/worker:latest"]
+    with pytest.raises(EngineRejected, match="make image"):
+        await registry(machine).publish("acme/lint:1.4")
+
+
+async def test_a_service_of_that_name_that_is_not_ours_is_left_alone(machine: Machine) -> None:
+    foreign = {"Name": Names(CLUSTER).images, "Labels": {}, "TaskTemplate": {}, "Mode": {}}
+    machine._add("service", foreign)
+    with pytest.raises(EngineRejected, match="is not ours"):
+        await registry(machine).publish("acme/lint:1.4")
+    assert machine.pushed == []
+
+
+async def test_another_port_updates_the_service(machine: Machine) -> None:
+    await registry(machine).publish("acme/lint:1.4")
+    assert (await registry(machine, images_port=5001).publish("acme/lint:1.4")).startswith("127.0.0.1:5001/")
+    assert machine.written == ["create service", "update service"]
