@@ -75,7 +75,7 @@ class Outcome:
     pull_error: str = ""
     refused: str = ""
     oom: bool = False
-    peak_bytes: int = 64 * 2**20
+    peak_bytes: int = 8 * 2**20
     output: tuple[bytes, ...] = ()
 
 
