@@ -84,6 +84,8 @@ async def test_a_node_appends_and_people_read(server: RunningServer, api: httpx.
     assert await read(api, "a", sinceTime="1970-01-01T00:00:02Z") == "[swarmtask: 42 lines dropped]\n"
     assert await read(api, "a", sinceSeconds="60") == ""
     assert await read(api, "a", tailLines="0") == ""
+    pod = await api.get("/api/v1/namespaces/default/pods/a-1/log")
+    assert (pod.status_code, pod.text) == (200, "line 0\n\ufffd raw \x1b[31m\n[swarmtask: 42 lines dropped]\n"), "the same"
 
 
 async def test_positions_over_http(api: httpx.AsyncClient, agent: httpx.AsyncClient) -> None:

@@ -112,7 +112,7 @@ async def test_the_lines_of_an_attempt(api: httpx.AsyncClient, store: Store) -> 
 async def test_streams_and_marks_of_the_store(api: httpx.AsyncClient, store: Store) -> None:
     store.kept[1] = [Line(START, "stdout", "out"), Line(START, "stderr", "err"), Line(START, "note", "42 lines dropped")]
     await store_task(api, attempt(1))
-    assert (await api.get(LOG.format("lint-1"))).text == "out\nerr\nswarmtask: 42 lines dropped\n"
+    assert (await api.get(LOG.format("lint-1"))).text == "out\nerr\n[swarmtask: 42 lines dropped]\n"
     assert (await api.get(LOG.format("lint-1"), params={"stream": "Stderr"})).text == "err\n"
 
 

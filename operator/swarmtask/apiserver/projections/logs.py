@@ -1,7 +1,7 @@
 """`kubectl logs`: the output of an attempt, from the store of logs, as the lines that clients of Kubernetes expect.
 
 Called by the handlers with the pod. Where the output is kept is behind `LogSource`; no engine is asked here. Marks of the store's
-own (`note`, such as lines that were dropped) come as lines that begin with "swarmtask: ".
+own (`note`, such as lines that were dropped) come as `[swarmtask: ...]`, as `swarmtask logs` shows them.
 
 Source of the parameters: Kubernetes API reference, "read log of the specified Pod".
 """
@@ -233,7 +233,7 @@ class _Stream:
 
 def written(line: LogLine, *, timestamps: bool) -> bytes:
     """A line as clients get it."""
-    text = f"swarmtask: {line.text}" if line.stream == "note" else line.text
+    text = f"[swarmtask: {line.text}]" if line.stream == "note" else line.text
     stamp = f"{nanos(line.at)} " if timestamps else ""
     return f"{stamp}{text}\n".encode("utf-8", "replace")
 
