@@ -65,10 +65,10 @@ async def _memory(place: Path, tasks: int) -> tuple[dict[str, float], dict[str, 
         facts = up.facts
         server = describe(up.data_dir, facts["url"])
         await asyncio.sleep(SETTLE_S)
-        idle = _taken(facts["pids"]["apiserver"], facts["pids"]["operator"])
+        idle = _taken(apiserver=facts["pids"]["apiserver"], operator=facts["pids"]["operator"])
         async with http_client(server) as api:
             async with _agent(up, api, place) as pid:
-                agent = _taken(pid)
+                agent = _taken(agent=pid)
             merge = {"content-type": "application/merge-patch+json"}
             held = await api.patch(f"{QUEUES}/default", json={"spec": {"stopped": True}}, headers=merge)
             assert held.status_code == 200, held.text
@@ -78,7 +78,7 @@ async def _memory(place: Path, tasks: int) -> tuple[dict[str, float], dict[str, 
                 while (await api.get(f"{QUEUES}/default")).json().get("status", {}).get("queued") != tasks:  # noqa: ASYNC110
                     await asyncio.sleep(0.5)
         await asyncio.sleep(SETTLE_S)
-        full = _taken(facts["pids"]["apiserver"], facts["pids"]["operator"])
+        full = _taken(apiserver=facts["pids"]["apiserver"], operator=facts["pids"]["operator"])
         await up.stop()
     return idle, full, agent, tasks
 
@@ -110,11 +110,12 @@ async def _agent(up: Up, api: httpx.AsyncClient, place: Path) -> AsyncIterator[i
         await process.wait()
 
 
-def _taken(*pids: int) -> dict[str, float]:
-    """Megabytes, all processes together, and each."""
+def _taken(**pids: int) -> dict[str, float]:
+    """Megabytes: resident, the same with what is shared counted once, and resident of each."""
     found: dict[str, float] = {"rss": 0.0, "pss": 0.0}
-    for pid in pids:
+    for name, pid in pids.items():
         memory = psutil.Process(pid).memory_full_info()
         found["rss"] += memory.rss / MB
         found["pss"] += memory.pss / MB
+        found[name] = memory.rss / MB
     return found

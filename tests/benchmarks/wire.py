@@ -1,4 +1,4 @@
-"""A client that costs next to nothing: prepared requests over kept connections, several under way on each; answers are counted.
+"""A client that costs little: prepared requests over kept connections, one or several under way on each; answers are counted.
 
 Used by the benchmarks of the API. It reads no answer beyond its status line, so that what is measured is the server.
 """
@@ -12,8 +12,6 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 
 STATUS = b"HTTP/1.1 "
-PIPELINE = 4
-"""Requests under way on one connection."""
 LIMIT_S = 600.0
 
 
@@ -47,16 +45,20 @@ class Counter:
         self._tail = text[-(len(self.pattern) - 1) :]
 
 
-async def send_all(address: Address, requests: Sequence[bytes], expected: int, connections: int) -> None:
-    """Send every request and wait for every answer. Raises AssertionError for an answer of another status."""
+async def send_all(address: Address, requests: Sequence[bytes], expected: int, connections: int, pipeline: int = 1) -> None:
+    """Send every request and wait for every answer. Raises AssertionError for an answer of another status.
+
+    Args:
+        pipeline: requests under way on one connection. Clients of Kubernetes have one.
+    """
 
     async def work(mine: Sequence[bytes]) -> None:
         reader, writer = await address.connect()
         answers, good = Counter(STATUS), Counter(STATUS + str(expected).encode())
         try:
-            for sent in range(0, len(mine), PIPELINE):
-                writer.write(b"".join(mine[sent : sent + PIPELINE]))
-                while answers.found < min(sent + PIPELINE, len(mine)):
+            for sent in range(0, len(mine), pipeline):
+                writer.write(b"".join(mine[sent : sent + pipeline]))
+                while answers.found < min(sent + pipeline, len(mine)):
                     piece = await reader.read(2**20)
                     assert piece, "the server closed the connection"
                     answers.feed(piece)
