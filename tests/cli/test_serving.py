@@ -15,7 +15,8 @@ HEAVY = ("docker", "requests", "kopf", "numpy", "lightkube", "httpx2", "aiohttp"
 def loaded_by(*modules: str) -> set[str]:
     """Which of the heavy modules a fresh interpreter has after these imports, where people run it: without the clients that tests
     bring, which kopf loads if they are there."""
-    program = f"import sys\nsys.modules['kubernetes'] = None\nimport {', '.join(modules)}\nprint(*[name for name in {HEAVY!r} if name in sys.modules])"
+    shown = f"print(*[name for name in {HEAVY!r} if name in sys.modules])"
+    program = f"import sys\nsys.modules['kubernetes'] = None\nimport {', '.join(modules)}\n{shown}"
     return set(subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout.split())
 
 
