@@ -1,7 +1,7 @@
 """Nodes that run out of memory: the wish of their agent becomes the end of one attempt.
 
-One loop, woken by every change of a node. Who goes is decided by `lifecycle.eviction`; this only offers it to the executor, once for
-each wish. It is a matter of seconds: an agent that gets no answer acts alone, so a wish that cannot be fulfilled is left to it.
+One loop, woken by every change of a node. Who goes is decided by `lifecycle.eviction`; this only offers it to the executor, once
+for each wish. It is a matter of seconds: an agent that gets no answer acts alone, so a wish that cannot be fulfilled is left to it.
 """
 
 from __future__ import annotations
