@@ -45,6 +45,8 @@ from swarmtask.errors import EngineRejected, EngineUnavailable, SwarmTaskError, 
 from swarmtask.lifecycle.messages import Reason
 
 GIB = 2**30
+LITTLE = 64 * 2**20
+"""The peak of programs that do not say theirs."""
 
 
 class UnexpectedCall(AssertionError):
@@ -63,7 +65,7 @@ class Outcome:
         pull_error: the engine's words when the image cannot be had; it then never runs.
         refused: the engine's words when `submit` itself is refused.
         oom: ends because it met its own memory limit.
-        peak_bytes: the most memory that it uses at once; more than its limit allows ends it as `oom` does.
+        peak_bytes: the most memory that it uses at once; more than its limit allows ends it as `oom` does. None: little.
         output: lines that `logs` shows once it runs.
     """
 
@@ -75,7 +77,7 @@ class Outcome:
     pull_error: str = ""
     refused: str = ""
     oom: bool = False
-    peak_bytes: int = 8 * 2**20
+    peak_bytes: int | None = None
     output: tuple[bytes, ...] = ()
 
 
@@ -653,7 +655,8 @@ class FakeEngine:
             self._tell(run)
         else:
             limit = run.workload.memory_limit_bytes
-            oom = (run.outcome.oom or (limit is not None and run.outcome.peak_bytes > limit)) and not run.stopping
+            over = limit is not None and (run.outcome.peak_bytes or 0) > limit
+            oom = (run.outcome.oom or over) and not run.stopping
             reason = Reason.OOM_KILLED if oom else Reason.NODE_LOST if run.lost and run.stopping else None
             self._end(run, at, 137 if oom else run.next_exit, reason, "")
         self._hint(Hint("workload", run.workload.name))
@@ -691,7 +694,8 @@ class FakeEngine:
         started = self._when(run.started_at)
         assert started is not None
         work = run.workload
-        peak = min(run.outcome.peak_bytes, work.memory_limit_bytes or run.outcome.peak_bytes)
+        peak = LITTLE if run.outcome.peak_bytes is None else run.outcome.peak_bytes
+        peak = min(peak, work.memory_limit_bytes or peak)
         return Interval(work.name, work.task_uid, work.node_id, started, self._when(run.ended_at), run.exit_code, peak)
 
     # --- inside: what the engine shows ------------------------------------------------------------------------------------

@@ -106,7 +106,7 @@ def _fails(outcome: Outcome) -> bool:
 
 def _hungry(birth: Birth) -> bool:
     """What it comes to depends on how much memory it is given."""
-    return any(outcome.peak_bytes > units.memory_bytes("64Mi") for outcome in birth.outcomes)
+    return any(outcome.peak_bytes is not None for outcome in birth.outcomes)
 
 
 def _ladders(world: World, births: dict[str, Birth], tasks: dict[str, SwarmTask]) -> Iterator[str]:
@@ -118,7 +118,7 @@ def _ladders(world: World, births: dict[str, Birth], tasks: dict[str, SwarmTask]
             continue
         factor = next((rule.get("memoryFactor", 1) for rule in birth.spec.get("failurePolicy", ())), 1)
         amount, attempts, dead = units.memory_bytes(request), 1, False
-        while birth.outcomes[0].peak_bytes > amount and not dead:
+        while (birth.outcomes[0].peak_bytes or 0) > amount and not dead:
             dead = attempts > birth.spec["backoffLimit"] or amount * factor > largest
             if not dead:
                 amount, attempts = amount * factor, attempts + 1

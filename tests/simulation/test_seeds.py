@@ -43,6 +43,8 @@ FOUND = [
     ("teams", 14467),
     # The operator: one that had just started took a polite end for success before it had read which nodes have agents.
     ("partitions", 298),
+    # The operator: it counts the silence of a node too short by what it hears late, and took the end by a fence for success.
+    ("sleepers", 29),
 ]
 
 

@@ -19,8 +19,9 @@ RECORDS_S = 20.0
 """A node that is heard again has told within this how the attempts ended that it stopped or finished meanwhile."""
 RECORD_S = 5.0
 """The same of a failure on a node that is heard all the time: its agent tells news every three seconds at most."""
-EARLY_S = 1.0
-"""A fence may begin so much before the operator thinks, whose own clock of the silence began when it saw the renewal."""
+EARLY_S = 6.0
+"""A fence may begin so much before the operator thinks: it saw the last renewal up to three seconds after it was made, and its last
+complete read of the Leases, up to which it counts the silence, may be as old."""
 
 
 class Hearing(StrEnum):
