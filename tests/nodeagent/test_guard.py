@@ -71,6 +71,7 @@ def test_labels_and_ids_are_those_of_the_engines() -> None:
     ours = (daemon.LABEL_MANAGED, daemon.LABEL_CLUSTER, containers.LABEL_TASK_UID, containers.LABEL_ATTEMPT)
     assert ours == (base.LABEL_MANAGED, base.LABEL_CLUSTER, base.LABEL_TASK_UID, base.LABEL_ATTEMPT)
     assert (containers.LABEL_FENCE, containers.LABEL_PRIORITY) == (base.LABEL_FENCE, base.LABEL_PRIORITY)
+    assert containers.LABEL_MEMORY_REQUEST == base.LABEL_MEMORY_REQUEST
     assert containers.attempt_id(UID.format(7), "3") == attempt_id(UID.format(7), 3)
 
 

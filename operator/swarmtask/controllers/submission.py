@@ -243,5 +243,5 @@ def build_workload(task: SwarmTask, attempt: Attempt, env: tuple[tuple[str, str]
         gpu_devices=tuple(GpuDevice(index, vendors.get(index, "")) for index in attempt.requested.gpu_indices),
         node_has_gpus=node is not None and node.status.capacity.gpu > 0,
         fence=task.spec.node_loss.replace == "afterFence",
-        priority=task.spec.priority or 0,
+        priority=task.spec.effective_priority,
     )

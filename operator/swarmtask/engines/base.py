@@ -36,6 +36,8 @@ LABEL_FENCE = "swarmtask.io/fence"
 """Value `true` on containers that the node agent stops when it cannot reach the API for as long as a fence takes."""
 LABEL_PRIORITY = "swarmtask.io/priority"
 """The task's priority on its container: the agent evicts the least important one first."""
+LABEL_MEMORY_REQUEST = "swarmtask.io/memory-request"
+"""Bytes that the task asked for, on its container: an engine need not tell Docker what it only sets aside (Swarm does not)."""
 LABEL_SPEC_HASH = "swarmtask.io/spec-hash"
 
 
@@ -93,7 +95,7 @@ class Workload:
         env: values already resolved (secrets included); never logged.
         gpus, gpu_devices: how many GPUs the attempt holds, and which; none are named where that was not recorded.
         node_has_gpus: the node has some, whoever holds them.
-        fence, priority: told to the node agent by labels: see LABEL_FENCE and LABEL_PRIORITY.
+        fence, priority: told to the node agent by labels, as the request of memory is: see LABEL_FENCE and LABEL_PRIORITY.
         memory_limit_bytes: hard limit. cpu_limit_milli: None means not limited.
         grace_s: seconds between SIGTERM and SIGKILL.
     """
@@ -236,7 +238,7 @@ class Engine(Protocol):
 
 
 __all__ = [
-    "FINAL_WORKLOAD_STATES", "LABEL_ATTEMPT", "LABEL_CLUSTER", "LABEL_FENCE", "LABEL_MANAGED", "LABEL_PRIORITY", "LABEL_SPEC_HASH",
-    "LABEL_TASK_NAME", "LABEL_TASK_NAMESPACE", "LABEL_TASK_UID", "Availability", "Engine", "EngineCapabilities", "EngineNode",
+    "FINAL_WORKLOAD_STATES", "LABEL_ATTEMPT", "LABEL_CLUSTER", "LABEL_FENCE", "LABEL_MANAGED", "LABEL_MEMORY_REQUEST", "LABEL_PRIORITY",
+    "LABEL_SPEC_HASH", "LABEL_TASK_NAME", "LABEL_TASK_NAMESPACE", "LABEL_TASK_UID", "Availability", "Engine", "EngineCapabilities", "EngineNode",
     "GpuDevice", "Hint", "NodeState", "Observation", "Workload", "WorkloadState",
 ]  # fmt: skip

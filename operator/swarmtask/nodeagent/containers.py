@@ -17,6 +17,7 @@ LABEL_TASK_UID = "swarmtask.io/task-uid"
 LABEL_ATTEMPT = "swarmtask.io/attempt"
 LABEL_FENCE = "swarmtask.io/fence"
 LABEL_PRIORITY = "swarmtask.io/priority"
+LABEL_MEMORY_REQUEST = "swarmtask.io/memory-request"
 """As in `swarmtask.engines.base`, which loads more than this process may; a test compares them."""
 
 ALIVE = frozenset({"running", "paused", "restarting"})
@@ -25,6 +26,7 @@ ENDED = frozenset({"exited", "dead", "removing"})
 _UID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _NUMBER = re.compile(r"[0-9]{1,9}")
 _PRIORITY = re.compile(r"-?[0-9]{1,12}")
+_BYTES = re.compile(r"[0-9]{1,18}")
 _SIGNAL = re.compile(r"[A-Z0-9+-]{1,16}")
 _NEVER = 1970
 """Docker writes the year 1 for what has not happened."""
@@ -37,6 +39,7 @@ class Listed:
     Attributes:
         attempt: the attempt's ID; empty where the labels name none, and then nothing is told of it.
         fenced: to be stopped when the API cannot be reached.
+        memory_request_bytes: what it was promised, as its label says; 0 where it has none.
     """
 
     id: str
@@ -44,6 +47,7 @@ class Listed:
     state: str
     fenced: bool = False
     priority: int = 0
+    memory_request_bytes: int = 0
 
     @property
     def alive(self) -> bool:
@@ -76,13 +80,14 @@ def listed(item: Mapping[str, Any]) -> Listed | None:
     labels, container_id, state = item.get("Labels"), item.get("Id"), item.get("State")
     if not isinstance(labels, dict) or not isinstance(container_id, str) or not isinstance(state, str):
         return None
-    priority = str(labels.get(LABEL_PRIORITY, ""))
+    priority, request = str(labels.get(LABEL_PRIORITY, "")), str(labels.get(LABEL_MEMORY_REQUEST, ""))
     return Listed(
         id=container_id,
         attempt=attempt_id(str(labels.get(LABEL_TASK_UID, "")), str(labels.get(LABEL_ATTEMPT, ""))),
         state=state.lower(),
         fenced=labels.get(LABEL_FENCE) == "true",
         priority=int(priority) if _PRIORITY.fullmatch(priority) else 0,
+        memory_request_bytes=int(request) if _BYTES.fullmatch(request) else 0,
     )
 
 

@@ -15,6 +15,7 @@ from swarmtask.engines.base import (
     LABEL_CLUSTER,
     LABEL_FENCE,
     LABEL_MANAGED,
+    LABEL_MEMORY_REQUEST,
     LABEL_PRIORITY,
     LABEL_SPEC_HASH,
     LABEL_TASK_NAME,
@@ -55,7 +56,11 @@ def owner_labels(workload: Workload, cluster_id: str) -> dict[str, str]:
 
 def agent_labels(workload: Workload) -> dict[str, str]:
     """What the node agent has to know of a container."""
-    return {LABEL_FENCE: "true" if workload.fence else "false", LABEL_PRIORITY: str(workload.priority)}
+    return {
+        LABEL_FENCE: "true" if workload.fence else "false",
+        LABEL_PRIORITY: str(workload.priority),
+        LABEL_MEMORY_REQUEST: str(workload.memory_request_bytes),
+    }
 
 
 def label_filter(cluster_id: str) -> dict[str, list[str]]:
