@@ -238,7 +238,7 @@ class Engine(Protocol):
 
 
 __all__ = [
-    "FINAL_WORKLOAD_STATES", "LABEL_ATTEMPT", "LABEL_CLUSTER", "LABEL_FENCE", "LABEL_MANAGED", "LABEL_MEMORY_REQUEST", "LABEL_PRIORITY",
-    "LABEL_SPEC_HASH", "LABEL_TASK_NAME", "LABEL_TASK_NAMESPACE", "LABEL_TASK_UID", "Availability", "Engine", "EngineCapabilities", "EngineNode",
-    "GpuDevice", "Hint", "NodeState", "Observation", "Workload", "WorkloadState",
+    "FINAL_WORKLOAD_STATES", "LABEL_ATTEMPT", "LABEL_CLUSTER", "LABEL_FENCE", "LABEL_MANAGED", "LABEL_MEMORY_REQUEST",
+    "LABEL_PRIORITY", "LABEL_SPEC_HASH", "LABEL_TASK_NAME", "LABEL_TASK_NAMESPACE", "LABEL_TASK_UID", "Availability", "Engine",
+    "EngineCapabilities", "EngineNode", "GpuDevice", "Hint", "NodeState", "Observation", "Workload", "WorkloadState",
 ]  # fmt: skip

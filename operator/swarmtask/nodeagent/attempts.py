@@ -148,7 +148,8 @@ class Attempts:
                 Candidate(
                     container_id=one.item.id, attempt=one.item.attempt, priority=one.item.priority,
                     memory_bytes=0 if one.usage is None else one.usage.memory_bytes,
-                    request_bytes=one.item.memory_request_bytes or one.details.memory_request_bytes, started_at=one.details.started_at,
+                    request_bytes=one.item.memory_request_bytes or one.details.memory_request_bytes,
+                    started_at=one.details.started_at,
                 )
                 for one in self._running.values()
                 if one.item.id not in self._marks
