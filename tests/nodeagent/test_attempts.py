@@ -345,3 +345,11 @@ def test_readers_of_other_threads_see_whole_things(place: Place) -> None:
     ended.set()
     reader.join(20)
     assert failures == []
+
+
+def test_who_is_far_above_its_request_is_known_though_docker_knows_the_limit_alone(place: Place) -> None:
+    name = place.begin(1, memory=2 * GIB, **{"swarmtask.io/memory-request": str(2**26)})
+    place.begin(2, memory=2**26)
+    place.tree.use(name, memory=2**29)
+    place.look()
+    assert {one.attempt: one.request_bytes for one in place.attempts.candidates()} == {attempt(1): 2**26, attempt(2): 2**26}
