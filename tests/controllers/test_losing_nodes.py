@@ -185,14 +185,14 @@ async def test_work_that_was_finished_while_its_node_was_away_is_not_run_again()
         await world.until(lambda: world.phase("work") == "Succeeded", 10)
         status = world.task("work").status
         assert (status.attempt, status.attempts[0].reason, status.exit_code) == (1, "Completed", 0)
-        assert status.attempts[0].peak_memory == "8Mi" and ("FinishedWhileAway", 1) in world.events("work")
+        assert status.attempts[0].peak_memory == "64Mi" and ("FinishedWhileAway", 1) in world.events("work")
 
 
 async def test_what_an_attempt_used_is_recorded() -> None:
     async with laptops("n1") as lab:
         world = lab.world
         await lab.run_on("work", "n1", Outcome(duration_s=2))
-        await world.until(lambda: world.task("work").status.attempts[0].peak_memory == "8Mi", 15)
+        await world.until(lambda: world.task("work").status.attempts[0].peak_memory == "64Mi", 15)
         assert world.task("work").status.attempts[0].cpu_seconds == 1.5
 
 
