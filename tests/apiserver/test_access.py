@@ -167,7 +167,7 @@ class TestStarting:
 
 class TestPaths:
     @pytest.mark.parametrize("path", [
-        "/", "/nonsense", "/api/v2", "/api/v1/replicationcontrollerz", "/apis/none", "/apis/none/v1", "/apis/swarmtask.io/v9/swarmtasks",
+        "/", "/nonsense", "/api/v2", "/api/v1/podz", "/apis/none", "/apis/none/v1", "/apis/swarmtask.io/v9/swarmtasks",
         "/api/v1/configmaps/x", "/api/v1/namespaces/default/namespaces",
         "/api/v1/namespaces/default/configmaps/a/b", "/api/v1/namespaces/default/configmaps/a/b/c/d/e", "/openapi", "/openapi/v4",
         "/openapi/v3/api/v9", "/api/v1//configmaps", "/apis/swarmtask.io/v1alpha1/namespaces/default/swarmnodes",
