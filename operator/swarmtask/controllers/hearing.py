@@ -110,9 +110,10 @@ class Ears:
         if self._listed_at is not None and asked_at - self._listed_at > DEAF_S:
             self._deaf_s += asked_at - self._listed_at
             for lease in self._leases.values():
+                lease.exact = False  # its own agent counts this time, too
                 if not lease.silent:
                     lease.sign_at = lease.renewed_at = max(lease.sign_at, self._heard_clock(asked_at))
-                    lease.exact, lease.heard_since = False, None
+                    lease.heard_since = None
         self._listed_at = asked_at
         for obj in leases:
             self.read(obj, asked_at)
