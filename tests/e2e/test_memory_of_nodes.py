@@ -114,7 +114,6 @@ def test_a_ladder_a_dead_letter_and_children_that_are_killed(stage: Stage, small
     stage.recorder.assert_ok()
 
 
-@pytest.mark.long
 def test_a_hog_that_fills_its_laptop_goes_and_its_neighbours_stay(stage: Stage, small: LabNode) -> None:
     """It asked for little and may take more than the machine has: the agent stops it before the kernel picks one."""
     here = {"placement": {"nodeName": small.name}}
