@@ -11,7 +11,7 @@ from tests.e2e.stage import INFRASTRUCTURE, Stage
 from tests.lab.images import TASK_TAG
 from tests.lab.node import GIB, NodeSize
 
-pytestmark = [pytest.mark.docker, pytest.mark.lab, pytest.mark.kubectl, pytest.mark.slow, pytest.mark.long]
+pytestmark = [pytest.mark.docker, pytest.mark.lab, pytest.mark.kubectl, pytest.mark.slow]
 
 JOINED_S = 30.0
 DOCKER = ["docker", "-H", "unix:///lab/docker.sock"]
