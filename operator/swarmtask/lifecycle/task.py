@@ -11,6 +11,7 @@ next event of any kind, or `Reconcile`, comes to the same status.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import datetime, timedelta
 
 from swarmtask.lifecycle import conditions, observed
@@ -76,29 +77,11 @@ def handle(task: SwarmTask, event: TaskEvent, now: datetime, policy: Policy) -> 
             if draft.status.phase is Phase.QUEUED:
                 draft.place_in_queue(event)
         case Preempt(attempt=number, by=by):
-            live = draft.live
-            if live is None or live.number != number or live.state is AttemptState.STOPPING:
-                return _nothing(task)
-            _settle(draft, None)
-            live = draft.live
-            if live is not None and live.state is not AttemptState.STOPPING:
-                draft.preempt(live, "/".join(by))
+            return _take_away(draft, number, lambda live: draft.preempt(live, "/".join(by)), unseen=True)
         case Drain(attempt=number):
-            live = _to_be_drained(draft, number)
-            if live is None:
-                return _nothing(task)
-            _settle(draft, None)
-            live = _to_be_drained(draft, number)
-            if live is not None:
-                draft.drain(live)
+            return _take_away(draft, number, draft.drain)
         case Evict(attempt=number, message=message):
-            live = _to_be_drained(draft, number)
-            if live is None:
-                return _nothing(task)
-            _settle(draft, None)
-            live = _to_be_drained(draft, number)
-            if live is not None:
-                draft.evict(live, message)
+            return _take_away(draft, number, lambda live: draft.evict(live, message))
         case InvalidObject():
             _refuse(draft, event)
         case _:
@@ -111,13 +94,26 @@ def handle(task: SwarmTask, event: TaskEvent, now: datetime, policy: Policy) -> 
     return draft.finish()
 
 
-def _to_be_drained(draft: Draft, number: int) -> Attempt | None:
-    """The live attempt of this number, unless it is being stopped already, or its node does not answer: then nobody could see the
-    stop, and what becomes of it is up to spec.nodeLoss."""
-    live = draft.live
-    if live is None or live.number != number or live.state is AttemptState.STOPPING or draft.status.phase is Phase.UNKNOWN:
-        return None
-    return live
+def _take_away(draft: Draft, number: int, end: Callable[[Attempt], None], *, unseen: bool = False) -> Transition:
+    """End the live attempt of this number for the sake of others, unless it has ended or is being stopped by then.
+
+    Args:
+        unseen: also where its node does not answer. Else nobody could see the stop, and what becomes of it is up to spec.nodeLoss.
+    """
+
+    def stoppable() -> Attempt | None:
+        live = draft.live
+        if live is None or live.number != number or live.state is AttemptState.STOPPING:
+            return None
+        return live if unseen or draft.status.phase is not Phase.UNKNOWN else None
+
+    if stoppable() is None:
+        return _nothing(draft.task)
+    _settle(draft, None)
+    live = stoppable()
+    if live is not None:
+        end(live)
+    return draft.finish()
 
 
 def _nothing(task: SwarmTask) -> Transition:

@@ -1,7 +1,7 @@
 """What became of the attempts on this node, on its disk: one small file each, which a crash at any moment leaves whole.
 
-Called by `attempts`, from one thread. A file is written beside its place and moved there; that of an attempt that ended is on the
-disk (fsync of the file and of its directory) before it is told to anybody. A file that cannot be read is put away with a warning:
+Called by `attempts`, from one thread. The file of an attempt that ended is on the disk (fsync of the file and of its directory)
+before it is told to anybody. A file that cannot be read is put away with a warning:
 one attempt's cause is then unknown, nothing else. Also here: the moment at which the Lease was renewed last. It decides nothing.
 """
 
@@ -10,15 +10,13 @@ from __future__ import annotations
 import logging
 import os
 import re
-import zlib
 from dataclasses import dataclass, fields
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
 
-import orjson
-
 from swarmtask.clock import format_micro_time, format_time, parse_time
+from swarmtask.nodeagent.sealed_files import SealedFiles, sealed, unsealed
 
 logger = logging.getLogger(__name__)
 
@@ -78,26 +76,17 @@ class Records:
     """See the module. A directory that cannot be written is told in the log once; the agent goes on without it."""
 
     def __init__(self, directory: Path) -> None:
-        self._directory = directory
-        self._complained = False
+        self._files = SealedFiles(directory, "records of attempts", "what ends while the API is away may be run again")
 
     def load(self) -> dict[str, Record]:
         """All that can be read, by attempt. What was left half-written is removed."""
         found: dict[str, Record] = {}
-        try:
-            self._directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-            paths = sorted(self._directory.iterdir())
-        except OSError as error:
-            self._complain("read", error)
-            return found
-        for path in paths:
-            if path.name.endswith(".new"):
-                self._remove(path)
-            elif path.suffix == ".json":
+        for path in self._files.paths():
+            if path.suffix == ".json":
                 record = _read(path)
                 if record is None or record.attempt != path.stem:
                     logger.warning("the record %s cannot be read and is put away: it was torn, or is of another version", path.name)
-                    self._remove(path)
+                    self._files.remove(path)
                 else:
                     found[record.attempt] = record
         return found
@@ -106,25 +95,11 @@ class Records:
         """Write it. `durable`: it survives a power cut from the moment this returns; else the agent's own end only."""
         if not _NAME.fullmatch(record.attempt):
             raise ValueError(f"{record.attempt!r} is no attempt's ID")
-        path = self._directory / f"{record.attempt}.json"
-        beside = path.with_suffix(".new")
-        try:
-            with beside.open("wb") as file:
-                file.write(_sealed(orjson.dumps(_plain(record))))
-                if durable:
-                    file.flush()
-                    os.fsync(file.fileno())
-            beside.replace(path)
-            if durable:
-                self._sync_directory()
-        except OSError as error:
-            self._complain("written", error)
-        else:
-            self._complained = False
+        self._files.put(f"{record.attempt}.json", _plain(record), durable=durable)
 
     def drop(self, attempt: str) -> None:
         """Forget it; one that is not there is dropped already."""
-        self._remove(self._directory / f"{attempt}.json")
+        self._files.remove(self._files.directory / f"{attempt}.json")
 
     # --- the Lease ---
 
@@ -134,23 +109,23 @@ class Records:
         In place and without fsync: the page outlives this process, and after a power cut the boot is another one anyway. Moving a
         new file there every two seconds would keep a laptop's disk awake.
         """
-        line = _sealed(orjson.dumps([boot_id, renewed_at])).ljust(_LEASE_BYTES)
+        line = sealed([boot_id, renewed_at]).ljust(_LEASE_BYTES)
         try:
-            handle = os.open(self._directory / _LEASE, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            handle = os.open(self._files.directory / _LEASE, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
             try:
                 os.pwrite(handle, line, 0)
             finally:
                 os.close(handle)
         except OSError as error:
-            self._complain("written", error)
+            self._files.complain("written", error)
 
     def lease(self, boot_id: str) -> float | None:
         """When it was renewed last in this boot; None when nobody knows."""
         try:
-            content = (self._directory / _LEASE).read_bytes()[:_LEASE_BYTES]
+            content = (self._files.directory / _LEASE).read_bytes()[:_LEASE_BYTES]
         except OSError:
             return None
-        match _unsealed(content):
+        match unsealed(content):
             case [str(boot), float() | int() as renewed_at] if boot == boot_id:
                 return float(renewed_at)
         return None
@@ -158,18 +133,18 @@ class Records:
     def lease_claimed(self) -> bool:
         """Whether an agent of this machine may have made a Lease, in whichever boot; True also when the disk cannot say."""
         try:
-            (self._directory / _LEASE).stat()
+            (self._files.directory / _LEASE).stat()
         except FileNotFoundError:
             return False
         except OSError as error:
-            self._complain("read", error)
+            self._files.complain("read", error)
         return True
 
     def claim_lease(self, claimed: bool) -> None:
         """Keep that there may be a Lease from now on (it survives a power cut), or that there is none."""
-        path = self._directory / _LEASE
+        path = self._files.directory / _LEASE
         if not claimed:
-            self._remove(path)
+            self._files.remove(path)
             return
         try:
             handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -177,34 +152,9 @@ class Records:
                 os.fsync(handle)
             finally:
                 os.close(handle)
-            self._sync_directory()
+            self._files.sync()
         except OSError as error:
-            self._complain("written", error)
-
-    # --- files ---
-
-    def _remove(self, path: Path) -> None:
-        try:
-            path.unlink(missing_ok=True)
-        except OSError as error:
-            self._complain("removed", error)
-
-    def _sync_directory(self) -> None:
-        handle = os.open(self._directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
-
-    def _complain(self, what: str, error: OSError) -> None:
-        if not self._complained:
-            logger.warning(
-                "records of attempts cannot be %s in %s: %s; what ends while the API is away may be run again",
-                what,
-                self._directory,
-                error,
-            )
-        self._complained = True
+            self._files.complain("written", error)
 
 
 def _plain(record: Record) -> dict[str, Any]:
@@ -214,7 +164,7 @@ def _plain(record: Record) -> dict[str, Any]:
 
 def _read(path: Path) -> Record | None:
     try:
-        values = _unsealed(path.read_bytes())
+        values = unsealed(path.read_bytes())
         if not isinstance(values, dict) or not _NAME.fullmatch(str(values.get("attempt"))):
             return None
         known: dict[str, Any] = {field.name: values[field.name] for field in fields(Record) if field.name in values}
@@ -236,16 +186,3 @@ def _sound(record: Record) -> bool:
         and all(isinstance(value, int | None) for value in (record.exit_code, record.peak_bytes, record.grace_s))
         and isinstance(record.cpu_s, int | float | None)
     )
-
-
-def _sealed(content: bytes) -> bytes:
-    return b"%08x %s\n" % (zlib.crc32(content), content)
-
-
-def _unsealed(line: bytes) -> Any:
-    """None for what is torn."""
-    seal, _, content = line.rstrip().partition(b" ")
-    try:
-        return orjson.loads(content) if int(seal, 16) == zlib.crc32(content) else None
-    except ValueError:
-        return None
