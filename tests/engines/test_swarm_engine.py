@@ -55,7 +55,8 @@ class SwarmRig(Rig):
     def __init__(self, lab: Lab, node: str = "desktop", **settings: Any) -> None:
         self.lab = lab
         self.cluster = secrets.token_hex(4)
-        self.settings = SwarmSettings(docker_host=lab.docker_host(lab.manager), **settings)
+        # Patient: a Docker that is held up by a busy machine is not what these tests are about.
+        self.settings = SwarmSettings(docker_host=lab.docker_host(lab.manager), **{"timeout_s": 60.0, **settings})
         super().__init__(self.fresh(), lab.swarm_node_id(node))
         self.run_number = next(self._runs)
 

@@ -304,6 +304,18 @@ def test_an_end_within_the_fence_that_nobody_explains_is_a_loss() -> None:
     assert weighed(story, seen, NodeWord(Hearing.VOUCHED, 50.0, exact=False), waited_s=45.0) is Reason.NODE_LOST
 
 
+def test_what_begins_to_run_on_a_node_that_has_not_renewed_its_lease_is_stopped_by_its_agent_however_late() -> None:
+    """Its Docker is back and starts what was on its way; its agent stops it before it has reached the API."""
+    story = Story()
+    story.reconcile()
+    story.bind(boot_id="b1")
+    assert story.current.started_at is None
+    seen = story.seen(W.EXITED, exit_code=0)
+    assert weighed(story, seen, NodeWord(Hearing.SILENT, 300.0)) == "held"
+    assert weighed(story, seen, NodeWord(Hearing.VOUCHED, 300.0)) is Reason.NODE_LOST
+    assert weighed(story, seen, HEARD) is None
+
+
 @pytest.mark.parametrize(
     ("reason", "typed"), [("OOMKilled", Reason.OOM_KILLED), ("Evicted", Reason.EVICTED), ("Fenced", Reason.NODE_LOST)]
 )

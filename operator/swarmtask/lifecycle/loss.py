@@ -201,9 +201,11 @@ def _may_be_explained(seen: Observation, spec: TaskSpec, word: NodeWord, waited_
 
 def _in_fence(spec: TaskSpec, attempt: Attempt, policy: Policy, word: NodeWord, waited_s: float) -> bool:
     """Whether it ended while an agent that cannot reach the API stops what carries the fence. Where the beginning of the silence is
-    not known, that may have been at any time before."""
+    not known, that may have been at any time before. One that nobody has seen running may have started as late as its node came
+    back, and an agent that has not renewed its Lease by then stops it at once."""
     began_s = word.since_s - waited_s
-    inside = began_s <= _fence_end_s(spec, attempt, policy) and (not word.exact or began_s >= policy.fence_s - EARLY_S)
+    over = attempt.started_at is not None and began_s > _fence_end_s(spec, attempt, policy)
+    inside = not over and (not word.exact or began_s >= policy.fence_s - EARLY_S)
     return spec.node_loss.replace == "afterFence" and inside
 
 
