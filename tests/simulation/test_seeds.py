@@ -31,6 +31,8 @@ FOUND = [
     ("arrays", 32813),
     # The operator: a run that was to be cancelled with its array met a conflict, and stayed as it was for ever.
     ("arrays", 40925),
+    # The operator: what an agent had stopped before it had reached the API again, long after its fence, passed for finished work.
+    ("giant", 484),
     # The checker: maxRunningPerNode was taken away while the checker waited for a lowered maxRunning of the same queue.
     ("arrays", 76109),
     # The simulator: an operator that was killed just as the run ended was never buried, and the run waited for its tasks.
