@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.simulation.batch import runs
-from tests.simulation.bugs import BUGS
+from tests.simulation.bugs import BUGS, RARE
 from tests.simulation.story import simulate
 
 SEEDS = range(1000)
@@ -20,6 +20,8 @@ def test_there_are_enough_of_them() -> None:
 @pytest.mark.parametrize("name", BUGS)
 def test_a_planted_bug_is_found(name: str) -> None:
     with BUGS[name]():
-        found = next((result for seed, workload in runs(SEEDS) if (result := simulate(seed, workload)).failures), None)
+        found = next(
+            (result for seed, workload in runs(SEEDS, RARE.get(name, "")) if (result := simulate(seed, workload)).failures), None
+        )
     assert found is not None, f"{len(SEEDS)} seeds ran clean with the bug {name}"
     assert not found.failures[0].startswith("BUG"), f"found only because the plant itself does not work: {found.failures[0]}"
