@@ -12,15 +12,14 @@ from tests.e2e.recorder import Recorder
 from tests.e2e.stage import FENCE_S, SETTINGS, House, Stage, opened
 from tests.lab.cluster import Lab
 from tests.lab.images import TASK_TAG
-from tests.lab.tools import Missing, kubectl_binaries
+from tests.lab.tools import Missing, any_kubectl
 
 
 def _kubectl() -> Path:
-    programs = kubectl_binaries()
-    kubectl = programs.get("current") or programs.get("debian")
-    if kubectl is None:
-        pytest.skip("no kubectl")
-    return kubectl
+    try:
+        return any_kubectl()
+    except Missing as missing:
+        pytest.skip(str(missing))
 
 
 @pytest.fixture

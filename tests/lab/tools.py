@@ -211,6 +211,15 @@ def kubectl_binaries() -> dict[str, Path]:
     return {name: path for name, path in found.items() if path is not None}
 
 
+def any_kubectl() -> Path:
+    """A current one, else Debian's. Raises Missing."""
+    programs = kubectl_binaries()
+    found = programs.get("current") or programs.get("debian")
+    if found is None:
+        raise Missing("kubectl", "there is none", "`python -m tests.lab.setup` fetches it")
+    return found
+
+
 def kubectl_version(binary: Path) -> str:
     """What the program says it is, as `v1.20.2`."""
     answer = json.loads(run([str(binary), "version", "--client", "-o", "json"], timeout_s=30))

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import random
-import signal
-import sys
 import threading
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -26,6 +23,7 @@ from swarmtask.resources.kinds import SWARM_NODE, SWARM_TASK
 from tests.apiserver.logs import until
 from tests.kube.real import real_api_server
 from tests.nodeagent.log_fakes import MemoryApi, TalkingDocker, owner
+from tests.nodeagent.processes import agents
 
 QUICK = Habits(batch_s=0.02, announce_s=0.05, over_s=0.2, retry_s=0.05, refused_s=0.05)
 
@@ -247,31 +245,18 @@ async def test_the_agents_process_killed_in_the_middle_sends_every_line_once(doc
         await client.patch(SWARM_TASK, "task-1", {"status": status}, "default", subresource="status")
         name = docker.run(1, **labels(1) | {"swarmtask.io/task-uid": made["metadata"]["uid"]})
         say(docker, name, 0, 5000)
-        options = (
-            "--kubeconfig", str(kubeconfig), "--node", "desk", "--docker", str(docker.path), "--state", str(tmp_path / "state"),
-            "--log-level", "debug",
-        )  # fmt: skip
-        agents: list[asyncio.subprocess.Process] = []
-
-        async def agent() -> None:
-            agents.append(await asyncio.create_subprocess_exec(sys.executable, "-m", "swarmtask", "node-agent", *options))
 
         async def begun() -> bool:
             return bool(await _output(client, "task-1"))
 
-        try:
-            await agent()
+        async with agents("--docker", str(docker.path), "--state", str(tmp_path / "state"), "--log-level", "debug") as running:
+            await running.start(kubeconfig)
             await _until_async(begun)
-            os.kill(agents[0].pid, signal.SIGKILL)
+            await running.kill()
             say(docker, name, 5000, 10_000, stream=2)
-            await agent()
+            await running.start(kubeconfig)
             docker.end(name)
             shown = await _output(client, "task-1", follow="true")
-        finally:
-            for process in agents:
-                if process.returncode is None:
-                    process.kill()
-                    await process.wait()
         docker.stop()
         assert shown.splitlines() == lines(0, 10_000)
         assert await _output(client, "task-1", tailLines="2") == b"line 9998\nline 9999\n"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import re
 import signal
@@ -22,6 +23,7 @@ from swarmtask.nodeagent.records import Records
 from swarmtask.resources.kinds import LEASE, SWARM_NODE
 from tests.kube.real import real_api_server
 from tests.nodeagent.fakes import FakeDocker, attempt, until
+from tests.nodeagent.processes import agents
 
 HEAVY = ("pydantic", "rich", "typer", "httpx2", "lightkube", "docker", "numpy", "structlog", "swarmtask.kube", "swarmtask.settings")
 
@@ -133,37 +135,27 @@ async def test_an_api_that_is_away_for_as_long_as_a_fence_and_an_agent_that_is_k
     docker.start()
     fenced, free = docker.run(1), docker.run(2, fence=False)
     done = docker.run(3)
-    agents: list[asyncio.subprocess.Process] = []
-
-    async def agent(kubeconfig: Path) -> None:
-        options = ("--kubeconfig", str(kubeconfig), "--node", "desk", *_apart(tmp_path), "--fence-seconds", "10")
-        agents.append(await asyncio.create_subprocess_exec(sys.executable, "-m", "swarmtask", "node-agent", *options))
-
-    try:
+    async with contextlib.AsyncExitStack() as stack:
+        stack.callback(docker.stop)
+        running = await stack.enter_async_context(agents(*_apart(tmp_path), "--fence-seconds", "10"))
         async with real_api_server(tmp_path) as kubeconfig, KubeClient.from_kubeconfig(kubeconfig) as client:
             port = _port(kubeconfig)
             await client.create(
                 SWARM_NODE, {"apiVersion": SWARM_NODE.api_version, "kind": "SwarmNode", "metadata": {"name": "desk"}}
             )
-            await agent(kubeconfig)
+            await running.start(kubeconfig)
             await _until_attempts(client, {attempt(1): "Running", attempt(2): "Running", attempt(3): "Running"})
             assert docker.signals == []
         away_since = clock.boot_time()
         docker.end(done, 0)
-        agents[0].kill()
-        await agent(kubeconfig)
+        await running.kill()
+        await running.start(kubeconfig)
         await asyncio.to_thread(until, lambda: fenced not in docker.alive(), 60)
         assert clock.boot_time() - away_since > 4, (
             "not at once: the fence counts from the last renewal, two seconds apart, four late"
         )
         async with real_api_server(tmp_path, port) as kubeconfig, KubeClient.from_kubeconfig(kubeconfig) as client:
             told = await _until_attempts(client, {attempt(1): "Exited", attempt(2): "Running", attempt(3): "Exited"})
-    finally:
-        for process in agents:
-            if process.returncode is None:
-                process.kill()
-                await process.wait()
-        docker.stop()
     assert docker.alive() == {free}
     assert (told[attempt(1)]["reason"], told[attempt(3)]["reason"], told[attempt(3)]["exitCode"]) == ("Fenced", "", 0)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import random
 import threading
 import time
@@ -16,8 +15,8 @@ from swarmtask.clock import SystemClock
 from swarmtask.nodeagent.eviction import Strain
 from swarmtask.nodeagent.fence import Terms
 from swarmtask.nodeagent.guard import Guard, Places
-from tests.lab import images, tools
 from tests.nodeagent.fakes import GIB, UID, attempt
+from tests.nodeagent.processes import real_docker
 
 if TYPE_CHECKING:
     from tests.lab.outer import OuterDocker
@@ -69,19 +68,10 @@ class Node:
 
 @pytest.fixture
 def node(outer_docker: OuterDocker, tmp_path: Path) -> Iterator[Node]:
-    client = outer_docker.client()
-    with contextlib.closing(client):
-        try:
-            image = images.task_image(client)
-        except tools.Missing as missing:
-            pytest.skip(str(missing))
+    with real_docker(outer_docker, CLUSTER) as (client, image):
         node = Node(outer_docker.url, client, image, tmp_path / "state")
-        try:
-            with node.guard:
-                yield node
-        finally:
-            for container in client.containers.list(all=True, filters={"label": f"swarmtask.io/cluster={CLUSTER}"}):
-                container.remove(force=True, v=True)
+        with node.guard:
+            yield node
 
 
 def ended(item: dict[str, Any]) -> bool:

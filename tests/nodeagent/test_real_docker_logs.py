@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +13,7 @@ from swarmtask.errors import NotFound
 from swarmtask.kube import KubeClient
 from swarmtask.resources.kinds import SWARM_NODE, SWARM_TASK
 from tests.kube.real import real_api_server
-from tests.lab import images, tools
+from tests.nodeagent.processes import agents, real_docker
 
 if TYPE_CHECKING:
     from tests.lab.outer import OuterDocker
@@ -33,8 +31,10 @@ class Node:
     """A SwarmNode whose agent comes and goes; containers as the swarm engine labels them."""
 
     def __init__(self, url: str, client: Any, image: str, folder: Path) -> None:
-        self.url, self.client, self.image, self.folder = url, client, image, folder
-        self.agents: list[asyncio.subprocess.Process] = []
+        self.client, self.image, self.folder = client, image, folder
+        self.options = (
+            "--docker", url.removeprefix("unix://"), "--cluster-id", CLUSTER, "--state", str(folder / "state"),
+        )  # fmt: skip
 
     async def task(self, api: KubeClient, name: str, command: str, **options: Any) -> Any:
         """A task with one attempt, and its container."""
@@ -56,31 +56,11 @@ class Node:
             run, self.image, ["sh", "-c", command], detach=True, labels=labels, network_mode="none", **options
         )
 
-    async def agent(self, kubeconfig: Path) -> None:
-        options = (
-            "--kubeconfig", str(kubeconfig), "--node", "desk", "--docker", self.url.removeprefix("unix://"),
-            "--cluster-id", CLUSTER, "--state", str(self.folder / "state"),
-        )  # fmt: skip
-        self.agents.append(await asyncio.create_subprocess_exec(sys.executable, "-m", "swarmtask", "node-agent", *options))
-
-    async def kill_agent(self) -> None:
-        self.agents[-1].kill()
-        await self.agents[-1].wait()
-
 
 @pytest.fixture
 def node(outer_docker: OuterDocker, tmp_path: Path) -> Iterator[Node]:
-    client = outer_docker.client()
-    with contextlib.closing(client):
-        try:
-            image = images.task_image(client)
-        except tools.Missing as missing:
-            pytest.skip(str(missing))
-        try:
-            yield Node(outer_docker.url, client, image, tmp_path)
-        finally:
-            for container in client.containers.list(all=True, filters={"label": f"swarmtask.io/cluster={CLUSTER}"}):
-                container.remove(force=True, v=True)
+    with real_docker(outer_docker, CLUSTER) as (client, image):
+        yield Node(outer_docker.url, client, image, tmp_path)
 
 
 async def _output(api: KubeClient, name: str, **query: str) -> bytes:
@@ -101,20 +81,22 @@ async def _until(api: KubeClient, name: str, holds: Callable[[bytes], bool], **q
 
 async def test_ten_thousand_lines_with_the_agent_killed_in_the_middle_are_all_there_once(node: Node) -> None:
     """The container is removed before anybody reads: what counts is what the API has."""
-    async with real_api_server(node.folder) as kubeconfig, KubeClient.from_kubeconfig(kubeconfig) as api:
+    async with (
+        real_api_server(node.folder) as kubeconfig,
+        KubeClient.from_kubeconfig(kubeconfig) as api,
+        agents(*node.options) as running,
+    ):
         await api.create(SWARM_NODE, {"apiVersion": SWARM_NODE.api_version, "kind": "SwarmNode", "metadata": {"name": "desk"}})
-        try:
-            await node.agent(kubeconfig)
-            container = await node.task(api, "counter", WORK)
-            await _until(api, "counter", lambda shown: shown.count(b"\n") > 100)
-            await node.kill_agent()
-            before = len((await _output(api, "counter")).splitlines())
-            await asyncio.to_thread(container.wait)
-            await node.agent(kubeconfig)
-            shown = (await _output(api, "counter", follow="true")).splitlines()
-            await asyncio.to_thread(container.remove, force=True)
-        finally:
-            await node.kill_agent()
+        await running.start(kubeconfig)
+        container = await node.task(api, "counter", WORK)
+        await _until(api, "counter", lambda shown: shown.count(b"\n") > 100)
+        await running.kill()
+        before = len((await _output(api, "counter")).splitlines())
+        await asyncio.to_thread(container.wait)
+        await running.start(kubeconfig)
+        shown = (await _output(api, "counter", follow="true")).splitlines()
+        await asyncio.to_thread(container.remove, force=True)
+        await running.kill()
         assert before < LINES
         # stdout and stderr are two pipes: Docker orders what came through one, and keeps about the order of both.
         assert sorted(shown) == sorted(b"line %d" % number for number in range(LINES)), f"{before} were there before"
@@ -123,19 +105,20 @@ async def test_ten_thousand_lines_with_the_agent_killed_in_the_middle_are_all_th
 
 
 async def test_terminals_long_lines_and_bytes_of_a_real_docker(node: Node) -> None:
-    async with real_api_server(node.folder) as kubeconfig, KubeClient.from_kubeconfig(kubeconfig) as api:
+    async with (
+        real_api_server(node.folder) as kubeconfig,
+        KubeClient.from_kubeconfig(kubeconfig) as api,
+        agents(*node.options) as running,
+    ):
         await api.create(SWARM_NODE, {"apiVersion": SWARM_NODE.api_version, "kind": "SwarmNode", "metadata": {"name": "desk"}})
         long = "head -c 40000 /dev/zero | tr '\\0' x; echo; printf 'no end'"
         await node.task(api, "plain", f"printf '\\377\\000\\033[31m\\n'; {long}")
         await node.task(api, "terminal", f"echo hello; {long}", tty=True)
         await node.task(api, "split", "head -c 200000 /dev/zero | tr '\\0' y; echo")
-        try:
-            await node.agent(kubeconfig)
-            plain, terminal, split = [
-                await _until(api, name, bool, follow="true", waitSeconds="30") for name in ("plain", "terminal", "split")
-            ]
-        finally:
-            await node.kill_agent()
+        await running.start(kubeconfig)
+        plain, terminal, split = [
+            await _until(api, name, bool, follow="true", waitSeconds="30") for name in ("plain", "terminal", "split")
+        ]
         # Docker's json-file writes JSON, which has no other bytes than those of UTF-8: it has put U+FFFD in place of \xff.
         assert plain == b"\xef\xbf\xbd\x00\x1b[31m\n" + b"x" * 40_000 + b"\nno end\n"
         assert terminal == b"hello\r\n" + b"x" * 40_000 + b"\r\nno end\n"

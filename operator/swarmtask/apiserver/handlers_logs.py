@@ -20,8 +20,8 @@ from swarmtask.apiserver.records import Key, Record
 from swarmtask.apiserver.routing import Target
 from swarmtask.apiserver.store import Store
 from swarmtask.apiserver.waiting import TASKS
-from swarmtask.apiserver.wire import Request, Response, respond, unsupported
-from swarmtask.clock import Clock, parse_time
+from swarmtask.apiserver.wire import Request, Response, respond, since_of, unsupported
+from swarmtask.clock import Clock
 from swarmtask.errors import BadRequest, NotFound, TooManyRequests
 from swarmtask.resources.log_records import CONTENT_TYPE, LogRecord
 from swarmtask.resources.task import LIVE_ATTEMPT_STATES
@@ -114,7 +114,7 @@ class LogHandlers:
             attempt = int((task.get("status") or {}).get("attempt") or 0)
         if not attempt:
             raise NotFound(f"{name} has not run yet", details=faults.details(target.rt, name))
-        follow, tail, since = request.flag("follow"), request.number("tailLines"), self._since(request)
+        follow, tail, since = request.flag("follow"), request.number("tailLines"), since_of(request, self._clock.now())
         wait_s = min(request.number("waitSeconds") or 0, LONGEST_WAIT_S)
         namespace = record.key.namespace
         if wait_s:
@@ -140,22 +140,6 @@ class LogHandlers:
         finally:
             self._reading -= 1
             await batches.aclose()
-
-    def _since(self, request: Request) -> datetime | None:
-        text, seconds = request.query.get("sinceTime", ""), request.number("sinceSeconds")
-        if text and seconds is not None:
-            raise BadRequest("at most one of sinceTime and sinceSeconds can be given")
-        if text:
-            try:
-                return parse_time(text)
-            except ValueError as error:
-                raise BadRequest(f"sinceTime: {text!r} is no time as RFC 3339 has it, for example 2026-01-31T12:00:00Z") from error
-        if seconds is None:
-            return None
-        try:
-            return self._clock.now() - timedelta(seconds=seconds)
-        except OverflowError:
-            return datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def text_of(record: LogRecord, *, timestamps: bool) -> bytes:

@@ -10,6 +10,7 @@ import asyncio
 import json
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime, timedelta
 from typing import Any
 from urllib.parse import parse_qsl
 
@@ -18,6 +19,7 @@ import yaml
 
 from swarmtask.apiserver import protobuf
 from swarmtask.apiserver.bodies import check_size, may_be_too_large, yaml_to_json
+from swarmtask.clock import parse_time
 from swarmtask.errors import BadRequest, Cause, Invalid, NotAcceptable, SwarmTaskError, UnsupportedMediaType
 
 JSON = "application/json"
@@ -363,3 +365,18 @@ def error_response(error: SwarmTaskError) -> Response:
     if error.code == 401:
         headers.append(("www-authenticate", 'Bearer realm="swarmtask"'))
     return Response(error.code, orjson.dumps(status_of(error)) + b"\n", JSON, headers)
+
+
+def since_of(request: Request, now: datetime) -> datetime | None:
+    """From when on output is asked for, by `sinceTime` or `sinceSeconds`. Raises BadRequest: both, or what is no time."""
+    text, seconds = request.query.get("sinceTime", ""), request.number("sinceSeconds")
+    if text and seconds is not None:
+        raise BadRequest("at most one of sinceTime and sinceSeconds may be given")
+    try:
+        if text:
+            return parse_time(text)
+        return now - timedelta(seconds=seconds) if seconds is not None else None
+    except (ValueError, OverflowError) as error:
+        raise BadRequest(
+            f"sinceTime or sinceSeconds is no time (RFC 3339, for example 2026-01-31T12:00:00Z, or seconds): {error}"
+        ) from error

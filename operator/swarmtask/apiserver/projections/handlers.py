@@ -41,7 +41,7 @@ class ProjectionHandlers:
     """All routes of projections.
 
     Args:
-        logs: where the output of attempts is kept; None: nowhere here.
+        logs: where the output of attempts is kept.
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class ProjectionHandlers:
         clock: Clock,
         commands: PodCommands,
         *,
-        logs: LogSource | None = None,
+        logs: LogSource,
     ) -> None:
         self._store, self._service, self._objects, self._clock = store, service, objects, clock
         self._pod_view, self._node_view = pods.PodView(), nodes.NodeView()

@@ -12,12 +12,12 @@ import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Any, Literal, Protocol
 
 from swarmtask.apiserver.projections.pods import ANNOTATION_ENGINE, CONTAINER, LABEL_ATTEMPT, is_live
-from swarmtask.apiserver.wire import Request, Response
-from swarmtask.clock import Clock, parse_time
+from swarmtask.apiserver.wire import Request, Response, since_of
+from swarmtask.clock import Clock
 from swarmtask.errors import BadRequest, NotFound
 
 FIRST_LINE_S = 0.5
@@ -75,7 +75,7 @@ def wish_of(request: Request, now: datetime) -> Wish:
     if container not in ("", CONTAINER):
         raise BadRequest(f"container {container} is not valid: the container of every pod is {CONTAINER}")
     return Wish(
-        tail=request.number("tailLines"), since=_since(request, now), follow=request.flag("follow"),
+        tail=request.number("tailLines"), since=since_of(request, now), follow=request.flag("follow"),
         timestamps=request.flag("timestamps"), previous=request.flag("previous"), limit_bytes=_limit(request),
         streams=_streams(request.query.get("stream", "") or "All"),
     )  # fmt: skip
@@ -95,22 +95,10 @@ def _streams(word: str) -> frozenset[str]:
     return frozenset(chosen)
 
 
-def _since(request: Request, now: datetime) -> datetime | None:
-    text, seconds = request.query.get("sinceTime", ""), request.number("sinceSeconds")
-    if text and seconds is not None:
-        raise BadRequest("at most one of sinceTime and sinceSeconds may be given")
-    try:
-        if text:
-            return parse_time(text)
-        return now - timedelta(seconds=seconds) if seconds is not None else None
-    except (ValueError, OverflowError) as error:
-        raise BadRequest(f"sinceTime or sinceSeconds is no time: {error}") from error
-
-
 class PodLogs:
-    """Answers GETs of `pods/NAME/log`. `store` None: no output is kept by this server."""
+    """Answers GETs of `pods/NAME/log`."""
 
-    def __init__(self, store: LogSource | None, clock: Clock) -> None:
+    def __init__(self, store: LogSource, clock: Clock) -> None:
         self._store, self._clock = store, clock
         self._open: set[_Stream] = set()
 
@@ -129,8 +117,6 @@ class PodLogs:
         metadata = pod["metadata"]
         owner, number = metadata["ownerReferences"][0], int(metadata["labels"][LABEL_ATTEMPT])
         instead = f"try `swarmtask logs {owner['name']} -n {metadata['namespace']}`"
-        if self._store is None:
-            raise NotFound(f"this server keeps no output of attempts: {instead}")
         if wish.previous:
             number -= 1
             if number == 0:
