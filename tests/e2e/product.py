@@ -192,7 +192,7 @@ class Product:
         return self.kubectl("apply", "-f", "-", stdin=yaml.safe_dump_all(objects)).stdout
 
     def get(self, kind: str, name: str | None = None, selector: str | None = None) -> Any:
-        """One object (None when it is not there), or the items of the list."""
+        """One object (None when it is not there), or the items of the list; `status` is {} until somebody has written one."""
         args = ["get", kind, *([name] if name else []), "-o", "json", *(["-l", selector] if selector else [])]
         done = self.kubectl(*args, check=False)
         if done.returncode != 0:
@@ -200,6 +200,8 @@ class Product:
                 return None
             raise AssertionError(done.stderr)
         parsed = json.loads(done.stdout)
+        for item in [parsed] if name else parsed["items"]:
+            item.setdefault("status", {})
         return parsed if name else parsed["items"]
 
     def event_reasons(self, name: str) -> list[str]:
