@@ -13,7 +13,7 @@ from swarmtask.controllers.node_rules import NodeRules
 from swarmtask.resources import units
 from swarmtask.resources.node import NodeEngine, NodePhase, SwarmNode
 from swarmtask.resources.placement import dollars
-from swarmtask.scheduler.backlog import Place
+from swarmtask.scheduler.line import Place
 from swarmtask.scheduler.model import Amounts, GpuInfo, LimitInfo, NodeInfo, QueueInfo, QueueKey, Snapshot, Taint
 from swarmtask.scheduler.standing import place_of
 
