@@ -55,6 +55,8 @@ FOUND = [
     ("aging", 3568),
     # The checker: a move to the front was not spent by a placement whose moment was stored in whole seconds.
     ("aging", 4976),
+    # The operator: what a new one had bound before it heard its node was submitted only when the idle engine was asked again.
+    ("arrays", 19953),
 ]
 
 

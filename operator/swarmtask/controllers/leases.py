@@ -72,6 +72,7 @@ class Leases:
         self.ears = Ears(around.settings.unreachable_s, max(VOUCH_S, around.settings.fence_s), self._was_missed)
         self._bell = Bell(around.clock)
         self._standings: dict[str, str] = {}
+        self._uncertain: set[str] = set()
         self._boots: dict[str, str] = {}
         self._ended_at: dict[str, float] = {}
         """Attempt -> when its engine, or its agent, told its end first."""
@@ -205,8 +206,10 @@ class Leases:
                 self._announce(name, "Warning", "NodeRestarted", "its boot ID has changed: what ran there before is over")
         for name in self._boots.keys() - self._standings.keys():
             del self._boots[name]
+        unsure, self._uncertain = self._uncertain, {name for name in self.ears.names if self.uncertain(name)}
         if before != self._standings:
             self._verdict()
+        if before != self._standings or unsure - self._uncertain:  # what was held back until a node was heard is looked at again
             for lane in self._lanes.values():
                 lane.poll.ring()
 
