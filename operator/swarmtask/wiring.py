@@ -46,7 +46,7 @@ async def kube_client(kubeconfig: Path, context: str | None = None, *, for_perso
     """A client of the API that the kubeconfig names.
 
     Args:
-        for_person: a misspelled field in a write is refused, not dropped; writes are recorded as the CLI's.
+        for_person: a misspelled field in a write is refused, not dropped; writes are recorded as the CLI's; objects come whole.
 
     Raises:
         ConfigurationError: the kubeconfig cannot be used.
@@ -57,7 +57,7 @@ async def kube_client(kubeconfig: Path, context: str | None = None, *, for_perso
     connection = Connection.from_kubeconfig(kubeconfig, context)
     if for_person:
         return KubeClient(connection, field_manager=CLI_FIELD_MANAGER, field_validation="Strict")
-    return KubeClient(connection)
+    return KubeClient(connection, sparing=True)
 
 
 async def cluster_id(api: ObjectApi) -> str:
