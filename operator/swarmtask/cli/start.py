@@ -17,6 +17,10 @@ def start() -> None:
     """Run the program; never returns."""
     before = signal.signal(signal.SIGINT, signal.SIG_DFL)
     if sys.argv[1:2] in SERVING:
+        from swarmtask.optional import without  # noqa: PLC0415
+
+        with without("rich"):
+            import structlog  # noqa: F401, PLC0415 - it would load rich for tracebacks that we write ourselves
         from swarmtask.cli.serving import app  # noqa: PLC0415 - these imports are what takes the time
     else:
         from swarmtask.cli.main import app  # noqa: PLC0415

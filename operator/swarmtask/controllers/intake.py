@@ -23,13 +23,15 @@ from collections.abc import Callable, Coroutine
 from contextlib import aclosing, suppress
 from typing import Any, Protocol
 
-import kopf
-
 from swarmtask.clock import Clock
 from swarmtask.controllers.waiting import supervise
 from swarmtask.errors import Expired, ServiceUnavailable
 from swarmtask.kube import Connection, KubeClient, Object, ObjectApi, ObjectList
+from swarmtask.optional import without
 from swarmtask.resources.kinds import OWN_KINDS, Kind
+
+with without("kubernetes", "kubernetes_asyncio", "pykube"):
+    import kopf  # it would load these clients for their types and their log-in: 10 MB, and ours logs in itself
 
 logger = logging.getLogger(__name__)
 
