@@ -154,6 +154,18 @@ def restore_backup(source: Path, data_dir: Path, keys_file: Path | None, label: 
     return restore(source, data_dir, None if keys_file is None else unpack(keys_file), label=label)
 
 
+def load_operator(engine_name: str) -> None:
+    """Read in what `kube_client` and `operate` need, for a process that has to wait anyway. Errors are theirs to raise."""
+    import swarmtask.controllers.operator
+    import swarmtask.kube
+
+    match engine_name:
+        case "swarm":
+            import swarmtask.engines.swarm.engine
+        case "local":
+            import swarmtask.engines.local  # noqa: F401
+
+
 async def operate(
     settings: Settings, clock: Clock, api: ObjectApi, engine_names: tuple[str, ...], stop: asyncio.Event, ready: asyncio.Event
 ) -> None:
