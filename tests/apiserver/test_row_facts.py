@@ -93,7 +93,7 @@ async def test_a_start_finds_what_was_written_without_decoding_it(tmp_path: Path
         "UPDATE objects SET facts = 'text'",
         "UPDATE objects SET facts = x'00'",
         "UPDATE objects SET facts = x'7b7d'",
-        "UPDATE objects SET facts = CAST(replace(facts, 'night', 'nicht') AS BLOB)",
+        "UPDATE objects SET facts = CAST(replace(facts, 'v1alpha1', 'v1alpha2') AS BLOB)",
         f"UPDATE objects SET facts = CAST(replace(facts, '[{FORMAT},', '[{FORMAT + 1},') AS BLOB)",
     ],
 )
