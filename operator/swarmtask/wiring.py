@@ -46,7 +46,7 @@ async def kube_client(kubeconfig: Path, context: str | None = None, *, for_perso
     """A client of the API that the kubeconfig names.
 
     Args:
-        for_person: a misspelled field in a write is refused, not dropped; writes are recorded as the CLI's.
+        for_person: a misspelled field in a write is refused, not dropped; writes are recorded as the CLI's; objects come whole.
 
     Raises:
         ConfigurationError: the kubeconfig cannot be used.
@@ -57,7 +57,7 @@ async def kube_client(kubeconfig: Path, context: str | None = None, *, for_perso
     connection = Connection.from_kubeconfig(kubeconfig, context)
     if for_person:
         return KubeClient(connection, field_manager=CLI_FIELD_MANAGER, field_validation="Strict")
-    return KubeClient(connection)
+    return KubeClient(connection, sparing=True)
 
 
 async def cluster_id(api: ObjectApi) -> str:
@@ -152,6 +152,18 @@ def restore_backup(source: Path, data_dir: Path, keys_file: Path | None, label: 
     from swarmtask.apiserver.restore import restore
 
     return restore(source, data_dir, None if keys_file is None else unpack(keys_file), label=label)
+
+
+def load_operator(engine_name: str) -> None:
+    """Read in what `kube_client` and `operate` need, for a process that has to wait anyway. Errors are theirs to raise."""
+    import swarmtask.controllers.operator
+    import swarmtask.kube
+
+    match engine_name:
+        case "swarm":
+            import swarmtask.engines.swarm.engine
+        case "local":
+            import swarmtask.engines.local  # noqa: F401
 
 
 async def operate(

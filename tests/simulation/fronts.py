@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
-from swarmtask.controllers.cache import holding_of
+from swarmtask.controllers.task_facts import holding_of
 from swarmtask.resources import units
 from swarmtask.resources.task import ANNOTATION_FRONT, Phase, SwarmTask
 from swarmtask.scheduler.model import Amounts

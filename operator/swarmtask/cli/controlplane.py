@@ -1,4 +1,4 @@
-"""The control plane as two supervised children: API server first, then the operator; stopped in the opposite order.
+"""The control plane as two supervised children, started together; the operator begins when the API answers, and stops first.
 
 Called by `up` and `demo`. Knows the command lines of the children and when the whole is ready; prints nothing itself.
 """
@@ -63,7 +63,7 @@ class ControlPlane:
         )  # fmt: skip
         self._operator = Child(
             "operator", self._operator_argv, logs / "operator.log", self.clock,
-            on_ready=self._on_ready, on_exit=self._on_exit, echo=self._on_line,
+            on_ready=self._on_ready, on_exit=self._on_exit, echo=self._on_line, waits=True,
         )  # fmt: skip
 
     @contextlib.asynccontextmanager
@@ -93,9 +93,9 @@ class ControlPlane:
         self._apiserver.kill()
 
     async def _keep(self) -> None:
-        """Both children, the operator only after the API has answered once. Ends with the first error of either."""
+        """Both children. Ends with the first error of either."""
         apiserver = asyncio.create_task(self._apiserver.keep_running())
-        operator = asyncio.create_task(self._operator_after_api())
+        operator = asyncio.create_task(self._operator.keep_running())
         try:
             done, _ = await asyncio.wait([apiserver, operator], return_when=asyncio.FIRST_EXCEPTION)
             for task in done:
@@ -104,10 +104,6 @@ class ControlPlane:
             apiserver.cancel()
             operator.cancel()
             await asyncio.gather(apiserver, operator, return_exceptions=True)
-
-    async def _operator_after_api(self) -> None:
-        await self._apiserver.wait_ready()
-        await self._operator.keep_running()
 
     async def _stop(self, keeper: asyncio.Task[None]) -> None:
         if self.ready_file is not None:
@@ -138,6 +134,7 @@ class ControlPlane:
     def _on_ready(self, child: Child, facts: dict[str, Any]) -> None:
         if child is self._apiserver:
             self.url = str(facts.get("url", ""))
+            self._operator.begin()  # it has read in what it needs meanwhile
         elif not self._is_ready.is_set():
             self._is_ready.set()
         if child.starts > 1:
