@@ -32,6 +32,7 @@ from swarmtask.apiserver.fieldset import (
 )
 from swarmtask.apiserver.patch import check_depth
 from swarmtask.apiserver.types import ResourceType
+from swarmtask.apiserver.whole_fields import whole_fields
 from swarmtask.clock import format_time
 from swarmtask.errors import BadRequest, Cause, Conflict
 
@@ -185,6 +186,10 @@ def record_update(
         metadata.pop("managedFields", None)
         return
     root = node_of(rt.schema)
+    if old is None and not submitted and not root.map_atomic:
+        fields = whole_fields(_owned_part(rt, new, subresource), root)
+        _write(new, [_Entry(manager, "Update", rt.api_version, format_time(now), subresource, fields)] if fields else [])
+        return
     change = difference(_owned_part(rt, old or {}, subresource), _owned_part(rt, new, subresource), root)
     for paths in (change.added, change.removed, change.modified):
         paths.discard(_METADATA)
