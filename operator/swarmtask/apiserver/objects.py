@@ -191,7 +191,7 @@ class ObjectService:
 
     @staticmethod
     def _tidy(rt: ResourceType, obj: dict[str, Any], options: WriteOptions) -> None:
-        unknown = admission.tidy(rt, obj)
+        unknown = admission.drop_unknown(rt, obj)
         options.warnings += admission.report(rt, unknown, options.duplicates, options.validation)
 
     # --- update ----------------------------------------------------------------------------------------------------------
