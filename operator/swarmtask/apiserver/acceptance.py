@@ -1,8 +1,9 @@
 """A structural schema as one native validator that only says yes or "look closer".
 
-Called by `schema.py`, once per schema. Nearly every write brings a valid object, and that is all that is found out here. Whatever is
-not accepted is looked at again by the closures of `schema_checks`, which decide and find the words: this may refuse too much, and
-must never accept too much. Nodes that have no native counterpart ask those closures at once.
+Called by `schema.py`, once per schema. Nearly every write brings a valid object without unknown fields, and that is all that is found
+out here: nothing of it would be pruned, and with the defaults filled in it is valid. Whatever is not accepted is looked at again by
+the closures of `schema` and `schema_checks`, which decide and find the words: this may refuse too much, and must never accept too
+much. Nodes that have no native counterpart ask those closures at once.
 
 The engine is pydantic-core, which the models and the patterns run on, too.
 """
@@ -10,13 +11,13 @@ The engine is pydantic-core, which the models and the patterns run on, too.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from pydantic_core import SchemaError, SchemaValidator, core_schema
 
 from swarmtask.apiserver.formats import FORMATS
 from swarmtask.apiserver.patterns import rewritten
-from swarmtask.apiserver.schema_checks import INT_RANGES, compile_check, identity, plain_int_or_string
+from swarmtask.apiserver.schema_checks import INT_RANGES, Path, compile_check, copy_json, identity, plain_int_or_string
 from swarmtask.errors import Cause
 
 _Core = core_schema.CoreSchema
@@ -31,9 +32,22 @@ class _TooLarge(Exception):
     """The schema has more nodes than NODE_LIMIT."""
 
 
-def compile_acceptance(schema: Mapping[str, Any]) -> Callable[[Any], bool]:
-    """A function that accepts only values with which `compile_check(schema)` finds nothing wrong."""
-    compiler = _Compiler()
+class Closures(Protocol):
+    """What `schema.py` compiles a node into."""
+
+    def prune(self, schema: Mapping[str, Any]) -> Callable[[Any, Path, list[str]], None] | None:
+        """Removes unknown fields, and tells their paths."""
+        ...
+
+    def fill(self, schema: Mapping[str, Any]) -> Callable[[Any], None] | None:
+        """Fills in defaults."""
+        ...
+
+
+def compile_acceptance(schema: Mapping[str, Any], closures: Closures) -> Callable[[Any], bool]:
+    """A function that accepts only values of which pruning takes nothing, and with which `compile_check(schema)` finds nothing wrong
+    once the defaults have been filled in."""
+    compiler = _Compiler(closures)
     try:
         core = compiler.node(schema)
         definitions = core_schema.definitions_schema(core, list(compiler.shared.values()))
@@ -53,7 +67,8 @@ class _Compiler:
         shared: strings by what they must be, each with a reference.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, closures: Closures) -> None:
+        self._closures = closures
         self.shared: dict[tuple[Any, ...], _Core] = {}
         self._nodes = 0
 
@@ -63,7 +78,7 @@ class _Compiler:
             raise _TooLarge
         core = self._native(schema)
         if core is None:
-            return _asked(schema)
+            return self._asked(schema)
         return core_schema.nullable_schema(core) if schema.get("nullable") else core
 
     def _native(self, schema: Mapping[str, Any]) -> _Core | None:
@@ -129,35 +144,71 @@ class _Compiler:
         inner = self.node(items) if isinstance(items, Mapping) else None
         core = core_schema.list_schema(inner, min_length=least, max_length=most, strict=True)
         if schema.get("uniqueItems") or schema.get("x-kubernetes-list-type") == "set":
+            if isinstance(items, Mapping) and self._closures.fill(items) is not None:
+                return None  # items that differ now may be the same with their defaults
             return core_schema.no_info_after_validator_function(_all_different, core)
-        if schema.get("x-kubernetes-list-type") == "map":
-            return core_schema.no_info_after_validator_function(_keys_different(schema), core)
-        return core
+        keys = schema.get("x-kubernetes-list-map-keys") if schema.get("x-kubernetes-list-type") == "map" else None
+        if not keys:
+            return core
+        properties = (items or {}).get("properties") or {}
+        defaults = {key: properties.get(key, {}).get("default") for key in keys}
+        if any(type(default) in (dict, list) for default in defaults.values()):
+            return None
+        return core_schema.no_info_after_validator_function(_keys_different(defaults), core)
 
     def _object(self, schema: Mapping[str, Any]) -> _Core | None:
-        if schema.get("maxProperties") is not None or schema.get("minProperties") is not None:
-            if schema.get("properties") or schema.get("required"):
-                return None
-            return self._map(schema)
-        properties, required = schema.get("properties") or {}, schema.get("required") or ()
-        if any(name not in properties for name in required):
+        properties, required, extra = schema.get("properties") or {}, schema.get("required") or (), schema.get("additionalProperties")
+        keeps = bool(schema.get("x-kubernetes-preserve-unknown-fields")) or extra is True or isinstance(extra, Mapping)
+        if "items" in schema or any(name not in properties for name in required):
             return None
-        extra = schema.get("additionalProperties")
-        if not properties and extra is not False:
-            return self._map(schema)
+        bounds = schema.get("minProperties"), schema.get("maxProperties")
+        if keeps and not properties:
+            values = self.node(extra) if isinstance(extra, Mapping) else None
+            sizes = all(_is_size(bound) for bound in bounds)
+            return core_schema.dict_schema(None, values, min_length=bounds[0], max_length=bounds[1], strict=True) if sizes else None
+        if bounds != (None, None):
+            return None
         fields = {
-            name: core_schema.typed_dict_field(self.node(child), required=name in required) for name, child in properties.items()
+            name: core_schema.typed_dict_field(self.node(child), required=self._must_be_given(name in required, child))
+            for name, child in properties.items()
         }
         if isinstance(extra, Mapping):
             return core_schema.typed_dict_schema(fields, strict=True, extras_schema=self.node(extra), extra_behavior="allow")
-        return core_schema.typed_dict_schema(fields, strict=True, extra_behavior="forbid" if extra is False else "ignore")
+        return core_schema.typed_dict_schema(fields, strict=True, extra_behavior="ignore" if keeps else "forbid")
 
-    def _map(self, schema: Mapping[str, Any]) -> _Core | None:
-        most, least, extra = schema.get("maxProperties"), schema.get("minProperties"), schema.get("additionalProperties")
-        if not (_is_size(most) and _is_size(least)) or extra is False:
-            return None
-        values = self.node(extra) if isinstance(extra, Mapping) else None
-        return core_schema.dict_schema(None, values, min_length=least, max_length=most, strict=True)
+    def _must_be_given(self, required: bool, schema: Mapping[str, Any]) -> bool:
+        """Where a field has a default that is valid, nobody has to give it."""
+        if "default" not in schema:
+            return required
+        value = copy_json(schema["default"])
+        fill = self._closures.fill(schema)
+        if fill is not None:
+            fill(value)
+        causes: list[Cause] = []
+        compile_check(schema)(value, None, causes)
+        return bool(causes)
+
+    def _asked(self, schema: Mapping[str, Any]) -> _Core:
+        """A node that the closures decide on."""
+        check, prune, fill = compile_check(schema), self._closures.prune(schema), self._closures.fill(schema)
+        nullable = bool(schema.get("nullable"))
+
+        def ask(value: Any) -> Any:
+            if value is None and not nullable:
+                raise ValueError("counts as missing")
+            changed = value if prune is None and fill is None else copy_json(value)
+            unknown: list[str] = []
+            if prune is not None:
+                prune(changed, None, unknown)
+            if fill is not None:
+                fill(changed)
+            causes: list[Cause] = []
+            check(changed, None, causes)
+            if causes or unknown:
+                raise ValueError("look closer")
+            return value
+
+        return core_schema.no_info_plain_validator_function(ask)
 
 
 def _is_size(bound: Any) -> bool:
@@ -184,20 +235,6 @@ def _integer(schema: Mapping[str, Any]) -> _Core | None:
     return core_schema.int_schema(ge=least, le=most, strict=True)
 
 
-def _asked(schema: Mapping[str, Any]) -> _Core:
-    """A node that the closures decide on."""
-    check = compile_check(schema)
-
-    def ask(value: Any) -> Any:
-        causes: list[Cause] = []
-        check(value, None, causes)
-        if causes:
-            raise ValueError(causes[0].message)
-        return value
-
-    return core_schema.no_info_plain_validator_function(ask)
-
-
 def _insisting(holds: Callable[[str], bool]) -> Callable[[str], str]:
     def insist(value: str) -> str:
         if not holds(value):
@@ -213,14 +250,13 @@ def _all_different(value: list[Any]) -> list[Any]:
     return value
 
 
-def _keys_different(schema: Mapping[str, Any]) -> Callable[[list[Any]], list[Any]]:
-    keys = tuple(schema.get("x-kubernetes-list-map-keys") or ())
-    properties = (schema.get("items") or {}).get("properties") or {}
-    defaults = {key: properties.get(key, {}).get("default") for key in keys}
+def _keys_different(defaults: Mapping[str, Any]) -> Callable[[list[Any]], list[Any]]:
+    """`defaults`: of the keys of the list's items, None where there is none."""
+    pairs = tuple(defaults.items())
 
     def insist(value: list[Any]) -> list[Any]:
-        if keys and len(value) > 1:
-            seen = {tuple(identity(item.get(key, defaults[key])) for key in keys) for item in value if type(item) is dict}
+        if len(value) > 1:
+            seen = {tuple([identity(item.get(key, default)) for key, default in pairs]) for item in value if type(item) is dict}
             if len(seen) != len(value):
                 raise ValueError("a key is there twice")
         return value

@@ -62,6 +62,13 @@ def tidy(rt: ResourceType, obj: dict[str, Any]) -> list[str]:
     return drop_unknown(rt, obj)
 
 
+def accepts(rt: ResourceType, obj: dict[str, Any]) -> bool:
+    """Whether an object of a custom kind, as it came, is certainly valid by its schema as soon as the defaults are filled in, and has
+    no unknown fields outside of metadata. False says nothing."""
+    structural = structural_of(rt) if rt.custom else None
+    return structural is not None and structural.accepts(obj)
+
+
 def drop_unknown(rt: ResourceType, obj: dict[str, Any]) -> list[str]:
     """Drop unknown fields, in place, of an object whose metadata has been checked; returns the paths that were dropped."""
     unknown = meta.drop_unknown(obj["metadata"])
@@ -93,13 +100,16 @@ def default(rt: ResourceType, obj: dict[str, Any]) -> None:
     _KIND_DEFAULTS.get((rt.group, rt.plural), _nothing)(obj)
 
 
-def validate(rt: ResourceType, obj: dict[str, Any], old: dict[str, Any] | None, *, spec_changed: bool) -> None:
+def validate(
+    rt: ResourceType, obj: dict[str, Any], old: dict[str, Any] | None, *, spec_changed: bool, accepted: bool = False
+) -> None:
     """Raise everything that is wrong at once.
 
     Args:
         old: the stored object, None at create.
         spec_changed: something outside metadata and status differs (always so at create): cross-field rules apply then, so that an
             object stored before a rule existed can still have its status and metadata written.
+        accepted: the schema accepts it (`accepts`).
 
     Raises:
         Invalid: with one cause per field. BadRequest: a field of a built-in kind has the wrong type.
@@ -108,7 +118,7 @@ def validate(rt: ResourceType, obj: dict[str, Any], old: dict[str, Any] | None, 
     causes = meta.validate(rt, metadata, old["metadata"] if old is not None else None)
     structural = structural_of(rt)
     if structural is not None:
-        found = structural.validate(obj)
+        found = [] if accepted else structural.validate(obj)
         wrong = next((cause for cause in found if cause.reason == "FieldValueTypeInvalid"), None)
         if wrong is not None and not rt.custom and rt.group != "apiextensions.k8s.io":
             raise unreadable(rt, f"{wrong.field}: {wrong.message}")

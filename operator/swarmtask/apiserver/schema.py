@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from swarmtask.apiserver.acceptance import compile_acceptance
 from swarmtask.apiserver.cel_evaluation import MISSING, compile_rules
 from swarmtask.apiserver.cel_expression import Budget
-from swarmtask.apiserver.schema_checks import Check, Path, compile_check, path_text
+from swarmtask.apiserver.schema_checks import Check, Path, compile_check, copy_json, path_text
 from swarmtask.apiserver.shapes import OBJECT_META, schema_of
 from swarmtask.apiserver.types import ResourceType
 from swarmtask.errors import Cause, Invalid
@@ -32,7 +32,8 @@ class Structural:
         self._prune = _compile_prune(root)
         self._fill = _compile_fill(root)
         self._check: Check = compile_check(root)
-        self._accepts = compile_acceptance(root)
+        self.accepts = compile_acceptance(root, _CLOSURES)
+        """Accepts only objects that `prune` would leave as they are, and that are valid with their defaults; see `acceptance`."""
         self._rules = compile_rules(schema)
 
     def prune(self, obj: dict[str, Any]) -> list[str]:
@@ -50,7 +51,7 @@ class Structural:
     def validate(self, obj: Mapping[str, Any]) -> list[Cause]:
         """What is wrong, in the order of the schema; empty when the object is valid."""
         causes: list[Cause] = []
-        if not self._accepts(obj):
+        if not self.accepts(obj):
             self._check(obj, None, causes)
         return causes
 
@@ -62,6 +63,17 @@ class Structural:
         return causes
 
 
+class _Closures:
+    """How nodes are compiled here, for `acceptance`."""
+
+    def prune(self, schema: Mapping[str, Any]) -> Prune | None:
+        return _compile_prune(schema)
+
+    def fill(self, schema: Mapping[str, Any]) -> Fill | None:
+        return _compile_fill(schema)
+
+
+_CLOSURES = _Closures()
 _compiled: dict[int, tuple[Mapping[str, Any], Structural]] = {}
 
 
@@ -201,15 +213,6 @@ def _prune_object(properties: Mapping[str, Prune | None], keeps: bool, prune_ext
 # --- defaults ------------------------------------------------------------------------------------------------------------
 
 _MISSING: Any = object()
-
-
-def copy_json(value: Any) -> Any:
-    """A deep copy of a JSON value."""
-    if type(value) is dict:
-        return {key: copy_json(item) for key, item in value.items()}
-    if type(value) is list:
-        return [copy_json(item) for item in value]
-    return value
 
 
 class _Rule(NamedTuple):

@@ -62,6 +62,15 @@ def value_invalid(path: Path, value: Any, why: str) -> Cause:
     return Cause(where, "FieldValueInvalid", f"Invalid value: {shown(value)}: {where} in body {why}")
 
 
+def copy_json(value: Any) -> Any:
+    """A deep copy of a JSON value."""
+    if type(value) is dict:
+        return {key: copy_json(item) for key, item in value.items()}
+    if type(value) is list:
+        return [copy_json(item) for item in value]
+    return value
+
+
 def compile_check(schema: Mapping[str, Any]) -> Check:
     """The check of one node and all below it."""
     nullable = bool(schema.get("nullable"))

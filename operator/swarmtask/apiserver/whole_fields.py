@@ -7,25 +7,48 @@ Source: Kubernetes documentation, "Server-Side Apply" (field management).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, Final, NamedTuple
 
 from swarmtask.apiserver.fieldset import Node, element
 
 
-def whole_fields(part: Mapping[str, Any], root: Node) -> dict[str, Any]:
+PLANS_LIMIT: Final = 64
+"""Sets of keys kept for one place of a schema; then all are forgotten and made again as they are met."""
+_OWNED: Final[dict[str, Any]] = {}
+"""What FieldsV1 has for a field with nothing below it. Shared, and changed by nobody: an object that is to be changed is decoded anew."""
+
+
+class _Plan(NamedTuple):
+    """What is the same for all objects with certain keys.
+
+    Attributes:
+        tree: as if no field had anything below it.
+        open: (path element, key, node) of the fields that may have.
+    """
+
+    tree: dict[str, Any]
+    open: tuple[tuple[str, str, Node], ...]
+
+
+def whole_fields(part: Mapping[str, Any], root: Node, *, valid: bool = False) -> dict[str, Any]:
     """The FieldsV1 of the part of an object that managers own; `metadata` itself is owned by nobody, what is in it is.
 
-    `root` is the node of the kind's schema; its map is not atomic. Empty where the part is.
+    Args:
+        root: the node of the kind's schema; its map is not atomic.
+        valid: the schema accepts the object, so that fields need not be looked at whose type has nothing below it.
+
+    Returns:
+        Not to be changed, as parts of it are shared. Empty where the part is.
     """
+    below = _below_valid if valid else _below
     tree: dict[str, Any] = {}
     for key in sorted(part):
-        below = _below(part[key], root.field(key))
+        tree["f:" + key] = found = below(part[key], root.field(key))
         if key == "metadata":
-            below.pop(".", None)
-            if not below:
-                continue
-        tree["f:" + key] = below
+            found.pop(".", None)
+            if not found:
+                del tree["f:metadata"]
     return tree
 
 
@@ -34,30 +57,55 @@ def _below(value: Any, node: Node) -> dict[str, Any]:
     if type(value) is dict:
         if not value or node.map_atomic:
             return {}
-        tree: dict[str, Any] = {".": {}}
-        properties, extra = node.properties, node.extra
+        tree: dict[str, Any] = {".": _OWNED}
         for key in sorted(value):
-            child = value[key]
-            kind = type(child)
-            if kind is dict or kind is list:
-                tree["f:" + key] = _below(child, properties.get(key, extra))
-            else:
-                tree["f:" + key] = {}
+            tree["f:" + key] = _below(value[key], node.field(key))
         return tree
     if type(value) is list and value and node.list_type != "atomic":
-        items: dict[str, Any] = {".": {}}
-        for item in value:
-            name, below = element(item, node), _below(item, node.items)
-            items[name] = _both(items[name], below) if name in items else below
-        return {name: items[name] for name in sorted(items)}
+        return _items(value, node, _below)
     return {}
+
+
+def _below_valid(value: Any, node: Node) -> dict[str, Any]:
+    """The same, where the schema accepts the value."""
+    if type(value) is dict:
+        if not value or node.map_atomic:
+            return {}
+        plan = node.plans.get(tuple(value)) or _plan(tuple(value), node)
+        tree = plan.tree.copy()
+        for name, key, child in plan.open:
+            tree[name] = _below_valid(value[key], child)
+        return tree
+    if type(value) is list and value and node.list_type != "atomic":
+        return _items(value, node, _below_valid)
+    return {}
+
+
+def _plan(keys: tuple[str, ...], node: Node) -> _Plan:
+    tree: dict[str, Any] = {".": _OWNED}
+    tree.update(dict.fromkeys(["f:" + key for key in sorted(keys)], _OWNED))
+    plan = _Plan(tree, tuple(("f:" + key, key, child) for key in keys if not (child := node.field(key)).closed))
+    if all(key in node.properties for key in keys):  # keys that everybody makes up are hardly met again
+        if len(node.plans) >= PLANS_LIMIT:
+            node.plans.clear()
+        node.plans[keys] = plan
+    return plan
+
+
+def _items(value: list[Any], node: Node, below: Callable[[Any, Node], dict[str, Any]]) -> dict[str, Any]:
+    """Of a keyed list or a set."""
+    items: dict[str, Any] = {".": _OWNED}
+    for item in value:
+        name, found = element(item, node), below(item, node.items)
+        items[name] = _both(items[name], found) if name in items else found
+    return {name: items[name] for name in sorted(items)}
 
 
 def _both(one: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
     """The union, for items of the same name: such a list is refused later, by the schema."""
     if not one or not other:
         return one or other
-    merged = {}
+    union = {}
     for key in sorted(one.keys() | other.keys()):
-        merged[key] = _both(one[key], other[key]) if key in one and key in other else one.get(key) or other.get(key) or {}
-    return merged
+        union[key] = _both(one[key], other[key]) if key in one and key in other else one.get(key) or other.get(key) or {}
+    return union
