@@ -124,7 +124,7 @@ class _Compiler:
             )  # fmt: skip
             if fits is not None:
                 core = core_schema.no_info_after_validator_function(_insisting(fits), core)
-            core["ref"] = f"s{len(self.shared)}"
+            core = {**core, "ref": f"s{len(self.shared)}"}
             self.shared[key] = core
         return core_schema.definition_reference_schema(self.shared[key]["ref"])
 

@@ -32,4 +32,5 @@ async def within(limit_s: float, work: Coroutine[Any, Any, Result]) -> Result:
 def _rest(work: Coroutine[Any, Any, Result], awaited: Any) -> Generator[Any, Any, Result]:
     """`work` from where it waits for `awaited`."""
     yield awaited
-    return (yield from work)
+    result: Result = yield from work
+    return result

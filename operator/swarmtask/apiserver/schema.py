@@ -49,7 +49,7 @@ class Structural:
             self._fill(obj)
 
     def validate(self, obj: Mapping[str, Any]) -> list[Cause]:
-        """What is wrong, in the order of the schema; empty when the object is valid."""
+        """What is wrong, in the order of the schema; empty when the object is valid. Its defaults must have been filled in."""
         causes: list[Cause] = []
         if not self.accepts(obj):
             self._check(obj, None, causes)
