@@ -33,11 +33,11 @@ from swarmtask.apiserver.handlers_logs import LogHandlers, StoredTasks
 from swarmtask.apiserver.handlers_objects import ObjectHandlers
 from swarmtask.apiserver.handlers_reviews import ReviewHandlers
 from swarmtask.apiserver.log_files import Limits
+from swarmtask.apiserver.log_text import LogTexts
 from swarmtask.apiserver.objects import ObjectService
 from swarmtask.apiserver.pacing import RequestPace, is_exempt
 from swarmtask.apiserver.projections.exec import PodCommands, Shells
 from swarmtask.apiserver.projections.handlers import ProjectionHandlers
-from swarmtask.apiserver.projections.logs import LogSource
 from swarmtask.apiserver.projections.sockets import CommandSockets
 from swarmtask.apiserver.quarantine import announce
 from swarmtask.apiserver.records import Change
@@ -83,7 +83,6 @@ class Application:
         directory: Path,
         signer: Signer | None = None,
         audit: AuditLog | None = None,
-        logs: LogSource | None = None,
         shells: Shells | None = None,
     ) -> None:
         self.store = store
@@ -99,16 +98,15 @@ class Application:
         self.discovery = DiscoveryHandlers(self.registry, f"{settings.host}:{settings.port}")
         self._objects = ObjectHandlers(store, self.service, self.hub, clock)
         self._commands = PodCommands(shells)
-        self._projections = ProjectionHandlers(
-            store, self.service, self._objects, clock, self._commands, logs=logs or self.attempt_logs
-        )
+        texts = LogTexts(self.attempt_logs)
+        self._projections = ProjectionHandlers(store, self.service, self._objects, clock, self._commands, logs=texts)
         self._definitions = DefinitionTypes(store, self.registry)
         accounts = AccountTokens(signer, store.index, clock) if signer is not None else None
         self.access = AccessRoom(store, self.registry, authenticator, clock, accounts=accounts, audit=audit)
         self._sockets = CommandSockets(self.access, self.registry, self._projections, self._commands)
         self._reviews = ReviewHandlers(store, self.registry, self.access.identities, self.access.authorizer, accounts)
         self._backups = BackupDownloads(store.path, clock)
-        self._logs = LogHandlers(store, self.attempt_logs, clock)
+        self._logs = LogHandlers(store, self.attempt_logs, texts, clock)
         self._max_body_bytes = settings.max_body_bytes
         self.body_timeout_s = BODY_TIMEOUT_S
         self._collecting: asyncio.Task[None] | None = None
@@ -127,7 +125,6 @@ class Application:
         vault: Vault | None = None,
         signer: Signer | None = None,
         audit: AuditLog | None = None,
-        logs: LogSource | None = None,
         shells: Shells | None = None,
     ) -> Application:
         """Open the store at `path`, install what exists from the start, begin to collect.
@@ -135,16 +132,13 @@ class Application:
         Args:
             vault: encrypts Secrets on disk. signer: the key of ServiceAccount tokens; None: there are none.
             audit: where every request that may change something is written down.
-            logs: whose lines pods show; None: what is appended here.
             shells: runs commands in containers of this machine; None: nothing does.
 
         Raises:
             ConfigurationError, InsufficientStorage: from the store.
         """
         store = await Store.open(path, event_log_rows=settings.event_log_rows, vault=vault)
-        app = cls(
-            store, settings, authenticator, clock, directory=path.parent, signer=signer, audit=audit, logs=logs, shells=shells
-        )
+        app = cls(store, settings, authenticator, clock, directory=path.parent, signer=signer, audit=audit, shells=shells)
         try:
             app._definitions.load()
             store.subscribe(app._definitions.on_commit)
@@ -195,7 +189,6 @@ class Application:
     def end_watches(self) -> None:
         """End every stream, so that the server can stop."""
         self.hub.end_all()
-        self._projections.logs.end_all()
         self.attempt_logs.end_reads()
         self._commands.end_all()
 
