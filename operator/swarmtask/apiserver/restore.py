@@ -27,6 +27,7 @@ from swarmtask.apiserver.backup import Facts
 from swarmtask.apiserver.places import DATABASE, PKI, SECRETS_KEY, credentials_of, locked
 from swarmtask.errors import ConfigurationError
 from swarmtask.resources.kinds import SWARM_TASK
+from swarmtask.resources.restored import mark_restored
 from swarmtask.resources.task import TERMINAL_PHASES
 
 VERSION_GAP = 10**12
@@ -77,7 +78,7 @@ def restore(source: Path, data_dir: Path, credentials: Mapping[str, bytes] | Non
             ready = stage / DATABASE
             shutil.copyfile(source, ready)
             ready.chmod(0o600)
-            version, uids = _renumber(ready, base, vault)
+            version, uids = _renumber(ready, base, vault, facts.created)
             unfinished = None if old is None else [task for uid, task in old.unfinished.items() if uid not in uids]
             aside = _set_aside(data_dir, label)
             if aside is not None and unfinished:
@@ -153,8 +154,9 @@ def _unfinished(body: bytes) -> dict[str, Any] | None:
         return None
 
 
-def _renumber(path: Path, base: int, vault: Vault | None) -> tuple[int, set[str]]:
-    """Bring a copy of the backup up to date and give every object a version above `base`, in the order that they had.
+def _renumber(path: Path, base: int, vault: Vault | None, created: str) -> tuple[int, set[str]]:
+    """Bring a copy of the backup up to date and give every object a version above `base`, in the order that they had. Tasks of
+    which engines may know more are marked (`resources.restored`).
 
     Returns:
         The version of the newest, and the UIDs.
@@ -169,7 +171,7 @@ def _renumber(path: Path, base: int, vault: Vault | None) -> tuple[int, set[str]
         moved = [(version, row[0]) for version, row in enumerate(rows, base + 1)]
         bodies = [
             # A damaged one stays as it is: the server names it at start.
-            (version, *(_with_version(body, rv, version, vault) if layout.checksum(body) == crc else (body, crc)))
+            (version, *(_with_version(body, rv, version, vault, created) if layout.checksum(body) == crc else (body, crc)))
             for version, (rv, _, body, crc) in enumerate(rows, base + 1)
             if body is not None
         ]
@@ -186,11 +188,12 @@ def _renumber(path: Path, base: int, vault: Vault | None) -> tuple[int, set[str]
     return version, {uid for _, uid, _, _ in rows}
 
 
-def _with_version(stored: bytes, rv: int, version: int, vault: Vault | None) -> tuple[bytes, int]:
+def _with_version(stored: bytes, rv: int, version: int, vault: Vault | None, created: str) -> tuple[bytes, int]:
     """A body that says its new version, and its checksum."""
     sealed = vault if vault is not None and is_sealed(stored) else None
     obj = orjson.loads(sealed.open(rv, stored) if sealed is not None else stored)
     obj["metadata"]["resourceVersion"] = str(version)
+    mark_restored(obj, created)
     body = orjson.dumps(obj)
     if sealed is not None:
         body = sealed.seal(version, body)
