@@ -318,7 +318,8 @@ def _pod_in(view: pods.PodView, record: Record | None, key: Key) -> Record | Non
 def _read_only(rt: ResourceType) -> MethodNotAllowed:
     if rt.storage_key in (NODE_METRICS, POD_METRICS):
         return MethodNotAllowed("metrics can only be read: node agents tell them")
+    kinds = rt.kind + rt.plural[len(rt.kind) :]
     return MethodNotAllowed(
-        f"SwarmTask runs no {rt.kind}s: the list is there, and always empty, for programs that expect it. What is to run once is a "
+        f"SwarmTask runs no {kinds}: the list is there, and always empty, for programs that expect it. What is to run once is a "
         "SwarmTask (kubectl explain swarmtask.spec)"
     )
