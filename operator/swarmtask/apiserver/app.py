@@ -36,6 +36,7 @@ from swarmtask.apiserver.log_files import Limits
 from swarmtask.apiserver.log_text import LogTexts
 from swarmtask.apiserver.objects import ObjectService
 from swarmtask.apiserver.pacing import RequestPace, is_exempt
+from swarmtask.apiserver.places import ATTEMPT_LOGS
 from swarmtask.apiserver.projections.exec import PodCommands, Shells
 from swarmtask.apiserver.projections.handlers import ProjectionHandlers
 from swarmtask.apiserver.projections.sockets import CommandSockets
@@ -60,8 +61,6 @@ Send = Callable[[Message], Awaitable[None]]
 
 READING = frozenset({"GET", "HEAD"})
 HEALTH_PATHS = frozenset({"/healthz", "/readyz", "/livez"})
-ATTEMPT_LOGS = "attempt-logs"
-"""Where the output of attempts lies, beside the database."""
 BODY_TIMEOUT_S = 60.0
 """A body must be complete by then; the limit of requests in Kubernetes' own server."""
 SEND_TIMEOUT_S = 60.0

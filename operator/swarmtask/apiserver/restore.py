@@ -20,11 +20,11 @@ from typing import Any
 
 import orjson
 
-from swarmtask.apiserver import backup, layout
+from swarmtask.apiserver import backup, layout, output_archive
 from swarmtask.apiserver.access.vault import Vault, is_sealed, key_ids_in
 from swarmtask.apiserver.auth import prepare_data_dir, write_private
 from swarmtask.apiserver.backup import Facts
-from swarmtask.apiserver.places import DATABASE, PKI, SECRETS_KEY, credentials_of, locked
+from swarmtask.apiserver.places import ATTEMPT_LOGS, DATABASE, PKI, SECRETS_KEY, credentials_of, locked
 from swarmtask.errors import ConfigurationError
 from swarmtask.resources.kinds import SWARM_TASK
 from swarmtask.resources.restored import mark_restored
@@ -46,6 +46,7 @@ class Restored:
         unfinished: tasks of the old database that are not in the backup and had not ended: to be submitted again from the file
             `UNFINISHED` in `aside`. None: there was no old database that could be read.
         new_authority: the certificates of before are not there: every kubeconfig has to be made anew.
+        output: of how many attempts output was put back.
     """
 
     facts: Facts
@@ -53,14 +54,18 @@ class Restored:
     aside: Path | None
     unfinished: int | None
     new_authority: bool
+    output: int = 0
 
 
-def restore(source: Path, data_dir: Path, credentials: Mapping[str, bytes] | None, *, label: str) -> Restored:
+def restore(
+    source: Path, data_dir: Path, credentials: Mapping[str, bytes] | None, *, label: str, output: Path | None = None
+) -> Restored:
     """Put a backup in the place of the database.
 
     Args:
         credentials: content by path in the data directory, from the keys file; None: those that are there stay.
         label: part of the name of the folder in which the present files are kept.
+        output: an archive of attempts' output that was made with the backup; what of it is not there is put back.
 
     Raises:
         ConfigurationError: a server uses the directory; the file is no whole backup or newer; the key of its Secrets is missing.
@@ -88,12 +93,13 @@ def restore(source: Path, data_dir: Path, credentials: Mapping[str, bytes] | Non
                 prepare_data_dir((data_dir / name).parent)
                 write_private(data_dir / name, content)
             new_authority = not (data_dir / PKI / "ca.key").exists()
+            shown = 0 if output is None else output_archive.unpack(output, data_dir / ATTEMPT_LOGS, stage / ATTEMPT_LOGS)
             _put_in_place(ready, data_dir)
         except (sqlite3.Error, OSError) as error:
             raise layout.map_error(error, data_dir / DATABASE) from error
         finally:
             shutil.rmtree(stage, ignore_errors=True)
-    return Restored(facts, version, aside, None if unfinished is None else len(unfinished), new_authority)
+    return Restored(facts, version, aside, None if unfinished is None else len(unfinished), new_authority, shown)
 
 
 def _vault(facts: Facts, data_dir: Path, credentials: Mapping[str, bytes] | None, stage: Path) -> Vault | None:
