@@ -27,6 +27,7 @@ from swarmtask.apiserver.bootstrap import install
 from swarmtask.apiserver.builtins import builtin_types
 from swarmtask.apiserver.collector import Collector
 from swarmtask.apiserver.definitions import DEFINITIONS, DefinitionTypes
+from swarmtask.apiserver.door import Door
 from swarmtask.apiserver.downloads import BACKUP_PATH, BackupDownloads
 from swarmtask.apiserver.handlers_discovery import ROUTES, DiscoveryHandlers
 from swarmtask.apiserver.handlers_logs import LogHandlers, StoredTasks
@@ -92,6 +93,7 @@ class Application:
         self.registry = TypeRegistry(builtin_types())
         self.service = ObjectService(store, self.registry, clock)
         self.hub = WatchHub(store, clock, bookmark_interval_s=settings.bookmark_interval_s, client_limit=settings.client_watches)
+        self.door = Door()
         self._pace = RequestPace(clock, settings.client_requests_per_second)
         self.collector = Collector(self.service, clock, event_ttl_s=settings.event_ttl_s)
         self.discovery = DiscoveryHandlers(self.registry, f"{settings.host}:{settings.port}")
@@ -102,7 +104,7 @@ class Application:
         self._definitions = DefinitionTypes(store, self.registry)
         accounts = AccountTokens(signer, store.index, clock) if signer is not None else None
         self.access = AccessRoom(store, self.registry, authenticator, clock, accounts=accounts, audit=audit)
-        self._sockets = CommandSockets(self.access, self.registry, self._projections, self._commands)
+        self._sockets = CommandSockets(self.access, self.registry, self._projections, self._commands, self.door)
         self._reviews = ReviewHandlers(store, self.registry, self.access.identities, self.access.authorizer, accounts)
         self._backups = BackupDownloads(store.path, clock)
         self._logs = LogHandlers(store, self.attempt_logs, texts, clock)
@@ -239,6 +241,8 @@ class Application:
         try:
             user = self.access.enter(visit, headers)
         finally:
+            if visit.login is not None:
+                self.door.known(scope.get("client"))
             self._pace.admit(visit.login.user if visit.login is not None else None, source)
         request = Request(method, path, query, headers, client=user.name, guard=self.access.guard(user), exempt=is_exempt(user))
         if method not in READING:

@@ -16,6 +16,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import structlog
 import uvicorn
@@ -28,6 +29,8 @@ from swarmtask.apiserver.access.audit import AuditLog
 from swarmtask.apiserver.access.vault import Vault
 from swarmtask.apiserver.app import Application
 from swarmtask.apiserver.certificates import CertificateKeeper
+from swarmtask.apiserver.door import Door, use_all_files
+from swarmtask.apiserver.heads import BoundedHeads
 from swarmtask.apiserver.places import AUDIT, DATABASE, KUBECONFIG, OPERATOR_KUBECONFIG, SECRETS_KEY, locked
 from swarmtask.apiserver.projections.exec import Shells
 from swarmtask.clock import Clock, SystemClock
@@ -65,6 +68,7 @@ async def run_api_server(
     Raises:
         ConfigurationError: the address, the data directory, the certificates or the database cannot be used.
     """
+    use_all_files()
     auth.prepare_data_dir(settings.data_dir)
     with locked(settings.data_dir), _bound(settings.apiserver) as listener:
         port = listener.getsockname()[1]
@@ -92,7 +96,7 @@ async def run_api_server(
 def _uvicorn_config(app: Application, credentials: auth.Credentials) -> uvicorn.Config:
     """TLS always: there is no way to serve without it, on any address."""
     config = uvicorn.Config(
-        app, http="httptools", lifespan="off", log_config=None, access_log=False, server_header=False,
+        app, http=BoundedHeads, lifespan="off", log_config=None, access_log=False, server_header=False,
         ws="wsproto", ws_max_size=WEB_SOCKET_BYTES, ws_per_message_deflate=False,
         log_level="warning",  # a line for each WebSocket would tell the command, and what secrets are in it
         ssl_certfile=credentials.certificate, ssl_keyfile=credentials.key, timeout_keep_alive=75,
@@ -118,7 +122,7 @@ async def _serve(
     stop: asyncio.Event,
     on_ready: Callable[[], None],
 ) -> None:
-    server = _Server(config)
+    server = _Server(config, app.door)
     serving = asyncio.create_task(server.serve(sockets=[listener]), name="uvicorn")
     started = asyncio.create_task(server.answering.wait())
     stopping = asyncio.create_task(stop.wait())
@@ -144,8 +148,10 @@ class _Server(uvicorn.Server):
     uvicorn waits for a client that does not read; this one leaves it behind.
     """
 
-    def __init__(self, config: uvicorn.Config) -> None:
+    def __init__(self, config: uvicorn.Config, door: Door) -> None:
         super().__init__(config)
+        self._door = door
+        self._admitting: list[asyncio.Task[None]] = []
         self.answering = asyncio.Event()
         self._leaving = asyncio.Event()
 
@@ -161,13 +167,30 @@ class _Server(uvicorn.Server):
                     await self._leaving.wait()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
+        """Accept on the sockets that were given; there are always some, and always TLS."""
+        config, loop = self.config, asyncio.get_running_loop()
+        context = _ssl_of(config)
+
+        def protocol() -> asyncio.Protocol:
+            kind: Any = config.http_protocol_class
+            made: asyncio.Protocol = kind(config=config, server_state=self.server_state, app_state=self.lifespan.state, _loop=loop)
+            return made
+
+        self.servers = []
+        self._admitting = [
+            loop.create_task(self._door.admit(listener, protocol, context, config.backlog), name="door")
+            for listener in sockets or ()
+        ]
+        self.started = True
         self.answering.set()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Let nobody in, let answers end, and cut off what has not ended after `GRACE_S`."""
         begun, state = time.monotonic(), self.server_state
-        for listening in (*self.servers, *(sockets or ())):
+        for admitting in self._admitting:
+            admitting.cancel()
+        await asyncio.gather(*self._admitting, return_exceptions=True)
+        for listening in sockets or ():
             listening.close()
         for connection in list(state.connections):
             connection.shutdown()  # one that answers ends with its answer
