@@ -125,6 +125,22 @@ async def download_backup(kubeconfig: Path, context: str | None, sink: Callable[
     await download(Connection.from_kubeconfig(kubeconfig, context), BACKUP_PATH, sink)
 
 
+async def download_output(kubeconfig: Path, context: str | None, sink: Callable[[bytes], None]) -> None:
+    """The same with the output of attempts."""
+    from swarmtask.apiserver.downloads import BACKUP_PATH, OUTPUT
+    from swarmtask.kube.connection import Connection
+    from swarmtask.kube.download import download
+
+    await download(Connection.from_kubeconfig(kubeconfig, context), f"{BACKUP_PATH}?part={OUTPUT}", sink)
+
+
+def check_output(path: Path) -> int:
+    """Check an archive of output; of how many attempts it is. Raises ConfigurationError, OSError."""
+    from swarmtask.apiserver.output_archive import check
+
+    return check(path)
+
+
 def read_backup(path: Path) -> Facts:
     """Check a backup and say what it is. Raises ConfigurationError, OSError."""
     from swarmtask.apiserver.backup import read
@@ -146,12 +162,12 @@ def keys_for(keys_file: Path) -> frozenset[str]:
     return secret_key_ids(keys_file)
 
 
-def restore_backup(source: Path, data_dir: Path, keys_file: Path | None, label: str) -> Restored:
+def restore_backup(source: Path, data_dir: Path, keys_file: Path | None, output: Path | None, label: str) -> Restored:
     """Put a backup in the place of a database that no server uses. See `apiserver.restore`."""
     from swarmtask.apiserver.keys_file import unpack
     from swarmtask.apiserver.restore import restore
 
-    return restore(source, data_dir, None if keys_file is None else unpack(keys_file), label=label)
+    return restore(source, data_dir, None if keys_file is None else unpack(keys_file), label=label, output=output)
 
 
 def load_operator(engine_name: str) -> None:

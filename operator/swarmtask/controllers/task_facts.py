@@ -13,6 +13,7 @@ from swarmtask.lifecycle.reasons import RULES
 from swarmtask.resources import placement as resources
 from swarmtask.resources import units
 from swarmtask.resources.placement import dollars
+from swarmtask.resources.restored import is_restored
 from swarmtask.resources.task import ANNOTATION_FRONT, AttemptState, MemoryPlan, Phase, SwarmTask, attempt_id
 from swarmtask.scheduler.model import Amounts, GpuWish, PendingTask, RunningTask, TaskShape, Toleration
 
@@ -38,7 +39,7 @@ def pending_task(
         duration_s: how long such tasks run; None while that is not known.
         memory: what it asks for; None: what its spec says, which then is an amount.
     """
-    if task.status.phase is not Phase.QUEUED or task.metadata.deletion_timestamp is not None or task.is_array:
+    if task.status.phase is not Phase.QUEUED or task.metadata.deletion_timestamp is not None or task.is_array or is_restored(task):
         return None
     spec, requests, placement = task.spec, task.spec.container.resources.requests, task.spec.placement
     since = task.status.queued_time or task.metadata.creation_timestamp
