@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import docker.errors
 import pytest
 
 from tests.e2e.product import Process, Product, task, wait_until
@@ -206,6 +207,11 @@ def test_laptops_join_leave_and_come_back_while_work_goes_on(scene: Scene) -> No
     assert re.fullmatch(rf"127\.0\.0\.1:{PORT}/acme/lint@sha256:[0-9a-f]{{64}}", name)
     for number, image in enumerate((name, f"127.0.0.1:{PORT}/acme/lint:1.4")):
         product.apply(task(f"pushed-{number}", "echo from the desktop", image=image, placement={"nodeName": "laptop-9"}))
+
+    # Not so by the desktop's own address: why images come through 127.0.0.1 (docs/adr/0008).
+    manager = lab.node(lab.manager).address
+    with pytest.raises(docker.errors.APIError, match="HTTP response to HTTPS client"):
+        lab.client("laptop-2").images.pull(f"{manager}:{PORT}/acme/lint", tag="1.4")
 
     # The first one comes back, under another ID.
     scene.stand_in_for_the_mesh("laptop-1")
