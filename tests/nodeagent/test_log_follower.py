@@ -180,6 +180,20 @@ async def test_a_stream_that_has_lost_its_file_is_opened_anew_while_the_containe
     assert await scene.to_the_end() == [*LINES[:60], b"END"]
 
 
+async def test_what_a_stalled_stream_has_left_out_or_repeated_is_told_by_a_mark(tmp_path: Path) -> None:
+    """Long before it stalled, where no look at the newest lines alone would find it."""
+    scene = Scene(tmp_path / "positions", doubt_s=0.05)
+    for number, line in enumerate(LINES[:100]):
+        scene.container.write(line + b"\n", at=BEGIN + number * SECOND)
+    whole, scene.container.written = scene.container.written, scene.container.written[:20] + scene.container.written[30:60]
+    scene.container.stalls = [len(scene.container.bytes_from(0, 0))]
+    async with scene.agent():
+        await until(lambda: scene.api.texts() == LINES[:20] + LINES[30:60])
+        scene.container.written = whole
+        await until(lambda: scene.api.texts()[-1:] == LINES[99:100])
+    assert await scene.to_the_end() == [*LINES[:20], *LINES[30:60], b"[%s]" % UNMATCHED.encode(), *LINES[60:100], b"END"]
+
+
 async def test_a_stream_that_is_silent_because_nothing_was_written_stays_open(tmp_path: Path) -> None:
     scene = Scene(tmp_path / "positions", doubt_s=0.01, most_doubt_s=0.01)
     async with scene.agent():

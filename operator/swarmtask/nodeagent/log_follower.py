@@ -36,6 +36,7 @@ class Habits:
     Attributes:
         batch_s: a line waits so long for others. announce_s: an attempt that writes nothing is made known after so long.
         over_s: Docker has so long to end the stream of a container that has ended.
+        recheck_bytes: a stream that has stalled is read again, and compared with what was sent, if it gave no more than this.
         doubt_s: after so long a silence, and then ever more rarely up to `most_doubt_s`, a stream is compared with what Docker has.
         refused_s: before an API that does not want it is asked again; refusals: how often, once the container has ended.
     """
@@ -48,6 +49,7 @@ class Habits:
     retry_s: float = 1.0
     doubt_s: float = 5.0
     most_doubt_s: float = 60.0
+    recheck_bytes: int = 24 * 2**20
     refused_s: float = 30.0
     refusals: int = 3
 
@@ -74,8 +76,9 @@ class Bucket:
 class Doubt:
     """When to ask whether a stream that is silent has lost its file.
 
-    Docker's does, for ever, when a log is rotated while the stream is behind (seen on 20.10.24): what the container writes from
-    then on would be sent after its end, and not at all if its node is lost before.
+    Docker's does, for ever, when a log is rotated while the stream is a file or more behind (seen on 20.10.24; before, it repeats
+    lines and leaves out others): what the container writes from then on would be sent after its end, and not at all if its node is
+    lost before.
 
     Args:
         now: as in all that follows, seconds of one clock.
@@ -148,6 +151,7 @@ class Follower:
         self._batch_at = 0.0
         self._chunks: Output | None = None
         self._doubt: Doubt | None = None
+        self._opened_at, self._carried = self._mark, 0
         self._refusals = 0
         self._lost = self._unmatched = self._ended_well = False
 
@@ -191,6 +195,7 @@ class Follower:
             async with self._means.source.open(self.container_id, since=self._mark.since, follow=details.alive) as chunks:
                 self._chunks = chunks if details.alive else None
                 self._doubt = self._new_doubt() if details.alive else None
+                self._opened_at, self._carried = self._mark, 0
                 while (chunk := await self._read(chunks)) != b"":
                     for message in pieces.feed(chunk) if chunk else ():
                         self._put(cutter.take(message))
@@ -240,6 +245,7 @@ class Follower:
                 chunk = await chunks.read()
         except TimeoutError:
             return None
+        self._carried += len(chunk)
         if self._doubt is not None:
             self._doubt.heard(clock())
         if (pause_s := self._means.bucket.take(len(chunk))) > 0:
@@ -256,6 +262,8 @@ class Follower:
             return
         self._doubt.was_well(now)
         if await self._newest(tty=tty) > cutter.newest:
+            if self._carried <= self._means.habits.recheck_bytes:
+                self._mark = self._opened_at  # records that the API has are compared, not sent
             raise EngineUnavailable("the stream has stalled; it is opened anew")
 
     async def _newest(self, *, tty: bool) -> int:
