@@ -107,6 +107,18 @@ def engine(name: str, settings: Settings, cluster: str, clock: Clock) -> Engine:
             raise ConfigurationError(f"there is no engine {name!r}; there are: {', '.join(ENGINES)}")
 
 
+def require_sound(settings: Settings, engine_names: tuple[str, ...]) -> None:
+    """Refuse settings that contradict each other with these engines, before anything is started.
+
+    Raises:
+        ConfigurationError: says what to change.
+    """
+    if "swarm" in engine_names:
+        from swarmtask.controllers.leases import require_patience
+
+        require_patience(settings.operator)
+
+
 async def serve_api(settings: Settings, clock: Clock, stop: asyncio.Event, on_ready: Callable[[str], None]) -> None:
     """Run the embedded API server until `stop` is set. `on_ready` is called with its URL once it answers."""
     from swarmtask.apiserver.server import run_api_server
@@ -188,6 +200,7 @@ async def operate(
     """Run the operator over these engines until `stop` is set. `ready` is set once it reconciles."""
     from swarmtask.controllers.operator import Operator
 
+    require_sound(settings, engine_names)
     cluster = await cluster_id(api)
     engines = [engine(name, settings, cluster, clock) for name in engine_names]
     operator = Operator(api, engines, settings.operator, clock, random.Random())

@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 
 import orjson
 
+from swarmtask import wiring
 from swarmtask.cli import datadir
 from swarmtask.cli.supervise import Child
 from swarmtask.clock import Clock
@@ -71,8 +72,9 @@ class ControlPlane:
         """Start both; yields, once the API answers and the operator reconciles, a task that ends only with an error. Stops both.
 
         Raises:
-            SwarmTaskError: one of them does not start.
+            SwarmTaskError: one of them does not start, or the settings would not let it.
         """
+        wiring.require_sound(self.settings, (self.engine,))
         if self.ready_file is not None:
             _require_writable(self.ready_file)
         keeper = asyncio.create_task(self._keep())
