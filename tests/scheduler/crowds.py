@@ -143,7 +143,7 @@ def packed(draw: st.DrawFn) -> Snapshot:
             f"t{number}",
             QUEUES[0],
             priority=draw(st.sampled_from([5, 1000])),
-            queued_at=NOW - draw(st.sampled_from([0, 1])),
+            queued_at=NOW - draw(st.sampled_from([0, 1, 200])),
             shape=TaskShape(
                 Amounts(
                     draw(st.sampled_from([1000, 2000, 3000])), draw(st.sampled_from([0, 3 * GIB])), draw(st.sampled_from([0, 0, 1]))
@@ -154,7 +154,10 @@ def packed(draw: st.DrawFn) -> Snapshot:
         for number in range(draw(st.integers(1, 2)))
     ]
     bounds = {"max_running": draw(st.sampled_from([None, None, 4])), "max_running_per_node": draw(st.sampled_from([None, None, 2]))}
-    queues = [QueueInfo(key, preempts=True, limits={"x": LimitInfo(6)}) for key in QUEUES]
+    queues = [
+        QueueInfo(key, preempts=True, limits={"x": LimitInfo(6)}, aging_s=draw(st.sampled_from([None, None, 0.0625])))
+        for key in QUEUES
+    ]
     queues[0] = replace(queues[0], **bounds)
     return with_running(Snapshot(NOW, nodes, pending, {queue.key: queue for queue in queues}), running)
 
