@@ -103,7 +103,7 @@ class Loader:
             key = Key(self._collection(group, plural), sys.intern(namespace), name)
             found = self._facts.read(key, uid, rv, crc, (facts, facts_crc))
             if found is not None and is_whole(stored, crc):
-                records.append(Record(key, uid, rv, self._opened(rv, stored), *found))
+                records.append(Record(key, uid, rv, stored, *found))  # what has facts is not sealed
                 continue
             record = self._read(key, rv, stored, crc)
             if isinstance(record, str):
