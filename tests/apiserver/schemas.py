@@ -17,7 +17,11 @@ NAMES = ("a", "b", "name")
 PLAIN = [{"type": "integer"}, {"type": "string"}]
 
 json_values = st.recursive(
-    st.none() | st.booleans() | st.integers(-(2**70), 2**70) | st.floats(allow_nan=False, width=32) | st.text("ab:\"\\é", max_size=3),
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**70), 2**70)
+    | st.floats(allow_nan=False, width=32)
+    | st.text('ab:"\\é', max_size=3),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from([*NAMES, "other"]), inner, max_size=3),
     max_leaves=8,
 )

@@ -157,7 +157,11 @@ class _Compiler:
         return core_schema.no_info_after_validator_function(_keys_different(defaults), core)
 
     def _object(self, schema: Mapping[str, Any]) -> _Core | None:
-        properties, required, extra = schema.get("properties") or {}, schema.get("required") or (), schema.get("additionalProperties")
+        properties, required, extra = (
+            schema.get("properties") or {},
+            schema.get("required") or (),
+            schema.get("additionalProperties"),
+        )
         keeps = bool(schema.get("x-kubernetes-preserve-unknown-fields")) or extra is True or isinstance(extra, Mapping)
         if "items" in schema or any(name not in properties for name in required):
             return None

@@ -83,7 +83,7 @@ class _Entry:
         result: dict[str, Any] = {"manager": self.manager, "operation": self.operation, "apiVersion": self.api_version}
         if self.time is not None:
             result["time"] = self.time
-        result |= {"fieldsType": "FieldsV1", "fieldsV1": self.fields}
+        result["fieldsType"], result["fieldsV1"] = "FieldsV1", self.fields
         if self.subresource:
             result["subresource"] = self.subresource
         return result

@@ -74,7 +74,8 @@ def _below_valid(value: Any, node: Node) -> dict[str, Any]:
         plan = node.plans.get(tuple(value)) or _plan(tuple(value), node)
         tree = plan.tree.copy()
         for name, key, child in plan.open:
-            tree[name] = _below_valid(value[key], child)
+            if value[key]:
+                tree[name] = _below_valid(value[key], child)
         return tree
     if type(value) is list and value and node.list_type != "atomic":
         return _items(value, node, _below_valid)
