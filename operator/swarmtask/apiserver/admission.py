@@ -131,15 +131,29 @@ def _nothing(obj: dict[str, Any]) -> None:
     """Most kinds have no defaults of their own."""
 
 
+def _join_lines(values: Any) -> None:
+    """base64 over several lines, as `base64` and block scalars of YAML write it, is kept on one, as in Kubernetes; in place."""
+    for key, value in values.items() if isinstance(values, dict) else ():
+        if isinstance(value, str) and ("\n" in value or "\r" in value):
+            values[key] = value.replace("\r", "").replace("\n", "")
+
+
+def _default_config_map(obj: dict[str, Any]) -> None:
+    _join_lines(obj.get("binaryData"))
+
+
 def _default_secret(obj: dict[str, Any]) -> None:
     obj.setdefault("type", "Opaque")
+    _join_lines(obj.get("data"))
     text, data = obj.get("stringData"), obj.get("data")
     if not (text is None or isinstance(text, dict)) or not (data is None or isinstance(data, dict)):
         return  # validation says so
+    if text and not all(value is None or isinstance(value, str) for value in text.values()):
+        return  # the same
     obj.pop("stringData", None)
-    if not text or not all(isinstance(value, str) for value in text.values()):
+    if not text:
         return
-    encoded = {key: base64.b64encode(value.encode()).decode() for key, value in text.items()}
+    encoded = {key: base64.b64encode((value or "").encode()).decode() for key, value in text.items()}
     obj["data"] = {**(data or {}), **encoded}
 
 
@@ -164,10 +178,7 @@ def _secret_causes(obj: Mapping[str, Any], old: Mapping[str, Any] | None) -> lis
     causes, size = [], 0
     for key, value in (obj.get("data") or {}).items():
         causes += _key_causes("data", key)
-        try:
-            size += len(base64.b64decode(value or "", validate=True))
-        except (binascii.Error, ValueError):
-            causes.append(Cause(f"data.{key}", "FieldValueInvalid", "Invalid value: the value is not valid base64"))
+        size += _decoded_size(value)
     causes += _size_causes(size)
     causes += _immutable_causes(obj, old, ("data",))
     if old is not None and old.get("type") != obj.get("type"):
@@ -185,11 +196,16 @@ def _config_map_causes(obj: Mapping[str, Any], old: Mapping[str, Any] | None) ->
             causes.append(bad_value(f"data[{key}]", key, "duplicate of key present in binaryData"))
     for key, value in binary.items():
         causes += _key_causes("binaryData", key)
-        try:
-            size += len(base64.b64decode(value or "", validate=True))
-        except (binascii.Error, ValueError):
-            causes.append(Cause(f"binaryData.{key}", "FieldValueInvalid", "Invalid value: the value is not valid base64"))
+        size += _decoded_size(value)
     return causes + _size_causes(size) + _immutable_causes(obj, old, ("data", "binaryData"))
+
+
+def _decoded_size(value: str | None) -> int:
+    """In bytes; of what is no base64 nothing, since the schema has said so already."""
+    try:
+        return len(base64.b64decode(value or ""))
+    except (binascii.Error, ValueError):
+        return 0
 
 
 def _key_causes(field: str, key: str) -> list[Cause]:
@@ -236,6 +252,7 @@ def _event_causes(obj: Mapping[str, Any], old: Mapping[str, Any] | None) -> list
 
 
 _KIND_DEFAULTS = {
+    ("", "configmaps"): _default_config_map,
     ("", "secrets"): _default_secret,
     ("", "namespaces"): _default_namespace,
     ("apiextensions.k8s.io", "customresourcedefinitions"): _default_crd,

@@ -95,7 +95,7 @@ def _mismatch(rt: ResourceType, field: str, value: Any, expected: str) -> Except
 
 def drop_unknown(metadata: dict[str, Any]) -> list[str]:
     """Remove what ObjectMeta does not have; returns the paths."""
-    if FIELDS >= metadata.keys():
+    if metadata.keys() <= FIELDS:
         return []
     unknown = [name for name in metadata if name not in FIELDS]
     for name in unknown:

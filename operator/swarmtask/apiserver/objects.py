@@ -272,6 +272,8 @@ class ObjectService:
             options.guard.may_create(rt, namespace, name)
         if record is None and (metadata.get("uid") or metadata.get("resourceVersion")):
             raise faults.conflict(rt, name, "it does not exist, but the applied object carries a uid or a resourceVersion")
+        if record is not None:
+            _check_applied_to(rt, record, metadata)
         live = versions.decode(rt, record) if record is not None else None
         now = self.clock.now()
         merged = server_side_apply(rt, live, applied, manager=options.manager, force=force, now=now, subresource=subresource or "")
@@ -448,6 +450,15 @@ def _set_policy_finalizers(metadata: dict[str, Any], propagation: Propagation | 
         metadata["finalizers"] = finalizers
     else:
         metadata.pop("finalizers", None)
+
+
+def _check_applied_to(rt: ResourceType, record: Record, metadata: dict[str, Any]) -> None:
+    """Who applies what he has read names the object, and the version, that he means. Raises Conflict: it is another one."""
+    uid, version = metadata.get("uid"), metadata.get("resourceVersion")
+    if uid and uid != record.uid:
+        raise faults.precondition(rt, record.key.name, "UID", uid, record.uid)
+    if version and version != str(record.rv):
+        raise faults.conflict(rt, record.key.name)
 
 
 def _keep_other_side(rt: ResourceType, old: Mapping[str, Any], new: dict[str, Any], subresource: str | None) -> dict[str, Any]:

@@ -13,10 +13,20 @@ from urllib.parse import quote, unquote
 from swarmtask.apiserver import faults
 from swarmtask.apiserver.discovery import subresource_verbs
 from swarmtask.apiserver.types import ResourceType, TypeRegistry
+from swarmtask.errors import NotFound
 
 SERVED_SUBRESOURCES = frozenset({"status", "finalize", "scale", "token", "log", "eviction", "exec"})
 
 
+_NOT_OF_PODS = {
+    "attach": "show output with `kubectl logs -f`, run a command beside the attempt's own with `kubectl exec`",
+    "portforward": "an attempt's ports are not forwarded; reach it from its node, which `kubectl get pod -o wide` names",
+    "proxy": "an attempt's ports are not forwarded; reach it from its node, which `kubectl get pod -o wide` names",
+    "ephemeralcontainers": "an attempt has one container; run a command in it with `kubectl exec`",
+    "resize": "what an attempt holds is settled when it is placed; change the SwarmTask, and the next attempt has it",
+    "binding": "SwarmTask's own scheduler places attempts; spec.placement of a SwarmTask says where it may run",
+}
+"""Subresources that kubectl asks for, and what to do instead."""
 _METHODS = {
     "list": "GET", "watch": "GET", "get": "GET", "create": "POST", "deletecollection": "DELETE", "delete": "DELETE",
     "update": "PUT", "patch": "PATCH",
@@ -96,7 +106,8 @@ def resolve(registry: TypeRegistry, group: str, version: str, rest: list[str]) -
     if name is not None and rt.namespaced and namespace is None:
         raise faults.no_such_path()
     if subresource is not None and subresource not in rt.subresources & SERVED_SUBRESOURCES:
-        raise faults.no_such_path()
+        why = _NOT_OF_PODS.get(subresource) if (group, rt.plural) == ("", "pods") else None
+        raise faults.no_such_path() if why is None else NotFound(f"pods/{subresource} is not served: {why}")
     return Target(rt, namespace, name, subresource)
 
 

@@ -166,7 +166,10 @@ def _string(schema: Mapping[str, Any]) -> Check:
             out.append(value_invalid(path, value, f"should be at least {shortest} chars long"))
         if matches is not None and not matches(value):
             out.append(value_invalid(path, value, f"should match '{pattern}'"))
-        if fits is not None and not fits(value):
+        if name == "byte" and fits is not None and not fits(value):
+            # Not quoted: what stands in such a field of a Secret is secret, also if it was not encoded.
+            out.append(Cause(path_text(path), "FieldValueInvalid", "Invalid value: the value is not valid base64"))
+        elif fits is not None and not fits(value):
             out.append(value_invalid(path, value, f"must be of type {name}: {shown(value)}"))
 
     return check

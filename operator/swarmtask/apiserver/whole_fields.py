@@ -12,7 +12,6 @@ from typing import Any, Final, NamedTuple
 
 from swarmtask.apiserver.fieldset import Node, element
 
-
 PLANS_LIMIT: Final = 64
 """Sets of keys kept for one place of a schema; then all are forgotten and made again as they are met."""
 _OWNED: Final[dict[str, Any]] = {}
