@@ -55,8 +55,8 @@ def tidy(rt: ResourceType, obj: dict[str, Any]) -> list[str]:
 
 
 def accepts(rt: ResourceType, obj: dict[str, Any]) -> bool:
-    """Whether an object of a custom kind, as it came, is certainly valid by its schema as soon as the defaults are filled in, and has
-    no unknown fields outside of metadata. False says nothing."""
+    """Whether an object of a custom kind, as it came, is certainly valid by its schema as soon as the defaults are filled in, and
+    has no unknown fields. False says nothing."""
     structural = structural_of(rt) if rt.custom else None
     return structural is not None and structural.accepts(obj)
 

@@ -103,8 +103,8 @@ class _Asked:
         return cls(kind, model, spec, _Parts.of(spec))
 
     def spec_holds(self, spec: Any) -> bool:
-        """Whether the model has nothing against this spec. That is all that it can say something new of: the header and the metadata
-        have been checked before, and the status is not asked about."""
+        """Whether the model has nothing against this spec. That is all that it can say something new of: the header and the
+        metadata have been checked before, and the status is not asked about."""
         return self.spec.__pydantic_validator__.isinstance_python(self.parts.put_into(spec))
 
 

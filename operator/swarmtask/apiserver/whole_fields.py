@@ -15,7 +15,8 @@ from swarmtask.apiserver.fieldset import Node, element
 PLANS_LIMIT: Final = 64
 """Sets of keys kept for one place of a schema; then all are forgotten and made again as they are met."""
 _OWNED: Final[dict[str, Any]] = {}
-"""What FieldsV1 has for a field with nothing below it. Shared, and changed by nobody: an object that is to be changed is decoded anew."""
+"""What FieldsV1 has for a field with nothing below it. Shared, and changed by nobody: whoever wants to change an object decodes it
+anew."""
 
 
 class _Plan(NamedTuple):
