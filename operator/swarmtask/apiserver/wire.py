@@ -247,8 +247,8 @@ def duplicate_fields(request: Request, value: Any = None) -> list[str]:
 def _keeps_every_key(body: bytes, value: Any) -> bool:
     """Whether a JSON text certainly gives no key of an object twice; cheap, and never wrong when it says yes.
 
-    Each colon of a JSON text is one after a key, or one in a string. The text that is written from the decoded value has all of them
-    again, but for the colons of what was lost; in addition it has those that were written as an escape.
+    Each colon of a JSON text is one after a key, or one in a string. The text that is written from the decoded value has all of
+    them again, but for the colons of what was lost; in addition it has those that were written as an escape.
     """
     if b"\\u003a" in body or b"\\u003A" in body:
         return False
