@@ -161,6 +161,19 @@ async def test_a_task_that_had_ended_stays_so() -> None:
         assert (world.phase("a"), world.task("a").status.attempt) == ("Failed", 1)
 
 
+async def test_a_mark_that_somebody_sets_later_holds_nothing_up() -> None:
+    """Or whoever may write a task could keep it from being stopped."""
+    async with running(World("n1"), start=False) as world:
+        restored(world, status={"phase": "Queued"})
+        runs(world, "a", 2)
+        operator = await world.start(wait=False)
+        await world.until(lambda: world.phase("a") == "Running" and not marked(world))
+        again = {"metadata": {"annotations": {ANNOTATION_RESTORED: AT, ANNOTATION_CANCEL: "me"}}}
+        operator.cache.apply(SWARM_TASK, world.kube.edit(SWARM_TASK, "a", "default", again))
+        assert not operator.executor.held(("default", "a"))
+        await world.until(lambda: world.phase("a") == "Cancelled" and not marked(world))
+
+
 @pytest.mark.parametrize("point", [
     "before:add-finalizer", "after:add-finalizer", "before:write-status", "after:write-status",
 ])  # fmt: skip

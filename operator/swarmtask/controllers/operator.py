@@ -102,6 +102,7 @@ class Operator:
         for engine in engines:
             self._lanes[engine.name] = EngineLane(engine, self._around, self._wanted, self._refuse)
         self._catching_up = CatchingUp(self._around, self.cache, self._lanes, self.executor)
+        self.executor.held = self._catching_up.holds
         rules = NodeRules.of(settings)
         self._nodes = Nodes(self._around, self.cache, self._lanes, self.executor, rules)
         self._draining = Draining(self._around, self.cache, self.executor)
