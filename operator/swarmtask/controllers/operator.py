@@ -265,6 +265,8 @@ class Operator:
         live = entry.live
         if live is None or live.number != submission.attempt.number or live.state is not AttemptState.STARTING or live.observed:
             return None
+        if any(submission.key in lane.orphaned for lane in self._lanes.values()):
+            return None  # what a task of this name began that no backup knows still acts: the next list brings this up again
         if self._leases.uncertain(live.node):
             return None  # it would start there whenever the node is back, when another one may be at work
         return entry.task if entry.task.metadata.deletion_timestamp is None else None
