@@ -46,7 +46,7 @@ async def kube_client(kubeconfig: Path, context: str | None = None, *, for_perso
     """A client of the API that the kubeconfig names.
 
     Args:
-        for_person: a misspelled field in a write is refused, not dropped; writes are recorded as the CLI's.
+        for_person: a misspelled field in a write is refused, not dropped; writes are recorded as the CLI's; objects come whole.
 
     Raises:
         ConfigurationError: the kubeconfig cannot be used.
@@ -57,7 +57,7 @@ async def kube_client(kubeconfig: Path, context: str | None = None, *, for_perso
     connection = Connection.from_kubeconfig(kubeconfig, context)
     if for_person:
         return KubeClient(connection, field_manager=CLI_FIELD_MANAGER, field_validation="Strict")
-    return KubeClient(connection)
+    return KubeClient(connection, sparing=True)
 
 
 async def cluster_id(api: ObjectApi) -> str:
@@ -105,6 +105,18 @@ def engine(name: str, settings: Settings, cluster: str, clock: Clock) -> Engine:
             return LocalEngine(settings.local, local_state_dir(settings), clock)
         case _:
             raise ConfigurationError(f"there is no engine {name!r}; there are: {', '.join(ENGINES)}")
+
+
+def require_sound(settings: Settings, engine_names: tuple[str, ...]) -> None:
+    """Refuse settings that contradict each other with these engines, before anything is started.
+
+    Raises:
+        ConfigurationError: says what to change.
+    """
+    if "swarm" in engine_names:
+        from swarmtask.controllers.leases import require_patience
+
+        require_patience(settings.operator)
 
 
 async def serve_api(settings: Settings, clock: Clock, stop: asyncio.Event, on_ready: Callable[[str], None]) -> None:
@@ -170,12 +182,25 @@ def restore_backup(source: Path, data_dir: Path, keys_file: Path | None, output:
     return restore(source, data_dir, None if keys_file is None else unpack(keys_file), label=label, output=output)
 
 
+def load_operator(engine_name: str) -> None:
+    """Read in what `kube_client` and `operate` need, for a process that has to wait anyway. Errors are theirs to raise."""
+    import swarmtask.controllers.operator
+    import swarmtask.kube
+
+    match engine_name:
+        case "swarm":
+            import swarmtask.engines.swarm.engine
+        case "local":
+            import swarmtask.engines.local  # noqa: F401
+
+
 async def operate(
     settings: Settings, clock: Clock, api: ObjectApi, engine_names: tuple[str, ...], stop: asyncio.Event, ready: asyncio.Event
 ) -> None:
     """Run the operator over these engines until `stop` is set. `ready` is set once it reconciles."""
     from swarmtask.controllers.operator import Operator
 
+    require_sound(settings, engine_names)
     cluster = await cluster_id(api)
     engines = [engine(name, settings, cluster, clock) for name in engine_names]
     operator = Operator(api, engines, settings.operator, clock, random.Random())

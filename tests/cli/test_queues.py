@@ -190,6 +190,17 @@ def test_front_refuses_a_task_that_does_not_wait(swarmtask: Swarmtask, kube: Fak
     assert swarmtask("queue", "front", "missing").exit_code == 3
 
 
+def test_front_refuses_an_array_whose_runs_would_stay_where_they_are(swarmtask: Swarmtask, kube: FakeKube) -> None:
+    add_task(kube, "shards", "Queued", spec={"completions": 3})
+    waiting_task(kube, "shards-1")
+    result = swarmtask("queue", "front", "shards", "shards-1")
+    assert result.exit_code == 6
+    assert "shards is an array" in result.stderr
+    assert "swarmtask get st -l swarmtask.io/array=shards" in result.stderr
+    assert result.stdout == "swarmtask.swarmtask.io/shards-1 moved to the front\n"
+    assert ANNOTATION_FRONT not in (stored(kube, SWARM_TASK, "shards")["metadata"].get("annotations") or {})
+
+
 # --- hold and release ---
 
 
@@ -246,7 +257,7 @@ def test_drain_waits_for_the_operator_and_for_what_runs(swarmtask: Swarmtask, ku
     assert talk == [
         "Queue default is held.",
         "The operator has not seen yet that queue default is held.",
-        "1 tasks of queue default still run.",
+        "1 task of queue default still runs.",
     ]
     assert stored(kube, SWARM_QUEUE, "default")["spec"]["stopped"] is True
     assert ANNOTATION_CANCEL not in (stored(kube, SWARM_TASK, "waits")["metadata"].get("annotations") or {})

@@ -43,6 +43,26 @@ async def test_the_limits_and_the_strategy_of_the_queue_are_seen() -> None:
         assert found.explanation.nodes[0].scores.keys() == {"fullness", "manyTasks"}
 
 
+async def test_who_waits_for_tasks_that_are_stopped_for_it_is_told_so() -> None:
+    """That they are stopped for it, and not for somebody else, the operator knows; here it is read from their records."""
+    async with running(World("n1", "n2")) as world:
+        world.add_queue("fast", preemption="LowerPriority")
+        for name in ("low-1", "low-2"):
+            world.engine.script(name, Outcome(duration_s=None, honours_term=False))
+            world.add_task(name, cpu="4")
+        await world.until(lambda: list(world.phases().values()) == ["Running"] * 2)
+        world.add_task("urgent", cpu="4", queue="fast", priorityClass="high")
+        world.add_task("less", cpu="4", queue="fast")
+        await world.until(lambda: world.task("urgent").status.reason == "Preempting")
+        for name in ("urgent", "less"):
+            await world.until(lambda name=name: world.task(name).status.reason is not None)  # type: ignore[misc]
+            status = world.task(name).status
+            found = await explain_stored(world.kube, ("default", name), world.clock.now().timestamp())
+            outcome = found.explanation.outcome
+            assert isinstance(outcome, Refusal)
+            assert (outcome.position, outcome.reason, outcome.message) == (status.queue_position, status.reason, status.message)
+
+
 async def test_a_running_task_is_explained_without_what_it_holds() -> None:
     async with running(World("n1")) as world:
         world.add_queue("one", maxRunning=1, limits={"model/x": 1})

@@ -103,6 +103,65 @@ def crowded(draw: st.DrawFn, *, preempts: bool = False, fronts: bool = True) -> 
     return with_running(Snapshot(NOW, nodes, pending, {queue.key: queue for queue in queues}), running)
 
 
+@st.composite
+def packed(draw: st.DrawFn) -> Snapshot:
+    """Nodes full of small tasks, and a task or two of a higher priority than most of them, which may preempt: it mostly does, as
+    often as not more than one, and others could have been stopped as well. (`crowded` has few of these.)"""
+    nodes = [
+        NodeInfo(
+            name,
+            ready=True,
+            unschedulable=False,
+            engines=("swarm",),
+            allocatable=Amounts(4000, draw(st.sampled_from([4 * GIB, 16 * GIB])), draw(st.sampled_from([0, 2]))),
+            max_tasks=draw(st.sampled_from([None, None, 4])),
+        )
+        for name in "ab"[: draw(st.integers(1, 2))]
+    ]
+    running: list[RunningTask] = []
+    for place in range(draw(st.integers(4, 8)) * len(nodes)):
+        one = RunningTask(
+            ("lab", f"r{place}"),
+            f"r{place}",
+            draw(st.sampled_from(QUEUES)),
+            priority=draw(st.sampled_from([-1000, -1000, 0, 0, 5, 1000])),
+            node=nodes[place % len(nodes)].name,
+            attempt=1,
+            amounts=Amounts(
+                draw(st.sampled_from([500, 1000, 1500])), draw(st.sampled_from([0, GIB, 2 * GIB])), draw(st.sampled_from([0, 0, 1]))
+            ),
+            limits=draw(st.sampled_from([(), (("x", 1),), (("x", 2),)])),
+            bound_at=NOW - draw(st.sampled_from([1, 10, 100])),
+            stopping=draw(st.integers(0, 15)) == 0,
+            queued_at=NOW - 100,
+        )
+        if not over_committed(nodes, [*running, one]):
+            running.append(one)
+    pending = [
+        PendingTask(
+            ("home", f"t{number}"),
+            f"t{number}",
+            QUEUES[0],
+            priority=draw(st.sampled_from([5, 1000])),
+            queued_at=NOW - draw(st.sampled_from([0, 1, 200])),
+            shape=TaskShape(
+                Amounts(
+                    draw(st.sampled_from([1000, 2000, 3000])), draw(st.sampled_from([0, 3 * GIB])), draw(st.sampled_from([0, 0, 1]))
+                ),
+                limits=draw(st.sampled_from([(), (), (("x", 3),)])),
+            ),
+        )
+        for number in range(draw(st.integers(1, 2)))
+    ]
+    bounds = {"max_running": draw(st.sampled_from([None, None, 4])), "max_running_per_node": draw(st.sampled_from([None, None, 2]))}
+    queues = [
+        QueueInfo(key, preempts=True, limits={"x": LimitInfo(6)}, aging_s=draw(st.sampled_from([None, None, 0.0625])))
+        for key in QUEUES
+    ]
+    queues[0] = replace(queues[0], **bounds)
+    return with_running(Snapshot(NOW, nodes, pending, {queue.key: queue for queue in queues}), running)
+
+
 def over_committed(nodes: list[NodeInfo], running: list[RunningTask]) -> bool:
     for node in nodes:
         here = [one for one in running if one.node == node.name]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -22,7 +23,7 @@ from swarmtask.scheduler.model import (
     TaskShape,
 )
 from tests.scheduler.builders import DEFAULT, node, shape, snapshot, task
-from tests.scheduler.crowds import after, crowded, stopped, with_running
+from tests.scheduler.crowds import after, crowded, packed, stopped, with_running
 
 NIGHT = ("home", "night")
 PREEMPTS = QueueInfo(DEFAULT, preempts=True)
@@ -177,7 +178,7 @@ def test_who_was_moved_to_the_front_is_not_stopped_by_its_own_queue() -> None:
     assert victims(cycle([node("a")], [replace(moved, queue=NIGHT)], [URGENT])) == ["moved"]
 
 
-@given(crowded(preempts=True, fronts=False))
+@given(crowded(preempts=True, fronts=False) | packed())
 @settings(deadline=None, max_examples=300)
 def test_victims_are_lower_few_and_needed_and_the_decision_is_final(before: Snapshot) -> None:
     """(Nobody was moved to the front: that can put a low priority first for a moment, which another queue then preempts. And nobody
@@ -203,7 +204,7 @@ def test_victims_are_lower_few_and_needed_and_the_decision_is_final(before: Snap
         assert explained.outcome == refused[key]
 
 
-@given(crowded(preempts=True))
+@given(crowded(preempts=True) | packed())
 @settings(deadline=None, max_examples=300)
 def test_who_preempts_alone_starts_next_and_with_one_victim_less_would_not(before: Snapshot) -> None:
     alone = replace(before, pending=before.pending[:1])
@@ -217,7 +218,29 @@ def test_who_preempts_alone_starts_next_and_with_one_victim_less_would_not(befor
         assert not run_cycle(with_running(alone, [*rest, victim])).bindings, f"{victim.key} was stopped in vain"
 
 
-@given(crowded(preempts=True))
+def test_there_is_something_to_choose_in_packed_crowds() -> None:
+    """The tests around this one show nothing where nobody, or one of one, is stopped."""
+    seen = Counter[str]()
+
+    @given(packed())
+    @settings(deadline=None, max_examples=60, derandomize=True, database=None)
+    def count(before: Snapshot) -> None:
+        stops = run_cycle(replace(before, pending=before.pending[:1])).preemptions
+        names = {one.victim.key for one in stops}
+        nodes = {one.victim.node for one in stops}
+        seen["some"] += bool(stops)
+        seen["several"] += len(stops) > 1
+        seen["a choice"] += any(
+            one.node in nodes and one.key not in names and one.priority < stops[0].by.priority for one in before.running
+        )
+
+    count()
+    assert seen["some"] > 20
+    assert seen["several"] > 8
+    assert seen["a choice"] > 12
+
+
+@given(crowded(preempts=True) | packed())
 @settings(deadline=None, max_examples=150)
 def test_it_comes_to_an_end(before: Snapshot) -> None:
     """Everything that is stopped waits again in its old place; nothing else happens. Every task is stopped a few times at most, by

@@ -22,15 +22,15 @@ from swarmtask.apiserver.faults import bad_value, invalid, not_allowed, required
 from swarmtask.apiserver.schema import structural_of
 from swarmtask.apiserver.types import ResourceType
 from swarmtask.errors import BadRequest, Cause
-from swarmtask.resources.kinds import OWN_KINDS
+from swarmtask.resources.kinds import OWN_KINDS, Kind
 from swarmtask.resources.meta import Model
 
 DATA_LIMIT = 1024 * 1024
 """Bytes of all values of one ConfigMap or Secret. Source: Kubernetes documentation, "Secrets", "ConfigMaps"."""
 _DATA_KEY = re.compile(r"[-._a-zA-Z0-9]+")
 _SUB_PATH = re.compile(r"^([a-z][A-Za-z0-9]*(?:\.[a-z][A-Za-z0-9]*)*): ")
-_MODELS: Mapping[tuple[str, str, str], type[Model]] = {
-    (kind.group, kind.version, kind.plural): kind.model for kind in OWN_KINDS if kind.model is not None
+_MODELS: Mapping[tuple[str, str, str], tuple[Kind, type[Model]]] = {
+    (kind.group, kind.version, kind.plural): (kind, kind.model) for kind in OWN_KINDS if kind.model is not None
 }
 NAMESPACE_NAME_LABEL = "kubernetes.io/metadata.name"
 
@@ -58,12 +58,24 @@ def check_header(rt: ResourceType, body: Any) -> dict[str, Any]:
 
 def tidy(rt: ResourceType, obj: dict[str, Any]) -> list[str]:
     """Check the shape of metadata and drop unknown fields, in place; returns the paths that were dropped."""
-    metadata = meta.check_types(rt, obj)
-    unknown = meta.drop_unknown(metadata)
+    meta.check_types(rt, obj)
+    return drop_unknown(rt, obj)
+
+
+def accepts(rt: ResourceType, obj: dict[str, Any]) -> bool:
+    """Whether an object of a custom kind, as it came, is certainly valid by its schema as soon as the defaults are filled in, and has
+    no unknown fields outside of metadata. False says nothing."""
+    structural = structural_of(rt) if rt.custom else None
+    return structural is not None and structural.accepts(obj)
+
+
+def drop_unknown(rt: ResourceType, obj: dict[str, Any]) -> list[str]:
+    """Drop unknown fields, in place, of an object whose metadata has been checked; returns the paths that were dropped."""
+    unknown = meta.drop_unknown(obj["metadata"])
     structural = structural_of(rt)
     if structural is not None:
         unknown += structural.prune(obj)
-    return list(dict.fromkeys(unknown))
+    return list(dict.fromkeys(unknown)) if unknown else unknown
 
 
 def report(rt: ResourceType, unknown: list[str], duplicates: list[str], mode: str) -> list[str]:
@@ -88,13 +100,16 @@ def default(rt: ResourceType, obj: dict[str, Any]) -> None:
     _KIND_DEFAULTS.get((rt.group, rt.plural), _nothing)(obj)
 
 
-def validate(rt: ResourceType, obj: dict[str, Any], old: dict[str, Any] | None, *, spec_changed: bool) -> None:
+def validate(
+    rt: ResourceType, obj: dict[str, Any], old: dict[str, Any] | None, *, spec_changed: bool, accepted: bool = False
+) -> None:
     """Raise everything that is wrong at once.
 
     Args:
         old: the stored object, None at create.
         spec_changed: something outside metadata and status differs (always so at create): cross-field rules apply then, so that an
             object stored before a rule existed can still have its status and metadata written.
+        accepted: the schema accepts it (`accepts`).
 
     Raises:
         Invalid: with one cause per field. BadRequest: a field of a built-in kind has the wrong type.
@@ -103,7 +118,7 @@ def validate(rt: ResourceType, obj: dict[str, Any], old: dict[str, Any] | None, 
     causes = meta.validate(rt, metadata, old["metadata"] if old is not None else None)
     structural = structural_of(rt)
     if structural is not None:
-        found = structural.validate(obj)
+        found = [] if accepted else structural.validate(obj)
         wrong = next((cause for cause in found if cause.reason == "FieldValueTypeInvalid"), None)
         if wrong is not None and not rt.custom and rt.group != "apiextensions.k8s.io":
             raise unreadable(rt, f"{wrong.field}: {wrong.message}")
@@ -119,14 +134,23 @@ def validate(rt: ResourceType, obj: dict[str, Any], old: dict[str, Any] | None, 
 
 def _model_causes(rt: ResourceType, obj: dict[str, Any]) -> list[Cause]:
     """What the pydantic model of one of our kinds says beyond its CRD schema."""
-    model = _MODELS.get((rt.group, rt.version, rt.plural))
-    if model is None:
+    kind, model = _MODELS.get((rt.group, rt.version, rt.plural), (None, None))
+    if kind is None or model is None or (rt.kind == kind.kind and _spec_holds(model, obj)):
         return []
     try:
         model.model_validate({name: value for name, value in obj.items() if name != "status"})
     except ValidationError as error:
         return [_model_cause(item) for item in error.errors(include_url=False, include_context=False)]
     return []
+
+
+def _spec_holds(model: type[Model], obj: Mapping[str, Any]) -> bool:
+    """Whether the model has nothing against the spec, which is all that it can say something new of: the header and the metadata
+    have been checked before, and the status is not asked about."""
+    if "spec" not in obj:
+        return False
+    spec = model.model_fields["spec"].annotation
+    return isinstance(spec, type) and issubclass(spec, Model) and spec.__pydantic_validator__.isinstance_python(obj["spec"])
 
 
 def _model_cause(item: Any) -> Cause:

@@ -29,6 +29,7 @@ from swarmtask.apiserver.collector import Collector
 from swarmtask.apiserver.definitions import DEFINITIONS, DefinitionTypes
 from swarmtask.apiserver.door import Door
 from swarmtask.apiserver.downloads import BACKUP_PATH, BackupDownloads
+from swarmtask.apiserver.eager import within
 from swarmtask.apiserver.handlers_discovery import ROUTES, DiscoveryHandlers
 from swarmtask.apiserver.handlers_logs import LogHandlers, StoredTasks
 from swarmtask.apiserver.handlers_objects import ObjectHandlers
@@ -43,7 +44,7 @@ from swarmtask.apiserver.projections.handlers import ProjectionHandlers
 from swarmtask.apiserver.projections.sockets import CommandSockets
 from swarmtask.apiserver.quarantine import announce
 from swarmtask.apiserver.records import Change
-from swarmtask.apiserver.routing import Route, group_version, methods_of, path_segments, resolve, routes
+from swarmtask.apiserver.routing import Route, group_version, path_segments, resolve, routes, takes
 from swarmtask.apiserver.store import Store
 from swarmtask.apiserver.types import TypeRegistry
 from swarmtask.apiserver.waiting import TASKS
@@ -268,7 +269,7 @@ class Application:
             raise BadRequest("the path of a DELETE must not end with a slash: is the name missing?")
         if self._projections.serves(target.rt):
             return await self._projections.handle(request, target)
-        if request.method not in methods_of(target):
+        if not takes(target, request.method):
             raise faults.method_not_allowed()
         if not target.rt.stored:
             return await self._reviews.review(request, target, user)
@@ -280,8 +281,7 @@ class Application:
 
     async def _read_body(self, receive: Receive) -> bytes:
         try:
-            async with asyncio.timeout(self.body_timeout_s):
-                return await self._receive_body(receive)
+            return await within(self.body_timeout_s, self._receive_body(receive))
         except TimeoutError as error:
             raise Timeout(f"the body was not complete after {self.body_timeout_s:g} s: send it again") from error
 

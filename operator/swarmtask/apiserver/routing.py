@@ -6,8 +6,8 @@ Called by the application. Knows the grammar of Kubernetes' paths and the regist
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 from urllib.parse import quote, unquote
 
 from swarmtask.apiserver import faults
@@ -47,8 +47,7 @@ class Route:
     rt: ResourceType | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Target:
+class Target(NamedTuple):
     """What a path names.
 
     Attributes:
@@ -125,14 +124,21 @@ def methods_of(target: Target) -> frozenset[str]:
     return frozenset(methods & {"GET"} if reading_only else methods)
 
 
+def takes(target: Target, method: str) -> bool:
+    """Whether `method` is one of `methods_of(target)`; creating, which is done most, is found without a look at the others."""
+    if method == "POST" and target.name is None and (target.namespace is not None or not target.rt.namespaced):
+        return "create" in target.rt.verbs
+    return method in methods_of(target)
+
+
 def routes(registry: TypeRegistry) -> Iterator[Route]:
     """Every path of objects that `resolve` takes, from the same registry."""
     for rt in registry:
         prefix = f"/apis/{rt.group}/{rt.version}" if rt.group else f"/api/{rt.version}"
         targets = [Target(rt), Target(rt, "{namespace}")] if rt.namespaced else [Target(rt)]
         whole = targets[-1]
-        targets.append(replace(whole, name="{name}"))
-        targets += [replace(whole, name="{name}", subresource=name) for name in sorted(rt.subresources & SERVED_SUBRESOURCES)]
+        targets.append(whole._replace(name="{name}"))
+        targets += [whole._replace(name="{name}", subresource=name) for name in sorted(rt.subresources & SERVED_SUBRESOURCES)]
         for target in targets:
             scope = f"{prefix}/namespaces/{target.namespace}" if target.namespace else prefix
             path = "/".join(part for part in (scope, rt.plural, target.name, target.subresource) if part)

@@ -26,7 +26,7 @@ from swarmtask.clock import format_time, parse_time
 from swarmtask.errors import Invalid, NotFound, SwarmTaskError
 from swarmtask.kube import Object
 from swarmtask.resources.kinds import SWARM_QUEUE, SWARM_TASK
-from swarmtask.resources.task import ANNOTATION_FRONT, BOUND_PHASES, TERMINAL_PHASES, Phase
+from swarmtask.resources.task import ANNOTATION_FRONT, BOUND_PHASES, LABEL_ARRAY, TERMINAL_PHASES, Phase
 from swarmtask.resources.units import human_duration
 
 
@@ -174,7 +174,7 @@ async def front(
     """Move tasks that wait to the front of their queue, in the order given.
 
     They start before all others of their queue; other queues and their priorities are not affected. Who is moved later stands
-    before who was moved earlier.
+    before who was moved earlier. Of an array its runs are moved, by their names.
     """
     codes: list[ExitCode] = []
     async with connect(Target(data_dir, kubeconfig, context, namespace)) as session:
@@ -187,6 +187,11 @@ async def front(
                     continue
                 moved.add(name)
                 task = await session.api.get(SWARM_TASK, name, session.namespace)
+                if value_at(task, ".spec.completions") is not None:
+                    raise Invalid(
+                        f"{name} is an array: its runs stand in the queue. `swarmtask get st -l {LABEL_ARRAY}={name}` shows "
+                        f"them: move those that are Queued, for example {name}-0"
+                    )
                 if phase_of(task) is not Phase.QUEUED:
                     raise Invalid(f"{name} does not wait in its queue ({phase_of(task)}): there is nothing to move")
                 # The first one gets the latest time. All lie in the past, whatever their number.

@@ -248,6 +248,8 @@ class _Drain:
         """How it stands, for a person."""
         if not self._seen:
             return f"The operator has not seen yet that queue {self._name} is held"
+        if self._running == 1:
+            return f"1 task of queue {self._name} still runs"
         return f"{self._running} tasks of queue {self._name} still run"
 
     async def until_empty(self) -> None:

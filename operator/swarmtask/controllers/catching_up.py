@@ -16,8 +16,9 @@ import logging
 from collections.abc import Mapping
 from datetime import datetime
 
-from swarmtask.controllers.cache import Cache, Change, TaskEntry
+from swarmtask.controllers.cache import Cache
 from swarmtask.controllers.crashpoints import write_point
+from swarmtask.controllers.entries import Change, TaskEntry
 from swarmtask.controllers.executor import Executor
 from swarmtask.controllers.lane import EngineLane
 from swarmtask.controllers.surroundings import Surroundings

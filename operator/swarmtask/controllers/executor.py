@@ -13,8 +13,9 @@ import logging
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from swarmtask.controllers.cache import Cache, TaskEntry
+from swarmtask.controllers.cache import Cache
 from swarmtask.controllers.crashpoints import write_point
+from swarmtask.controllers.entries import TaskEntry
 from swarmtask.controllers.keyed_queue import KeyedQueue
 from swarmtask.controllers.lane import EngineLane
 from swarmtask.controllers.reading import difference

@@ -6,17 +6,23 @@ operator has written, not what the operator's engines said a moment ago, so it c
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, replace
 
-from swarmtask.controllers.cache import Cache, pending_task
+from swarmtask.controllers import task_facts
+from swarmtask.controllers.cache import Cache
 from swarmtask.controllers.node_rules import NodeRules
 from swarmtask.controllers.snapshots import queue_info, take_snapshot
 from swarmtask.errors import Invalid, NotFound
 from swarmtask.kube import ObjectApi
+from swarmtask.lifecycle.messages import Reason
 from swarmtask.resources.kinds import SWARM_NODE, SWARM_QUEUE, SWARM_TASK
 from swarmtask.resources.task import MemoryPlan, Phase, SwarmTask
 from swarmtask.scheduler.cycle import Explanation, explain_task
-from swarmtask.scheduler.model import TaskKey
+from swarmtask.scheduler.model import RunningTask, TaskKey
+
+_FOR_WHOM = re.compile(r"preempted by ([^/\s]+)/([^/\s]+)")
+"""What `lifecycle.draft` writes into the record of an attempt that is stopped to make room. The operator remembers for whom."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,14 +68,25 @@ async def explain_stored(api: ObjectApi, key: TaskKey, now: float, rules: NodeRu
     if pending is None:
         # As if it came to the queue now: last among its equals, and what it holds was given back.
         queued = task.status.model_copy(update={"phase": Phase.QUEUED})
-        pending = pending_task(task.model_copy(update={"status": queued}), queued_at=now, memory=memory)
+        pending = task_facts.pending_task(task.model_copy(update={"status": queued}), queued_at=now, memory=memory)
         cache.remove(SWARM_TASK, key)
     if pending is None:
         raise Invalid(f"SwarmTask {'/'.join(key)} is being deleted: nothing of it starts any more")
     snapshot = take_snapshot(cache, lambda engine: True, now, rules=rules, whole=True)
     # The queue of a task that does not wait may have nothing else that waits.
-    snapshot = replace(snapshot, queues={**snapshot.queues, pending.queue: queue_info(cache, pending.queue)})
+    queues = {**snapshot.queues, pending.queue: queue_info(cache, pending.queue)}
+    snapshot = replace(snapshot, queues=queues, running=[_leaving_for(cache, one) for one in snapshot.running])
     return ExplainedTask(task, entry.pending is not None, explain_task(snapshot, pending), memory)
+
+
+def _leaving_for(cache: Cache, running: RunningTask) -> RunningTask:
+    """With the task that it is being stopped for, where it is."""
+    entry = cache.tasks.get(running.key)
+    attempt = None if entry is None else entry.task.status.current
+    if not running.stopping or attempt is None or attempt.stop_reason != Reason.PREEMPTED:
+        return running
+    found = _FOR_WHOM.fullmatch(attempt.message or "")
+    return running if found is None else replace(running, makes_room_for=(found[1], found[2]))
 
 
 def _about_array(cache: Cache, array: SwarmTask) -> str:

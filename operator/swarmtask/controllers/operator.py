@@ -17,9 +17,10 @@ from swarmtask.clock import Clock
 from swarmtask.controllers import crashpoints
 from swarmtask.controllers.announcements import Announcer
 from swarmtask.controllers.arrays import Arrays
-from swarmtask.controllers.cache import Cache, Change
+from swarmtask.controllers.cache import Cache
 from swarmtask.controllers.catching_up import CatchingUp
 from swarmtask.controllers.draining import Draining
+from swarmtask.controllers.entries import Change
 from swarmtask.controllers.evicting import Evicting
 from swarmtask.controllers.executor import Executor
 from swarmtask.controllers.intake import Intake, default_intake
