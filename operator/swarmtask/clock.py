@@ -107,7 +107,9 @@ class ManualClock:
 
 def format_time(moment: datetime) -> str:
     """RFC 3339 in whole seconds and UTC, as Kubernetes' `metav1.Time` writes it."""
-    return moment.astimezone(UTC).isoformat(timespec="seconds").removesuffix("+00:00") + "Z"
+    if moment.tzinfo is not UTC:
+        moment = moment.astimezone(UTC)
+    return moment.isoformat(timespec="seconds")[:19] + "Z"
 
 
 def format_micro_time(moment: datetime) -> str:

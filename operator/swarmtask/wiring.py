@@ -46,7 +46,7 @@ async def kube_client(kubeconfig: Path, context: str | None = None, *, for_perso
     """A client of the API that the kubeconfig names.
 
     Args:
-        for_person: a misspelled field in a write is refused, not dropped; writes are recorded as the CLI's.
+        for_person: a misspelled field in a write is refused, not dropped; writes are recorded as the CLI's; objects come whole.
 
     Raises:
         ConfigurationError: the kubeconfig cannot be used.
@@ -57,7 +57,7 @@ async def kube_client(kubeconfig: Path, context: str | None = None, *, for_perso
     connection = Connection.from_kubeconfig(kubeconfig, context)
     if for_person:
         return KubeClient(connection, field_manager=CLI_FIELD_MANAGER, field_validation="Strict")
-    return KubeClient(connection)
+    return KubeClient(connection, sparing=True)
 
 
 async def cluster_id(api: ObjectApi) -> str:
@@ -107,6 +107,18 @@ def engine(name: str, settings: Settings, cluster: str, clock: Clock) -> Engine:
             raise ConfigurationError(f"there is no engine {name!r}; there are: {', '.join(ENGINES)}")
 
 
+def require_sound(settings: Settings, engine_names: tuple[str, ...]) -> None:
+    """Refuse settings that contradict each other with these engines, before anything is started.
+
+    Raises:
+        ConfigurationError: says what to change.
+    """
+    if "swarm" in engine_names:
+        from swarmtask.controllers.leases import require_patience
+
+        require_patience(settings.operator)
+
+
 async def serve_api(settings: Settings, clock: Clock, stop: asyncio.Event, on_ready: Callable[[str], None]) -> None:
     """Run the embedded API server until `stop` is set. `on_ready` is called with its URL once it answers."""
     from swarmtask.apiserver.server import run_api_server
@@ -123,6 +135,22 @@ async def download_backup(kubeconfig: Path, context: str | None, sink: Callable[
     from swarmtask.kube.download import download
 
     await download(Connection.from_kubeconfig(kubeconfig, context), BACKUP_PATH, sink)
+
+
+async def download_output(kubeconfig: Path, context: str | None, sink: Callable[[bytes], None]) -> None:
+    """The same with the output of attempts."""
+    from swarmtask.apiserver.downloads import BACKUP_PATH, OUTPUT
+    from swarmtask.kube.connection import Connection
+    from swarmtask.kube.download import download
+
+    await download(Connection.from_kubeconfig(kubeconfig, context), f"{BACKUP_PATH}?part={OUTPUT}", sink)
+
+
+def check_output(path: Path) -> int:
+    """Check an archive of output; of how many attempts it is. Raises ConfigurationError, OSError."""
+    from swarmtask.apiserver.output_archive import check
+
+    return check(path)
 
 
 def read_backup(path: Path) -> Facts:
@@ -146,12 +174,24 @@ def keys_for(keys_file: Path) -> frozenset[str]:
     return secret_key_ids(keys_file)
 
 
-def restore_backup(source: Path, data_dir: Path, keys_file: Path | None, label: str) -> Restored:
+def restore_backup(source: Path, data_dir: Path, keys_file: Path | None, output: Path | None, label: str) -> Restored:
     """Put a backup in the place of a database that no server uses. See `apiserver.restore`."""
     from swarmtask.apiserver.keys_file import unpack
     from swarmtask.apiserver.restore import restore
 
-    return restore(source, data_dir, None if keys_file is None else unpack(keys_file), label=label)
+    return restore(source, data_dir, None if keys_file is None else unpack(keys_file), label=label, output=output)
+
+
+def load_operator(engine_name: str) -> None:
+    """Read in what `kube_client` and `operate` need, for a process that has to wait anyway. Errors are theirs to raise."""
+    import swarmtask.controllers.operator
+    import swarmtask.kube
+
+    match engine_name:
+        case "swarm":
+            import swarmtask.engines.swarm.engine
+        case "local":
+            import swarmtask.engines.local  # noqa: F401
 
 
 async def operate(
@@ -160,6 +200,7 @@ async def operate(
     """Run the operator over these engines until `stop` is set. `ready` is set once it reconciles."""
     from swarmtask.controllers.operator import Operator
 
+    require_sound(settings, engine_names)
     cluster = await cluster_id(api)
     engines = [engine(name, settings, cluster, clock) for name in engine_names]
     operator = Operator(api, engines, settings.operator, clock, random.Random())

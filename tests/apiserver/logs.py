@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 from swarmtask.apiserver.attempt_logs import AttemptLogs
 from swarmtask.resources.log_records import Kind, LogRecord, encode
@@ -48,7 +49,23 @@ async def until(holds: Callable[[], bool]) -> None:
             await asyncio.sleep(0.005)
 
 
+async def records(logs: AttemptLogs, uid: str = UID, attempt: int = 1, **asked: Any) -> AsyncGenerator[LogRecord, None]:
+    """What a reader is given, one by one; `asked` as of `AttemptLogs.reader`."""
+    batches = logs.reader("default", uid, attempt, **asked).batches()
+    try:
+        async for batch in batches:
+            for record in batch:
+                yield record
+    finally:
+        await batches.aclose()
+
+
+def in_brackets(record: LogRecord) -> str:
+    """Its text; that of a note in brackets."""
+    text = record.text.decode("utf-8", "replace")
+    return f"[{text}]" if record.kind == "n" else text
+
+
 async def texts(logs: AttemptLogs, uid: str = UID, attempt: int = 1, *, tail: int | None = None) -> list[str]:
     """All that is there; notes in brackets."""
-    shown = logs.read("default", uid, attempt, tail=tail)
-    return [f"[{one.text}]" if one.stream == "note" else one.text async for one in shown]
+    return [in_brackets(record) async for record in records(logs, uid, attempt, tail=tail)]

@@ -22,7 +22,6 @@ from typing import Any, NamedTuple
 import httpx
 
 from swarmtask.apiserver.projections.exec import Shells
-from swarmtask.apiserver.projections.logs import LogSource
 from swarmtask.apiserver.server import KUBECONFIG, run_api_server
 from swarmtask.clock import Clock, SystemClock
 from swarmtask.settings import ApiServerSettings, Settings
@@ -46,7 +45,7 @@ def describe(data_dir: Path, url: str) -> RunningServer:
 
 @contextlib.asynccontextmanager
 async def running_api_server(
-    tmp_path: Path, *, clock: Clock | None = None, logs: LogSource | None = None, shells: Shells | None = None, **options: Any
+    tmp_path: Path, *, clock: Clock | None = None, shells: Shells | None = None, **options: Any
 ) -> AsyncIterator[RunningServer]:
     """A server on this event loop. `options` go to `ApiServerSettings`. Started again on one `tmp_path` it finds what it stored."""
     data_dir = tmp_path / "apiserver"
@@ -54,7 +53,7 @@ async def running_api_server(
     stop = asyncio.Event()
     ready: asyncio.Future[str] = asyncio.get_running_loop().create_future()
     serving = asyncio.create_task(
-        run_api_server(settings, clock=clock or SystemClock(), stop=stop, on_ready=ready.set_result, logs=logs, shells=shells)
+        run_api_server(settings, clock=clock or SystemClock(), stop=stop, on_ready=ready.set_result, shells=shells)
     )
     try:
         async with asyncio.timeout(START_TIMEOUT_S):

@@ -19,13 +19,12 @@ from hypothesis import strategies as st
 from swarmtask.apiserver import log_files, log_reader
 from swarmtask.apiserver.attempt_logs import AttemptLogs
 from swarmtask.apiserver.log_files import Limits, LogFiles
-from swarmtask.apiserver.log_reader import LogLine
 from swarmtask.apiserver.records import Change, Key, Record
 from swarmtask.apiserver.waiting import TASKS
 from swarmtask.clock import ManualClock
 from swarmtask.errors import BadRequest, Conflict, InsufficientStorage, RequestEntityTooLarge
 from swarmtask.resources.log_records import MOST_BODY_BYTES, LogRecord, decode, encode
-from tests.apiserver.logs import END, UID, KnownTasks, body, line, texts, until
+from tests.apiserver.logs import END, UID, KnownTasks, body, in_brackets, line, records, texts, until
 
 OTHER = UID[:-1] + "2"
 SMALL = Limits(segment_bytes=200, head=1, tail=2)
@@ -98,7 +97,7 @@ class TestPositions:
         with pytest.raises(BadRequest):
             await logs.append(uid, attempt, 0, line(0))
         with pytest.raises(KeyError):
-            logs.read("default", uid, attempt)
+            logs.reader("default", uid, attempt)
 
     async def test_too_much_at_once_is_refused(self, logs: AttemptLogs) -> None:
         with pytest.raises(RequestEntityTooLarge):
@@ -159,19 +158,19 @@ class TestSegments:
     async def test_lines_since(self, logs: AttemptLogs) -> None:
         await logs.append(UID, 1, 0, body(0, 10))
         since = datetime(1970, 1, 1, 0, 0, 7, tzinfo=UTC)
-        shown = [one async for one in logs.read("default", UID, 1, since=since)]
-        assert [one.text for one in shown] == lines_of(7, 10)
-        assert shown[0] == LogLine(since, "stdout", "line 7")
+        shown = [one async for one in records(logs, since=since)]
+        assert [one.text.decode() for one in shown] == lines_of(7, 10)
+        assert shown[0] == LogRecord(7 * 10**9, "o", b"line 7")
 
     async def test_a_reader_that_was_overtaken_is_told_what_it_missed(self, tmp_path: Path) -> None:
         logs = await store(tmp_path, limits=SMALL)
         for number in range(12):
             await logs.append(UID, 1, number, line(number))
-        shown = logs.read("default", UID, 1)
-        first = [(await anext(shown)).text]
+        shown = records(logs)
+        first = [in_brackets(await anext(shown))]
         for number in range(12, 90):
             await logs.append(UID, 1, number, line(number))
-        rest = [f"[{one.text}]" if one.stream == "note" else one.text async for one in shown]
+        rest = [in_brackets(one) async for one in shown]
         seen = first + rest
         numbers: list[int] = []
         for text in seen:
@@ -257,7 +256,7 @@ class TestBounds:
         assert await texts(logs, attempt=1) == lines_of(0, 20), "it runs, though it is the oldest"
         assert (await texts(logs, attempt=3))[:20] == lines_of(0, 20)
         with pytest.raises(KeyError):
-            logs.read("default", UID, 2)
+            logs.reader("default", UID, 2)
         assert logs.used_bytes <= 2000
 
     async def test_where_all_run_the_newest_part_and_the_position_stay(self, tmp_path: Path) -> None:
@@ -296,7 +295,7 @@ class TestBounds:
     async def test_another_namespace_sees_nothing(self, logs: AttemptLogs) -> None:
         await logs.append(UID, 1, 0, body(0, 2))
         with pytest.raises(KeyError):
-            logs.read("other", UID, 1)
+            logs.reader("other", UID, 1)
 
     async def test_many_attempts_are_not_all_kept_in_memory(self, logs: AttemptLogs, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("swarmtask.apiserver.attempt_logs.MOST_LOADED", 4)
@@ -310,17 +309,17 @@ class TestBounds:
 
 async def anext_text(logs: AttemptLogs, *, follow: bool, skip: int = 0) -> str | None:
     """The line after so many; None: there is none."""
-    shown = logs.read("default", UID, 1, follow=follow)
+    shown = records(logs, follow=follow)
     for _ in range(skip):
         await anext(shown)
     one = await anext(shown, None)
-    return None if one is None else one.text
+    return None if one is None else one.text.decode()
 
 
 class TestFollowing:
     async def collect(self, logs: AttemptLogs, into: list[str]) -> None:
-        async for one in logs.read("default", UID, 1, follow=True):
-            into.append(one.text if one.stream != "note" else f"[{one.text}]")
+        async for one in records(logs, follow=True):
+            into.append(in_brackets(one))
 
     async def test_it_goes_on_to_the_end_mark(self, logs: AttemptLogs) -> None:
         await logs.append(UID, 1, 0, b"")

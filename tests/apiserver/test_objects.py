@@ -359,6 +359,26 @@ class TestPatch:
         named = b"apiVersion: v1\nkind: ConfigMap\nmetadata: {name: other}\n"
         check_status(await api.patch(f"{CONFIG_MAPS}/cm", content=named, headers=headers, params=other), 400, "BadRequest")
 
+    async def test_apply_to_another_object_or_version_than_the_one_that_was_read(self, api: httpx.AsyncClient) -> None:
+        """A configuration that names a uid or a resourceVersion is meant for that object as it was: nobody's write is lost."""
+        created = await create(api, CONFIG_MAPS, config_map())
+        newer = await api.patch(
+            f"{CONFIG_MAPS}/cm", json={"data": {"a": "2"}}, headers={"content-type": "application/merge-patch+json"}
+        )
+        path, headers = f"{CONFIG_MAPS}/cm?fieldManager=me&force=true", {"content-type": "application/apply-patch+yaml"}
+
+        async def apply(**metadata: str) -> httpx.Response:
+            body = config_map(metadata={"name": "cm", **metadata}, data={"a": "3"})
+            return await api.patch(path, content=orjson.dumps(body), headers=headers)
+
+        status = check_status(await apply(resourceVersion=created["metadata"]["resourceVersion"]), 409, "Conflict")
+        assert "the object has been modified" in status["message"]
+        status = check_status(await apply(uid="00000000-0000-4000-8000-000000000000"), 409, "Conflict")
+        assert "Precondition failed: UID" in status["message"]
+        assert (await api.get(f"{CONFIG_MAPS}/cm")).json()["data"] == {"a": "2"}
+        meant = {"uid": created["metadata"]["uid"], "resourceVersion": newer.json()["metadata"]["resourceVersion"]}
+        assert (await apply(**meant)).json()["data"] == {"a": "3"}
+
 
 class TestStatus:
     async def test_is_split_both_ways(self, api: httpx.AsyncClient) -> None:

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import json
 import random
-import resource
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 from swarmtask.scheduler.model import Amounts, NodeInfo, PendingTask
 from tests.benchmarks.kernel import GIB, QUEUE, shapes
@@ -54,11 +54,17 @@ def run(tasks: int, nodes: int) -> dict[str, float]:
     return {
         "wall_s": time.perf_counter() - wall,
         "cpu_s": time.process_time() - cpu,
-        "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        "peak_mib": _peak_mib(),
         "cycles": outcome.cycles,
         "placed": outcome.placed,
         "simulated_s": outcome.makespan_s,
     }
+
+
+def _peak_mib() -> float:
+    """VmHWM and not `ru_maxrss`: a process inherits that of its parent, and the benchmarks before this one leave 3 GB there."""
+    lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM:")) / 1024
 
 
 def measured(tasks: int, nodes: int) -> dict[str, float]:
@@ -70,29 +76,41 @@ def measured(tasks: int, nodes: int) -> dict[str, float]:
 
 
 def simulated(effort: Effort) -> list[Figure]:
-    """B11. Interleaved pairs, fewer of them than elsewhere: one pair takes a minute."""
+    """B11. Interleaved; one round takes two minutes."""
     nodes, large, small = effort.sized(10_000, 100), effort.sized(1_000_000, 10_000), effort.sized(100_000, 1_000)
-    pairs = [(measured(small, nodes), measured(large, nodes)) for _ in range(max(1, effort.pairs))]
-    beside = {"small": pairs[0][0], "large": pairs[0][1]}
+    tenth = max(1, nodes // 10)
+    rounds = [(measured(small, nodes), measured(small, tenth), measured(large, nodes)) for _ in range(max(1, effort.pairs))]
+    beside = dict(zip(("small", "small_and_few_nodes", "large"), rounds[0], strict=True))
     what = f"{nodes:,} nodes, {large:,} tasks"
     return [
         Figure(
             "B11",
             f"CPU seconds of a simulated run of {what}",
             "s",
-            Spread.of([b["cpu_s"] for _, b in pairs]),
+            Spread.of([big["cpu_s"] for *_, big in rounds]),
             Goal("<=", 60),
             beside,
         ),
         Figure(
-            "B11", "peak memory of the same", "MiB", Spread.of([b["peak_mib"] for _, b in pairs]), Goal("<=", 1.5 * 1000**3 / MIB)
+            "B11",
+            "peak memory of the same",
+            "MiB",
+            Spread.of([big["peak_mib"] for *_, big in rounds]),
+            Goal("<=", 1.5 * 1000**3 / MIB),
         ),
         Figure(
             "B11",
             f"time with {large:,} tasks / with {small:,}",
             "x",
-            Spread.of([b["cpu_s"] / a["cpu_s"] for a, b in pairs]),
+            Spread.of([big["cpu_s"] / little["cpu_s"] for little, _, big in rounds]),
             Goal("<=", 11),
+        ),
+        # The little run finds an empty cluster and never a full one. This one is as full as the large one all the time.
+        Figure(
+            "B11",
+            f"the same, with {tenth:,} nodes for {small:,} tasks",
+            "x",
+            Spread.of([big["cpu_s"] / little["cpu_s"] for _, little, big in rounds]),
         ),
     ]
 

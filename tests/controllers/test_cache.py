@@ -7,7 +7,8 @@ from collections import Counter
 from datetime import UTC, datetime
 from typing import Any
 
-from swarmtask.controllers.cache import Cache, Change
+from swarmtask.controllers.cache import Cache
+from swarmtask.controllers.entries import Change
 from swarmtask.kube import Object
 from swarmtask.resources.kinds import SWARM_NODE, SWARM_QUEUE, SWARM_TASK
 from swarmtask.scheduler.model import Amounts, RunningTask

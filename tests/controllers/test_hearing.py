@@ -86,6 +86,19 @@ def test_one_that_was_never_heard_is_lost_without_a_known_beginning() -> None:
     assert (word.hearing, word.exact) == (Hearing.SILENT, False)
 
 
+def test_one_that_falls_silent_again_soon_has_not_told_all_of_the_silence_before() -> None:
+    room = Room("a")
+    room.go(1, "a")
+    room.go(15)
+    for heard_s, told in ((1, False), (25, True)):
+        for _ in range(heard_s + 1):
+            room.go(1, "a")
+        room.go(5)
+        word = room.ears.word("a", room.now)
+        assert (word.hearing, word.exact, word.told_all) == (Hearing.SILENT, True, told)
+        assert heard_s - 1 <= word.heard_s <= heard_s + 1
+
+
 def test_nothing_is_concluded_from_silence_that_could_not_be_heard() -> None:
     room = Room("a", "b")
     room.go(2, "a", "b")

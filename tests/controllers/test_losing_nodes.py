@@ -282,6 +282,21 @@ async def test_a_new_operator_counts_silence_anew() -> None:
         await world.pass_time(5)
 
 
+async def test_what_a_new_operator_binds_before_a_node_was_heard_starts_when_it_is() -> None:
+    async with laptops("n1") as lab:
+        world = lab.world
+        await world.crash()
+        await world.until(last_renewal(world, "n1"), 5)
+        await world.start()
+        await world.pass_time(0.5)  # nothing is live: the engine will not be asked again for long
+        world.add_task("early")
+        await world.until(lambda: world.phase("early") == "Starting", 2)
+        assert world.engine.called("submit") == []
+        heard = last_renewal(world, "n1")
+        await world.until(heard, 3)
+        assert await since(world, lambda: world.engine.called("submit"), 20) <= 1.5
+
+
 async def test_flapping_costs_nothing() -> None:
     async with laptops("n1") as lab:
         world = lab.world

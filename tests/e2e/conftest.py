@@ -41,11 +41,13 @@ def recorder(product: Product, clean_lab: Lab) -> Iterator[Recorder]:
 
 
 @pytest.fixture(scope="module")
-def house(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
-    """A control plane with an agent on every node, for all tests of a module; its times are those of `stage`."""
+def house(lab: Lab, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
+    """A control plane with an agent on every node, for all tests of a module; its times are those of `stage`. Other settings are
+    those of the module's `MORE_SETTINGS`."""
     lab.restore()
     lab.load_image(TASK_TAG)
-    house = House(lab, tmp_path_factory.mktemp("house") / "data", _kubectl(), SETTINGS, fence_s=FENCE_S)
+    settings = SETTINGS | getattr(request.module, "MORE_SETTINGS", {})
+    house = House(lab, tmp_path_factory.mktemp("house") / "data", _kubectl(), settings, fence_s=FENCE_S)
     try:
         house.start()
         yield house

@@ -129,6 +129,7 @@ class Product:
             self.env["DOCKER_HOST"] = docker_host
         self.apiserver: Process | None = None
         self.operator: Process | None = None
+        self.new_operator: Callable[[str, Iterable[str], Path, Mapping[str, str]], Process] = Process
         self.port = 0
 
     # --- processes ---------------------------------------------------------------------------------------------------------
@@ -148,7 +149,7 @@ class Product:
     def start_operator(self, extra_env: Mapping[str, str] | None = None, *, wait: bool = True) -> None:
         """Start the operator; with `wait`, until it reconciles."""
         args = ["operator", "--data-dir", str(self.data_dir), "--kubeconfig", str(self.kubeconfig), "--engine", self.engine]
-        self.operator = Process("operator", args, self.data_dir / "operator.log", self.env | dict(extra_env or {}))
+        self.operator = self.new_operator("operator", args, self.data_dir / "operator.log", self.env | dict(extra_env or {}))
         if wait:
             self.operator.await_line("The operator reconciles")
 

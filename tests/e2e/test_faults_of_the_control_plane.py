@@ -9,6 +9,7 @@ import pytest
 
 from swarmtask.controllers.crashpoints import EXIT_CODE, POINTS
 from tests.e2e.leftovers import assert_nothing_is_left
+from tests.e2e.nursery import forking
 from tests.e2e.product import Product, task, wait_until
 from tests.e2e.recorder import Recorder
 from tests.lab.cluster import Lab
@@ -28,12 +29,13 @@ def test_the_operator_dies_at_every_write(product: Product, lab: Lab, recorder: 
     """One operator after the other: each is killed by its own crash point, and the next one finds what it left."""
     assert product.operator is not None
     product.operator.stop()
-    for number, point in enumerate(POINTS):
-        product.start_operator({**FAST, "SWARMTASK_OPERATOR__CRASH_POINT": point}, wait=False)
-        _ask_for(point, product, lab, recorder, number)
-        operator = product.operator
-        wait_until(f"the operator to die {point}", lambda operator=operator: not operator.alive, 30, operator.tail)
-        assert operator.returncode == EXIT_CODE, operator.tail()
+    with forking(product):
+        for number, point in enumerate(POINTS):
+            product.start_operator({**FAST, "SWARMTASK_OPERATOR__CRASH_POINT": point}, wait=False)
+            _ask_for(point, product, lab, recorder, number)
+            operator = product.operator
+            wait_until(f"the operator to die {point}", lambda operator=operator: not operator.alive, 30, operator.tail)
+            assert operator.returncode == EXIT_CODE, operator.tail()
     product.start_operator(FAST)
     names = [f"work-{number:02}" for number in range(len(POINTS))]
 

@@ -7,11 +7,13 @@ and leads 127.0.0.1:PORT to the manager, where the same registry is published. E
 from __future__ import annotations
 
 import json
+import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import docker.errors
 import pytest
 
 from tests.e2e.product import Process, Product, task, wait_until
@@ -61,9 +63,20 @@ class Scene:
 
     def wait(self, what: str, probe: Callable[[], Any], timeout_s: float) -> float:
         """Seconds that it took."""
-        began = time.monotonic()
-        wait_until(what, probe, timeout_s, self.detail)
-        return time.monotonic() - began
+        return self.together({what: probe}, timeout_s)[what]
+
+    def together(self, probes: Mapping[str, Callable[[], Any]], timeout_s: float) -> dict[str, float]:
+        """Wait for all of these at once; seconds that each took."""
+        began, took = time.monotonic(), dict[str, float]()
+
+        def look() -> bool:
+            for what, probe in probes.items():
+                if what not in took and probe():
+                    took[what] = time.monotonic() - began
+            return len(took) == len(probes)
+
+        wait_until(", ".join(probes), look, timeout_s, lambda: f"reached: {list(took)} {self.detail()}")
+        return took
 
     def detail(self) -> str:
         api = self.lab.manager_client().api
@@ -164,40 +177,75 @@ def test_laptops_join_leave_and_come_back_while_work_goes_on(scene: Scene) -> No
     settled = scene.version()
 
     product.kubectl("patch", "sn", "laptop-1", "--type=merge", "-p", '{"spec":{"maxTasks":2,"capabilities":["coding"]}}')
-    product.apply(task("steady", "sleep 60; echo done", image=TASK_TAG, placement={"nodeName": "laptop-2"}))
+    work = "until [ -e /go ]; do sleep 0.2; done; echo done"
+    product.apply(task("steady", work, image=TASK_TAG, placement={"nodeName": "laptop-2"}))
+    product.wait_phase("steady", "Running")
 
-    # It leaves, by the plain command.
+    # One leaves, by the plain command; while Swarm still waits for it, another one comes.
+    tokens = {token["metadata"]["name"] for token in scene.tokens("laptop-1")}
+    assert tokens
     lab.leave("laptop-1")
-    took = scene.wait("laptop-1 is Gone", lambda: product.node("laptop-1")["status"]["phase"] == "Gone", 90)
-    note("from `docker swarm leave` to Gone", took)
-    scene.wait("its token is revoked", lambda: not scene.tokens("laptop-1"), 60)
+    lab.add_node(NodeSize("laptop-9", 1, 4 * GIB))
+    scene.stand_in_for_the_mesh("laptop-9")
+    new_id = lab.swarm_node_id("laptop-9")
+    took = scene.together(
+        {
+            "from a first join to Ready with labels": lambda: scene.ready_with_labels("laptop-9"),
+            "from `docker swarm leave` to Gone": lambda: product.node("laptop-1")["status"]["phase"] == "Gone",
+            "from a first join until the agent of a fresh laptop speaks": lambda: scene.agent_speaks("laptop-9", new_id),
+        },
+        AGENT_S,
+    )
+    for what, took_s in took.items():
+        note(what, took_s)
+    assert took["from a first join to Ready with labels"] < JOINED_S
+    assert took["from `docker swarm leave` to Gone"] < 90
 
-    # It comes back, under another ID.
+    # An image of the desktop, on a laptop that had none: by the name that is printed.
+    lab.manager_client().images.get(TASK_TAG).tag("acme/lint", "1.4")
+    name = product.swarmtask("image", "push", "acme/lint:1.4", timeout_s=120).stdout.strip()
+    assert re.fullmatch(rf"127\.0\.0\.1:{PORT}/acme/lint@sha256:[0-9a-f]{{64}}", name)
+    for number, image in enumerate((name, f"127.0.0.1:{PORT}/acme/lint:1.4")):
+        product.apply(task(f"pushed-{number}", "echo from the desktop", image=image, placement={"nodeName": "laptop-9"}))
+
+    # Not so by the desktop's own address: why images come through 127.0.0.1 (docs/adr/0008).
+    manager = lab.node(lab.manager).address
+    with pytest.raises(docker.errors.APIError, match="HTTP response to HTTPS client"):
+        lab.client("laptop-2").images.pull(f"{manager}:{PORT}/acme/lint", tag="1.4")
+
+    # The first one comes back, under another ID.
     scene.stand_in_for_the_mesh("laptop-1")
     began = time.monotonic()
     new_id = lab.rejoin("laptop-1")
     assert new_id != ids["laptop-1"]
-    scene.wait("laptop-1 is Ready again", lambda: scene.ready_with_labels("laptop-1"), JOINED_S)
-    note("from the second join to Ready with labels", time.monotonic() - began)
+    took = scene.together(
+        {
+            "from the second join to Ready with labels": lambda: scene.ready_with_labels("laptop-1"),
+            "from the second join until its agent speaks": lambda: scene.agent_speaks("laptop-1", new_id),
+            "its tokens of before are revoked": lambda: (
+                not tokens & {item["metadata"]["name"] for item in scene.tokens("laptop-1")}
+            ),
+        },
+        AGENT_S,
+    )
+    for what, took_s in took.items():
+        note(what, took_s)
+    assert time.monotonic() - began < AGENT_S
+    assert took["from the second join to Ready with labels"] < JOINED_S
     spec = product.node("laptop-1")["spec"]
     assert (spec["maxTasks"], spec["capabilities"]) == (2, ["coding"]), "its settings are kept"
-    assert {item["metadata"]["name"] for item in product.get("swarmnodes")} == set(ids), "and it is no other node"
-    scene.wait("its agent speaks again", lambda: scene.agent_speaks("laptop-1", new_id), AGENT_S)
+    assert {item["metadata"]["name"] for item in product.get("swarmnodes")} == {*ids, "laptop-9"}, "and it is no other node"
     product.apply(task("back", "echo here", image=TASK_TAG, placement={"nodeName": "laptop-1"}))
-    product.wait_phase("back", "Succeeded", timeout_s=120)
+    for name in ("back", "pushed-0", "pushed-1"):
+        assert product.wait_phase(name, "Succeeded", timeout_s=120)["status"]["attempt"] == 1
+    assert product.swarmtask("logs", "pushed-0").stdout == "from the desktop\n"
 
-    # Another one comes, and is taken away.
-    began = time.monotonic()
-    lab.add_node(NodeSize("laptop-9", 1, 4 * GIB))
-    scene.stand_in_for_the_mesh("laptop-9")
-    scene.wait("laptop-9 is Ready", lambda: scene.ready_with_labels("laptop-9"), JOINED_S)
-    note("from a first join to Ready with labels", time.monotonic() - began)
-    took = scene.wait("its agent speaks", lambda: scene.agent_speaks("laptop-9", lab.swarm_node_id("laptop-9")), AGENT_S)
-    note("until the agent of a fresh laptop speaks, more", took)
+    # The other one is taken away.
     lab.remove_node("laptop-9")
     scene.wait("laptop-9 is Gone", lambda: product.node("laptop-9")["status"]["phase"] == "Gone", 60)
-
-    assert product.wait_phase("steady", "Succeeded", timeout_s=120)["status"]["attempt"] == 1, "work went on"
+    (container,) = lab.client("laptop-2").containers.list(filters={"label": "swarmtask.io/task-name=steady"})
+    assert container.exec_run(["touch", "/go"]).exit_code == 0
+    assert product.wait_phase("steady", "Succeeded", timeout_s=60)["status"]["attempt"] == 1, "work went on"
     assert scene.version() == settled, "nothing of that touched the service"
 
     scene.wait("the agent is healthy for Docker, too", lambda: scene.healthy("laptop-2"), 90)

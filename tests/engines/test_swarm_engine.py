@@ -175,7 +175,7 @@ async def test_the_stored_service_is_hardened(rig: SwarmRig) -> None:
     assert template["Resources"] == {"Limits": {"NanoCPUs": 500_000_000, "MemoryBytes": 64 * 2**20, "Pids": 4096}}
     assert template["RestartPolicy"]["Condition"] == "none"
     assert template["Placement"]["Constraints"] == [f"node.id=={rig.node_id}"]
-    assert template["LogDriver"]["Options"] == {"max-size": "8m", "max-file": "4", "compress": "true"}
+    assert template["LogDriver"]["Options"] == {"max-size": "32m", "max-file": "2", "compress": "true"}
     assert not template.get("Networks")
     assert spec["EndpointSpec"] == {"Mode": "dnsrr"}
     assert spec["Mode"] == ONE

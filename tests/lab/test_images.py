@@ -1,6 +1,7 @@
 """The images that tests run are the same bytes wherever and whenever they are made, and load into a dockerd."""
 
 import json
+import re
 import tarfile
 import threading
 from pathlib import Path
@@ -80,3 +81,12 @@ def test_a_failing_program_is_missing_with_its_last_words():
         tools.run(["sh", "-c", "echo no such thing >&2; exit 3"])
     with pytest.raises(tools.Missing, match="is not installed"):
         tools.run(["swarmtask-no-such-program"])
+
+
+def test_the_worker_image_names_no_architecture():
+    """Whatever Docker builds it for: nothing in it, and nothing that it depends on, is for one kind of machine."""
+    home = tools.ROOT / "worker-image"
+    for path in (home / "Dockerfile", *sorted(home.glob("*.*"))):
+        lines = [line for line in path.read_text().splitlines() if "docker buildx build" not in line]
+        assert not re.search(r"amd64|arm64|x86_64|aarch64|uname -m|--platform", "\n".join(lines)), path
+    assert "platform_machine" not in (tools.ROOT / "requirements.lock").read_text()

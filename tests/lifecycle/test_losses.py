@@ -284,6 +284,7 @@ def test_only_ends_are_believed_of_a_silent_node() -> None:
         (NodeWord(Hearing.SILENT, 25.0), 0, 1.0, True),
         (NodeWord(Hearing.SILENT, 25.0), 0, 12.0, False),
         (NodeWord(Hearing.SILENT, 25.0, exact=False), 0, 12.0, True),
+        (NodeWord(Hearing.SILENT, 5.0, heard_s=0.9), 0, 5.0, True),
         (NodeWord(Hearing.VOUCHED, 25.0), 0, 1.0, True),
         (NodeWord(Hearing.VOUCHED, 300.0), 0, 1.0, False),
     ],
@@ -302,6 +303,7 @@ def test_an_end_within_the_fence_that_nobody_explains_is_a_loss() -> None:
     assert weighed(story, seen, NodeWord(Hearing.VOUCHED, 50.0), waited_s=25.0) is Reason.NODE_LOST
     assert weighed(story, seen, NodeWord(Hearing.VOUCHED, 50.0), waited_s=45.0) is None
     assert weighed(story, seen, NodeWord(Hearing.VOUCHED, 50.0, exact=False), waited_s=45.0) is Reason.NODE_LOST
+    assert weighed(story, seen, NodeWord(Hearing.VOUCHED, 50.0, heard_s=0.9), waited_s=50.0) is Reason.NODE_LOST
 
 
 def test_what_begins_to_run_on_a_node_that_has_not_renewed_its_lease_is_stopped_by_its_agent_however_late() -> None:

@@ -53,6 +53,7 @@ class Container:
     Attributes:
         written: (nanoseconds, stream, text with its line feed).
         breaks: after so many bytes of a reading it breaks off, one number for each reading.
+        stalls: after so many bytes of a reading that follows nothing comes any more, one number for each of them.
     """
 
     written: list[tuple[int, int, bytes]] = field(default_factory=list)
@@ -61,6 +62,8 @@ class Container:
     tty: bool = False
     chunk: int = 4096
     breaks: list[int] = field(default_factory=list)
+    stalls: list[int] = field(default_factory=list)
+    compared: int = 0
     wake: asyncio.Event = field(default_factory=asyncio.Event)
     opened: list[tuple[int, bool]] = field(default_factory=list)
 
@@ -92,10 +95,14 @@ class MemoryDocker:
         return replace(Details(one.alive, 1, 0, oom_killed=False, started_at=None, finished_at=None), tty=one.tty)
 
     @contextlib.asynccontextmanager
-    async def open(self, container_id: str, *, since: int, follow: bool) -> AsyncIterator[MemoryOutput]:
+    async def open(self, container_id: str, *, since: int, follow: bool, newest: bool = False) -> AsyncIterator[MemoryOutput]:
         one = self.containers[container_id]
         if one.gone:
             raise NoOutput("the container is gone", gone=True)
+        if newest:
+            one.compared += 1
+            yield MemoryOutput(replace(one, written=one.written[-1:], breaks=[], stalls=[]), since, follow=False)
+            return
         one.opened.append((since, follow))
         yield MemoryOutput(one, since, follow=follow)
 
@@ -105,6 +112,7 @@ class MemoryOutput:
         self._container, self._since, self._follow = container, since, follow
         self._index, self._left, self._cut = 0, b"", False
         self._breaks = container.breaks.pop(0) if container.breaks else -1
+        self._stalls = container.stalls.pop(0) if follow and container.stalls else -1
 
     def cut(self) -> None:
         self._cut = True
@@ -112,6 +120,9 @@ class MemoryOutput:
 
     async def read(self) -> bytes:
         one = self._container
+        while self._stalls == 0 and not self._cut:
+            one.wake.clear()
+            await one.wake.wait()
         while not self._left:
             if self._cut:
                 raise EngineUnavailable("cut")
@@ -128,6 +139,9 @@ class MemoryOutput:
             self._breaks -= size
             if not size:
                 raise EngineUnavailable("it broke off")
+        if self._stalls > 0:
+            size = min(size, self._stalls)
+            self._stalls -= size
         chunk, self._left = self._left[:size], self._left[size:]
         return chunk
 
@@ -254,7 +268,7 @@ class TalkingDocker(FakeDocker):
         handler.send_header("Content-Type", "application/vnd.docker.raw-stream")
         handler.send_header("Transfer-Encoding", "chunked")
         handler.end_headers()
-        index = 0
+        index = max(0, len(self.output.get(name, [])) - int(query.get("tail", "1000000")))
         try:
             while True:
                 with self.spoken:

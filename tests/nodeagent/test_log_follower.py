@@ -15,14 +15,14 @@ from hypothesis import strategies as st
 
 from swarmtask.apiserver.attempt_logs import AttemptLogs
 from swarmtask.clock import SystemClock
-from swarmtask.errors import Forbidden, InsufficientStorage, InternalError, NotFound, Unauthorized
+from swarmtask.errors import EngineUnavailable, Forbidden, InsufficientStorage, InternalError, NotFound, Unauthorized
 from swarmtask.nodeagent.log_cutter import Rate
-from swarmtask.nodeagent.log_follower import GONE, UNMATCHED, Bucket, Follower
+from swarmtask.nodeagent.log_follower import GONE, UNMATCHED, Bucket, Doubt, Follower
 from swarmtask.nodeagent.log_positions import Positions
 from swarmtask.nodeagent.log_source import NoOutput
 from tests.apiserver.logs import KnownTasks, until
 from tests.apiserver.logs import texts as stored_texts
-from tests.nodeagent.log_fakes import BEGIN, SECOND, Container, MemoryApi, MemoryDocker, StoreApi, means, owner
+from tests.nodeagent.log_fakes import BEGIN, SECOND, Container, MemoryApi, MemoryDocker, MemoryOutput, StoreApi, means, owner
 
 LINES = [b"line %d" % number for number in range(200)]
 
@@ -162,6 +162,85 @@ async def test_a_stream_that_docker_does_not_end_is_ended_and_a_long_last_readin
         await until(lambda: follower.done)
     assert late.api.texts() == [*LINES, b"END"]
     assert len(late.container.opened) == 1
+
+
+@pytest.mark.parametrize("tty", [False, True])
+async def test_a_stream_that_has_lost_its_file_is_opened_anew_while_the_container_runs(tmp_path: Path, tty: bool) -> None:
+    """As Docker's does when it is behind while a log is rotated: open and silent, in the middle of a line or behind one."""
+    scene = Scene(tmp_path / "positions", doubt_s=0.02)
+    scene.container.tty = tty
+    scene.write(*LINES[:50])
+    scene.container.stalls = [700, 1, 1000]
+    async with scene.agent():
+        await until(lambda: scene.api.texts() == LINES[:50])
+        scene.write(*LINES[50:60])
+        await until(lambda: scene.api.texts() == LINES[:60])
+    assert not scene.container.stalls
+    assert len(scene.container.opened) == 4
+    assert await scene.to_the_end() == [*LINES[:60], b"END"]
+
+
+async def test_what_a_stalled_stream_has_left_out_or_repeated_is_told_by_a_mark(tmp_path: Path) -> None:
+    """Long before it stalled, where no look at the newest lines alone would find it."""
+    scene = Scene(tmp_path / "positions", doubt_s=0.05)
+    for number, line in enumerate(LINES[:100]):
+        scene.container.write(line + b"\n", at=BEGIN + number * SECOND)
+    whole, scene.container.written = scene.container.written, scene.container.written[:20] + scene.container.written[30:60]
+    scene.container.stalls = [len(scene.container.bytes_from(0, 0))]
+    async with scene.agent():
+        await until(lambda: scene.api.texts() == LINES[:20] + LINES[30:60])
+        scene.container.written = whole
+        await until(lambda: scene.api.texts()[-1:] == LINES[99:100])
+    assert await scene.to_the_end() == [*LINES[:20], *LINES[30:60], b"[%s]" % UNMATCHED.encode(), *LINES[60:100], b"END"]
+
+
+async def test_a_stream_that_is_silent_because_nothing_was_written_stays_open(tmp_path: Path) -> None:
+    scene = Scene(tmp_path / "positions", doubt_s=0.01, most_doubt_s=0.01)
+    async with scene.agent():
+        await until(lambda: scene.container.compared > 2)  # it has written nothing at all
+        scene.write(*LINES[:5])
+        await until(lambda: scene.api.texts() == LINES[:5])
+        before = scene.container.compared
+        await until(lambda: scene.container.compared > before + 2)
+    async with scene.agent():  # another agent, which goes on from a mark
+        before = scene.container.compared
+        await until(lambda: scene.container.compared > before + 2)
+    assert [follow for _, follow in scene.container.opened] == [True, True]
+    assert await scene.to_the_end() == [*LINES[:5], b"END"]
+
+
+async def test_a_docker_that_cannot_be_compared_with_costs_no_stream(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    scene = Scene(tmp_path / "positions", doubt_s=0.01, most_doubt_s=0.01)
+    monkeypatch.setattr(MemoryOutput, "read", _busy_when_compared(MemoryOutput.read, scene))
+    scene.write(*LINES[:5])
+    async with scene.agent():
+        await until(lambda: scene.container.compared > 3)
+        scene.write(*LINES[5:9])
+        await until(lambda: scene.api.texts() == LINES[:9])
+    assert len(scene.container.opened) == 1
+
+
+def _busy_when_compared(read: Any, scene: Scene) -> Any:
+    async def busy(output: MemoryOutput) -> bytes:
+        if output._container is not scene.container:
+            raise EngineUnavailable("it is busy")
+        found: bytes = await read(output)
+        return found
+
+    return busy
+
+
+def test_doubts_come_soon_after_something_was_heard_and_ever_more_rarely_after_that() -> None:
+    doubt = Doubt(5.0, 60.0, 100.0)
+    assert (doubt.left_s(100.0), doubt.left_s(104.0), doubt.left_s(300.0)) == (5.0, 1.0, 0.0)
+    now, pauses = 105.0, []
+    for _ in range(6):
+        doubt.was_well(now)
+        pauses.append(doubt.left_s(now))
+        now += pauses[-1]
+    assert pauses == [10.0, 20.0, 40.0, 60.0, 60.0, 60.0]
+    doubt.heard(now)
+    assert doubt.left_s(now) == 5.0
 
 
 async def test_a_terminal_and_a_line_without_an_end(scene: Scene) -> None:

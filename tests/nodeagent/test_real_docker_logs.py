@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from docker.types import LogConfig
 
 from swarmtask.errors import NotFound
 from swarmtask.kube import KubeClient
+from swarmtask.nodeagent.log_follower import UNMATCHED
 from swarmtask.resources.kinds import SWARM_NODE, SWARM_TASK
 from tests.kube.real import real_api_server
 from tests.nodeagent.processes import agents, real_docker
@@ -125,3 +127,29 @@ async def test_terminals_long_lines_and_bytes_of_a_real_docker(node: Node) -> No
         parts = split.splitlines()
         assert [len(part.removesuffix(b" [line goes on]")) for part in parts] == [65_536, 65_536, 65_536, 200_000 - 3 * 65_536]
         assert all(part.endswith(b" [line goes on]") for part in parts[:3])
+
+
+async def test_a_log_that_is_rotated_faster_than_it_is_read_goes_on_to_be_sent_while_its_container_runs(node: Node) -> None:
+    """Docker's stream is left behind by its own rotation: it leaves out lines, repeats others, and is silent from then on. What
+    comes after that is sent nevertheless, and where lines are not as they were written a mark says so."""
+    flood = 60_000
+    script = (
+        f'awk \'BEGIN {{ for (i = 0; i < {flood}; i++) print "line", i, "of a program that writes much at once" }}\'; '
+        "while sleep 0.2; do echo beat; done"
+    )
+    small = LogConfig(type=LogConfig.types.JSON, config={"max-size": "1m", "max-file": "20", "compress": "true"})
+    async with (
+        real_api_server(node.folder) as kubeconfig,
+        KubeClient.from_kubeconfig(kubeconfig) as api,
+        agents(*node.options) as running,
+    ):
+        await api.create(SWARM_NODE, {"apiVersion": SWARM_NODE.api_version, "kind": "SwarmNode", "metadata": {"name": "desk"}})
+        await running.start(kubeconfig)
+        container = await node.task(api, "writer", script, log_config=small)
+        shown = (await _until(api, "writer", lambda shown: shown.endswith(b"beat\n"))).splitlines()
+        await asyncio.to_thread(container.reload)
+        assert container.status == "running"
+        if b"[swarmtask: %s]" % UNMATCHED.encode() not in shown:
+            lines = [line.split()[1] for line in shown if line.startswith(b"line ")]
+            assert lines == [b"%d" % number for number in range(flood)]
+        await running.kill()

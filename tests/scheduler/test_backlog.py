@@ -12,8 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from swarmtask.scheduler import backlog, headroom
-from swarmtask.scheduler.backlog import Backlog, Cut, Place
+from swarmtask.scheduler.backlog import Backlog, Cut
 from swarmtask.scheduler.cycle import run_cycle
+from swarmtask.scheduler.line import Line, Place
 from swarmtask.scheduler.model import Amounts, CycleResult, PendingTask, QueueInfo, Snapshot
 from swarmtask.scheduler.standing import order_key, place_of
 from tests.scheduler.builders import DEFAULT, GIB, node, shape, snapshot, task
@@ -199,7 +200,7 @@ def test_who_was_moved_to_the_front_is_always_looked_at() -> None:
 def test_it_holds_what_a_plain_mapping_holds(chunk: int) -> None:
     """Thousands of tasks come, change their priority, queue and shape, and go, in any order."""
     chance, kept, known = random.Random(chunk), Backlog(), dict[tuple[str, str], PendingTask]()
-    with patch.object(backlog, "CHUNK", chunk), patch.object(backlog, "WHOLE", 0):
+    with patch("swarmtask.scheduler.line.CHUNK", chunk), patch.object(backlog, "WHOLE", 0):
         for _ in range(6000):
             name = f"t{chance.randrange(400)}"
             if chance.random() < 0.4:
@@ -220,3 +221,17 @@ def test_it_holds_what_a_plain_mapping_holds(chunk: int) -> None:
         for key in known:
             kept.drop(key)
     assert (len(kept), kept.oldest(), list(kept.tasks())) == (0, {}, [])
+
+
+def test_the_moments_of_a_line_are_those_of_its_tasks_after_every_change() -> None:
+    chance, kept = random.Random(7), list[PendingTask]()
+    with patch("swarmtask.scheduler.line.CHUNK", 4):
+        one = Line(task("like"))
+        for number in range(400):
+            if kept and chance.random() < 0.45:
+                one.remove(kept.pop(chance.randrange(len(kept))))
+            else:
+                kept.append(task(f"t{number}", at=float(chance.randrange(50))))
+                one.add(kept[-1])
+            start, count = chance.randrange(len(kept) + 2), chance.randrange(30)
+            assert one.moments(start, count).tolist() == sorted(each.queued_at for each in kept)[start : start + count]

@@ -15,11 +15,11 @@ from types import MappingProxyType
 from typing import Any
 from unittest.mock import patch
 
-from swarmtask.controllers import arrays, leases, scheduling, sizes, submission
-from swarmtask.controllers import cache as cache_module
+from swarmtask.controllers import arrays, leases, scheduling, sizes, submission, task_facts
 from swarmtask.controllers import executor as executor_module
-from swarmtask.controllers.cache import Cache, Holding
+from swarmtask.controllers.cache import Cache
 from swarmtask.controllers.draining import Draining
+from swarmtask.controllers.entries import Holding
 from swarmtask.controllers.executor import Executor
 from swarmtask.controllers.lane import EngineLane
 from swarmtask.controllers.observer import Observer
@@ -146,13 +146,13 @@ def forgets_what_it_assumed() -> Iterator[None]:
 @bug
 def frees_the_node_when_stopping_begins() -> Iterator[None]:
     """An attempt that is being stopped holds nothing any more."""
-    original = cache_module.holding_of
+    original = task_facts.holding_of
 
     def holding_of(stored: Any, *rest: Any, **options: Any) -> Any:
         held, current = original(stored, *rest, **options), stored.status.current
         return _without_room(held) if held is not None and current.state is AttemptState.STOPPING else held
 
-    with patch.object(cache_module, "holding_of", holding_of):
+    with patch.object(task_facts, "holding_of", holding_of):
         yield
 
 
@@ -486,7 +486,7 @@ def takes_a_polite_end_for_success() -> Iterator[None]:
 @bug
 def does_not_hear_who_is_to_come_first() -> Iterator[None]:
     """A task that a person has moved to the front stays where it was."""
-    with patch.object(cache_module, "front_at", lambda task: None):
+    with patch.object(task_facts, "front_at", lambda task: None):
         yield
 
 

@@ -9,15 +9,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 
-from swarmtask.controllers.cache import holding_of
+from swarmtask.controllers.task_facts import holding_of
 from swarmtask.resources import units
 from swarmtask.resources.task import ANNOTATION_FRONT, Phase, SwarmTask
 from swarmtask.scheduler.model import Amounts
 
 HEARD_S = 0.2
 """The operator has heard of a move after this, and the cycle before has written what it had decided."""
+CUT = timedelta(seconds=1)
+"""When a task was placed is stored in whole seconds, cut off."""
 TOGETHER_S = 0.01
 """Deciding and writing take no time where nothing goes wrong, and two cycles lie further apart: so who is placed within this is
 placed together, and what ended within it may have come too late to be counted."""
@@ -25,11 +27,21 @@ placed together, and what ended within it may have come too late to be counted."
 
 @dataclass
 class _Moved:
-    """One who waits at the front. `since_s`: when he came there; `overtaken`: (when, by whom) of those who may have been wrong."""
+    """One who waits at the front. `since_s`: when he came there."""
 
     at: datetime
     since_s: float
-    overtaken: list[tuple[float, str]] = field(default_factory=list)
+    overtaken: list[_Overtaking] = field(default_factory=list)
+
+
+@dataclass
+class _Overtaking:
+    """Who may have been wrong to come before. `left`: what the node had left then, without those who rightly came before too."""
+
+    at_s: float
+    by: str
+    node: str
+    left: Amounts
 
 
 class Fronts:
@@ -57,15 +69,25 @@ class Fronts:
         known = self._waiting.pop(task.metadata.uid, None)
         current = task.status.current
         for other, moved in self._waiting.values() if current is not None else ():
-            earlier = known is None or known[1].at <= moved.at  # who is moved last comes first
-            if other.spec.queue == task.spec.queue and earlier and now_s - moved.since_s > HEARD_S:
-                assert current is not None
-                if _wish(other).fits_in(self._free(current.node, now_s)):
-                    moved.overtaken.append((now_s, task.metadata.name))
-        for when_s, name in known[1].overtaken if known is not None else ():
-            if now_s - when_s > TOGETHER_S:  # else both were placed together
-                return f"was moved to the front, yet {name} was placed at {when_s:.1f} s where it fitted"
+            assert current is not None
+            if other.spec.queue != task.spec.queue or now_s - moved.since_s <= HEARD_S:
+                continue
+            if known is not None and known[1].at > moved.at:  # who is moved last comes first
+                self._excuse(other, moved, task, current.node, now_s)
+            elif _wish(other).fits_in(left := self._free(current.node, now_s)):
+                moved.overtaken.append(_Overtaking(now_s, task.metadata.name, current.node, left))
+        for one in known[1].overtaken if known is not None else ():
+            if now_s - one.at_s > TOGETHER_S:  # else both were placed together
+                return f"was moved to the front, yet {one.by} was placed at {one.at_s:.1f} s where it fitted"
         return None
+
+    def _excuse(self, other: SwarmTask, moved: _Moved, rightful: SwarmTask, node: str, now_s: float) -> None:
+        """`rightful` may take the room before `other`. Whom the same cycle placed there, and who was written first, took what was
+        left after that."""
+        for one in moved.overtaken:
+            if one.node == node and now_s - one.at_s <= TOGETHER_S:
+                one.left = one.left - _wish(rightful)
+        moved.overtaken = [one for one in moved.overtaken if _wish(other).fits_in(one.left)]
 
     def _free(self, node: str, now_s: float) -> Amounts:
         self._released = [one for one in self._released if now_s - one[0] <= TOGETHER_S]
@@ -87,7 +109,7 @@ class Fronts:
         """A move counts until the task is placed, and only while it waits."""
         uid, text, current = task.metadata.uid, task.metadata.annotations.get(ANNOTATION_FRONT), task.status.current
         at = None if text is None else datetime.fromisoformat(text)
-        spent = at is not None and current is not None and current.bound_at is not None and at <= current.bound_at
+        spent = at is not None and current is not None and current.bound_at is not None and at < current.bound_at + CUT
         if at is None or spent or task.status.phase is not Phase.QUEUED:
             self._waiting.pop(uid, None)
         elif uid not in self._waiting or self._waiting[uid][1].at != at:

@@ -23,7 +23,7 @@ class Memories:
 
     Args:
         now: the operator's wall clock.
-        taught: has the operator known for a while what a task of this one's template has used?
+        taught: had the operator known for a while what a task of this one's template has used, when it placed this one?
     """
 
     def __init__(self, now: Callable[[], datetime], taught: Callable[[SwarmTask], bool]) -> None:

@@ -66,6 +66,32 @@ def test_others_may_go_ahead(other: dict[str, Any], placed_s: float) -> None:
     assert scene.tell(placed_s, "moved", "Starting", moved_s=1) is None
 
 
+@pytest.mark.parametrize(("rightful_cpu", "wrong"), [("1", True), ("2", False)])
+def test_who_takes_what_a_rightful_one_of_the_same_cycle_has_left_overtakes_nobody(rightful_cpu: str, wrong: bool) -> None:
+    scene = Scene()
+    scene.tell(1, "moved", "Queued", cpu="3", moved_s=1)
+    scene.tell(1.5, "later", "Queued", cpu=rightful_cpu, moved_s=1.5)
+    scene.tell(2, "other", "Starting")
+    scene.tell(2, "later", "Starting", cpu=rightful_cpu, moved_s=1.5)
+    assert (scene.tell(3, "moved", "Starting", cpu="3", moved_s=1) is not None) is wrong
+
+
+def test_a_move_is_spent_by_a_placement_whose_moment_was_cut_off() -> None:
+    scene = Scene()
+    scene.tell(1.2, "moved", "Queued", moved_s=1.2)
+    scene.tell(1, "moved", "Starting", moved_s=1.2)
+    scene.tell(2, "moved", "Failed", moved_s=1.2)
+    again = {"name": "moved", "uid": "moved", "annotations": {ANNOTATION_FRONT: (START + timedelta(seconds=1.2)).isoformat()}}
+    attempt = {"number": 1, "id": "st-moved", "node": "n1", "engine": "e", "boundAt": (START + timedelta(seconds=1)).isoformat()}
+    requests = {"cpu": "1", "memory": "1Gi"}
+    status = {"phase": "Queued", "attempt": 1, "attempts": [attempt | {"state": "Failed", "requested": requests}]}
+    spec = {"queue": "q", "container": {"image": "busybox", "resources": {"requests": requests}}}
+    queued = SwarmTask.model_validate({"metadata": again, "spec": spec, "status": status})
+    scene.fronts.seen(queued, 3)
+    scene.tell(4, "other", "Starting")
+    assert scene.tell(5, "moved", "Starting", moved_s=1.2) is None
+
+
 def test_small_ones_may_take_what_is_too_little_for_him() -> None:
     scene = Scene()
     scene.tell(0, "there", "Starting", cpu="2")

@@ -47,6 +47,16 @@ FOUND = [
     ("partitions", 298),
     # The operator: it counts the silence of a node too short by what it hears late, and took the end by a fence for success.
     ("sleepers", 29),
+    # The operator: a node that was back for a moment had not told yet what its fence had ended, and that passed for finished work.
+    ("partitions", 5194),
+    # The checker: a placement that had waited 15 s for a write that hung was taken for one decided now.
+    ("oom", 3737),
+    # The checker: one who was placed in the same cycle, after another who rightly came first, was taken to have overtaken.
+    ("aging", 3568),
+    # The checker: a move to the front was not spent by a placement whose moment was stored in whole seconds.
+    ("aging", 4976),
+    # The operator: what a new one had bound before it heard its node was submitted only when the idle engine was asked again.
+    ("arrays", 19953),
 ]
 
 

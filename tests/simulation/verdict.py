@@ -205,7 +205,7 @@ def _queues(queues: list[SwarmQueue], tasks: list[SwarmTask]) -> Iterator[str]:
 def _memory(cache: Cache, tasks: list[SwarmTask], held: dict[str, tuple[int, Amounts]]) -> Iterator[str]:
     if cache.tasks.keys() != {task.key for task in tasks}:
         yield f"the operator remembers {sorted(cache.tasks.keys() ^ {task.key for task in tasks})} wrongly"
-    for name in sorted({*cache._requested, *held}):
+    for name in sorted({*cache._sums.requested, *held}):
         truth = held.get(name, (0, Amounts()))
         if (cache.tasks_on(name), cache.requested(name)) != truth:
             yield f"the operator counts {cache.tasks_on(name)} tasks with {cache.requested(name)} on {name}; true is {truth}"

@@ -29,7 +29,7 @@ from swarmtask.resources import units
 from swarmtask.resources.kinds import EVENT, LEASE, SWARM_NODE, SWARM_QUEUE, SWARM_TASK, Kind
 from swarmtask.resources.node import SwarmNode
 from swarmtask.resources.task import Attempt, AttemptState, Phase, SwarmTask
-from swarmtask.scheduler.model import Amounts
+from swarmtask.scheduler.model import Amounts, TaskKey
 from swarmtask.settings import OperatorSettings
 from tests.checker.checker import Checker
 from tests.checker.violation import digits_of, owner_digits
@@ -153,6 +153,8 @@ class World:
         self._memories = Memories(self.clock.now, self._taught)
         self._auto = any("auto" in group.memory for group in workload.tasks)
         self._taught_since: dict[tuple[int, str], float] = {}
+        self._decided_s: dict[tuple[int, TaskKey], float] = {}
+        """When this operator decided on a placement that is being written: it may wait for a write before it that hangs."""
         """(Operator, template) -> when that operator knew first what a task of that template had used."""
         self._fronts = Fronts(self._offers) if not self.chances.allowed else None
         """Only where nothing goes wrong: elsewhere the operator may not have heard of the move."""
@@ -437,15 +439,19 @@ class World:
     def _learn_what_is_taught(self) -> None:
         if self.operator is None or not self._auto:
             return
-        for entry in self.operator.cache.tasks.values():
+        cache, decided = self.operator.cache, self._decided_s
+        assumed = [key for key in cache.tasks if cache.assumption(key) is not None]
+        self._decided_s = {(self.operators, key): decided.get((self.operators, key), self.loop.time()) for key in assumed}
+        for entry in cache.tasks.values():
             status, current = entry.task.status, entry.task.status.current
             done = status.phase is Phase.SUCCEEDED and current is not None and current.reason == Reason.COMPLETED
             if done and current is not None and current.peak_memory:
                 self._taught_since.setdefault((self.operators, memory_template_of(entry.task)), self.loop.time())
 
     def _taught(self, task: SwarmTask) -> bool:
-        since = self._taught_since.get((self.operators, memory_template_of(task)))
-        return since is not None and self.loop.time() - since > TAUGHT_S
+        since_s = self._taught_since.get((self.operators, memory_template_of(task)))
+        decided_s = self._decided_s.get((self.operators, (task.metadata.namespace, task.metadata.name)), self.loop.time())
+        return since_s is not None and decided_s - since_s > TAUGHT_S
 
     def _slept(self, node: str, asleep: bool) -> None:
         (self.checker.node_asleep if asleep else self.checker.node_awake)(node, self.true_clock.now())

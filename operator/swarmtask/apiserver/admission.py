@@ -22,15 +22,15 @@ from swarmtask.apiserver.faults import bad_value, invalid, not_allowed, required
 from swarmtask.apiserver.schema import structural_of
 from swarmtask.apiserver.types import ResourceType
 from swarmtask.errors import BadRequest, Cause
-from swarmtask.resources.kinds import OWN_KINDS
+from swarmtask.resources.kinds import OWN_KINDS, Kind
 from swarmtask.resources.meta import Model
 
 DATA_LIMIT = 1024 * 1024
 """Bytes of all values of one ConfigMap or Secret. Source: Kubernetes documentation, "Secrets", "ConfigMaps"."""
 _DATA_KEY = re.compile(r"[-._a-zA-Z0-9]+")
 _SUB_PATH = re.compile(r"^([a-z][A-Za-z0-9]*(?:\.[a-z][A-Za-z0-9]*)*): ")
-_MODELS: Mapping[tuple[str, str, str], type[Model]] = {
-    (kind.group, kind.version, kind.plural): kind.model for kind in OWN_KINDS if kind.model is not None
+_MODELS: Mapping[tuple[str, str, str], tuple[Kind, type[Model]]] = {
+    (kind.group, kind.version, kind.plural): (kind, kind.model) for kind in OWN_KINDS if kind.model is not None
 }
 NAMESPACE_NAME_LABEL = "kubernetes.io/metadata.name"
 
@@ -58,12 +58,24 @@ def check_header(rt: ResourceType, body: Any) -> dict[str, Any]:
 
 def tidy(rt: ResourceType, obj: dict[str, Any]) -> list[str]:
     """Check the shape of metadata and drop unknown fields, in place; returns the paths that were dropped."""
-    metadata = meta.check_types(rt, obj)
-    unknown = meta.drop_unknown(metadata)
+    meta.check_types(rt, obj)
+    return drop_unknown(rt, obj)
+
+
+def accepts(rt: ResourceType, obj: dict[str, Any]) -> bool:
+    """Whether an object of a custom kind, as it came, is certainly valid by its schema as soon as the defaults are filled in, and has
+    no unknown fields outside of metadata. False says nothing."""
+    structural = structural_of(rt) if rt.custom else None
+    return structural is not None and structural.accepts(obj)
+
+
+def drop_unknown(rt: ResourceType, obj: dict[str, Any]) -> list[str]:
+    """Drop unknown fields, in place, of an object whose metadata has been checked; returns the paths that were dropped."""
+    unknown = meta.drop_unknown(obj["metadata"])
     structural = structural_of(rt)
     if structural is not None:
         unknown += structural.prune(obj)
-    return list(dict.fromkeys(unknown))
+    return list(dict.fromkeys(unknown)) if unknown else unknown
 
 
 def report(rt: ResourceType, unknown: list[str], duplicates: list[str], mode: str) -> list[str]:
@@ -88,13 +100,16 @@ def default(rt: ResourceType, obj: dict[str, Any]) -> None:
     _KIND_DEFAULTS.get((rt.group, rt.plural), _nothing)(obj)
 
 
-def validate(rt: ResourceType, obj: dict[str, Any], old: dict[str, Any] | None, *, spec_changed: bool) -> None:
+def validate(
+    rt: ResourceType, obj: dict[str, Any], old: dict[str, Any] | None, *, spec_changed: bool, accepted: bool = False
+) -> None:
     """Raise everything that is wrong at once.
 
     Args:
         old: the stored object, None at create.
         spec_changed: something outside metadata and status differs (always so at create): cross-field rules apply then, so that an
             object stored before a rule existed can still have its status and metadata written.
+        accepted: the schema accepts it (`accepts`).
 
     Raises:
         Invalid: with one cause per field. BadRequest: a field of a built-in kind has the wrong type.
@@ -103,7 +118,7 @@ def validate(rt: ResourceType, obj: dict[str, Any], old: dict[str, Any] | None, 
     causes = meta.validate(rt, metadata, old["metadata"] if old is not None else None)
     structural = structural_of(rt)
     if structural is not None:
-        found = structural.validate(obj)
+        found = [] if accepted else structural.validate(obj)
         wrong = next((cause for cause in found if cause.reason == "FieldValueTypeInvalid"), None)
         if wrong is not None and not rt.custom and rt.group != "apiextensions.k8s.io":
             raise unreadable(rt, f"{wrong.field}: {wrong.message}")
@@ -119,14 +134,23 @@ def validate(rt: ResourceType, obj: dict[str, Any], old: dict[str, Any] | None, 
 
 def _model_causes(rt: ResourceType, obj: dict[str, Any]) -> list[Cause]:
     """What the pydantic model of one of our kinds says beyond its CRD schema."""
-    model = _MODELS.get((rt.group, rt.version, rt.plural))
-    if model is None:
+    kind, model = _MODELS.get((rt.group, rt.version, rt.plural), (None, None))
+    if kind is None or model is None or (rt.kind == kind.kind and _spec_holds(model, obj)):
         return []
     try:
         model.model_validate({name: value for name, value in obj.items() if name != "status"})
     except ValidationError as error:
         return [_model_cause(item) for item in error.errors(include_url=False, include_context=False)]
     return []
+
+
+def _spec_holds(model: type[Model], obj: Mapping[str, Any]) -> bool:
+    """Whether the model has nothing against the spec, which is all that it can say something new of: the header and the metadata
+    have been checked before, and the status is not asked about."""
+    if "spec" not in obj:
+        return False
+    spec = model.model_fields["spec"].annotation
+    return isinstance(spec, type) and issubclass(spec, Model) and spec.__pydantic_validator__.isinstance_python(obj["spec"])
 
 
 def _model_cause(item: Any) -> Cause:
@@ -159,15 +183,29 @@ def _nothing(obj: dict[str, Any]) -> None:
     """Most kinds have no defaults of their own."""
 
 
+def _join_lines(values: Any) -> None:
+    """base64 over several lines, as `base64` and block scalars of YAML write it, is kept on one, as in Kubernetes; in place."""
+    for key, value in values.items() if isinstance(values, dict) else ():
+        if isinstance(value, str) and ("\n" in value or "\r" in value):
+            values[key] = value.replace("\r", "").replace("\n", "")
+
+
+def _default_config_map(obj: dict[str, Any]) -> None:
+    _join_lines(obj.get("binaryData"))
+
+
 def _default_secret(obj: dict[str, Any]) -> None:
     obj.setdefault("type", "Opaque")
+    _join_lines(obj.get("data"))
     text, data = obj.get("stringData"), obj.get("data")
     if not (text is None or isinstance(text, dict)) or not (data is None or isinstance(data, dict)):
         return  # validation says so
+    if text and not all(value is None or isinstance(value, str) for value in text.values()):
+        return  # the same
     obj.pop("stringData", None)
-    if not text or not all(isinstance(value, str) for value in text.values()):
+    if not text:
         return
-    encoded = {key: base64.b64encode(value.encode()).decode() for key, value in text.items()}
+    encoded = {key: base64.b64encode((value or "").encode()).decode() for key, value in text.items()}
     obj["data"] = {**(data or {}), **encoded}
 
 
@@ -192,10 +230,7 @@ def _secret_causes(obj: Mapping[str, Any], old: Mapping[str, Any] | None) -> lis
     causes, size = [], 0
     for key, value in (obj.get("data") or {}).items():
         causes += _key_causes("data", key)
-        try:
-            size += len(base64.b64decode(value or "", validate=True))
-        except (binascii.Error, ValueError):
-            causes.append(Cause(f"data.{key}", "FieldValueInvalid", "Invalid value: the value is not valid base64"))
+        size += _decoded_size(value)
     causes += _size_causes(size)
     causes += _immutable_causes(obj, old, ("data",))
     if old is not None and old.get("type") != obj.get("type"):
@@ -213,11 +248,16 @@ def _config_map_causes(obj: Mapping[str, Any], old: Mapping[str, Any] | None) ->
             causes.append(bad_value(f"data[{key}]", key, "duplicate of key present in binaryData"))
     for key, value in binary.items():
         causes += _key_causes("binaryData", key)
-        try:
-            size += len(base64.b64decode(value or "", validate=True))
-        except (binascii.Error, ValueError):
-            causes.append(Cause(f"binaryData.{key}", "FieldValueInvalid", "Invalid value: the value is not valid base64"))
+        size += _decoded_size(value)
     return causes + _size_causes(size) + _immutable_causes(obj, old, ("data", "binaryData"))
+
+
+def _decoded_size(value: str | None) -> int:
+    """In bytes; of what is no base64 nothing, since the schema has said so already."""
+    try:
+        return len(base64.b64decode(value or ""))
+    except (binascii.Error, ValueError):
+        return 0
 
 
 def _key_causes(field: str, key: str) -> list[Cause]:
@@ -264,6 +304,7 @@ def _event_causes(obj: Mapping[str, Any], old: Mapping[str, Any] | None) -> list
 
 
 _KIND_DEFAULTS = {
+    ("", "configmaps"): _default_config_map,
     ("", "secrets"): _default_secret,
     ("", "namespaces"): _default_namespace,
     ("apiextensions.k8s.io", "customresourcedefinitions"): _default_crd,

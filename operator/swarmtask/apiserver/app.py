@@ -27,21 +27,24 @@ from swarmtask.apiserver.bootstrap import install
 from swarmtask.apiserver.builtins import builtin_types
 from swarmtask.apiserver.collector import Collector
 from swarmtask.apiserver.definitions import DEFINITIONS, DefinitionTypes
+from swarmtask.apiserver.door import Door
 from swarmtask.apiserver.downloads import BACKUP_PATH, BackupDownloads
+from swarmtask.apiserver.eager import within
 from swarmtask.apiserver.handlers_discovery import ROUTES, DiscoveryHandlers
 from swarmtask.apiserver.handlers_logs import LogHandlers, StoredTasks
 from swarmtask.apiserver.handlers_objects import ObjectHandlers
 from swarmtask.apiserver.handlers_reviews import ReviewHandlers
 from swarmtask.apiserver.log_files import Limits
+from swarmtask.apiserver.log_text import LogTexts
 from swarmtask.apiserver.objects import ObjectService
 from swarmtask.apiserver.pacing import RequestPace, is_exempt
+from swarmtask.apiserver.places import ATTEMPT_LOGS
 from swarmtask.apiserver.projections.exec import PodCommands, Shells
 from swarmtask.apiserver.projections.handlers import ProjectionHandlers
-from swarmtask.apiserver.projections.logs import LogSource
 from swarmtask.apiserver.projections.sockets import CommandSockets
 from swarmtask.apiserver.quarantine import announce
 from swarmtask.apiserver.records import Change
-from swarmtask.apiserver.routing import Route, group_version, methods_of, path_segments, resolve, routes
+from swarmtask.apiserver.routing import Route, group_version, path_segments, resolve, routes, takes
 from swarmtask.apiserver.store import Store
 from swarmtask.apiserver.types import TypeRegistry
 from swarmtask.apiserver.waiting import TASKS
@@ -60,8 +63,6 @@ Send = Callable[[Message], Awaitable[None]]
 
 READING = frozenset({"GET", "HEAD"})
 HEALTH_PATHS = frozenset({"/healthz", "/readyz", "/livez"})
-ATTEMPT_LOGS = "attempt-logs"
-"""Where the output of attempts lies, beside the database."""
 BODY_TIMEOUT_S = 60.0
 """A body must be complete by then; the limit of requests in Kubernetes' own server."""
 SEND_TIMEOUT_S = 60.0
@@ -83,7 +84,6 @@ class Application:
         directory: Path,
         signer: Signer | None = None,
         audit: AuditLog | None = None,
-        logs: LogSource | None = None,
         shells: Shells | None = None,
     ) -> None:
         self.store = store
@@ -94,21 +94,21 @@ class Application:
         self.registry = TypeRegistry(builtin_types())
         self.service = ObjectService(store, self.registry, clock)
         self.hub = WatchHub(store, clock, bookmark_interval_s=settings.bookmark_interval_s, client_limit=settings.client_watches)
+        self.door = Door()
         self._pace = RequestPace(clock, settings.client_requests_per_second)
         self.collector = Collector(self.service, clock, event_ttl_s=settings.event_ttl_s)
         self.discovery = DiscoveryHandlers(self.registry, f"{settings.host}:{settings.port}")
         self._objects = ObjectHandlers(store, self.service, self.hub, clock)
         self._commands = PodCommands(shells)
-        self._projections = ProjectionHandlers(
-            store, self.service, self._objects, clock, self._commands, logs=logs or self.attempt_logs
-        )
+        texts = LogTexts(self.attempt_logs)
+        self._projections = ProjectionHandlers(store, self.service, self._objects, clock, self._commands, logs=texts)
         self._definitions = DefinitionTypes(store, self.registry)
         accounts = AccountTokens(signer, store.index, clock) if signer is not None else None
         self.access = AccessRoom(store, self.registry, authenticator, clock, accounts=accounts, audit=audit)
-        self._sockets = CommandSockets(self.access, self.registry, self._projections, self._commands)
+        self._sockets = CommandSockets(self.access, self.registry, self._projections, self._commands, self.door)
         self._reviews = ReviewHandlers(store, self.registry, self.access.identities, self.access.authorizer, accounts)
         self._backups = BackupDownloads(store.path, clock)
-        self._logs = LogHandlers(store, self.attempt_logs, clock)
+        self._logs = LogHandlers(store, self.attempt_logs, texts, clock)
         self._max_body_bytes = settings.max_body_bytes
         self.body_timeout_s = BODY_TIMEOUT_S
         self._collecting: asyncio.Task[None] | None = None
@@ -127,7 +127,6 @@ class Application:
         vault: Vault | None = None,
         signer: Signer | None = None,
         audit: AuditLog | None = None,
-        logs: LogSource | None = None,
         shells: Shells | None = None,
     ) -> Application:
         """Open the store at `path`, install what exists from the start, begin to collect.
@@ -135,16 +134,13 @@ class Application:
         Args:
             vault: encrypts Secrets on disk. signer: the key of ServiceAccount tokens; None: there are none.
             audit: where every request that may change something is written down.
-            logs: whose lines pods show; None: what is appended here.
             shells: runs commands in containers of this machine; None: nothing does.
 
         Raises:
             ConfigurationError, InsufficientStorage: from the store.
         """
         store = await Store.open(path, event_log_rows=settings.event_log_rows, vault=vault)
-        app = cls(
-            store, settings, authenticator, clock, directory=path.parent, signer=signer, audit=audit, logs=logs, shells=shells
-        )
+        app = cls(store, settings, authenticator, clock, directory=path.parent, signer=signer, audit=audit, shells=shells)
         try:
             app._definitions.load()
             store.subscribe(app._definitions.on_commit)
@@ -195,7 +191,6 @@ class Application:
     def end_watches(self) -> None:
         """End every stream, so that the server can stop."""
         self.hub.end_all()
-        self._projections.logs.end_all()
         self.attempt_logs.end_reads()
         self._commands.end_all()
 
@@ -247,6 +242,8 @@ class Application:
         try:
             user = self.access.enter(visit, headers)
         finally:
+            if visit.login is not None:
+                self.door.known(scope.get("client"))
             self._pace.admit(visit.login.user if visit.login is not None else None, source)
         request = Request(method, path, query, headers, client=user.name, guard=self.access.guard(user), exempt=is_exempt(user))
         if method not in READING:
@@ -272,7 +269,7 @@ class Application:
             raise BadRequest("the path of a DELETE must not end with a slash: is the name missing?")
         if self._projections.serves(target.rt):
             return await self._projections.handle(request, target)
-        if request.method not in methods_of(target):
+        if not takes(target, request.method):
             raise faults.method_not_allowed()
         if not target.rt.stored:
             return await self._reviews.review(request, target, user)
@@ -284,8 +281,7 @@ class Application:
 
     async def _read_body(self, receive: Receive) -> bytes:
         try:
-            async with asyncio.timeout(self.body_timeout_s):
-                return await self._receive_body(receive)
+            return await within(self.body_timeout_s, self._receive_body(receive))
         except TimeoutError as error:
             raise Timeout(f"the body was not complete after {self.body_timeout_s:g} s: send it again") from error
 

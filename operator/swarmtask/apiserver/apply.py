@@ -32,6 +32,7 @@ from swarmtask.apiserver.fieldset import (
 )
 from swarmtask.apiserver.patch import check_depth
 from swarmtask.apiserver.types import ResourceType
+from swarmtask.apiserver.whole_fields import whole_fields
 from swarmtask.clock import format_time
 from swarmtask.errors import BadRequest, Cause, Conflict
 
@@ -164,12 +165,13 @@ def record_update(
     manager: str,
     now: datetime,
     subresource: str,
+    valid: bool = False,
 ) -> None:
     """Note in `new.metadata.managedFields` that `manager` wrote the fields in which `new` differs from `old`.
 
     Fields that went are owned by nobody afterwards. A request may carry managedFields of its own (kubectl migrates ownership that
     way); through a subresource it may not. `managedFields: [{}]` ends the tracking of an object; an empty list is what a client
-    that does not know the field sends, and changes nothing.
+    that does not know the field sends, and changes nothing. `valid`: the schema accepts `new`, which makes a create cheaper.
     """
     metadata = new.setdefault("metadata", {})
     submitted = metadata.get("managedFields")
@@ -185,6 +187,10 @@ def record_update(
         metadata.pop("managedFields", None)
         return
     root = node_of(rt.schema)
+    if old is None and not submitted and not root.map_atomic:
+        fields = whole_fields(_owned_part(rt, new, subresource), root, valid=valid)
+        _write(new, [_Entry(manager, "Update", rt.api_version, format_time(now), subresource, fields)] if fields else [])
+        return
     change = difference(_owned_part(rt, old or {}, subresource), _owned_part(rt, new, subresource), root)
     for paths in (change.added, change.removed, change.modified):
         paths.discard(_METADATA)

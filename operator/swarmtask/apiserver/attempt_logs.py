@@ -1,7 +1,8 @@
 """The output of attempts as the API keeps it: appended by node agents, read by people, here after the node has gone.
 
-Called by the routes of `swarmtasks/log` and by every other route that shows output (`read`); the application opens it, tells it of
-commits and keeps `run` going. Files lie below one directory, by task UID and attempt (`log_files`); nothing of them is in SQLite.
+Called by the routes of `swarmtasks/log` (appends) and by `log_text`, through which every route shows output; the application opens
+it, tells it of commits and keeps `run` going. Files lie below one directory, by task UID and attempt (`log_files`); nothing of them
+is in SQLite.
 
 - An append names the position of its first record. What is known already is taken as done, a gap is refused: so an agent may send
   again whatever it is not sure of.
@@ -17,7 +18,7 @@ import asyncio
 import re
 import shutil
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -25,7 +26,7 @@ from pathlib import Path
 import structlog
 
 from swarmtask.apiserver.log_files import Limits, LogFiles, details, remove_tree, survey, take
-from swarmtask.apiserver.log_reader import EPOCH, LogId, LogLine, LogReader, OpenLog, Tasks, disk_error, shown
+from swarmtask.apiserver.log_reader import EPOCH, LogId, LogReader, OpenLog, Tasks, disk_error
 from swarmtask.apiserver.records import Change
 from swarmtask.apiserver.waiting import TASKS
 from swarmtask.clock import Clock
@@ -155,29 +156,6 @@ class AttemptLogs:
 
     # --- reading ---------------------------------------------------------------------------------------------------------
 
-    def read(
-        self,
-        namespace: str,
-        task_uid: str,
-        attempt: int,
-        *,
-        tail: int | None = None,
-        since: datetime | None = None,
-        follow: bool = False,
-    ) -> AsyncIterator[LogLine]:
-        """What an attempt has written, line by line.
-
-        Ends at the present end, or with `follow` when nothing more will come: the end was appended, or the attempt has been over
-        for a while. Give the iterator back with `aclose` when it is left early.
-
-        Args:
-            tail: only so many lines of the end. since: only lines from then on.
-
-        Raises:
-            KeyError: nothing is known of it, at once.
-        """
-        return shown(self.reader(namespace, task_uid, attempt, tail=tail, since=since, follow=follow))
-
     def reader(
         self,
         namespace: str,
@@ -188,7 +166,17 @@ class AttemptLogs:
         since: datetime | None = None,
         follow: bool = False,
     ) -> LogReader:
-        """The same as bytes, for who can end it from outside. Raises KeyError."""
+        """What an attempt has written.
+
+        Ends at the present end, or with `follow` when nothing more will come: the end was appended, or the attempt has been over
+        for a while.
+
+        Args:
+            tail: only so many records of the end. since: only records from then on.
+
+        Raises:
+            KeyError: nothing is known of it, at once.
+        """
         if not self.knows(namespace, task_uid, attempt):
             raise KeyError(LogId(task_uid, attempt))
         since_ns = 0 if since is None else (since - EPOCH) // timedelta(microseconds=1) * 1000

@@ -11,8 +11,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-import cel
-
 from swarmtask.apiserver.cel_expression import (
     FAILURES,
     MAX_MESSAGE_CHARS,
@@ -21,7 +19,9 @@ from swarmtask.apiserver.cel_expression import (
     compile_expression,
     field_path_of,
     first_lines,
+    none,
     scope_of,
+    some,
 )
 from swarmtask.apiserver.cel_values import Meter, Shape, aligned, shape_of, to_cel
 from swarmtask.apiserver.schema_checks import MAX_CAUSES, Path, path_text
@@ -131,7 +131,7 @@ class _Evaluation:
             return
         for rule in rules:
             if rule.optional_old:
-                variables["oldSelf"] = cel.OptionalValue.none() if old is MISSING else cel.OptionalValue.of(before)
+                variables["oldSelf"] = none() if old is MISSING else some(before)
             else:
                 variables["oldSelf"] = before
             self._ask(rule, variables)

@@ -376,5 +376,3 @@ FUNCTIONS: Final[Mapping[str, Callable[..., Any]]] = {
     "getQuery": _part(lambda parts: parse_qs(parts.query, keep_blank_values=True)),
 }  # fmt: skip
 """Name in an expression (with its name space) -> function; the first argument of a method is what it is called on."""
-WIDENING: Final = frozenset({"split", "findAll"})
-"""Functions whose lists may be as long as a string."""

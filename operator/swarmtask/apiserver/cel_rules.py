@@ -10,8 +10,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-import cel
-
 from swarmtask.apiserver.cel_expression import (
     FAILURES,
     MAX_MESSAGE_CHARS,
@@ -20,6 +18,7 @@ from swarmtask.apiserver.cel_expression import (
     field_path_of,
     first_lines,
     scope_of,
+    some,
 )
 from swarmtask.apiserver.cel_values import Meter, Shape, sample, shape_of
 from swarmtask.apiserver.schema_checks import shown
@@ -135,7 +134,7 @@ def _trial(expression: Expression, site: _Site, wanted: type) -> str:
     if expression.steps(Meter()) > TRIAL_STEPS:
         return ""
     try:
-        result = expression.value({"self": value, "oldSelf": cel.OptionalValue.of(value) if site.optional else value})
+        result = expression.value({"self": value, "oldSelf": some(value) if site.optional else value})
     except TypeError as error:
         return "" if expression.scan.dynamic else f"compilation failed: {first_lines(str(error))}"
     except FAILURES as error:

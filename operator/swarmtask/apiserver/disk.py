@@ -1,12 +1,13 @@
-"""The only SQL: one writing connection and one reading connection to the database, and what goes through them.
+"""The SQL of a store at work: one writing connection and one reading connection to the database, and what goes through them.
 
 Called by the store, in its two threads; every method blocks. Knows revisions, objects and the log as rows, seals and opens bodies
-where there is a vault, and puts aside rows that cannot be read. Decides nothing: which writes form a batch and which log rows go is
+where there is a vault; `loading` reads them all at the start. Decides nothing: which writes form a batch and which log rows go is
 the store's.
 
-Layout: `revisions` holds each body once, with a checksum; `objects` points to the newest revision of a key; `log` is the watch
-history and points to the revision and to the one before it. Compaction drops the oldest log rows, and with each the revision that
-it replaced: what remains is exactly what a list at a version above the floor, or a watch from it, can ask for.
+Layout: `revisions` holds each body once, with a checksum; `objects` points to the newest revision of a key, and has beside it what
+is indexed of it (`row_facts`); `log` is the watch history and points to the revision and to the one before it. Compaction drops the
+oldest log rows, and with each the revision that it replaced: what remains is exactly what a list at a version above the floor, or a
+watch from it, can ask for.
 """
 
 from __future__ import annotations
@@ -14,49 +15,15 @@ from __future__ import annotations
 import os
 import sqlite3
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
-
-import orjson
-import structlog
 
 from swarmtask.apiserver.access.vault import SEALED, Vault, is_sealed
 from swarmtask.apiserver.layout import check, checksum, migrate, rollback
-from swarmtask.apiserver.records import Change, Key, LogEntry, Record
+from swarmtask.apiserver.loading import Content, Loader, fact_columns, is_whole
+from swarmtask.apiserver.records import Change, LogEntry
 from swarmtask.errors import ConfigurationError
 
-log = structlog.get_logger(__name__)
-
 FETCH_STEP = 500
-_CLUSTER_NAMESPACE = Key(("", "namespaces"), "", "kube-system")
-"""Its UID is the cluster's: without it nothing that runs is known any more."""
-
-
-@dataclass(frozen=True, slots=True)
-class Quarantined:
-    """An object that cannot be read any more. Its row is kept in the table `quarantine`, and nothing of it is served.
-
-    Attributes:
-        uid: as the row has it: what refers to it must not be collected as if it had been deleted.
-        new: put aside by this start.
-    """
-
-    key: Key
-    uid: str
-    rv: int
-    reason: str
-    new: bool = False
-
-
-@dataclass(slots=True)
-class Content:
-    """What a database holds when it is opened."""
-
-    resource_version: int = 0
-    floor: int = 0
-    records: list[Record] = field(default_factory=list)
-    log: list[LogEntry] = field(default_factory=list)
-    quarantined: list[Quarantined] = field(default_factory=list)
 
 
 class Disk:
@@ -93,7 +60,7 @@ class Disk:
             db.execute("PRAGMA synchronous = FULL")
             db.execute("PRAGMA journal_size_limit = 67108864")
             migrate(db)
-            content = self._load(db)
+            content = Loader(self._path, self._opened).load(db)
             if self.vault is not None:
                 self.vault.keep()
                 self._reseal(db, self.vault)
@@ -125,94 +92,8 @@ class Disk:
             step = versions[start : start + FETCH_STEP]
             marks = ",".join("?" * len(step))
             rows = self._reader.execute(f"SELECT rv, body, crc FROM revisions WHERE rv IN ({marks})", step)
-            found.update((rv, self._opened(rv, body)) for rv, body, crc in rows if _is_whole(body, crc))
+            found.update((rv, self._opened(rv, body)) for rv, body, crc in rows if is_whole(body, crc))
         return found
-
-    def _load(self, db: sqlite3.Connection) -> Content:
-        meta = dict(db.execute("SELECT name, value FROM meta"))
-        content = Content(meta["resource_version"], meta["floor"])
-        db.text_factory = _text
-        damaged: list[tuple[Quarantined, bytes | None]] = []
-        rows = db.execute(
-            "SELECT grp, plural, namespace, name, uid, objects.rv, body, crc "
-            "FROM objects LEFT JOIN revisions ON objects.rv = revisions.rv"
-        )
-        for group, plural, namespace, name, uid, rv, stored, crc in rows:
-            key = Key((group, plural), namespace, name)
-            record = self._read(key, rv, stored, crc)
-            if isinstance(record, str):
-                damaged.append((Quarantined(key, uid, rv, record, new=True), stored))
-            else:
-                content.records.append(record)
-        if damaged:
-            self._put_aside(db, content, damaged)
-        known = {one.rv for one, _ in damaged}
-        rows = db.execute("SELECT grp, plural, namespace, name, uid, rv, reason FROM quarantine ORDER BY rv")
-        for group, plural, namespace, name, uid, rv, reason in rows:
-            content.quarantined.append(Quarantined(Key((group, plural), namespace, name), uid, rv, reason, new=rv in known))
-        content.log = [
-            LogEntry(rv, type_, Key((group, plural), namespace, name), previous)
-            for rv, type_, group, plural, namespace, name, previous in db.execute(
-                "SELECT rv, type, grp, plural, namespace, name, previous_rv FROM log ORDER BY rv"
-            )
-        ]
-        db.text_factory = str
-        return content
-
-    def _read(self, key: Key, rv: int, stored: bytes | None, crc: int | None) -> Record | str:
-        """The record of a row, or what is wrong with the row.
-
-        Raises:
-            ConfigurationError: a body is as it was written, but cannot be opened: the key is wrong, and for all of them.
-        """
-        if stored is None:
-            return "its revision is missing"
-        if not _is_whole(stored, crc):
-            return "its body is not as it was written (checksum)"
-        body = self._opened(rv, stored)
-        try:
-            obj = orjson.loads(body)
-            metadata = obj["metadata"]
-            if metadata.get("name", key.name) != key.name or metadata.get("namespace", key.namespace) != key.namespace:
-                return "its row and its body name different objects"
-            return Record.of(key, rv, obj, body)
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
-            return f"its body is no object ({type(error).__name__})"
-
-    def _put_aside(self, db: sqlite3.Connection, content: Content, damaged: Sequence[tuple[Quarantined, bytes | None]]) -> None:
-        """Move rows into the quarantine. The history ends here, so that every watcher lists again and misses what has gone.
-
-        Raises:
-            ConfigurationError: the cluster's own namespace is among them.
-        """
-        for one, _ in damaged:
-            log.error(
-                "an object cannot be read and is not served; the others are", kind=one.key.collection, namespace=one.key.namespace,
-                name=one.key.name, uid=one.uid, revision=one.rv, reason=one.reason,
-            )  # fmt: skip
-            if one.key == _CLUSTER_NAMESPACE:
-                raise ConfigurationError(
-                    f"{self._path} is damaged (the namespace kube-system, {one.reason}): restore it from a backup (docs/backup.md)"
-                )
-        content.resource_version += 1
-        content.floor = content.resource_version
-        db.execute("BEGIN IMMEDIATE")
-        try:
-            db.executemany(
-                "INSERT OR REPLACE INTO quarantine (rv, grp, plural, namespace, name, uid, reason, body) VALUES (?,?,?,?,?,?,?,?)",
-                [
-                    (one.rv, *one.key.collection, one.key.namespace, one.key.name, one.uid, one.reason, body)
-                    for one, body in damaged
-                ],
-            )
-            db.executemany("DELETE FROM objects WHERE rv = ?", [(one.rv,) for one, _ in damaged])
-            db.execute("DELETE FROM log")
-            db.execute("DELETE FROM revisions WHERE rv NOT IN (SELECT rv FROM objects)")
-            db.execute("UPDATE meta SET value = ? WHERE name IN ('resource_version', 'floor')", (content.resource_version,))
-            db.execute("COMMIT")
-        except BaseException:
-            rollback(db)
-            raise
 
     # --- writing, in the writer's thread ---------------------------------------------------------------------------------
 
@@ -242,6 +123,7 @@ class Disk:
             if vault is not None and change.key.collection in SEALED:
                 body = vault.seal(change.rv, body)
             bodies.append((change.rv, body, checksum(body)))
+        crcs = {rv: crc for rv, _, crc in bodies}
         db.executemany("INSERT INTO revisions (rv, body, crc) VALUES (?, ?, ?)", bodies)
         db.executemany(
             "INSERT INTO log VALUES (?, ?, ?, ?, ?, ?, ?)",
@@ -253,13 +135,14 @@ class Disk:
         )  # fmt: skip
         newest = {change.key: change for change in changes}
         db.executemany(
-            "INSERT OR REPLACE INTO objects VALUES (?, ?, ?, ?, ?, ?)",
+            "INSERT OR REPLACE INTO objects (grp, plural, namespace, name, uid, rv, facts, facts_crc) VALUES (?,?,?,?,?,?,?,?)",
             [
-                (*key.collection, key.namespace, key.name, change.record.uid, change.rv)
+                (*key.collection, key.namespace, key.name, change.record.uid, change.rv,
+                 *fact_columns(change.record, crcs[change.rv]))
                 for key, change in newest.items()
                 if change.type != "DELETED"
             ],
-        )
+        )  # fmt: skip
         db.executemany(
             "DELETE FROM objects WHERE grp = ? AND plural = ? AND namespace = ? AND name = ?",
             [(*key.collection, key.namespace, key.name) for key, change in newest.items() if change.type == "DELETED"],
@@ -289,7 +172,7 @@ class Disk:
                 "SELECT previous_rv FROM log WHERE grp = ?1 AND plural = ?2)", (group, plural),
             )  # fmt: skip
             for rv, body, crc in rows:
-                if _is_whole(body, crc) and not vault.is_current(body):
+                if is_whole(body, crc) and not vault.is_current(body):
                     sealed = vault.seal(rv, vault.open(rv, body))
                     wanted.append((sealed, checksum(sealed), rv))
         if wanted:
@@ -316,13 +199,3 @@ def _compact(db: sqlite3.Connection, dropped: Sequence[LogEntry]) -> None:
     db.executemany("DELETE FROM revisions WHERE rv = ?", gone)
     db.execute("DELETE FROM log WHERE rv <= ?", (floor,))
     db.execute("UPDATE meta SET value = ? WHERE name = 'floor'", (floor,))
-
-
-def _is_whole(body: object, crc: int | None) -> bool:
-    """A body is what was written."""
-    return isinstance(body, bytes) and checksum(body) == crc
-
-
-def _text(raw: bytes) -> str:
-    """Text of a row that may be damaged: it must be possible to name it."""
-    return raw.decode("utf-8", "backslashreplace")

@@ -1,7 +1,7 @@
 """The route that hands out a backup: `POST /swarmtask/backup`, for those who may do everything.
 
 Called by the application. The copy is made in a thread beside the database and has no name any more when the first byte of it is
-sent, so that nothing is left of it however the download ends.
+sent, so that nothing is left of it however the download ends. With `?part=output` the output of attempts is sent instead.
 """
 
 from __future__ import annotations
@@ -9,21 +9,23 @@ from __future__ import annotations
 import asyncio
 import secrets
 import sqlite3
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
 import structlog
 
-from swarmtask.apiserver import backup, faults
+from swarmtask.apiserver import backup, faults, output_archive
 from swarmtask.apiserver.layout import map_error
+from swarmtask.apiserver.places import ATTEMPT_LOGS
 from swarmtask.apiserver.wire import Request, Response
 from swarmtask.clock import Clock
-from swarmtask.errors import TooManyRequests
+from swarmtask.errors import BadRequest, TooManyRequests
 
 log = structlog.get_logger(__name__)
 
 BACKUP_PATH = "/swarmtask/backup"
+OUTPUT = "output"
 CHUNK_BYTES = 256 * 1024
 _PATTERN = ".backup-*"
 
@@ -45,9 +47,16 @@ class BackupDownloads:
 
         Raises:
             MethodNotAllowed: not a POST. TooManyRequests: one is being made. InsufficientStorage: no room for the copy.
+            BadRequest: an unknown part.
         """
         if request.method != "POST":
             raise faults.method_not_allowed()
+        part = request.query.get("part", "")
+        if part not in ("", OUTPUT):
+            raise BadRequest(f"part: {part!r} is not known: leave it out, or ask for {OUTPUT}")
+        if part == OUTPUT:
+            pieces = output_archive.pack(self._path.with_name(ATTEMPT_LOGS))
+            return Response(200, content_type="application/x-tar", stream=_pieces(pieces))
         if self._making:
             raise TooManyRequests("a backup is being made: try again when it is done", retry_after_s=10)
         self._making = True
@@ -67,6 +76,11 @@ class BackupDownloads:
             for name in (target, target.with_name(f"{target.name}-journal")):
                 name.unlink(missing_ok=True)
             self._making = False  # here, since the thread goes on when its request is cancelled
+
+
+async def _pieces(pieces: Iterator[bytes]) -> AsyncGenerator[bytes, None]:
+    while (piece := await asyncio.to_thread(next, pieces, b"")) != b"":
+        yield piece
 
 
 async def _chunks(file: BinaryIO) -> AsyncGenerator[bytes, None]:

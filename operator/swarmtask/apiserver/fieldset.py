@@ -25,7 +25,7 @@ FieldSet = frozenset[FieldPath]
 class Node:
     """One place of a schema, as far as ownership is concerned. Compared by identity."""
 
-    __slots__ = ("extra", "items", "key_defaults", "keys", "list_type", "map_atomic", "properties")
+    __slots__ = ("closed", "extra", "items", "key_defaults", "keys", "list_type", "map_atomic", "plans", "properties")
 
     def __init__(self) -> None:
         self.properties: dict[str, Node] = {}
@@ -35,6 +35,10 @@ class Node:
         self.list_type: Literal["atomic", "set", "map"] = "atomic"
         self.keys: tuple[str, ...] = ()
         self.key_defaults: dict[str, Any] = {}
+        self.closed = False
+        """A value of the type that the schema says has one owner as a whole."""
+        self.plans: dict[tuple[str, ...], Any] = {}
+        """For `whole_fields`."""
 
     def field(self, name: str) -> Node:
         return self.properties.get(name, self.extra)
@@ -52,6 +56,7 @@ def _node(schema: Any) -> Node:
     node.extra = _node(schema.get("additionalProperties"))
     node.items = _node(schema.get("items"))
     node.map_atomic = schema.get("x-kubernetes-map-type") == "atomic"
+    node.closed = _is_closed(schema)
     kind = schema.get("x-kubernetes-list-type")
     if kind in ("set", "map"):
         node.list_type = cast(Literal["set", "map"], kind)
@@ -60,6 +65,18 @@ def _node(schema: Any) -> Node:
         inner = (schema.get("items") or {}).get("properties") or {}
         node.key_defaults = {key: inner[key]["default"] for key in node.keys if "default" in inner.get(key, {})}
     return node
+
+
+def _is_closed(schema: Mapping[str, Any]) -> bool:
+    match schema.get("type"):
+        case "string" | "integer" | "number" | "boolean":
+            return True
+        case "array":
+            return schema.get("x-kubernetes-list-type") not in ("set", "map")
+        case "object":
+            return schema.get("x-kubernetes-map-type") == "atomic"
+        case _:
+            return bool(schema.get("x-kubernetes-int-or-string"))
 
 
 _nodes: dict[int, tuple[Any, Node]] = {}

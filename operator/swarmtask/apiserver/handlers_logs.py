@@ -1,32 +1,29 @@
 """Routes of `swarmtasks/log`: node agents append, people read.
 
 Called by the application with a resolved target, after it has asked whether the user may do this at all. Which attempts a node may
-append to is decided here, because it depends on the query. Query parameters are those of Kubernetes' `pods/log` where it has them.
+append to is decided here, because it depends on the query. How output is asked for and written is `log_text`, as for pods.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from swarmtask.apiserver import faults
 from swarmtask.apiserver.access.nodes import is_attempt_on
 from swarmtask.apiserver.access.users import User
 from swarmtask.apiserver.attempt_logs import AttemptLogs, Position
-from swarmtask.apiserver.log_reader import LogReader
+from swarmtask.apiserver.log_text import LogTexts, wish_of
 from swarmtask.apiserver.records import Key, Record
 from swarmtask.apiserver.routing import Target
 from swarmtask.apiserver.store import Store
 from swarmtask.apiserver.waiting import TASKS
-from swarmtask.apiserver.wire import Request, Response, respond, since_of, unsupported
+from swarmtask.apiserver.wire import Request, Response, respond, unsupported
 from swarmtask.clock import Clock
-from swarmtask.errors import BadRequest, NotFound, TooManyRequests
-from swarmtask.resources.log_records import CONTENT_TYPE, LogRecord
+from swarmtask.errors import BadRequest, NotFound
+from swarmtask.resources.log_records import CONTENT_TYPE
 from swarmtask.resources.task import LIVE_ATTEMPT_STATES
 
-MOST_READERS = 1000
 LONGEST_WAIT_S = 30
 """Of `waitSeconds`: for the first output of an attempt, or for the end of one that is over."""
 _LIVE = frozenset(state.value for state in LIVE_ATTEMPT_STATES)
@@ -67,9 +64,8 @@ def attempt_of(task: dict[str, Any], number: int) -> dict[str, Any] | None:
 class LogHandlers:
     """GET and POST of `swarmtasks/NAME/log`."""
 
-    def __init__(self, store: Store, logs: AttemptLogs, clock: Clock) -> None:
-        self._store, self._logs, self._clock = store, logs, clock
-        self._reading = 0
+    def __init__(self, store: Store, logs: AttemptLogs, texts: LogTexts, clock: Clock) -> None:
+        self._store, self._logs, self._texts, self._clock = store, logs, texts, clock
 
     async def handle(self, request: Request, target: Target, user: User) -> Response:
         """Raises NotFound, MethodNotAllowed, BadRequest, and what an append raises."""
@@ -114,48 +110,17 @@ class LogHandlers:
             attempt = int((task.get("status") or {}).get("attempt") or 0)
         if not attempt:
             raise NotFound(f"{name} has not run yet", details=faults.details(target.rt, name))
-        follow, tail, since = request.flag("follow"), request.number("tailLines"), since_of(request, self._clock.now())
-        wait_s = min(request.number("waitSeconds") or 0, LONGEST_WAIT_S)
+        wish, wait_s = wish_of(request, self._clock.now()), min(request.number("waitSeconds") or 0, LONGEST_WAIT_S)
         namespace = record.key.namespace
         if wait_s:
             await self._logs.settle(namespace, record.uid, attempt, within_s=wait_s)
         try:
-            reader = self._logs.reader(namespace, record.uid, attempt, tail=tail, since=since, follow=follow)
+            return self._texts.answer(namespace, record.uid, attempt, wish)
         except KeyError:
             raise NotFound(
                 f"no output of attempt {attempt} of {name} has come: its node sends none, or it was removed",
                 details=faults.details(target.rt, name),
             ) from None
-        if self._reading >= MOST_READERS:
-            raise TooManyRequests("too many people read output: try again later", retry_after_s=10)
-        stream = self._text(reader, timestamps=request.flag("timestamps"))
-        return Response(200, content_type="text/plain; charset=utf-8", stream=stream, on_close=reader.end)
-
-    async def _text(self, reader: LogReader, *, timestamps: bool) -> AsyncGenerator[bytes, None]:
-        self._reading += 1
-        batches = reader.batches()
-        try:
-            async for batch in batches:
-                yield b"".join(text_of(record, timestamps=timestamps) for record in batch)
-        finally:
-            self._reading -= 1
-            await batches.aclose()
-
-
-def text_of(record: LogRecord, *, timestamps: bool) -> bytes:
-    """A line as it is shown: the container's own bytes, or a note in brackets."""
-    text = b"[swarmtask: %s]" % record.text if record.kind == "n" else record.text
-    return (stamp(record.nanoseconds) + b" " if timestamps else b"") + text + b"\n"
-
-
-def stamp(nanoseconds: int) -> bytes:
-    """RFC 3339 with nine digits, as Docker and Kubernetes write it."""
-    seconds, rest = divmod(nanoseconds, 10**9)
-    try:
-        moment = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(seconds=seconds)
-    except OverflowError:
-        moment = datetime.max.replace(tzinfo=UTC)
-    return b"%s.%09dZ" % (moment.strftime("%Y-%m-%dT%H:%M:%S").encode(), rest)
 
 
 def _answer(record: Record, attempt: int, at: Position) -> dict[str, Any]:

@@ -42,6 +42,10 @@ CREATE TABLE quarantine (
     uid TEXT NOT NULL, reason TEXT NOT NULL, body BLOB
 );
 """
+_FACTS = """
+ALTER TABLE objects ADD COLUMN facts BLOB;
+ALTER TABLE objects ADD COLUMN facts_crc INTEGER;
+"""
 
 
 def checksum(body: bytes) -> int:
@@ -62,7 +66,12 @@ def _with_checksums(db: sqlite3.Connection) -> None:
     db.execute("UPDATE revisions SET crc = swarmtask_crc(body)")
 
 
-STEPS: tuple[Callable[[sqlite3.Connection], None], ...] = (_first, _with_checksums)
+def _with_facts(db: sqlite3.Connection) -> None:
+    """Objects get room for what is indexed of them (`row_facts`); it is filled in when they are read."""
+    _run(db, _FACTS)
+
+
+STEPS: tuple[Callable[[sqlite3.Connection], None], ...] = (_first, _with_checksums, _with_facts)
 SCHEMA_VERSION = len(STEPS)
 
 

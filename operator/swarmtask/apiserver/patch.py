@@ -124,7 +124,10 @@ def _json_patch(current: dict[str, Any], operations: Any) -> dict[str, Any]:
             raise _rejected(index, operation, "testing value failed: the object differs from what the patch expects") from None
         except jsonpatch.InvalidJsonPatch as error:
             raise BadRequest(f"error decoding patch: operation {index}: {error}") from None
-        except (jsonpatch.JsonPatchException, jsonpointer.JsonPointerException) as error:
+        except jsonpointer.JsonPointerException:
+            # The library's own words may quote the whole object, a Secret's values included.
+            raise _rejected(index, operation, "a path does not exist in the object, or does not fit it") from None
+        except jsonpatch.JsonPatchException as error:
             raise _rejected(index, operation, str(error)) from None
         except (TypeError, KeyError, IndexError, ValueError, AttributeError) as error:
             raise _rejected(index, operation, f"the path does not fit the object ({error})") from None

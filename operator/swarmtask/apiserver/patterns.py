@@ -35,14 +35,15 @@ def compile_pattern(pattern: str) -> Callable[[str], bool]:
     if len(pattern) > MAX_PATTERN_CHARS:
         raise ValueError(f"a pattern has at most {MAX_PATTERN_CHARS} characters, this one {len(pattern)}")
     try:
-        validator = SchemaValidator(core_schema.str_schema(pattern=_rewrite(pattern), regex_engine="rust-regex", strict=True))
+        validator = SchemaValidator(core_schema.str_schema(pattern=rewritten(pattern), regex_engine="rust-regex", strict=True))
     except SchemaError as error:
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         raise ValueError(f"the pattern {pattern!r} cannot be compiled: {' '.join(lines[-2:])}") from None
     return validator.isinstance_python
 
 
-def _rewrite(pattern: str) -> str:
+def rewritten(pattern: str) -> str:
+    """The same pattern in the syntax of the engine."""
     out: list[str] = []
     position, in_class = 0, False
     while position < len(pattern):

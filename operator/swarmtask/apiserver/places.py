@@ -18,6 +18,8 @@ KUBECONFIG = "kubeconfig"
 OPERATOR_KUBECONFIG = "operator.kubeconfig"
 SECRETS_KEY = "secrets.key"
 AUDIT = Path("audit") / "audit.log"
+ATTEMPT_LOGS = "attempt-logs"
+"""Where the output of attempts lies, beside the database."""
 LOCK = "apiserver.lock"
 PKI = "pki"
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import structlog
 
-from swarmtask.apiserver.disk import Quarantined
+from swarmtask.apiserver.loading import Quarantined
 from swarmtask.apiserver.objects import NAMESPACES, ObjectService, WriteOptions
 from swarmtask.apiserver.records import Key
 from swarmtask.clock import format_time

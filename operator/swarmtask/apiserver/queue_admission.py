@@ -86,22 +86,26 @@ class QueueAdmission:
         self._buckets = TokenBuckets(clock.monotonic)
         self._cache: dict[Key, tuple[int, _Rules]] = {}
 
-    def fill_defaults(self, rt: ResourceType, namespace: str, obj: dict[str, Any]) -> None:
+    def fill_defaults(self, rt: ResourceType, namespace: str, obj: dict[str, Any]) -> bool:
         """Fill, in place, what a new task leaves out with the defaults of its queue. Before the defaults of the schema.
 
         The tasks of an array have what the array got when it was created.
+
+        Returns:
+            Something may have been filled in.
         """
         spec = obj.get("spec")
         if rt.storage_key != TASKS or not isinstance(spec, dict) or is_array_member(obj["metadata"]):
-            return  # validation says what is wrong with another spec
+            return False  # validation says what is wrong with another spec
         defaults = self._rules(namespace, queue_of(obj)).defaults
         if not defaults:
-            return
+            return False
         for name in _DEFAULTED:
             if name in defaults and spec.get(name) is None:
                 spec[name] = defaults[name]
         if _PRIORITY_CLASS in defaults and spec.get(_PRIORITY_CLASS) is None and spec.get("priority") is None:
             spec[_PRIORITY_CLASS] = defaults[_PRIORITY_CLASS]
+        return True
 
     def admit(self, rt: ResourceType, namespace: str, obj: Mapping[str, Any], *, client: str, dry_run: bool) -> Token | None:
         """Let a new, valid object in; the last step before it is written.

@@ -20,13 +20,14 @@ from typing import Any
 
 import orjson
 
-from swarmtask.apiserver import backup, layout
+from swarmtask.apiserver import backup, layout, output_archive
 from swarmtask.apiserver.access.vault import Vault, is_sealed, key_ids_in
 from swarmtask.apiserver.auth import prepare_data_dir, write_private
 from swarmtask.apiserver.backup import Facts
-from swarmtask.apiserver.places import DATABASE, PKI, SECRETS_KEY, credentials_of, locked
+from swarmtask.apiserver.places import ATTEMPT_LOGS, DATABASE, PKI, SECRETS_KEY, credentials_of, locked
 from swarmtask.errors import ConfigurationError
 from swarmtask.resources.kinds import SWARM_TASK
+from swarmtask.resources.restored import mark_restored
 from swarmtask.resources.task import TERMINAL_PHASES
 
 VERSION_GAP = 10**12
@@ -45,6 +46,7 @@ class Restored:
         unfinished: tasks of the old database that are not in the backup and had not ended: to be submitted again from the file
             `UNFINISHED` in `aside`. None: there was no old database that could be read.
         new_authority: the certificates of before are not there: every kubeconfig has to be made anew.
+        output: of how many attempts output was put back.
     """
 
     facts: Facts
@@ -52,14 +54,18 @@ class Restored:
     aside: Path | None
     unfinished: int | None
     new_authority: bool
+    output: int = 0
 
 
-def restore(source: Path, data_dir: Path, credentials: Mapping[str, bytes] | None, *, label: str) -> Restored:
+def restore(
+    source: Path, data_dir: Path, credentials: Mapping[str, bytes] | None, *, label: str, output: Path | None = None
+) -> Restored:
     """Put a backup in the place of the database.
 
     Args:
         credentials: content by path in the data directory, from the keys file; None: those that are there stay.
         label: part of the name of the folder in which the present files are kept.
+        output: an archive of attempts' output that was made with the backup; what of it is not there is put back.
 
     Raises:
         ConfigurationError: a server uses the directory; the file is no whole backup or newer; the key of its Secrets is missing.
@@ -77,7 +83,7 @@ def restore(source: Path, data_dir: Path, credentials: Mapping[str, bytes] | Non
             ready = stage / DATABASE
             shutil.copyfile(source, ready)
             ready.chmod(0o600)
-            version, uids = _renumber(ready, base, vault)
+            version, uids = _renumber(ready, base, vault, facts.created)
             unfinished = None if old is None else [task for uid, task in old.unfinished.items() if uid not in uids]
             aside = _set_aside(data_dir, label)
             if aside is not None and unfinished:
@@ -87,12 +93,13 @@ def restore(source: Path, data_dir: Path, credentials: Mapping[str, bytes] | Non
                 prepare_data_dir((data_dir / name).parent)
                 write_private(data_dir / name, content)
             new_authority = not (data_dir / PKI / "ca.key").exists()
+            shown = 0 if output is None else output_archive.unpack(output, data_dir / ATTEMPT_LOGS, stage / ATTEMPT_LOGS)
             _put_in_place(ready, data_dir)
         except (sqlite3.Error, OSError) as error:
             raise layout.map_error(error, data_dir / DATABASE) from error
         finally:
             shutil.rmtree(stage, ignore_errors=True)
-    return Restored(facts, version, aside, None if unfinished is None else len(unfinished), new_authority)
+    return Restored(facts, version, aside, None if unfinished is None else len(unfinished), new_authority, shown)
 
 
 def _vault(facts: Facts, data_dir: Path, credentials: Mapping[str, bytes] | None, stage: Path) -> Vault | None:
@@ -153,8 +160,9 @@ def _unfinished(body: bytes) -> dict[str, Any] | None:
         return None
 
 
-def _renumber(path: Path, base: int, vault: Vault | None) -> tuple[int, set[str]]:
-    """Bring a copy of the backup up to date and give every object a version above `base`, in the order that they had.
+def _renumber(path: Path, base: int, vault: Vault | None, created: str) -> tuple[int, set[str]]:
+    """Bring a copy of the backup up to date and give every object a version above `base`, in the order that they had. Tasks of
+    which engines may know more are marked (`resources.restored`).
 
     Returns:
         The version of the newest, and the UIDs.
@@ -169,7 +177,7 @@ def _renumber(path: Path, base: int, vault: Vault | None) -> tuple[int, set[str]
         moved = [(version, row[0]) for version, row in enumerate(rows, base + 1)]
         bodies = [
             # A damaged one stays as it is: the server names it at start.
-            (version, *(_with_version(body, rv, version, vault) if layout.checksum(body) == crc else (body, crc)))
+            (version, *(_with_version(body, rv, version, vault, created) if layout.checksum(body) == crc else (body, crc)))
             for version, (rv, _, body, crc) in enumerate(rows, base + 1)
             if body is not None
         ]
@@ -186,11 +194,12 @@ def _renumber(path: Path, base: int, vault: Vault | None) -> tuple[int, set[str]
     return version, {uid for _, uid, _, _ in rows}
 
 
-def _with_version(stored: bytes, rv: int, version: int, vault: Vault | None) -> tuple[bytes, int]:
+def _with_version(stored: bytes, rv: int, version: int, vault: Vault | None, created: str) -> tuple[bytes, int]:
     """A body that says its new version, and its checksum."""
     sealed = vault if vault is not None and is_sealed(stored) else None
     obj = orjson.loads(sealed.open(rv, stored) if sealed is not None else stored)
     obj["metadata"]["resourceVersion"] = str(version)
+    mark_restored(obj, created)
     body = orjson.dumps(obj)
     if sealed is not None:
         body = sealed.seal(version, body)

@@ -6,17 +6,27 @@ Called by the application. Knows the grammar of Kubernetes' paths and the regist
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 from urllib.parse import quote, unquote
 
 from swarmtask.apiserver import faults
 from swarmtask.apiserver.discovery import subresource_verbs
 from swarmtask.apiserver.types import ResourceType, TypeRegistry
+from swarmtask.errors import NotFound
 
 SERVED_SUBRESOURCES = frozenset({"status", "finalize", "scale", "token", "log", "eviction", "exec"})
 
 
+_NOT_OF_PODS = {
+    "attach": "show output with `kubectl logs -f`, run a command beside the attempt's own with `kubectl exec`",
+    "portforward": "an attempt's ports are not forwarded; reach it from its node, which `kubectl get pod -o wide` names",
+    "proxy": "an attempt's ports are not forwarded; reach it from its node, which `kubectl get pod -o wide` names",
+    "ephemeralcontainers": "an attempt has one container; run a command in it with `kubectl exec`",
+    "resize": "what an attempt holds is settled when it is placed; change the SwarmTask, and the next attempt has it",
+    "binding": "SwarmTask's own scheduler places attempts; spec.placement of a SwarmTask says where it may run",
+}
+"""Subresources that kubectl asks for, and what to do instead."""
 _METHODS = {
     "list": "GET", "watch": "GET", "get": "GET", "create": "POST", "deletecollection": "DELETE", "delete": "DELETE",
     "update": "PUT", "patch": "PATCH",
@@ -37,8 +47,7 @@ class Route:
     rt: ResourceType | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Target:
+class Target(NamedTuple):
     """What a path names.
 
     Attributes:
@@ -97,7 +106,8 @@ def resolve(registry: TypeRegistry, group: str, version: str, rest: list[str]) -
     if name is not None and rt.namespaced and namespace is None:
         raise faults.no_such_path()
     if subresource is not None and subresource not in rt.subresources & SERVED_SUBRESOURCES:
-        raise faults.no_such_path()
+        why = _NOT_OF_PODS.get(subresource) if (group, rt.plural) == ("", "pods") else None
+        raise faults.no_such_path() if why is None else NotFound(f"pods/{subresource} is not served: {why}")
     return Target(rt, namespace, name, subresource)
 
 
@@ -114,14 +124,21 @@ def methods_of(target: Target) -> frozenset[str]:
     return frozenset(methods & {"GET"} if reading_only else methods)
 
 
+def takes(target: Target, method: str) -> bool:
+    """Whether `method` is one of `methods_of(target)`; creating, which is done most, is found without a look at the others."""
+    if method == "POST" and target.name is None and (target.namespace is not None or not target.rt.namespaced):
+        return "create" in target.rt.verbs
+    return method in methods_of(target)
+
+
 def routes(registry: TypeRegistry) -> Iterator[Route]:
     """Every path of objects that `resolve` takes, from the same registry."""
     for rt in registry:
         prefix = f"/apis/{rt.group}/{rt.version}" if rt.group else f"/api/{rt.version}"
         targets = [Target(rt), Target(rt, "{namespace}")] if rt.namespaced else [Target(rt)]
         whole = targets[-1]
-        targets.append(replace(whole, name="{name}"))
-        targets += [replace(whole, name="{name}", subresource=name) for name in sorted(rt.subresources & SERVED_SUBRESOURCES)]
+        targets.append(whole._replace(name="{name}"))
+        targets += [whole._replace(name="{name}", subresource=name) for name in sorted(rt.subresources & SERVED_SUBRESOURCES)]
         for target in targets:
             scope = f"{prefix}/namespaces/{target.namespace}" if target.namespace else prefix
             path = "/".join(part for part in (scope, rt.plural, target.name, target.subresource) if part)

@@ -8,11 +8,12 @@ Sources: Kubernetes documentation, "Extend the Kubernetes API with CustomResourc
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
+from swarmtask.apiserver.acceptance import compile_acceptance
 from swarmtask.apiserver.cel_evaluation import MISSING, compile_rules
 from swarmtask.apiserver.cel_expression import Budget
-from swarmtask.apiserver.schema_checks import Check, Path, compile_check, path_text
+from swarmtask.apiserver.schema_checks import Check, Path, compile_check, copy_json, path_text
 from swarmtask.apiserver.shapes import OBJECT_META, schema_of
 from swarmtask.apiserver.types import ResourceType
 from swarmtask.errors import Cause, Invalid
@@ -31,6 +32,8 @@ class Structural:
         self._prune = _compile_prune(root)
         self._fill = _compile_fill(root)
         self._check: Check = compile_check(root)
+        self.accepts = compile_acceptance(root, _CLOSURES)
+        """Accepts only objects that `prune` would leave as they are, and that are valid with their defaults; see `acceptance`."""
         self._rules = compile_rules(schema)
 
     def prune(self, obj: dict[str, Any]) -> list[str]:
@@ -46,9 +49,10 @@ class Structural:
             self._fill(obj)
 
     def validate(self, obj: Mapping[str, Any]) -> list[Cause]:
-        """What is wrong, in the order of the schema; empty when the object is valid."""
+        """What is wrong, in the order of the schema; empty when the object is valid. Its defaults must have been filled in."""
         causes: list[Cause] = []
-        self._check(obj, None, causes)
+        if not self.accepts(obj):
+            self._check(obj, None, causes)
         return causes
 
     def evaluate(self, obj: Mapping[str, Any], old: Mapping[str, Any] | None) -> list[Cause]:
@@ -59,6 +63,17 @@ class Structural:
         return causes
 
 
+class _Closures:
+    """How nodes are compiled here, for `acceptance`."""
+
+    def prune(self, schema: Mapping[str, Any]) -> Prune | None:
+        return _compile_prune(schema)
+
+    def fill(self, schema: Mapping[str, Any]) -> Fill | None:
+        return _compile_fill(schema)
+
+
+_CLOSURES = _Closures()
 _compiled: dict[int, tuple[Mapping[str, Any], Structural]] = {}
 
 
@@ -173,24 +188,24 @@ def _prune_items(prune_item: Prune) -> Prune:
 
 
 def _prune_object(properties: Mapping[str, Prune | None], keeps: bool, prune_extra: Prune | None) -> Prune:
+    names = properties.keys()
+    steps = tuple((name, step) for name, step in properties.items() if step is not None)
+
     def prune(value: Any, path: Path, found: list[str]) -> None:
         if type(value) is not dict:
             return
-        unknown = None
-        for key, child in value.items():
-            if key in properties:
-                step = properties[key]
-            elif keeps:
-                step = prune_extra
-            else:
-                unknown = [key] if unknown is None else [*unknown, key]
-                continue
-            if step is not None:
-                step(child, (path, key), found)
-        if unknown:
-            for key in unknown:
-                found.append(path_text((path, key)))
-                del value[key]
+        if not names >= value.keys():
+            if not keeps:
+                for key in [key for key in value if key not in names]:
+                    found.append(path_text((path, key)))
+                    del value[key]
+            elif prune_extra is not None:
+                for key, child in value.items():
+                    if key not in names:
+                        prune_extra(child, (path, key), found)
+        for name, step in steps:
+            if name in value:
+                step(value[name], (path, name), found)
 
     return prune
 
@@ -200,56 +215,100 @@ def _prune_object(properties: Mapping[str, Prune | None], keeps: bool, prune_ext
 _MISSING: Any = object()
 
 
-def copy_json(value: Any) -> Any:
-    """A deep copy of a JSON value."""
-    if type(value) is dict:
-        return {key: copy_json(item) for key, item in value.items()}
-    if type(value) is list:
-        return [copy_json(item) for item in value]
-    return value
+class _Rule(NamedTuple):
+    """What is done with one field.
+
+    Attributes:
+        made: makes the default, with the defaults below it; None where there is none.
+        inner: fills what the field holds; None where nothing below it can be filled.
+    """
+
+    made: Callable[[], Any] | None
+    nullable: bool
+    inner: Fill | None
 
 
 def _compile_fill(schema: Mapping[str, Any]) -> Fill | None:
     items = schema.get("items")
     if isinstance(items, Mapping):
         return _fill_items(items)
+    rules = {name: _rule(child) for name, child in (schema.get("properties") or {}).items()}
     extra = schema.get("additionalProperties")
-    properties = {
-        name: (child.get("default", _MISSING), bool(child.get("nullable")), _compile_fill(child))
-        for name, child in (schema.get("properties") or {}).items()
-    }
-    extra_rule = None
     if isinstance(extra, Mapping):
-        extra_rule = (extra.get("default", _MISSING), bool(extra.get("nullable")), _compile_fill(extra))
-    if not properties and extra_rule is None:
-        return None
+        return _fill_object(rules, _rule(extra))
+    return _fill_object(rules, None) if rules else None
+
+
+def _rule(schema: Mapping[str, Any]) -> _Rule:
+    inner = _compile_fill(schema)
+    made = None
+    if "default" in schema:
+        whole = copy_json(schema["default"])
+        if inner is not None:
+            inner(whole)
+        made = _maker(whole)
+    return _Rule(made, bool(schema.get("nullable")), inner)
+
+
+def _maker(value: Any) -> Callable[[], Any]:
+    """Makes copies of a JSON value."""
+    if type(value) is dict:
+        nested = tuple((key, _maker(item)) for key, item in value.items() if type(item) in (dict, list))
+        if not nested:
+            return value.copy
+
+        def make() -> dict[str, Any]:
+            made: dict[str, Any] = value.copy()
+            for key, part in nested:
+                made[key] = part()
+            return made
+
+        return make
+    if type(value) is list and not value:
+        return list
+    return lambda: copy_json(value)
+
+
+def _fill_object(rules: Mapping[str, _Rule], extra: _Rule | None) -> Fill:
+    """`extra`: for fields without a name in the schema; None leaves those alone."""
+    scalars = {name: rule.made() for name, rule in rules.items() if rule.made is not None}
     defaults = tuple(
-        (name, value, type(value) in (dict, list)) for name, (value, _, _) in properties.items() if value is not _MISSING
+        (name, scalars[name], rule.made if type(scalars[name]) in (dict, list) else None)
+        for name, rule in rules.items()
+        if rule.made is not None
     )
+    below = tuple((name, rule.inner) for name, rule in rules.items() if rule.inner is not None)
+    fill_extra = extra.inner if extra is not None else None
 
     def fill(obj: Any) -> None:
         if type(obj) is not dict:
             return
-        for name, value, nested in defaults:
+        if None in obj.values():
+            _fill_nulls(obj, rules, extra)
+        for name, inner in below:
+            if name in obj:
+                inner(obj[name])
+        if fill_extra is not None:
+            for key, child in obj.items():
+                if key not in rules:
+                    fill_extra(child)
+        for name, value, made in defaults:
             if name not in obj:
-                obj[name] = copy_json(value) if nested else value
-        drop = None
-        for key, child in obj.items():
-            rule = properties.get(key, extra_rule)
-            if rule is None:
-                continue
-            if child is None and not rule[1]:
-                if rule[0] is _MISSING:
-                    drop = [key] if drop is None else [*drop, key]
-                    continue
-                child = obj[key] = copy_json(rule[0])  # noqa: PLW2901 - no key is added: the dict may be walked on
-            if rule[2] is not None:
-                rule[2](child)
-        if drop:
-            for key in drop:
-                del obj[key]
+                obj[name] = value if made is None else made()
 
     return fill
+
+
+def _fill_nulls(obj: dict[str, Any], rules: Mapping[str, _Rule], extra: _Rule | None) -> None:
+    """A null where null is not allowed counts as missing."""
+    for key in [key for key, value in obj.items() if value is None]:
+        rule = rules.get(key, extra)
+        if rule is None or rule.nullable:
+            continue
+        if rule.made is None:
+            del obj[key]
+        else:
+            obj[key] = rule.made()
 
 
 def _fill_items(items: Mapping[str, Any]) -> Fill | None:

@@ -62,6 +62,15 @@ def value_invalid(path: Path, value: Any, why: str) -> Cause:
     return Cause(where, "FieldValueInvalid", f"Invalid value: {shown(value)}: {where} in body {why}")
 
 
+def copy_json(value: Any) -> Any:
+    """A deep copy of a JSON value."""
+    if type(value) is dict:
+        return {key: copy_json(item) for key, item in value.items()}
+    if type(value) is list:
+        return [copy_json(item) for item in value]
+    return value
+
+
 def compile_check(schema: Mapping[str, Any]) -> Check:
     """The check of one node and all below it."""
     nullable = bool(schema.get("nullable"))
@@ -157,21 +166,24 @@ def _string(schema: Mapping[str, Any]) -> Check:
             out.append(value_invalid(path, value, f"should be at least {shortest} chars long"))
         if matches is not None and not matches(value):
             out.append(value_invalid(path, value, f"should match '{pattern}'"))
-        if fits is not None and not fits(value):
+        if name == "byte" and fits is not None and not fits(value):
+            # Not quoted: what stands in such a field of a Secret is secret, also if it was not encoded.
+            out.append(Cause(path_text(path), "FieldValueInvalid", "Invalid value: the value is not valid base64"))
+        elif fits is not None and not fits(value):
             out.append(value_invalid(path, value, f"must be of type {name}: {shown(value)}"))
 
     return check
 
 
-_INT_RANGES: Final[Mapping[str, tuple[int, int]]] = {"int32": (-(2**31), 2**31 - 1), "int64": (-(2**63), 2**63 - 1)}
+INT_RANGES: Final[Mapping[str, tuple[int, int]]] = {"int32": (-(2**31), 2**31 - 1), "int64": (-(2**63), 2**63 - 1)}
 
 
 def _number(schema: Mapping[str, Any], *, integer: bool) -> Check:
     low, high = schema.get("minimum"), schema.get("maximum")
     above, below = bool(schema.get("exclusiveMinimum")), bool(schema.get("exclusiveMaximum"))
     step = schema.get("multipleOf")
-    name = schema.get("format") if schema.get("format") in _INT_RANGES else "int64"
-    least, most = _INT_RANGES[str(name)]
+    name = schema.get("format") if schema.get("format") in INT_RANGES else "int64"
+    least, most = INT_RANGES[str(name)]
 
     def check(value: Any, path: Path, out: list[Cause]) -> None:
         if type(value) is int:
@@ -228,24 +240,24 @@ def _array(schema: Mapping[str, Any]) -> Check:
                 if len(out) > MAX_CAUSES:
                     return
         if unique and len(value) > 1:
-            _duplicates(value, [_identity(item) for item in value], path, out)
+            _duplicates(value, [identity(item) for item in value], path, out)
         elif keys and len(value) > 1:
             shown_keys = [
                 {key: item.get(key, key_defaults[key]) for key in keys} if type(item) is dict else item for item in value
             ]  # fmt: skip
-            _duplicates(shown_keys, [_identity(item) for item in shown_keys], path, out)
+            _duplicates(shown_keys, [identity(item) for item in shown_keys], path, out)
 
     return check
 
 
-def _identity(value: Any) -> Any:
-    """Hashable, equal for equal JSON values (1 and 1.0 are equal, 1 and true are not)."""
+def identity(value: Any) -> Any:
+    """Of a member of a set: hashable, equal for equal JSON values (1 and 1.0 are equal, 1 and true are not)."""
     if type(value) is str:
         return value
     if type(value) is dict:
-        return ("object", frozenset((key, _identity(item)) for key, item in value.items()))
+        return ("object", frozenset((key, identity(item)) for key, item in value.items()))
     if type(value) is list:
-        return ("array", tuple(_identity(item) for item in value))
+        return ("array", tuple(identity(item) for item in value))
     return (type(value) is bool, value is None, value)
 
 
@@ -299,11 +311,11 @@ def _enum(schema: Mapping[str, Any]) -> Check | None:
     values = schema.get("enum")
     if values is None:
         return None
-    allowed = {_identity(value) for value in values}
+    allowed = {identity(value) for value in values}
     listed = ", ".join(shown(value) for value in values)
 
     def check(value: Any, path: Path, out: list[Cause]) -> None:
-        if _identity(value) not in allowed:
+        if identity(value) not in allowed:
             text = f"Unsupported value: {shown(value)}: supported values: {listed}"
             out.append(Cause(path_text(path), "FieldValueNotSupported", text))
 
@@ -311,17 +323,19 @@ def _enum(schema: Mapping[str, Any]) -> Check | None:
 
 
 def _combinations(schema: Mapping[str, Any]) -> list[Check | None]:
-    if schema.get("x-kubernetes-int-or-string"):
-        # The customary anyOf of integer and string says nothing that the marker does not say.
-        variants = schema.get("anyOf")
-        plain = variants == [{"type": "integer"}, {"type": "string"}]
-        schema = {key: value for key, value in schema.items() if key != "anyOf" or not plain}
+    if schema.get("x-kubernetes-int-or-string") and plain_int_or_string(schema):
+        schema = {key: value for key, value in schema.items() if key != "anyOf"}
     return [
         _counted(schema, "anyOf", lambda hits, total: hits > 0, "must validate at least one schema (anyOf)"),
         _counted(schema, "oneOf", lambda hits, total: hits == 1, "must validate one and only one schema (oneOf)"),
         _counted(schema, "allOf", lambda hits, total: hits == total, "must validate all the schemas (allOf)"),
         _not(schema),
     ]
+
+
+def plain_int_or_string(schema: Mapping[str, Any]) -> bool:
+    """It has the customary anyOf of integer and string, which says nothing that the marker does not say."""
+    return bool(schema.get("anyOf") == [{"type": "integer"}, {"type": "string"}])
 
 
 def _counted(schema: Mapping[str, Any], name: str, holds: Callable[[int, int], bool], why: str) -> Check | None:

@@ -13,8 +13,10 @@ import signal
 import socket
 import ssl
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import structlog
 import uvicorn
@@ -27,17 +29,20 @@ from swarmtask.apiserver.access.audit import AuditLog
 from swarmtask.apiserver.access.vault import Vault
 from swarmtask.apiserver.app import Application
 from swarmtask.apiserver.certificates import CertificateKeeper
+from swarmtask.apiserver.door import Door, use_all_files
+from swarmtask.apiserver.heads import BoundedHeads
 from swarmtask.apiserver.places import AUDIT, DATABASE, KUBECONFIG, OPERATOR_KUBECONFIG, SECRETS_KEY, locked
 from swarmtask.apiserver.projections.exec import Shells
-from swarmtask.apiserver.projections.logs import LogSource
 from swarmtask.clock import Clock, SystemClock
 from swarmtask.errors import ConfigurationError, SwarmTaskError
 from swarmtask.settings import ApiServerSettings, Settings, load_settings
 
 log = structlog.get_logger(__name__)
 
-SHUTDOWN_S = 1
-"""Idle keep-alive connections over TLS hold a shutdown for this long; requests in flight take milliseconds."""
+GRACE_S = 0.5
+"""So long after the word to stop, whoever has not gone is cut off: readers that take nothing, requests that hang, and idle
+connections whose clients do not answer the end of TLS. Everything else takes milliseconds."""
+LOOK_S = 0.01
 HEADERS_S = 1.0
 """How often the Date header is renewed."""
 WEB_SOCKET_BYTES = 2**20
@@ -51,20 +56,19 @@ async def run_api_server(
     clock: Clock,
     stop: asyncio.Event,
     on_ready: Callable[[str], None],
-    logs: LogSource | None = None,
     shells: Shells | None = None,
 ) -> None:
     """Serve until `stop` is set.
 
     Args:
-        logs: whose lines pods show; None: what is appended here.
         shells: runs commands in containers of this machine; None: nothing does.
-        stop: set it to end: watches close within a second, what is queued is committed.
+        stop: set it to end: watches close within a second (`GRACE_S`), what is queued is committed.
         on_ready: called with the URL once the server answers and the kubeconfig is written.
 
     Raises:
         ConfigurationError: the address, the data directory, the certificates or the database cannot be used.
     """
+    use_all_files()
     auth.prepare_data_dir(settings.data_dir)
     with locked(settings.data_dir), _bound(settings.apiserver) as listener:
         port = listener.getsockname()[1]
@@ -76,7 +80,7 @@ async def run_api_server(
         with contextlib.closing(AuditLog(folder / AUDIT, clock)) as audit:
             app = await Application.open(
                 folder / DATABASE, settings.apiserver, authenticator, clock,
-                vault=Vault(folder / SECRETS_KEY), signer=signer, audit=audit, logs=logs, shells=shells,
+                vault=Vault(folder / SECRETS_KEY), signer=signer, audit=audit, shells=shells,
             )  # fmt: skip
             try:
                 app.discovery.address = f"{host}:{port}"
@@ -92,11 +96,11 @@ async def run_api_server(
 def _uvicorn_config(app: Application, credentials: auth.Credentials) -> uvicorn.Config:
     """TLS always: there is no way to serve without it, on any address."""
     config = uvicorn.Config(
-        app, http="httptools", lifespan="off", log_config=None, access_log=False, server_header=False,
+        app, http=BoundedHeads, lifespan="off", log_config=None, access_log=False, server_header=False,
         ws="wsproto", ws_max_size=WEB_SOCKET_BYTES, ws_per_message_deflate=False,
         log_level="warning",  # a line for each WebSocket would tell the command, and what secrets are in it
         ssl_certfile=credentials.certificate, ssl_keyfile=credentials.key, timeout_keep_alive=75,
-        timeout_graceful_shutdown=SHUTDOWN_S, backlog=1024,
+        backlog=1024,
     )  # fmt: skip
     config.load()
     return config
@@ -118,7 +122,7 @@ async def _serve(
     stop: asyncio.Event,
     on_ready: Callable[[], None],
 ) -> None:
-    server = _Server(config)
+    server = _Server(config, app.door)
     serving = asyncio.create_task(server.serve(sockets=[listener]), name="uvicorn")
     started = asyncio.create_task(server.answering.wait())
     stopping = asyncio.create_task(stop.wait())
@@ -141,10 +145,13 @@ class _Server(uvicorn.Server):
     """uvicorn without its own signal handlers: `stop` ends it, wherever it comes from, and at once.
 
     uvicorn looks ten times a second whether it should end; this one is woken, and otherwise only keeps the Date header right.
+    uvicorn waits for a client that does not read; this one leaves it behind.
     """
 
-    def __init__(self, config: uvicorn.Config) -> None:
+    def __init__(self, config: uvicorn.Config, door: Door) -> None:
         super().__init__(config)
+        self._door = door
+        self._admitting: list[asyncio.Task[None]] = []
         self.answering = asyncio.Event()
         self._leaving = asyncio.Event()
 
@@ -160,8 +167,43 @@ class _Server(uvicorn.Server):
                     await self._leaving.wait()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
+        """Accept on the sockets that were given; there are always some, and always TLS."""
+        config, loop = self.config, asyncio.get_running_loop()
+        context = _ssl_of(config)
+
+        def protocol() -> asyncio.Protocol:
+            kind: Any = config.http_protocol_class
+            made: asyncio.Protocol = kind(config=config, server_state=self.server_state, app_state=self.lifespan.state, _loop=loop)
+            return made
+
+        self.servers = []
+        self._admitting = [
+            loop.create_task(self._door.admit(listener, protocol, context, config.backlog), name="door")
+            for listener in sockets or ()
+        ]
+        self.started = True
         self.answering.set()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Let nobody in, let answers end, and cut off what has not ended after `GRACE_S`."""
+        begun, state = time.monotonic(), self.server_state
+        for admitting in self._admitting:
+            admitting.cancel()
+        await asyncio.gather(*self._admitting, return_exceptions=True)
+        for listening in sockets or ():
+            listening.close()
+        for connection in list(state.connections):
+            connection.shutdown()  # one that answers ends with its answer
+        while state.connections and time.monotonic() - begun < GRACE_S:  # noqa: ASYNC110 - uvicorn tells nobody when one ends
+            await asyncio.sleep(LOOK_S)
+        slow = len(state.connections)
+        for task in list(state.tasks):
+            task.cancel()
+        for connection in list(state.connections):
+            connection.transport.abort()
+        if state.tasks:
+            await asyncio.wait(state.tasks)
+        log.info("every connection is closed", seconds=round(time.monotonic() - begun, 3), cut_off=slow)
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:

@@ -29,9 +29,10 @@ import orjson
 import structlog
 
 from swarmtask.apiserver.access.vault import Vault
-from swarmtask.apiserver.disk import Disk, Quarantined
+from swarmtask.apiserver.disk import Disk
 from swarmtask.apiserver.index import Index
 from swarmtask.apiserver.layout import FIRST_VERSION, map_error
+from swarmtask.apiserver.loading import Quarantined
 from swarmtask.apiserver.records import Change, Collection, Key, LogEntry, Record
 from swarmtask.apiserver.waiting import WaitingCounts
 from swarmtask.errors import Expired, InternalError, ServiceUnavailable, SwarmTaskError

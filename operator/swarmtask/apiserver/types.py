@@ -63,20 +63,19 @@ class ResourceType:
     has_generation: bool = False
     scale: ScalePaths | None = None
     deprecation: str = ""
+    api_version: str = field(init=False, repr=False, compare=False)
+    storage_key: tuple[str, str] = field(init=False, repr=False, compare=False)
+    """(group, plural): objects of all versions of one kind are stored once."""
 
-    @property
-    def api_version(self) -> str:
-        return f"{self.group}/{self.version}" if self.group else self.version
+    def __post_init__(self) -> None:
+        # Asked for several times by every request.
+        object.__setattr__(self, "api_version", f"{self.group}/{self.version}" if self.group else self.version)
+        object.__setattr__(self, "storage_key", (self.group, self.plural))
 
     @property
     def qualified_plural(self) -> str:
         """`swarmtasks.swarmtask.io`, `secrets`: as errors name it."""
         return f"{self.plural}.{self.group}" if self.group else self.plural
-
-    @property
-    def storage_key(self) -> tuple[str, str]:
-        """(group, plural): objects of all versions of one kind are stored once."""
-        return (self.group, self.plural)
 
 
 class TypeRegistry:

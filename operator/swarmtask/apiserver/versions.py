@@ -15,7 +15,7 @@ from swarmtask.apiserver.records import Collection, Record
 from swarmtask.apiserver.types import ResourceType
 
 EVENTS: Collection = ("", "events")
-_EVENTS_GROUP = "events.k8s.io"
+_OTHER_EVENTS: Collection = ("events.k8s.io", "events")
 _RENAMED = (
     ("involvedObject", "regarding"),
     ("message", "note"),
@@ -30,12 +30,12 @@ _RENAMED = (
 
 def collection_of(rt: ResourceType) -> Collection:
     """Where objects of a type are stored."""
-    return EVENTS if (rt.group, rt.plural) == (_EVENTS_GROUP, "events") else rt.storage_key
+    return EVENTS if rt.storage_key == _OTHER_EVENTS else rt.storage_key
 
 
 def to_storage(rt: ResourceType, obj: dict[str, Any]) -> dict[str, Any]:
     """The form in which an object of this type is stored; may be the same dict."""
-    if (rt.group, rt.plural) != (_EVENTS_GROUP, "events"):
+    if rt.storage_key != _OTHER_EVENTS:
         return obj
     stored = dict(obj)
     for core, events in _RENAMED:
@@ -50,7 +50,7 @@ def decode(rt: ResourceType, record: Record) -> dict[str, Any]:
     obj = record.decode()
     if record.api_version == rt.api_version:
         return obj
-    if (rt.group, rt.plural) == (_EVENTS_GROUP, "events"):
+    if rt.storage_key == _OTHER_EVENTS:
         for core, events in _RENAMED:
             if core in obj:
                 obj[events] = obj.pop(core)

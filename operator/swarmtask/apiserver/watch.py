@@ -197,6 +197,8 @@ class WatchHub:
         try:
             async for chunk in self._beginning(watcher):
                 yield chunk
+                if self._closed:
+                    return  # the client lists again: no bookmark has told it that this was all
             async for chunk in self._live(watcher):
                 yield chunk
         except SwarmTaskError as error:

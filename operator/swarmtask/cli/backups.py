@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from swarmtask.apiserver.restore import Restored
 
 KEYS_SUFFIX = ".keys"
+OUTPUT_SUFFIX = ".output"
 _STOPPING_S = 2.0
 
 
@@ -50,6 +51,9 @@ async def backup(
     without_keys: Annotated[
         bool, typer.Option("--without-keys", help="Write no keys; for later backups, or from another machine.")
     ] = False,
+    with_output: Annotated[
+        bool, typer.Option("--with-output", help="Write the output of tasks to FILE.output, too: up to 2 GiB.")
+    ] = False,
     force: Annotated[bool, typer.Option("--force", help="Replace files that exist.")] = False,
     data_dir: ClientDataDir = None,
     kubeconfig: Kubeconfig = None,
@@ -63,7 +67,8 @@ async def backup(
     if without_keys and keys is not None:
         raise typer.BadParameter("goes with --keys, or alone", param_hint="--without-keys")
     keys = None if without_keys else keys or file.with_name(file.name + KEYS_SUFFIX)
-    for path in (file, keys):
+    output = file.with_name(file.name + OUTPUT_SUFFIX) if with_output else None
+    for path in (file, keys, output):
         if path is not None and not force:
             _refuse_existing(path)
     settings = Target(data_dir).settings()
@@ -76,6 +81,17 @@ async def backup(
         if keys is not None:
             _write_keys(folder, keys, facts, force=force)
     _tell_backup(file, keys, facts)
+    if output is not None:
+        await _save_output(source, context, output, force=force)
+
+
+async def _save_output(source: Path, context: str | None, output: Path, *, force: bool) -> None:
+    """After the backup, so that there is some of every task in it."""
+    with _new_file(output, force=force) as (partial, descriptor):
+        await wiring.download_output(source, context, lambda chunk: _write_all(descriptor, chunk))
+        os.fsync(descriptor)
+        attempts, size = await asyncio.to_thread(wiring.check_output, partial), os.fstat(descriptor).st_size
+    terminal.emit(f"{output}: output of {attempts} attempts, {size // 1024} kB, checked")
 
 
 def _write_keys(data_dir: Path, keys: Path, facts: Facts, *, force: bool) -> None:
@@ -180,18 +196,22 @@ def restore(
     ] = None,
     data_dir: DataDir = None,
 ) -> None:
-    """Put a backup in the place of what the API stores. The control plane must be stopped; what it had is kept aside."""
+    """Put a backup in the place of what the API stores. The control plane must be stopped; what it had is kept aside.
+
+    Output of tasks comes from FILE.output where that exists.
+    """
     for path in (file, keys):
         if path is not None and not path.is_file():
             raise NotFound(f"there is no file {path}")
     beside = file.with_name(file.name + KEYS_SUFFIX)
     keys = keys or (beside if beside.is_file() else None)
+    output = file.with_name(file.name + OUTPUT_SUFFIX)
     folder = datadir.prepare(load_settings(None, data_dir=data_dir).data_dir)
     label = SystemClock().now().strftime("%Y%m%dT%H%M%SZ")
     with contextlib.ExitStack() as held:
         for component in ("up", "operator", "apiserver"):
             held.enter_context(datadir.hold(folder, component, patience_s=_STOPPING_S))
-        done = wiring.restore_backup(file, folder, keys, label)
+        done = wiring.restore_backup(file, folder, keys, output if output.is_file() else None, label)
     _tell_restore(file, done, folder)
 
 
@@ -200,6 +220,8 @@ def _tell_restore(file: Path, done: Restored, folder: Path) -> None:
     terminal.emit(
         f"{folder}: restored {facts.objects} objects of {facts.created} from {file}, resourceVersion {done.resource_version}"
     )
+    if done.output:
+        terminal.say(f"Output of {done.output} attempts was put back.")
     for name in facts.damaged:
         terminal.warn(f"{name} is damaged in the backup: the server will name it and serve the others.")
     if done.aside is not None:

@@ -1,4 +1,4 @@
-"""The control plane as two supervised children: API server first, then the operator; stopped in the opposite order.
+"""The control plane as two supervised children, started together; the operator begins when the API answers, and stops first.
 
 Called by `up` and `demo`. Knows the command lines of the children and when the whole is ready; prints nothing itself.
 """
@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 
 import orjson
 
+from swarmtask import wiring
 from swarmtask.cli import datadir
 from swarmtask.cli.supervise import Child
 from swarmtask.clock import Clock
@@ -63,7 +64,7 @@ class ControlPlane:
         )  # fmt: skip
         self._operator = Child(
             "operator", self._operator_argv, logs / "operator.log", self.clock,
-            on_ready=self._on_ready, on_exit=self._on_exit, echo=self._on_line,
+            on_ready=self._on_ready, on_exit=self._on_exit, echo=self._on_line, waits=True,
         )  # fmt: skip
 
     @contextlib.asynccontextmanager
@@ -71,8 +72,9 @@ class ControlPlane:
         """Start both; yields, once the API answers and the operator reconciles, a task that ends only with an error. Stops both.
 
         Raises:
-            SwarmTaskError: one of them does not start.
+            SwarmTaskError: one of them does not start, or the settings would not let it.
         """
+        wiring.require_sound(self.settings, (self.engine,))
         if self.ready_file is not None:
             _require_writable(self.ready_file)
         keeper = asyncio.create_task(self._keep())
@@ -93,9 +95,9 @@ class ControlPlane:
         self._apiserver.kill()
 
     async def _keep(self) -> None:
-        """Both children, the operator only after the API has answered once. Ends with the first error of either."""
+        """Both children. Ends with the first error of either."""
         apiserver = asyncio.create_task(self._apiserver.keep_running())
-        operator = asyncio.create_task(self._operator_after_api())
+        operator = asyncio.create_task(self._operator.keep_running())
         try:
             done, _ = await asyncio.wait([apiserver, operator], return_when=asyncio.FIRST_EXCEPTION)
             for task in done:
@@ -104,10 +106,6 @@ class ControlPlane:
             apiserver.cancel()
             operator.cancel()
             await asyncio.gather(apiserver, operator, return_exceptions=True)
-
-    async def _operator_after_api(self) -> None:
-        await self._apiserver.wait_ready()
-        await self._operator.keep_running()
 
     async def _stop(self, keeper: asyncio.Task[None]) -> None:
         if self.ready_file is not None:
@@ -138,6 +136,7 @@ class ControlPlane:
     def _on_ready(self, child: Child, facts: dict[str, Any]) -> None:
         if child is self._apiserver:
             self.url = str(facts.get("url", ""))
+            self._operator.begin()  # it has read in what it needs meanwhile
         elif not self._is_ready.is_set():
             self._is_ready.set()
         if child.starts > 1:

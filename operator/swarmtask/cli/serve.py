@@ -1,7 +1,7 @@
 """`swarmtask apiserver` and `swarmtask operator`: each half of the control plane alone, and as a child of `swarmtask up`.
 
 As a child (`--supervised`) a process announces itself by one JSON line on stdout and ends when its stdin closes, so that it never
-outlives a supervisor that was killed.
+outlives a supervisor that was killed. The operator is read in while the API server starts, and waits for its supervisor's word.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from swarmtask import wiring
 from swarmtask.cli import datadir, logsetup, terminal
 from swarmtask.cli.command import command
 from swarmtask.cli.options import Agents, Config, Context, DataDir, Engine, EngineChoice, Kubeconfig, Listen, parse_listen
+from swarmtask.cli.supervise import BEGIN
 from swarmtask.clock import SystemClock
 from swarmtask.errors import EngineUnavailable
 from swarmtask.settings import Settings, load_settings
@@ -85,9 +86,12 @@ def operator(
     logsetup.configure(settings.log_level, json=settings.log_json, component="operator")
     from swarmtask.cli.session import find_kubeconfig  # noqa: PLC0415 - the API server does not pay for the client
 
+    name = choose_engine(settings, engine)
+    wiring.load_operator(name)
+    if supervised and not _told_to_begin():
+        return
     own = datadir.operator_kubeconfig_path(settings.data_dir)
     path = own if kubeconfig is None and own.is_file() else find_kubeconfig(settings, kubeconfig)
-    name = choose_engine(settings, engine)
     with datadir.hold(settings.data_dir, "operator", patience_s=_PREDECESSOR_S if supervised else 0):
         wiring.run_server(_connect_and_operate(settings, path, context, name, supervised=supervised))
 
@@ -152,6 +156,17 @@ def choose_engine(settings: Settings, choice: EngineChoice) -> str:
     except EngineUnavailable:
         return EngineChoice.LOCAL.value
     return EngineChoice.SWARM.value if state.swarm == "active" and state.manager else EngineChoice.LOCAL.value
+
+
+def _told_to_begin() -> bool:
+    """Wait for the supervisor's word: until the API answers there is nothing to operate on. False when it has gone instead."""
+    descriptor, heard = sys.stdin.fileno(), b""
+    while BEGIN not in heard:
+        more = os.read(descriptor, len(BEGIN) - len(heard))
+        if not more:
+            return False
+        heard += more
+    return True
 
 
 def _announce(facts: dict[str, Any]) -> None:

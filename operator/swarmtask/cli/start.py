@@ -1,8 +1,8 @@
 """The program's first step: read in what the command needs, and no more.
 
 Called by the console script and by `python -m swarmtask`. Imports nothing at its top but what is there already. Ctrl-C while the
-program is still being read in ends it quietly, not with a traceback. The two halves of the control plane stay for weeks: they load
-their own commands alone, and not the Docker SDK and the client libraries of the others (16 MB of memory in the API server).
+program is still being read in ends it quietly, not with a traceback. The control plane stays for weeks: `up` and its two halves
+load their own commands alone, and not the client libraries of the others (16 MB of memory in the API server).
 """
 
 from __future__ import annotations
@@ -10,13 +10,17 @@ from __future__ import annotations
 import signal
 import sys
 
-SERVING = (["apiserver"], ["operator"])
+STAYING = (["up"], ["apiserver"], ["operator"])
 
 
 def start() -> None:
     """Run the program; never returns."""
     before = signal.signal(signal.SIGINT, signal.SIG_DFL)
-    if sys.argv[1:2] in SERVING:
+    if sys.argv[1:2] in STAYING:
+        from swarmtask.optional import without  # noqa: PLC0415
+
+        with without("rich"):
+            import structlog  # noqa: F401, PLC0415 - it would load rich for tracebacks that we write ourselves
         from swarmtask.cli.serving import app  # noqa: PLC0415 - these imports are what takes the time
     else:
         from swarmtask.cli.main import app  # noqa: PLC0415

@@ -28,6 +28,8 @@ STABLE_S = 60.0
 STARTS_BEFORE_GIVING_UP = 4
 """Only before it was ready for the first time: afterwards it is restarted for ever."""
 LOG_BYTES = 8 * 2**20
+BEGIN = b"begin\n"
+"""What a child that waits is sent."""
 _TAIL_LINES = 30
 _HOPELESS = frozenset({ExitCode.USAGE, ExitCode.REFUSED, ExitCode.CONFLICT, ExitCode.NOT_FOUND})
 
@@ -59,6 +61,8 @@ class Child:
         on_ready: called with what the child announced, at every start.
         on_exit: called with the exit status and the delay before the next start.
         echo: called with every line that the child logs.
+        waits: it reads in what it needs, and then waits for a line on stdin before it does anything: `begin` sends it, at every
+            start from then on.
     """
 
     def __init__(
@@ -71,6 +75,7 @@ class Child:
         on_ready: Callable[[Child, dict[str, Any]], None],
         on_exit: Callable[[Child, int, float], None],
         echo: Callable[[Child, str], None] = lambda _child, _line: None,
+        waits: bool = False,
     ) -> None:
         self.name = name
         self.pid: int | None = None
@@ -85,6 +90,7 @@ class Child:
         self._tail: deque[str] = deque(maxlen=_TAIL_LINES)
         self._ever_ready = asyncio.Event()
         self._stopping = asyncio.Event()
+        self._waits, self._may_begin = waits, asyncio.Event()
 
     @property
     def tail(self) -> list[str]:
@@ -121,6 +127,10 @@ class Child:
         """Return when the child has been ready once."""
         await self._ever_ready.wait()
 
+    def begin(self) -> None:
+        """Let a child that waits go on, now and whenever it is started again."""
+        self._may_begin.set()
+
     async def stop(self, grace_s: float) -> None:
         """SIGTERM, and SIGKILL after `grace_s` seconds. Returns when no process is left."""
         self._stopping.set()
@@ -152,18 +162,28 @@ class Child:
         if self._stopping.is_set():  # stopped between the decision to start and the start
             _signal(process, signal.SIGTERM)
         readers = [asyncio.create_task(self._read_announcements(process)), asyncio.create_task(self._read_log(process, log))]
+        telling = asyncio.create_task(self._tell(process))
         try:
             return await process.wait()
         finally:
+            telling.cancel()
             # A grandchild may hold the pipes open after the child has gone: what it says is not waited for.
             await asyncio.wait(readers, timeout=1.0)
             for reader in readers:
                 reader.cancel()
-            await asyncio.gather(*readers, return_exceptions=True)
+            await asyncio.gather(*readers, telling, return_exceptions=True)
             if process.returncode is None:
                 _signal(process, signal.SIGKILL)
                 await process.wait()
             self.pid = None
+
+    async def _tell(self, process: asyncio.subprocess.Process) -> None:
+        """Send a child that waits the line that it waits for, as soon as it may begin."""
+        await self._may_begin.wait()
+        if self._waits and process.stdin is not None:
+            with contextlib.suppress(ConnectionError):  # it has ended: whoever waits for it sees that
+                process.stdin.write(BEGIN)
+                await process.stdin.drain()
 
     async def _read_announcements(self, process: asyncio.subprocess.Process) -> None:
         async for line in _lines(process.stdout):

@@ -10,11 +10,12 @@ import os
 import re
 import shutil
 import sys
-
-from rich.console import Console
-from rich.text import Text
+from typing import TYPE_CHECKING
 
 from swarmtask.errors import SwarmTaskError
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff]")
 _ESCAPE_SEQUENCE = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|[\]PX^_][^\x07\x1b]*(?:\x07|\x1b\\)?|[ -/]*[0-~])?")
@@ -62,13 +63,6 @@ def escape_unsafe(text: str) -> str:
     return _UNSAFE.sub(lambda match: f"\\u{ord(match.group()):04x}", text)
 
 
-class _Console(Console):
-    """Leaves a reader that went away to the command wrapper, which knows the exit code; rich would exit with 1."""
-
-    def on_broken_pipe(self) -> None:
-        raise  # noqa: PLE0704 - rich calls this from its handler of BrokenPipeError
-
-
 def open_closed_streams() -> None:
     """Put /dev/null where stdin, stdout or stderr was closed (`>&-`), before a socket or a file takes its number."""
     while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
@@ -81,7 +75,9 @@ def open_closed_streams() -> None:
 
 def stdout() -> Console:
     """Where data goes. Made anew each time: tests and pipes replace the stream."""
-    return _Console(file=sys.stdout, highlight=False, markup=False, emoji=False, soft_wrap=True)
+    from swarmtask.cli import console  # noqa: PLC0415 - see there
+
+    return console.stdout()
 
 
 def width() -> int:
@@ -91,7 +87,9 @@ def width() -> int:
 
 def stderr() -> Console:
     """Where talk goes."""
-    return Console(file=sys.stderr, highlight=False, markup=False, emoji=False, soft_wrap=True)
+    from swarmtask.cli import console  # noqa: PLC0415 - see there
+
+    return console.stderr()
 
 
 def emit(text: str) -> None:
@@ -102,16 +100,22 @@ def emit(text: str) -> None:
 
 def say(text: str = "", style: str = "") -> None:
     """Tell the person something, on stderr. The text may hold server data: it is cleaned."""
+    from swarmtask.cli.console import Text  # noqa: PLC0415 - see there
+
     stderr().print(Text(clean(text), style=style))
 
 
 def warn(text: str) -> None:
     """Something is not as it should be, but the command goes on."""
+    from swarmtask.cli.console import Text  # noqa: PLC0415 - see there
+
     stderr().print(Text.assemble(("Warning: ", "yellow"), clean(text)))
 
 
 def complain(error: SwarmTaskError | str) -> None:
     """Say what went wrong and what to do, on stderr."""
+    from swarmtask.cli.console import Text  # noqa: PLC0415 - see there
+
     message = error if isinstance(error, str) else error.message
     console = stderr()
     console.print(Text.assemble(("Error: ", "bold red"), clean(message)))

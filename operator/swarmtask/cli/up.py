@@ -13,9 +13,8 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.text import Text
 
-from swarmtask.cli import datadir, dockerhost, logsetup, terminal
+from swarmtask.cli import datadir, logsetup, terminal
 from swarmtask.cli.command import command
 from swarmtask.cli.controlplane import ControlPlane, Watcher
 from swarmtask.cli.options import Agents, Config, DataDir, Engine, EngineChoice, Listen
@@ -134,6 +133,8 @@ async def prepare_engine(settings: Settings, choice: EngineChoice, advertise_add
     """
     if choice is EngineChoice.LOCAL:
         return ChosenEngine("local", "local processes of this machine, not isolated")
+    from swarmtask.cli import dockerhost  # noqa: PLC0415 - the Docker SDK, in no process that can do without
+
     host = settings.swarm.docker_host
     try:
         state = await asyncio.to_thread(dockerhost.inspect, host)
@@ -177,6 +178,8 @@ async def prepare_agents(settings: Settings, chosen: ChosenEngine, *, listen_giv
     asked = settings.agents.deploy
     if asked is False:
         return settings
+    from swarmtask.cli import dockerhost  # noqa: PLC0415 - the same
+
     image = settings.agents.image
     chosen_host = listen_given or "host" in settings.apiserver.model_fields_set
     if chosen.name != "swarm":
@@ -220,6 +223,8 @@ def _watcher(settings: Settings, *, verbose: bool) -> Watcher:
 
 
 def _greet(plane: ControlPlane, chosen: ChosenEngine) -> None:
+    from swarmtask.cli.console import Text  # noqa: PLC0415 - rich, once the children are at work
+
     console = terminal.stderr()
     default = plane.settings.data_dir == Settings().data_dir.expanduser().absolute()
     where = "" if default else f" --data-dir {shlex.quote(str(plane.settings.data_dir))}"

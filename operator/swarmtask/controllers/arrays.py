@@ -13,8 +13,9 @@ import logging
 from collections.abc import Collection
 from dataclasses import dataclass, field
 
-from swarmtask.controllers.cache import Cache, Change, TaskEntry
+from swarmtask.controllers.cache import Cache
 from swarmtask.controllers.crashpoints import write_point
+from swarmtask.controllers.entries import Change, TaskEntry
 from swarmtask.controllers.keyed_queue import KeyedQueue
 from swarmtask.controllers.reading import difference
 from swarmtask.controllers.surroundings import Surroundings

@@ -13,8 +13,9 @@ import logging
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from swarmtask.controllers.cache import Cache, TaskEntry
+from swarmtask.controllers.cache import Cache
 from swarmtask.controllers.crashpoints import write_point
+from swarmtask.controllers.entries import TaskEntry
 from swarmtask.controllers.keyed_queue import KeyedQueue
 from swarmtask.controllers.lane import EngineLane
 from swarmtask.controllers.reading import difference
@@ -44,6 +45,7 @@ from swarmtask.lifecycle.task import Policy, handle, outstanding
 from swarmtask.lifecycle.twins import standing
 from swarmtask.resources.kinds import SWARM_TASK
 from swarmtask.resources.meta import FINALIZER
+from swarmtask.resources.restored import is_restored
 from swarmtask.resources.task import SwarmTask
 from swarmtask.scheduler.model import TaskKey
 
@@ -86,6 +88,8 @@ class Executor:
         self._queue: KeyedQueue[TaskKey, Slot, tuple[str, TaskEvent | None]] = KeyedQueue(
             around.delays, around.rng, patient_at_once=TELLERS
         )
+        self._aside: dict[TaskKey, dict[Slot, tuple[str, TaskEvent | None]]] = {}
+        """What was said of tasks about which nothing may be decided yet."""
         cache.twins.stir = self.look
 
     @property
@@ -117,7 +121,15 @@ class Executor:
     def forget(self, key: TaskKey) -> None:
         """The task is gone."""
         self._queue.forget(key)
+        self._aside.pop(key, None)
         self._deadlines.cancel(("wake", key))
+
+    def release(self, key: TaskKey) -> None:
+        """A restored task has caught up with the engines (or is gone): what was put aside counts now."""
+        for slot, item in self._aside.pop(key, {}).items():
+            self._queue.put(key, slot, item)
+        if key in self._cache.tasks:
+            self.look(key)
 
     async def run(self) -> None:
         """Until cancelled."""
@@ -128,6 +140,11 @@ class Executor:
     async def _work(self) -> None:
         while True:
             key, items = await self._queue.take()
+            entry = self._cache.tasks.get(key)
+            if entry is not None and is_restored(entry.task):
+                self._aside.setdefault(key, {}).update(items)
+                self._queue.done(key)
+                continue
             finished = False
             try:
                 for slot in list(items):
@@ -167,11 +184,11 @@ class Executor:
                 break
             except Conflict:
                 logger.debug("SwarmTask %s/%s changed before its status was written", *key)
-                await self._refresh(key)
+                await self.refresh(key)
                 if isinstance(event, Bound):
                     break  # chosen for an object that is no more: let the next cycle look at the new one
             except NotFound:
-                await self._refresh(key)
+                await self.refresh(key)
                 return
         else:
             raise Conflict(f"it changed {MAX_CONFLICTS} times while its status was being written")
@@ -206,12 +223,16 @@ class Executor:
         if standing(ahead) <= standing(entry.task):
             self._cache.twins.assume(key, ahead)
         try:
-            await self._write(key, entry, transition)
+            await self.write(key, entry, transition)
         finally:
             self._cache.twins.drop_assumption(key)
 
-    async def _write(self, key: TaskKey, entry: TaskEntry, transition: Transition) -> None:
-        """Metadata first, then the status: if only the first is done, the same event comes to the same answer again."""
+    async def write(self, key: TaskKey, entry: TaskEntry, transition: Transition) -> None:
+        """Metadata first, then the status: if only the first is done, the same event comes to the same answer again.
+
+        Raises:
+            Conflict, NotFound: the task is not `entry` any more; and whatever else the API says.
+        """
         task, version = entry.task, entry.task.metadata.resource_version
         metadata = self._metadata_patch(task, transition)
         if metadata:
@@ -243,7 +264,8 @@ class Executor:
             patch["finalizers"] = [*task.metadata.finalizers, FINALIZER]
         return patch
 
-    async def _refresh(self, key: TaskKey) -> None:
+    async def refresh(self, key: TaskKey) -> None:
+        """Read the task anew."""
         try:
             self._cache.apply(SWARM_TASK, await self._api.get(SWARM_TASK, key[1], key[0]))
         except NotFound:
@@ -324,7 +346,7 @@ class Executor:
             with write_point("release-finalizer"):
                 obj = await self._api.patch(SWARM_TASK, key[1], {"metadata": metadata}, key[0])
         except (Conflict, NotFound):
-            await self._refresh(key)
+            await self.refresh(key)
             self.look(key)
             return
         if left:
@@ -342,4 +364,4 @@ class Executor:
                 )
         except (Conflict, NotFound):
             self.look(key)  # somebody else was faster: decide again
-        await self._refresh(key)
+        await self.refresh(key)

@@ -9,7 +9,8 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, replace
 
-from swarmtask.controllers.cache import Cache, pending_task
+from swarmtask.controllers import task_facts
+from swarmtask.controllers.cache import Cache
 from swarmtask.controllers.node_rules import NodeRules
 from swarmtask.controllers.snapshots import queue_info, take_snapshot
 from swarmtask.errors import Invalid, NotFound
@@ -67,7 +68,7 @@ async def explain_stored(api: ObjectApi, key: TaskKey, now: float, rules: NodeRu
     if pending is None:
         # As if it came to the queue now: last among its equals, and what it holds was given back.
         queued = task.status.model_copy(update={"phase": Phase.QUEUED})
-        pending = pending_task(task.model_copy(update={"status": queued}), queued_at=now, memory=memory)
+        pending = task_facts.pending_task(task.model_copy(update={"status": queued}), queued_at=now, memory=memory)
         cache.remove(SWARM_TASK, key)
     if pending is None:
         raise Invalid(f"SwarmTask {'/'.join(key)} is being deleted: nothing of it starts any more")

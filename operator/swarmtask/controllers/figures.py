@@ -19,7 +19,7 @@ from swarmtask.resources.task import TaskStatus
 from swarmtask.scheduler.model import QueueKey
 
 if TYPE_CHECKING:
-    from swarmtask.controllers.cache import TaskEntry
+    from swarmtask.controllers.entries import TaskEntry
 
 FINISHED_WINDOW_S = 600
 STARTED_WINDOW_S = 3600

@@ -34,6 +34,8 @@ class _Lease:
     """The same, whatever its engine says."""
     heard_since: float | None = None
     """When it was heard after a silence or for the first time; None: it has not been heard."""
+    heard_s: float = 0.0
+    """When it fell silent: for how long it had been heard before."""
     holds_s: float = 0.0
     exact: bool = False
     silent: bool = False
@@ -121,6 +123,7 @@ class Ears:
             self.gone(name)
         for lease in self._leases.values():
             if self._silence_s(lease) >= self._unreachable_s and not lease.silent:
+                lease.heard_s = 0.0 if lease.heard_since is None else lease.sign_at - lease.heard_since
                 lease.silent, lease.vouched, lease.heard_since = True, False, None
 
     def vouch(self, name: str) -> bool:
@@ -141,10 +144,10 @@ class Ears:
         if lease is None:
             return NO_AGENT if self._open else NodeWord(Hearing.NEW)
         if lease.silent:
-            return NodeWord(Hearing.SILENT, self._silence_s(lease), lease.exact, lease.boot_id, lease.holds_s)
+            return NodeWord(Hearing.SILENT, self._silence_s(lease), lease.exact, lease.boot_id, lease.holds_s, lease.heard_s)
         if lease.vouched:
             quiet_s = self._silence_s(lease) + lease.sign_at - lease.renewed_at
-            return NodeWord(Hearing.VOUCHED, quiet_s, lease.exact, lease.boot_id)
+            return NodeWord(Hearing.VOUCHED, quiet_s, lease.exact, lease.boot_id, heard_s=lease.heard_s)
         deaf = self._listed_at is None or now - self._listed_at > DEAF_S
         if lease.heard_since is None or deaf:
             return NodeWord(Hearing.NEW, boot_id=lease.boot_id)

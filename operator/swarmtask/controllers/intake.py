@@ -18,21 +18,25 @@ import asyncio
 import logging
 import random
 import threading
+from collections import OrderedDict
 from collections.abc import Callable, Coroutine
 from contextlib import aclosing, suppress
 from typing import Any, Protocol
-
-import kopf
 
 from swarmtask.clock import Clock
 from swarmtask.controllers.waiting import supervise
 from swarmtask.errors import Expired, ServiceUnavailable
 from swarmtask.kube import Connection, KubeClient, Object, ObjectApi, ObjectList
+from swarmtask.optional import without
 from swarmtask.resources.kinds import OWN_KINDS, Kind
+
+with without("kubernetes", "kubernetes_asyncio", "pykube"):
+    import kopf  # it would load these clients for their types and their log-in: 10 MB, and ours logs in itself
 
 logger = logging.getLogger(__name__)
 
 RELIST_S = 300.0
+MAIL_AT_ONCE = 32
 
 
 class Sink(Protocol):
@@ -113,12 +117,51 @@ class KopfIntake:
         raise ServiceUnavailable("kopf has ended by itself")
 
 
+class Mail:
+    """News on its way from kopf's thread to the operator's loop: of each object only the newest, however many came meanwhile, so
+    that what waits is bounded when the loop has much to do. Each object's news arrive in their order; those of two may not."""
+
+    def __init__(self, sink: Sink, home: asyncio.AbstractEventLoop) -> None:
+        self._sink, self._home = sink, home
+        self._lock = threading.Lock()
+        self._waiting: OrderedDict[tuple[str, str], tuple[Kind, Object, bool]] = OrderedDict()
+
+    def post(self, kind: Kind, obj: Object, gone: bool) -> None:
+        """In kopf's thread."""
+        slot = (kind.plural, obj["metadata"]["uid"])
+        with self._lock:
+            idle = not self._waiting
+            self._waiting[slot] = (kind, obj, gone)
+        if idle:
+            self._wake()
+
+    def _wake(self) -> None:
+        with suppress(RuntimeError):  # the operator's loop has ended: nobody is left to be told
+            self._home.call_soon_threadsafe(self._deliver)
+
+    def _deliver(self) -> None:
+        """On the operator's loop: a few, and then whoever else has something to do there."""
+        try:
+            for _ in range(MAIL_AT_ONCE):
+                with self._lock:
+                    if not self._waiting:
+                        return
+                    _, (kind, obj, gone) = self._waiting.popitem(last=False)
+                self._sink.changed(kind, obj, gone=gone)
+        finally:
+            with self._lock:
+                more = bool(self._waiting)
+            if more:
+                self._wake()
+
+
 class _KopfThread:
     """kopf on an event loop and in a thread of its own. `home`: the operator's loop, where news goes."""
 
     def __init__(self, connection: Connection, sink: Sink, home: asyncio.AbstractEventLoop, ended: asyncio.Future[None]) -> None:
         self._thread = threading.Thread(target=self._run, name="kopf", daemon=True)
-        self._connection, self._sink, self._home, self._ended = connection, sink, home, ended
+        self._connection, self._home, self._ended = connection, home, ended
+        self._mail = Mail(sink, home)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stop_flag: asyncio.Event | None = None
         self._stopped = threading.Event()
@@ -160,15 +203,12 @@ class _KopfThread:
         if self._stopped.is_set():
             return
         await kopf.operator(
-            registry=kopf_registry(self._connection, self._pass_on),
+            registry=kopf_registry(self._connection, self._mail.post),
             settings=kopf_settings(),
             standalone=True,
             clusterwide=True,
             stop_flag=self._stop_flag,
         )
-
-    def _pass_on(self, kind: Kind, obj: Object, gone: bool) -> None:
-        self._send(lambda: self._sink.changed(kind, obj, gone=gone))
 
     def _send(self, call: Callable[[], None]) -> None:
         with suppress(RuntimeError):  # the operator's loop has ended: nobody is left to be told
@@ -184,13 +224,30 @@ def kopf_registry(connection: Connection, pass_on: Callable[[Kind, Object, bool]
         return connection_info(connection)
 
     def watch(kind: Kind) -> None:
+        # A coroutine, because kopf would give a plain function a thread of a pool for each event.
         @kopf.on.event(kind.group, kind.version, kind.plural, registry=registry)
-        def news(event: kopf.RawEvent, **_: Any) -> None:
-            pass_on(kind, dict(event["object"]), event["type"] == "DELETED")
+        async def news(event: kopf.RawEvent, **_: Any) -> None:
+            obj = dict(event["object"])
+            obj["metadata"] = {name: value for name, value in obj["metadata"].items() if name != "managedFields"}
+            pass_on(kind, obj, event["type"] == "DELETED")
 
     for kind in OWN_KINDS:
         watch(kind)
     return registry
+
+
+class NothingHandled(kopf.DiffBaseStorage):
+    """What kopf remembers of objects to tell what has changed: nothing, because no handler of ours asks. Its own would copy every
+    object that comes by."""
+
+    def build(self, **_: Any) -> kopf.BodyEssence:
+        return kopf.BodyEssence()
+
+    def fetch(self, **_: Any) -> None:
+        return None
+
+    def store(self, **_: Any) -> None:
+        """Nothing is handled."""
 
 
 def connection_info(connection: Connection) -> kopf.ConnectionInfo:
@@ -224,6 +281,8 @@ def kopf_settings() -> kopf.OperatorSettings:
     settings.networking.connect_timeout = 5
     settings.networking.error_backoffs = (0.1, 0.3, 1, 2, 3, 5, 5)
     settings.queueing.exit_timeout = 0.5
+    settings.queueing.idle_timeout = 0.1  # so long kopf holds a task and a decoded copy of each object that has changed
+    settings.persistence.diffbase_storage = NothingHandled()
     settings.process.ultimate_exiting_timeout = None
     logging.getLogger("kopf").setLevel(logging.WARNING)
     return settings

@@ -17,7 +17,7 @@ from swarmtask.scheduler.durations import Durations
 from swarmtask.scheduler.model import TaskKey
 
 if TYPE_CHECKING:
-    from swarmtask.controllers.cache import TaskEntry
+    from swarmtask.controllers.entries import TaskEntry
 
 _NEWS_S, _NEWS_SHARE = 1.0, 0.1
 """A median that moves by less than a second, or by less than a tenth, is not carried to the tasks that wait."""

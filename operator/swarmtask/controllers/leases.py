@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections.abc import Callable, Mapping
 from contextlib import aclosing
 from typing import Literal
@@ -21,13 +22,14 @@ from swarmtask.controllers.lane import EngineLane
 from swarmtask.controllers.surroundings import Surroundings
 from swarmtask.controllers.waiting import Bell, supervise
 from swarmtask.engines.base import Observation
-from swarmtask.errors import Expired, SwarmTaskError
+from swarmtask.errors import ConfigurationError, Expired, SwarmTaskError
 from swarmtask.lifecycle.loss import Hearing, NodeWord, news_of, replace_after_s, weigh
 from swarmtask.lifecycle.messages import FINAL_WORKLOAD_STATES, Announcement, NodeSilent, NodeTold
 from swarmtask.resources.kinds import LEASE, SWARM_NODE
 from swarmtask.resources.meta import get_condition
 from swarmtask.resources.node import NodeAttempt, SwarmNode
 from swarmtask.resources.task import Attempt, Phase, SwarmTask
+from swarmtask.settings import OperatorSettings
 
 logger = logging.getLogger(__name__)
 
@@ -43,6 +45,24 @@ SETTLE_S = 5.0
 LEASE_EXPIRED = "LeaseExpired"
 AGENT_SILENT = "AgentSilent"
 """Reasons of the condition Ready of a SwarmNode: nothing is heard of it; its engine reaches it, its agent does not speak."""
+
+
+def require_patience(settings: OperatorSettings) -> None:
+    """Refuse times by which an attempt would be replaced before its engine can have vouched for its node (see VOUCH_S).
+
+    Raises:
+        ConfigurationError: says what to change.
+    """
+    fence_s, margin_s = settings.fence_s, settings.fence_margin_s
+    if fence_s + margin_s > VOUCH_S:
+        return
+    more_margin, longer_fence = math.floor(VOUCH_S - fence_s) + 1, math.floor(VOUCH_S - margin_s) + 1
+    raise ConfigurationError(
+        f"operator.fence_s ({fence_s:g}) and operator.fence_margin_s ({margin_s:g}) must be more than {VOUCH_S:g} s together: "
+        "Swarm needs up to 21 s to see that a node is gone, and whoever replaces attempts sooner runs work twice whose node is "
+        f"well and only its agent silent. Set operator.fence_margin_s to {more_margin} or more, or operator.fence_s to "
+        f"{longer_fence} or more"
+    )
 
 
 class Leases:
@@ -72,6 +92,7 @@ class Leases:
         self.ears = Ears(around.settings.unreachable_s, max(VOUCH_S, around.settings.fence_s), self._was_missed)
         self._bell = Bell(around.clock)
         self._standings: dict[str, str] = {}
+        self._uncertain: set[str] = set()
         self._boots: dict[str, str] = {}
         self._ended_at: dict[str, float] = {}
         """Attempt -> when its engine, or its agent, told its end first."""
@@ -205,8 +226,10 @@ class Leases:
                 self._announce(name, "Warning", "NodeRestarted", "its boot ID has changed: what ran there before is over")
         for name in self._boots.keys() - self._standings.keys():
             del self._boots[name]
+        unsure, self._uncertain = self._uncertain, {name for name in self.ears.names if self.uncertain(name)}
         if before != self._standings:
             self._verdict()
+        if before != self._standings or unsure - self._uncertain:  # what was held back until a node was heard is looked at again
             for lane in self._lanes.values():
                 lane.poll.ring()
 

@@ -234,3 +234,14 @@ def _resources(amounts: Amounts) -> NodeResources:
 
 def _amounts(resources: NodeResources) -> Amounts:
     return Amounts(units.cpu_milli(resources.cpu), units.memory_bytes(resources.memory), resources.gpu)
+
+
+def offered_memory(node: SwarmNode) -> int:
+    """Bytes that a node offers to tasks: its capacity less what is reserved."""
+    return max(0, units.memory_bytes(node.status.capacity.memory) - units.memory_bytes(node.spec.reserved.memory))
+
+
+def offers_otherwise(old: SwarmNode, new: SwarmNode) -> bool:
+    """Whether a scheduling cycle would see a difference. What its tasks hold is the operator's own writing."""
+    own = {"requested": new.status.requested, "tasks": new.status.tasks, "attempts": new.status.attempts}
+    return old.spec != new.spec or old.metadata.labels != new.metadata.labels or old.status.model_copy(update=own) != new.status

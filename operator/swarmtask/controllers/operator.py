@@ -17,8 +17,10 @@ from swarmtask.clock import Clock
 from swarmtask.controllers import crashpoints
 from swarmtask.controllers.announcements import Announcer
 from swarmtask.controllers.arrays import Arrays
-from swarmtask.controllers.cache import Cache, Change
+from swarmtask.controllers.cache import Cache
+from swarmtask.controllers.catching_up import CatchingUp
 from swarmtask.controllers.draining import Draining
+from swarmtask.controllers.entries import Change
 from swarmtask.controllers.evicting import Evicting
 from swarmtask.controllers.executor import Executor
 from swarmtask.controllers.intake import Intake, default_intake
@@ -100,6 +102,7 @@ class Operator:
         self.executor = Executor(self._around, self.cache, self._lanes, self._unbound)
         for engine in engines:
             self._lanes[engine.name] = EngineLane(engine, self._around, self._wanted, self._refuse)
+        self._catching_up = CatchingUp(self._around, self.cache, self._lanes, self.executor)
         rules = NodeRules.of(settings)
         self._nodes = Nodes(self._around, self.cache, self._lanes, self.executor, rules)
         self._draining = Draining(self._around, self.cache, self.executor)
@@ -162,6 +165,7 @@ class Operator:
         """Loops that must not act on a half-filled cache: it would look as if tasks, nodes and owners were missing."""
         loops: dict[str, Loop] = {
             "executor": self.executor.run,
+            "catching up": self._catching_up.run,
             "scheduling": self._schedule,
             "queues": self._queues.run,
             "arrays": self._arrays.run,
@@ -226,6 +230,7 @@ class Operator:
         if change.kind is SWARM_TASK:
             self._queues.bell.ring()
             self._arrays.note(change)
+            self._catching_up.note(change)
             if change.gone:
                 self._task_gone(change)
             elif not change.own:

@@ -8,14 +8,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
+from swarmtask.controllers.sharing import lighten, shared_body
 from swarmtask.kube import Object
 from swarmtask.resources.meta import Model, ObjectMeta
+from swarmtask.resources.node import SwarmNode
+from swarmtask.resources.queue import SwarmQueue
 from swarmtask.resources.task import Container, SwarmTask, TaskSpec, TaskStatus
 
+LAST_APPLIED = "kubectl.kubernetes.io/last-applied-configuration"
+"""Where kubectl keeps a copy of the whole object; not kept here."""
+ReadModel = TypeVar("ReadModel", bound=Model)
 UNREADABLE_SPEC = TaskSpec(container=Container(image="unreadable"))
 """Stands in for a spec that cannot be read. Nothing of it is ever run."""
 
@@ -39,6 +45,16 @@ def read_task(obj: Object) -> ReadTask:
         ValueError: not even its status can be read, so nothing can be decided about it; the message says why.
     """
     body = {name: value for name, value in obj.items() if value is not None}
+    annotations = (body.get("metadata") or {}).get("annotations")
+    if isinstance(annotations, dict) and LAST_APPLIED in annotations:
+        kept = {name: value for name, value in annotations.items() if name != LAST_APPLIED}
+        body["metadata"] = {**body["metadata"], "annotations": kept}
+    try:
+        task = SwarmTask.model_validate(shared_body(body))
+        lighten(task)
+        return ReadTask(task)
+    except ValidationError:
+        pass  # read once more as a whole, for the words
     try:
         return ReadTask(SwarmTask.model_validate(body))
     except ValidationError as error:
@@ -49,6 +65,23 @@ def read_task(obj: Object) -> ReadTask:
     except ValidationError as error:
         raise ValueError(explain(error)) from error
     return ReadTask(SwarmTask(metadata=metadata, spec=UNREADABLE_SPEC, status=status), invalid=why)
+
+
+def read_node(obj: Object) -> SwarmNode:
+    """Read a stored SwarmNode. Raises ValueError, which says why it cannot be read."""
+    return _read(SwarmNode, obj)
+
+
+def read_queue(obj: Object) -> SwarmQueue:
+    """Read a stored SwarmQueue. Raises ValueError, which says why it cannot be read."""
+    return _read(SwarmQueue, obj)
+
+
+def _read(model: type[ReadModel], obj: Object) -> ReadModel:
+    try:
+        return model.model_validate({name: value for name, value in obj.items() if value is not None})
+    except ValidationError as error:
+        raise ValueError(explain(error)) from error
 
 
 def explain(error: ValidationError) -> str:

@@ -19,7 +19,7 @@ from swarmtask.scheduler.model import TaskKey
 from swarmtask.scheduler.peaks import Peak, Peaks, Sizing
 
 if TYPE_CHECKING:
-    from swarmtask.controllers.cache import TaskEntry
+    from swarmtask.controllers.entries import TaskEntry
 
 
 def memory_template_of(task: SwarmTask) -> str:

@@ -8,12 +8,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import lru_cache
 
-from swarmtask.controllers.cache import Cache, offered_memory
+from swarmtask.controllers.cache import Cache
+from swarmtask.controllers.node_facts import offered_memory
 from swarmtask.controllers.node_rules import NodeRules
 from swarmtask.resources import units
 from swarmtask.resources.node import NodeEngine, NodePhase, SwarmNode
 from swarmtask.resources.placement import dollars
-from swarmtask.scheduler.backlog import Place
+from swarmtask.scheduler.line import Place
 from swarmtask.scheduler.model import Amounts, GpuInfo, LimitInfo, NodeInfo, QueueInfo, QueueKey, Snapshot, Taint
 from swarmtask.scheduler.standing import place_of
 

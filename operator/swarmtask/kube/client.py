@@ -36,6 +36,7 @@ from swarmtask.errors import (
 from swarmtask.kube.answers import error_from_response, json_object, watch_event
 from swarmtask.kube.api import Object, ObjectList, PatchType, WatchEvent
 from swarmtask.kube.connection import Connection
+from swarmtask.kube.pages import Pages, lean
 from swarmtask.kube.transport import CONNECT_S, READ_S, http_client, network_error
 from swarmtask.resources.kinds import Kind
 from swarmtask.resources.meta import FIELD_MANAGER
@@ -67,6 +68,8 @@ class KubeClient:
         field_validation: what a write with unknown or repeated fields meets; None leaves it to the server (Warn).
         transport: replaces the network, for tests.
         rng: source of the jitter.
+        sparing: what is read comes without managedFields, and long lists are decoded while somebody goes through them. For a
+            process that stays, and never writes back whole objects.
     """
 
     def __init__(
@@ -77,8 +80,10 @@ class KubeClient:
         field_validation: Literal["Strict", "Warn", "Ignore"] | None = None,
         transport: httpx2.AsyncBaseTransport | None = None,
         rng: random.Random | None = None,
+        sparing: bool = False,
     ) -> None:
         self.connection = connection
+        self._sparing = sparing
         self._field_manager = field_manager
         self._field_validation = field_validation
         self._rng = rng or random.Random()
@@ -127,19 +132,27 @@ class KubeClient:
             return await self._pages(kind, path, params)
 
     async def _pages(self, kind: Kind, path: str, params: dict[str, str]) -> ObjectList:
+        def finish(item: Object) -> Object:
+            # Kubernetes leaves these two out of the items of a typed list.
+            item.setdefault("apiVersion", kind.api_version)
+            item.setdefault("kind", kind.kind)
+            return lean(item) if self._sparing else item
+
         items: list[Object] = []
+        raw: list[bytes] | None = [] if self._sparing else None
+        count = 0
         params = dict(params)
         while True:
-            page = await self._read(path, params)
-            for item in page.get("items") or ():
-                # Kubernetes leaves these two out of the items of a typed list.
-                item.setdefault("apiVersion", kind.api_version)
-                item.setdefault("kind", kind.kind)
-                items.append(item)
+            page = await self._read(path, params, raw)
+            if raw is None:
+                items += map(finish, page.get("items") or ())
+            else:
+                count += len(page.get("items") or ())
             metadata = page.get("metadata") or {}
             token = metadata.get("continue")
             if not token:
-                return ObjectList(items, str(metadata.get("resourceVersion", "")))
+                version = str(metadata.get("resourceVersion", ""))
+                return ObjectList(items if raw is None else Pages(raw, count, finish), version)
             params["continue"] = token
 
     async def create(self, kind: Kind, obj: Object, namespace: str | None = None, *, dry_run: bool = False) -> Object:
@@ -260,8 +273,9 @@ class KubeClient:
             params["dryRun"] = "All"
         return params
 
-    async def _read(self, path: str, params: Mapping[str, str]) -> Object:
-        """GET with retries: reading twice does no harm. Writes are never repeated here; their callers know whether they may."""
+    async def _read(self, path: str, params: Mapping[str, str], raw: list[bytes] | None = None) -> Object:
+        """GET with retries: reading twice does no harm. Writes are never repeated here; their callers know whether they may. What
+        was answered is added to `raw` as it came."""
         async for attempt in AsyncRetrying(
             retry=retry_if_exception_type((ServiceUnavailable, Timeout, TooManyRequests, InternalError)),
             stop=stop_after_attempt(READ_ATTEMPTS) | stop_after_delay(READ_S),
@@ -269,7 +283,7 @@ class KubeClient:
             reraise=True,
         ):
             with attempt:
-                return await self._send("GET", path, params)
+                return await self._send("GET", path, params, raw=raw)
         raise AssertionError("tenacity returns or raises")  # pragma: no cover
 
     async def _send(
@@ -280,6 +294,7 @@ class KubeClient:
         body: object = None,
         *,
         content_type: str = "application/json",
+        raw: list[bytes] | None = None,
     ) -> Object:
         headers = {"Content-Type": content_type} if body is not None else {}
         content = orjson.dumps(body) if body is not None else None
@@ -291,7 +306,10 @@ class KubeClient:
             raise ConfigurationError(f"cannot log in with {self.connection.source}: {error}") from error
         if response.status_code >= 400:
             raise error_from_response(response, self.connection)
-        return json_object(response.content, self.connection)
+        answer = json_object(response.content, self.connection)
+        if raw is not None:
+            raw.append(response.content)
+        return lean(answer) if self._sparing else answer
 
 
 def _path(kind: Kind, namespace: str | None, name: str | None = None, subresource: str | None = None) -> str:

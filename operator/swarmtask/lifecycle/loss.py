@@ -49,6 +49,7 @@ class NodeWord:
         exact: that sign of life was a renewal that this operator saw, not its own start.
         boot_id: as its Lease says.
         holds_s: for so long its agent holds its Lease, as it says itself: it fences no earlier.
+        heard_s: SILENT and VOUCHED: for how long it had been heard before, since the silence before this one.
     """
 
     hearing: Hearing
@@ -56,6 +57,12 @@ class NodeWord:
     exact: bool = True
     boot_id: str = ""
     holds_s: float = 0.0
+    heard_s: float = RECORDS_S
+
+    @property
+    def told_all(self) -> bool:
+        """Before it fell silent it had the time to tell what a silence before had ended, and the beginning of this one is known."""
+        return self.exact and self.heard_s >= RECORDS_S
 
     def silent_beyond_s(self, fence_s: float) -> float:
         """Seconds of its silence, less those by which its agent fences later than `fence_s`: it may not have been told yet that
@@ -194,18 +201,18 @@ def _may_be_explained(seen: Observation, spec: TaskSpec, word: NodeWord, waited_
         case Hearing.HEARD:
             return (fenced and word.since_s < RECORDS_S) or (seen.exit_code != 0 and waited_s < RECORD_S)
         case Hearing.SILENT:
-            return fenced and (not word.exact or in_fence)
+            return fenced and (not word.told_all or in_fence)
         case Hearing.VOUCHED:
             return in_fence
 
 
 def _in_fence(spec: TaskSpec, attempt: Attempt, policy: Policy, word: NodeWord, waited_s: float) -> bool:
     """Whether it ended while an agent that cannot reach the API stops what carries the fence. Where the beginning of the silence is
-    not known, that may have been at any time before. One that nobody has seen running may have started as late as its node came
-    back, and an agent that has not renewed its Lease by then stops it at once."""
+    not known, or the node had not told yet of the silence before, that may have been at any time before. One that nobody has seen
+    running may have started as late as its node came back, and an agent that has not renewed its Lease by then stops it at once."""
     began_s = word.since_s - waited_s
     over = attempt.started_at is not None and began_s > _fence_end_s(spec, attempt, policy)
-    inside = not over and (not word.exact or began_s >= policy.fence_s - EARLY_S)
+    inside = not over and (not word.told_all or began_s >= policy.fence_s - EARLY_S)
     return spec.node_loss.replace == "afterFence" and inside
 
 

@@ -79,6 +79,11 @@ class Cutter:
         return self._safe
 
     @property
+    def newest(self) -> int:
+        """Nanoseconds: nothing up to here is missing, whether it was taken here or before `mark`."""
+        return max(self._last, self._since - 1)
+
+    @property
     def pending(self) -> bool:
         """A line has begun, and is in no record yet."""
         return bool(self._parts)

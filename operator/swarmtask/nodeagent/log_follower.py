@@ -36,6 +36,8 @@ class Habits:
     Attributes:
         batch_s: a line waits so long for others. announce_s: an attempt that writes nothing is made known after so long.
         over_s: Docker has so long to end the stream of a container that has ended.
+        recheck_bytes: a stream that has stalled is read again, and compared with what was sent, if it gave no more than this.
+        doubt_s: after so long a silence, and then ever more rarely up to `most_doubt_s`, a stream is compared with what Docker has.
         refused_s: before an API that does not want it is asked again; refusals: how often, once the container has ended.
     """
 
@@ -45,6 +47,9 @@ class Habits:
     announce_s: float = 1.0
     over_s: float = 3.0
     retry_s: float = 1.0
+    doubt_s: float = 5.0
+    most_doubt_s: float = 60.0
+    recheck_bytes: int = 24 * 2**20
     refused_s: float = 30.0
     refusals: int = 3
 
@@ -68,6 +73,36 @@ class Bucket:
         return max(0.0, -self._level / self._rate)
 
 
+class Doubt:
+    """When to ask whether a stream that is silent has lost its file.
+
+    Docker's does, for ever, when a log is rotated while the stream is a file or more behind (seen on 20.10.24; before, it repeats
+    lines and leaves out others): what the container writes from then on would be sent after its end, and not at all if its node is
+    lost before.
+
+    Args:
+        now: as in all that follows, seconds of one clock.
+    """
+
+    def __init__(self, first_s: float, most_s: float, now: float) -> None:
+        self._first_s, self._most_s = first_s, most_s
+        self.heard(now)
+
+    def heard(self, now: float) -> None:
+        """Something came."""
+        self._pause_s = self._first_s
+        self._at = now + self._pause_s
+
+    def was_well(self, now: float) -> None:
+        """Docker has nothing newer."""
+        self._pause_s = min(self._most_s, 2 * self._pause_s)
+        self._at = now + self._pause_s
+
+    def left_s(self, now: float) -> float:
+        """Until it should be asked; 0: now."""
+        return max(0.0, self._at - now)
+
+
 class Output(Protocol):
     """A container's output as it comes; `swarmtask.nodeagent.log_source.Chunks`."""
 
@@ -78,7 +113,7 @@ class Output(Protocol):
 class Source(Protocol):
     """Where it comes from; `swarmtask.nodeagent.log_source.LogSource`."""
 
-    def open(self, container_id: str, *, since: int, follow: bool) -> AbstractAsyncContextManager[Output]: ...
+    def open(self, container_id: str, *, since: int, follow: bool, newest: bool = False) -> AbstractAsyncContextManager[Output]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +150,8 @@ class Follower:
         self._size, self._first, self._next = 0, 0, 0
         self._batch_at = 0.0
         self._chunks: Output | None = None
+        self._doubt: Doubt | None = None
+        self._opened_at, self._carried = self._mark, 0
         self._refusals = 0
         self._lost = self._unmatched = self._ended_well = False
 
@@ -157,11 +194,15 @@ class Follower:
         try:
             async with self._means.source.open(self.container_id, since=self._mark.since, follow=details.alive) as chunks:
                 self._chunks = chunks if details.alive else None
+                self._doubt = self._new_doubt() if details.alive else None
+                self._opened_at, self._carried = self._mark, 0
                 while (chunk := await self._read(chunks)) != b"":
                     for message in pieces.feed(chunk) if chunk else ():
                         self._put(cutter.take(message))
                     if chunk is None or self._due():
                         await self._flush(cutter)
+                    if chunk is None:
+                        await self._ask_docker(cutter, tty=details.tty)
         except NoOutput as error:
             if error.gone or details.alive:
                 raise  # the next pass sees what has become of it
@@ -192,20 +233,49 @@ class Follower:
 
     async def _read(self, chunks: Output) -> bytes | None:
         """None: what is there has waited long enough."""
-        habits, now = self._means.habits, asyncio.get_running_loop().time()
-        patience: float | None = None
+        habits, clock = self._means.habits, asyncio.get_running_loop().time
+        now = clock()
+        patience = [] if self._doubt is None else [self._doubt.left_s(now)]
         if self._batch:
-            patience = max(0.0, self._batch_at + habits.batch_s - now)
+            patience.append(max(0.0, self._batch_at + habits.batch_s - now))
         elif self._known is None:
-            patience = habits.announce_s
+            patience.append(habits.announce_s)
         try:
-            async with asyncio.timeout(patience):
+            async with asyncio.timeout(min(patience, default=None)):
                 chunk = await chunks.read()
         except TimeoutError:
             return None
+        self._carried += len(chunk)
+        if self._doubt is not None:
+            self._doubt.heard(clock())
         if (pause_s := self._means.bucket.take(len(chunk))) > 0:
             await self._means.sleep(pause_s)
         return chunk
+
+    def _new_doubt(self) -> Doubt:
+        return Doubt(self._means.habits.doubt_s, self._means.habits.most_doubt_s, asyncio.get_running_loop().time())
+
+    async def _ask_docker(self, cutter: Cutter, *, tty: bool) -> None:
+        """Compare a stream that is silent with what Docker has, if it is time to. Raises EngineUnavailable: it has stalled."""
+        now = asyncio.get_running_loop().time()
+        if self._doubt is None or self._doubt.left_s(now) > 0:
+            return
+        self._doubt.was_well(now)
+        if await self._newest(tty=tty) > cutter.newest:
+            if self._carried <= self._means.habits.recheck_bytes:
+                self._mark = self._opened_at  # records that the API has are compared, not sent
+            raise EngineUnavailable("the stream has stalled; it is opened anew")
+
+    async def _newest(self, *, tty: bool) -> int:
+        """When the container wrote last, as Docker has it (nanoseconds); 0: never, or Docker cannot say now."""
+        pieces, newest = parser(tty=tty), 0
+        try:
+            async with self._means.source.open(self.container_id, since=0, follow=False, newest=True) as chunks:
+                while chunk := await chunks.read():
+                    newest = max([newest, *(message.nanoseconds for message in pieces.feed(chunk))])
+            return max([newest, *(message.nanoseconds for message in pieces.close())])
+        except EngineUnavailable:
+            return 0
 
     def _due(self) -> bool:
         habits, now = self._means.habits, asyncio.get_running_loop().time()

@@ -36,8 +36,11 @@ class LogSource:
         self._path = socket_path
 
     @contextlib.asynccontextmanager
-    async def open(self, container_id: str, *, since: int, follow: bool) -> AsyncIterator[Chunks]:
+    async def open(self, container_id: str, *, since: int, follow: bool, newest: bool = False) -> AsyncIterator[Chunks]:
         """What it wrote from a time on (nanoseconds; 0: from the beginning), with `follow` until it ends.
+
+        Args:
+            newest: its newest message alone.
 
         Raises:
             NoOutput: the container is gone, or its log driver keeps nothing that can be read. EngineUnavailable.
@@ -45,6 +48,8 @@ class LogSource:
         query = {"stdout": "1", "stderr": "1", "timestamps": "1"}
         if follow:
             query["follow"] = "1"
+        if newest:
+            query["tail"] = "1"
         if since:
             query["since"] = f"{since // SECOND}.{since % SECOND:09d}"
         request = f"GET /containers/{quote(container_id, safe='')}/logs?{urlencode(query)} HTTP/1.1\r\nHost: localhost\r\n\r\n"

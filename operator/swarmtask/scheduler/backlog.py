@@ -11,13 +11,14 @@ from __future__ import annotations
 import heapq
 from bisect import bisect_left, insort
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Collection, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from swarmtask.scheduler.headroom import MOST_PREEMPTORS
+from swarmtask.scheduler.line import Line, Order, Place
 from swarmtask.scheduler.model import Amounts, Binding, CycleResult, PendingTask, QueueKey, Refusal, TaskKey
 from swarmtask.scheduler.standing import order_key
 
@@ -33,20 +34,8 @@ DEEPER = 4
 many."""
 SPARSE = 64
 """Places in a queue are counted one by one where more than so many times as many tasks stand between as places are asked for."""
-CHUNK = 512
 
-_Entry = tuple[float, str, TaskKey, PendingTask]
-"""What a line is sorted by, and the task; two tasks never compare equal before that."""
 _Identity = tuple[object, ...]
-_Order = tuple[float, float, str]
-Place = Callable[[PendingTask], _Order]
-"""The key by which tasks stand, whoever was not moved to the front. It must not fall from a task to a younger one of its line."""
-
-
-def _entry(task: PendingTask) -> _Entry:
-    # Who was moved to the front last comes first; those stand in lines of their own.
-    moment = task.queued_at if task.front_at is None else -task.front_at
-    return (moment, task.uid, task.key, task)
 
 
 def _identity(task: PendingTask) -> _Identity:
@@ -54,95 +43,13 @@ def _identity(task: PendingTask) -> _Identity:
     return (task.queue, task.priority, task.front_at is None, task.duration_s, task.shape)
 
 
-class _Line:
-    """Tasks that are alike, in order. Sorted chunks, so that neither the first nor one in the middle costs a move of all others.
-
-    Attributes:
-        started: of it, by cycles that did not come to an end.
-        reach: how many of it are worth looking at, by what was started of it until a cycle came to an end; 0: not known. Decides
-            what a cycle costs, never what it decides.
-        stuck: that was nothing.
-    """
-
-    __slots__ = ("_chunks", "_length", "front", "priority", "queue", "reach", "started", "stuck")
-
-    def __init__(self, like: PendingTask) -> None:
-        self.started, self.reach, self.stuck = 0, 0, False
-        self.queue, self.priority, self.front = like.queue, like.priority, like.front_at is not None
-        self._chunks: list[list[_Entry]] = []
-        self._length = 0
-
-    def __len__(self) -> int:
-        return self._length
-
-    def __iter__(self) -> Iterator[PendingTask]:
-        for chunk in self._chunks:
-            for entry in chunk:
-                yield entry[3]
-
-    def add(self, entry: _Entry) -> None:
-        self._length += 1
-        if not self._chunks:
-            self._chunks.append([entry])
-            return
-        number = min(self._chunk_of(entry), len(self._chunks) - 1)
-        chunk = self._chunks[number]
-        insort(chunk, entry)
-        if len(chunk) > 2 * CHUNK:
-            self._chunks[number : number + 1] = [chunk[:CHUNK], chunk[CHUNK:]]
-
-    def remove(self, entry: _Entry) -> None:
-        number = self._chunk_of(entry)
-        chunk = self._chunks[number]
-        del chunk[bisect_left(chunk, entry[:3])]
-        self._length -= 1
-        if not chunk:
-            del self._chunks[number]
-
-    def _chunk_of(self, entry: _Entry) -> int:
-        """The first chunk that ends at the entry or behind it."""
-        return bisect_left(self._chunks, entry[:3], key=lambda chunk: chunk[-1][:3])
-
-    def slice(self, start: int, count: int) -> list[PendingTask]:
-        """Up to `count` tasks from place `start` on, counted from 0."""
-        found: list[PendingTask] = []
-        for chunk in self._chunks:
-            if start >= len(chunk):
-                start -= len(chunk)
-                continue
-            found += [entry[3] for entry in chunk[start : start + count - len(found)]]
-            start = 0
-            if len(found) >= count:
-                break
-        return found
-
-    def before(self, task: PendingTask, place: Place) -> int:
-        """How many of the line stand before a task of their queue that was not moved to the front."""
-        if self.front:
-            return self._length
-        if place is not order_key:
-            wanted = place(task)
-            number = bisect_left(self._chunks, wanted, key=lambda chunk: place(chunk[-1][3]))
-            inside = (
-                bisect_left(self._chunks[number], wanted, key=lambda entry: place(entry[3])) if number < len(self._chunks) else 0
-            )
-        elif self.priority == task.priority:
-            # The same, a good deal faster.
-            moment: tuple[float, str] = (task.queued_at, task.uid)
-            number = bisect_left(self._chunks, moment, key=lambda chunk: chunk[-1][:2])
-            inside = bisect_left(self._chunks[number], moment) if number < len(self._chunks) else 0
-        else:
-            return self._length if self.priority > task.priority else 0
-        return sum(map(len, self._chunks[:number])) + inside
-
-
 class Backlog:
     """See the module. A mapping from the keys of tasks to tasks, as far as its users need one."""
 
     def __init__(self, tasks: Iterable[PendingTask] = ()) -> None:
         self._tasks: dict[TaskKey, PendingTask] = {}
-        self._line_of: dict[TaskKey, tuple[_Identity, _Line]] = {}
-        self._queues: dict[QueueKey, dict[_Identity, _Line]] = {}
+        self._line_of: dict[TaskKey, tuple[_Identity, Line]] = {}
+        self._queues: dict[QueueKey, dict[_Identity, Line]] = {}
         for task in tasks:
             self.put(task)
 
@@ -169,8 +76,8 @@ class Backlog:
         lines = self._queues.setdefault(task.queue, {})
         line = lines.get(identity)
         if line is None:
-            line = lines[identity] = _Line(task)
-        line.add(_entry(task))
+            line = lines[identity] = Line(task)
+        line.add(task)
         self._tasks[task.key] = task
         self._line_of[task.key] = (identity, line)
 
@@ -180,7 +87,7 @@ class Backlog:
         if task is None:
             return
         identity, line = self._line_of.pop(key)
-        line.remove(_entry(task))
+        line.remove(task)
         if not len(line):
             lines = self._queues[line.queue]
             del lines[identity]
@@ -221,7 +128,7 @@ class Backlog:
         return Cut(tuple(tasks), ends, self._queues, place, self._line_of, run_out)
 
 
-def _depths(lines: list[_Line], place: Place, free: Amounts, slots: int | None) -> list[int]:
+def _depths(lines: list[Line], place: Place, free: Amounts, slots: int | None) -> list[int]:
     """How many of the tasks that come first stand in each line: as many as use up what is free if all of them fit, without those of
     lines that did not move the last time; and at least WHOLE. More than WHOLE wait."""
     depths = [0] * len(lines)
@@ -270,7 +177,7 @@ def _most(request: Amounts, free: Amounts, slots: int | None) -> int:
 class _End:
     """Where a line was cut: so many of its tasks are looked at."""
 
-    line: _Line
+    line: Line
     depth: int
 
 
@@ -281,7 +188,7 @@ def _hidden_in(end: _End, tasks: list[PendingTask], moments: NDArray[np.float64]
     between = max(0, line.before(tasks[-1], order_key) - start)
     if between > SPARSE * len(tasks):
         return np.array([max(0, line.before(task, order_key) - depth) for task in tasks], dtype=np.int64)
-    there = np.array([task.queued_at for task in line.slice(start, between)] if between else [], dtype=np.float64)
+    there = line.moments(start, between)
     found: NDArray[np.int64] = start - depth + np.searchsorted(there, moments)
     for number in np.flatnonzero(there[np.minimum(found - (start - depth), between - 1)] == moments) if between else ():
         found[number] = max(0, line.before(tasks[number], order_key) - depth)  # of one moment: their names decide
@@ -301,9 +208,9 @@ class Cut:
 
     tasks: tuple[PendingTask, ...]
     ends: Mapping[TaskKey, _End] = field(default_factory=dict)
-    _queues: Mapping[QueueKey, Mapping[_Identity, _Line]] = field(default_factory=dict, repr=False)
+    _queues: Mapping[QueueKey, Mapping[_Identity, Line]] = field(default_factory=dict, repr=False)
     _place: Place = order_key
-    _line_of: Mapping[TaskKey, tuple[_Identity, _Line]] = field(default_factory=dict, repr=False)
+    _line_of: Mapping[TaskKey, tuple[_Identity, Line]] = field(default_factory=dict, repr=False)
     run_out: Set[TaskKey] = frozenset()
 
     @property
@@ -329,7 +236,7 @@ class Cut:
         ends: dict[QueueKey, list[_End]] = {}
         for end in self.ends.values():
             ends.setdefault(end.line.queue, []).append(end)
-        told: dict[QueueKey, list[tuple[_Order, int]]] = {}
+        told: dict[QueueKey, list[tuple[Order, int]]] = {}
         for number, refusal in enumerate(result.refusals):
             if refusal.task.front_at is None and refusal.task.queue in ends:
                 told.setdefault(refusal.task.queue, []).append((self._place(refusal.task), number))
@@ -375,7 +282,7 @@ class Cut:
         """Refusals of up to `count` tasks that the cycle did not look at, from place `start` on in an order of their own. They wait
         for what the last task of their line waits for that it did look at."""
         found: list[Refusal] = []
-        started: dict[QueueKey, list[_Order]] = {}
+        started: dict[QueueKey, list[Order]] = {}
         for binding in settled.bindings:
             if binding.task.front_at is None:
                 insort(started.setdefault(binding.task.queue, []), self._place(binding.task))

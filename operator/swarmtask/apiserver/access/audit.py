@@ -8,9 +8,8 @@ request: what was not recorded is counted, and the next line tells how many.
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 import structlog
@@ -29,8 +28,7 @@ STRANGERS_PER_S = 5
 TEXT_LIMIT = 256
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
+class Row(NamedTuple):
     """One request.
 
     Attributes:
@@ -104,23 +102,21 @@ class AuditLog:
         content: dict[str, Any] = {
             "time": self._clock.now(),
             "user": user.name if user is not None else ANONYMOUS,
-            "groups": list(user.groups) if user is not None else [],
+            "groups": user.groups if user is not None else (),
         }
         if user is not None and user.extra:
             content["extra"] = {key: list(values) for key, values in user.extra.items()}
         if row.acting is not None:
             content["impersonatedBy"] = row.acting.name
-        content |= {"source": row.source, "agent": _cut(row.agent), "verb": wanted.verb}
+        content["source"], content["agent"], content["verb"] = row.source, _cut(row.agent), wanted.verb
         if wanted.path:
             content["path"] = _cut(wanted.path)
         else:
-            content |= {
-                "group": _cut(wanted.group), "resource": _cut(wanted.full_resource), "namespace": _cut(wanted.namespace),
-                "name": _cut(wanted.name),
-            }  # fmt: skip
+            content["group"], content["resource"] = _cut(wanted.group), _cut(wanted.full_resource)
+            content["namespace"], content["name"] = _cut(wanted.namespace), _cut(wanted.name)
         if row.dry_run:
             content["dryRun"] = True
-        content |= {"code": row.code, "reason": row.reason, "milliseconds": round(row.took_s * 1000, 1)}
+        content["code"], content["reason"], content["milliseconds"] = row.code, row.reason, round(row.took_s * 1000, 1)
         if suppressed:
             content["strangersLeftOut"] = suppressed
         if self._lost:

@@ -14,13 +14,14 @@ import orjson
 from swarmtask.apiserver import admission, faults
 from swarmtask.apiserver import metadata as meta
 from swarmtask.apiserver.handlers_objects import ObjectHandlers, delete_options
+from swarmtask.apiserver.log_text import LogTexts
 from swarmtask.apiserver.objects import DeleteOptions, ObjectService, WriteOptions, Written
 from swarmtask.apiserver.pages import Page
 from swarmtask.apiserver.patch import apply_patch, patch_types
 from swarmtask.apiserver.projections import metrics, nodes, pods
 from swarmtask.apiserver.projections.exec import PodCommands
 from swarmtask.apiserver.projections.kinds import EMPTY, NODE_METRICS, POD_METRICS
-from swarmtask.apiserver.projections.logs import LogSource, PodLogs
+from swarmtask.apiserver.projections.logs import PodLogs
 from swarmtask.apiserver.projections.views import projected
 from swarmtask.apiserver.records import Key, Record
 from swarmtask.apiserver.routing import Target
@@ -41,7 +42,7 @@ class ProjectionHandlers:
     """All routes of projections.
 
     Args:
-        logs: where the output of attempts is kept.
+        logs: shows the output of attempts.
     """
 
     def __init__(
@@ -52,12 +53,12 @@ class ProjectionHandlers:
         clock: Clock,
         commands: PodCommands,
         *,
-        logs: LogSource,
+        logs: LogTexts,
     ) -> None:
         self._store, self._service, self._objects, self._clock = store, service, objects, clock
         self._pod_view, self._node_view = pods.PodView(), nodes.NodeView()
         self._commands = commands
-        self.logs = PodLogs(logs, clock)
+        self._logs = PodLogs(logs, clock)
 
     def serves(self, rt: ResourceType) -> bool:
         """Whether a type is one of these."""
@@ -189,7 +190,7 @@ class ProjectionHandlers:
         if target.subresource == "log":
             if request.method != "GET":
                 raise faults.method_not_allowed()
-            return await self.logs.answer(request, self.pod(target))
+            return self._logs.answer(request, self.pod(target))
         if target.subresource == "eviction":
             return await self._evict(request, target)
         if request.method not in ("GET", "POST"):
@@ -317,7 +318,8 @@ def _pod_in(view: pods.PodView, record: Record | None, key: Key) -> Record | Non
 def _read_only(rt: ResourceType) -> MethodNotAllowed:
     if rt.storage_key in (NODE_METRICS, POD_METRICS):
         return MethodNotAllowed("metrics can only be read: node agents tell them")
+    kinds = rt.kind + rt.plural[len(rt.kind) :]
     return MethodNotAllowed(
-        f"SwarmTask runs no {rt.kind}s: the list is there, and always empty, for programs that expect it. What is to run once is a "
+        f"SwarmTask runs no {kinds}: the list is there, and always empty, for programs that expect it. What is to run once is a "
         "SwarmTask (kubectl explain swarmtask.spec)"
     )

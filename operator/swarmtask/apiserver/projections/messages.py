@@ -113,6 +113,7 @@ POD = Message("Pod", "An attempt of a SwarmTask, in Kubernetes' words. It can be
               list_keys=("name",)),
         _text("nodeName", "The node that it was bound to."),
         _text("restartPolicy", "Always Never."), _text("schedulerName", "Always swarmtask."),
+        Field("securityContext", 0, Message("PodSecurityContext", "Always empty.", ()), "Always empty."),
         _number("terminationGracePeriodSeconds", "Between SIGTERM and SIGKILL."),
         _number("activeDeadlineSeconds", "Longest run."),
         _number("priority", "Higher starts first."), _text("priorityClassName", "A name for the priority."),

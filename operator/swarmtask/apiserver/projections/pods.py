@@ -120,6 +120,7 @@ def _spec(task: Mapping[str, Any], attempt: Mapping[str, Any]) -> dict[str, Any]
         "nodeName": attempt.get("node", ""),
         "restartPolicy": "Never",
         "schedulerName": "swarmtask",
+        "securityContext": {},  # kubectl debug looks into it without asking whether it is there
         "terminationGracePeriodSeconds": wish.get("terminationGracePeriodSeconds", 10),
         "priority": _priority(wish),
     }

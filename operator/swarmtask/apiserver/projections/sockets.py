@@ -14,6 +14,7 @@ import structlog
 
 from swarmtask.apiserver import faults
 from swarmtask.apiserver.access.room import AccessRoom, Visit
+from swarmtask.apiserver.door import Door
 from swarmtask.apiserver.projections.exec import V4, V5, PodCommands, Receive, Send, Shell, Wish, wish_of
 from swarmtask.apiserver.projections.handlers import ProjectionHandlers
 from swarmtask.apiserver.projections.pods import PODS
@@ -30,8 +31,11 @@ SWITCHING = 101
 class CommandSockets:
     """See the module."""
 
-    def __init__(self, access: AccessRoom, registry: TypeRegistry, projections: ProjectionHandlers, commands: PodCommands) -> None:
+    def __init__(
+        self, access: AccessRoom, registry: TypeRegistry, projections: ProjectionHandlers, commands: PodCommands, door: Door
+    ) -> None:
         self._access, self._registry, self._projections, self._commands = access, registry, projections, commands
+        self._door = door
 
     async def serve(self, scope: Mapping[str, Any], receive: Receive, send: Send) -> None:
         """One WebSocket, from its handshake to its end."""
@@ -66,6 +70,7 @@ class CommandSockets:
         visit = self._access.arrive("POST", scope["path"], segments, parse_query(raw_query), source)
         visits.append(visit)
         self._access.enter(visit, headers)
+        self._door.known(scope.get("client"))
         found = group_version(segments)
         if found is None:
             raise faults.no_such_path()

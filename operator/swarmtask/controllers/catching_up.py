@@ -1,0 +1,164 @@
+"""After a restore: what engines run of a task from beyond its backup is taken over before anything is decided about the task.
+
+A backup does not know which attempts were begun after it was made. A restored task carries an annotation (`resources.restored`);
+while it does, the executor puts aside whatever it is told about the task, and the scheduler does not see it. As soon as every
+engine has listed its workloads, the newest attempt that one of them shows beyond the stored record becomes the task's attempt,
+where it is and as it is; older ones are removed by the rules that hold for every task. Then the annotation goes, and the task is
+like any other. So no attempt is begun beside one that nobody remembers, and numbers go on growing (LIFECYCLE I2, I4).
+
+Started by the operator. A crash between the two writes repeats the first, which then changes nothing. A person who knows better
+removes the annotation: `kubectl annotate swarmtask NAME swarmtask.io/restored-`.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from datetime import datetime
+
+from swarmtask.controllers.cache import Cache
+from swarmtask.controllers.crashpoints import write_point
+from swarmtask.controllers.entries import Change, TaskEntry
+from swarmtask.controllers.executor import Executor
+from swarmtask.controllers.lane import EngineLane
+from swarmtask.controllers.surroundings import Surroundings
+from swarmtask.controllers.waiting import Bell
+from swarmtask.errors import Conflict, NotFound, SwarmTaskError
+from swarmtask.lifecycle.deadlines import Policy
+from swarmtask.lifecycle.draft import Draft
+from swarmtask.lifecycle.messages import FINAL_WORKLOAD_STATES, Announcement, Bound, Observation, Reason, Transition
+from swarmtask.resources.kinds import SWARM_TASK
+from swarmtask.resources.restored import ANNOTATION_RESTORED, is_restored
+from swarmtask.resources.task import AttemptState, SwarmTask, attempt_id
+from swarmtask.scheduler.model import TaskKey
+
+logger = logging.getLogger(__name__)
+
+
+class CatchingUp:
+    """See the module.
+
+    Args:
+        lanes: engine name -> its lane; all of them are asked.
+    """
+
+    def __init__(self, around: Surroundings, cache: Cache, lanes: Mapping[str, EngineLane], executor: Executor) -> None:
+        self._api, self._clock, self._settings, self._announcer = around.api, around.clock, around.settings, around.announcer
+        self._cache, self._lanes, self._executor = cache, lanes, executor
+        self._held: dict[TaskKey, None] = {}
+        self._homeless_since: dict[str, float] = {}
+        self._told: set[str] = set()
+        self.bell = Bell(around.clock)
+
+    def note(self, change: Change) -> None:
+        """A task was seen, or is gone."""
+        entry = self._cache.tasks.get(change.key)
+        if entry is not None and is_restored(entry.task):
+            self._held[change.key] = None
+            self.bell.ring()
+        elif change.key in self._held:
+            del self._held[change.key]
+            self._executor.release(change.key)
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        while True:
+            for key in list(self._held):
+                try:
+                    await self._catch_up(key)
+                except (Conflict, NotFound):
+                    await self._executor.refresh(key)
+                except SwarmTaskError as error:
+                    logger.warning("SwarmTask %s/%s was restored, and waits: %s", *key, error)
+            await self.bell.wait(self._settings.poll_interval_s if self._held else None)
+
+    async def _catch_up(self, key: TaskKey) -> None:
+        entry = self._cache.tasks.get(key)
+        if entry is None:
+            return
+        silent = [name for name, lane in self._lanes.items() if lane.present(entry.task.metadata.uid) is None]
+        if silent:
+            self._tell_waiting(entry.task, silent)
+            return
+        if not await self._take_over(key, entry):
+            return
+        entry = self._cache.tasks[key]
+        metadata = {
+            "annotations": {ANNOTATION_RESTORED: None}, "uid": entry.task.metadata.uid,
+            "resourceVersion": entry.task.metadata.resource_version,
+        }  # fmt: skip
+        with write_point("add-finalizer"):
+            obj = await self._api.patch(SWARM_TASK, key[1], {"metadata": metadata}, key[0])
+        self._cache.apply(SWARM_TASK, obj)
+
+    async def _take_over(self, key: TaskKey, entry: TaskEntry) -> bool:
+        """Make the newest attempt beyond the record the task's own. False: not yet."""
+        task = entry.task
+        beyond = sorted(self._beyond(task), key=lambda seen: seen.attempt)
+        if not beyond or entry.invalid is not None or task.metadata.deletion_timestamp is not None:
+            return True  # a task that goes takes with it whatever engines show of it
+        newest = beyond[-1]
+        node = self._home(newest)
+        if task.finished:
+            # Somebody had retried it after the backup, which does not know that: it has ended, and nothing of it may go on.
+            return self._remove(task, [seen for seen in beyond if seen.state not in FINAL_WORKLOAD_STATES])
+        if node is None:
+            since = self._homeless_since.setdefault(newest.name, self._clock.monotonic())
+            if self._clock.monotonic() - since < self._settings.orphan_grace_s:
+                return False  # its node may be listed later than it
+            if newest.state not in FINAL_WORKLOAD_STATES:
+                return self._remove(task, [newest])
+            node = newest.node_id or "unknown"
+        self._homeless_since.pop(newest.name, None)
+        transition = taken_over(task, newest, node, self._clock.now(), self._executor.policy)
+        logger.warning("SwarmTask %s/%s was restored: %s runs it as attempt %d", *key, newest.engine, newest.attempt)
+        await self._executor.write(key, entry, transition)
+        return True
+
+    def _beyond(self, task: SwarmTask) -> list[Observation]:
+        uid, known = task.metadata.uid, task.status.attempt
+        listed = (seen for lane in self._lanes.values() for seen in lane.present(uid) or ())
+        return [seen for seen in listed if seen.attempt > known and seen.name == attempt_id(uid, seen.attempt)]
+
+    def _home(self, seen: Observation) -> str | None:
+        """The SwarmNode that it is on; None where that is not known (yet)."""
+        wanted = (seen.engine, seen.node_id)
+        homes = (
+            name for name, node in self._cache.nodes.items() if any((one.name, one.id) == wanted for one in node.status.engines)
+        )
+        return next(homes, None) if seen.node_id else None
+
+    def _remove(self, task: SwarmTask, unwanted: list[Observation]) -> bool:
+        """True when none is left."""
+        for seen in unwanted:
+            logger.warning("removing %s from %s: its task was restored as it was before", seen.name, seen.engine)
+            self._lanes[seen.engine].remove(seen.name, orphan=True)
+        return not unwanted
+
+    def _tell_waiting(self, task: SwarmTask, silent: list[str]) -> None:
+        """Once per task in this process."""
+        if task.metadata.uid not in self._told:
+            self._told.add(task.metadata.uid)
+            message = f"restored from a backup: waits until {', '.join(silent)} tells what ran since"
+            self._announcer.tell(SWARM_TASK, task.metadata, Announcement("Normal", "Restored", message))
+
+
+def taken_over(task: SwarmTask, seen: Observation, node: str, now: datetime, policy: Policy) -> Transition:
+    """The status of a task whose newest attempt is one that its record does not know. What it does is observed next, as of any.
+
+    Args:
+        task: waiting or live. seen: of a higher attempt. node: the SwarmNode where it is.
+    """
+    draft = Draft(task, now, policy)
+    if draft.live is not None:
+        message = f"attempt {seen.attempt} had been started when the backup was restored; how this one ended is not known"
+        draft.update(
+            draft.live, state=AttemptState.FAILED, reason=Reason.WORKLOAD_LOST.value, message=message, finished_at=draft.at
+        )
+    draft.status.attempt = seen.attempt - 1
+    draft.bind(Bound(node, seen.engine, seen.node_id))
+    if draft.live is not None:
+        draft.update(draft.live, observed=True)
+    draft.status.queued_time = draft.status.queued_time or draft.at
+    draft.announce("Restored", f"attempt {seen.attempt} was begun on {node} after the backup: it goes on")
+    return draft.finish()

@@ -1,0 +1,254 @@
+"""The short ways of a write: whatever they let through, the long ways would have let through with the same outcome."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+import yaml
+from hypothesis import event, given, settings
+from hypothesis import strategies as st
+
+from swarmtask.apiserver import admission, wire
+from swarmtask.apiserver.builtins import types_of_crd
+from swarmtask.apiserver.fieldset import difference, node_of, to_fields_v1
+from swarmtask.apiserver.schema import Structural, structural_of
+from swarmtask.apiserver.schema_checks import compile_check
+from swarmtask.apiserver.types import ResourceType
+from swarmtask.apiserver.whole_fields import whole_fields
+from swarmtask.errors import Cause, Invalid
+from swarmtask.resources.kinds import OWN_KINDS
+from tests.apiserver import schemas
+from tests.resources.bad_tasks import bad_tasks, good_task
+
+CRDS = Path(__file__).parents[2] / "manifests" / "crds"
+
+
+def own_type(plural: str) -> ResourceType:
+    (rt,) = types_of_crd(yaml.safe_load((CRDS / f"{plural}.swarmtask.io.yaml").read_text()))
+    return rt
+
+
+def whole(schema: schemas.Schema) -> schemas.Schema:
+    return {"type": "object", "properties": {"spec": schema}}
+
+
+def causes_of(schema: schemas.Schema, value: Any) -> list[Cause]:
+    """By the closures that find the words."""
+    causes: list[Cause] = []
+    compile_check(schema)(value, None, causes)
+    return causes
+
+
+def text(value: Any) -> bytes:
+    """Every byte counts: the order of keys, 1 and 1.0. Integers beyond 64 bits have no other form here."""
+    return orjson.dumps(value, default=str) if not _has_large(value) else repr(value).encode()
+
+
+def _has_large(value: Any) -> bool:
+    if isinstance(value, dict):
+        return any(map(_has_large, value.values()))
+    if isinstance(value, list):
+        return any(map(_has_large, value))
+    return type(value) is int and not -(2**63) <= value < 2**63
+
+
+@settings(max_examples=400, deadline=None)
+@given(st.data())
+def test_pruning_and_defaults_are_what_the_schema_says(data: st.DataObject) -> None:
+    schema = data.draw(schemas.schemas())
+    obj = {"spec": data.draw(schemas.values(schema))}
+    structural, expected = Structural(whole(schema)), copy.deepcopy(obj)
+    assert structural.prune(obj) == sorted(schemas.prune(whole(schema), expected))
+    assert text(obj) == text(expected)
+    structural.default(obj)
+    schemas.fill(whole(schema), expected)
+    assert obj == expected
+    assert text(obj) == text(expected)
+    structural.default(obj)
+    assert text(obj) == text(expected)
+
+
+@settings(max_examples=1000, deadline=None)
+@given(st.data())
+def test_what_is_accepted_loses_nothing_and_is_valid_with_its_defaults(data: st.DataObject) -> None:
+    schema = data.draw(schemas.schemas())
+    obj = {"spec": data.draw(schemas.values(schema))}
+    structural, before = Structural(whole(schema)), copy.deepcopy(obj)
+    accepted = structural.accepts(obj)
+    assert text(obj) == text(before), "to look at an object changes nothing"
+    gone = schemas.prune(whole(schema), obj)
+    schemas.fill(whole(schema), obj)
+    wrong = causes_of(whole(schema), obj)
+    event(f"accepted: {accepted}, faultless: {not gone and not wrong}")
+    if accepted:
+        assert gone == []
+        assert wrong == []
+    assert structural.validate(obj) == wrong
+
+
+FITTING: list[tuple[schemas.Schema, Any]] = [
+    ({"type": "string", "minLength": 1, "maxLength": 3, "pattern": "^a"}, "ab"),
+    ({"type": "string", "enum": ["x", "y"]}, "y"),
+    ({"type": "string", "format": "date-time"}, "2026-01-31T12:00:00Z"),
+    ({"type": "string", "nullable": True}, None),
+    ({"type": "integer", "minimum": 0, "maximum": 5, "exclusiveMaximum": True}, 4),
+    ({"type": "integer", "format": "int32"}, 2**31 - 1),
+    ({"type": "number"}, 1),
+    ({"type": "number", "minimum": 0.5}, 0.75),
+    ({"type": "boolean"}, False),
+    ({"x-kubernetes-int-or-string": True, "anyOf": schemas.PLAIN, "pattern": "^[0-9]+m?$", "maxLength": 5}, "500m"),
+    ({"x-kubernetes-int-or-string": True, "anyOf": schemas.PLAIN, "pattern": "^[0-9]+m?$", "maxLength": 5}, 2),
+    ({"type": "array", "items": {"type": "string"}, "maxItems": 2, "x-kubernetes-list-type": "set"}, ["a", "b"]),
+    ({"type": "array", "x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"],
+      "items": {"type": "object", "properties": {"name": {"type": "string"}}, "required": ["name"]}}, [{"name": "a"}, {"name": "b"}]),
+    ({"type": "object", "additionalProperties": {"type": "string"}, "maxProperties": 1}, {"k": "v"}),
+    ({"type": "object", "x-kubernetes-preserve-unknown-fields": True}, {"a": [1, {"b": None}]}),
+    ({"type": "object", "properties": {"a": {"type": "string", "default": "d"}}, "required": ["a"]}, {}),
+    ({"type": "object", "properties": {"a": {"type": "string"}}, "x-kubernetes-preserve-unknown-fields": True}, {"a": "", "b": 1}),
+    ({"type": "object", "properties": {"a": {"type": "string", "default": "d"}}, "maxProperties": 1}, {}),
+    ({"type": "string", "oneOf": [{"minLength": 3}, {"maxLength": 1}]}, "a"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("schema", "value"), FITTING, ids=[str(schema)[:60] for schema, _ in FITTING])
+def test_good_values_take_the_short_way(schema: schemas.Schema, value: Any) -> None:
+    assert Structural(whole(schema)).accepts({"spec": value})
+
+
+UNFIT: list[tuple[schemas.Schema, Any]] = [
+    ({"type": "object", "properties": {"a": {"type": "integer", "default": "no"}}}, {}),
+    ({"type": "object", "properties": {"a": {"type": "string", "default": "d"}}, "maxProperties": 1}, {"b": 1}),
+    ({"type": "object", "properties": {"a": {"type": "string", "default": "d"}, "b": {"type": "string"}}, "maxProperties": 1},
+     {"b": ""}),
+    ({"type": "object", "properties": {"a": {"x-kubernetes-preserve-unknown-fields": True}}, "required": ["a"]}, {"a": None}),
+    ({"type": "array", "x-kubernetes-list-type": "set", "items": {
+        "type": "object", "properties": {"a": {"type": "integer", "default": 1}}}}, [{}, {"a": 1}]),
+    ({"type": "array", "x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["a"], "items": {
+        "type": "object", "properties": {"a": {"type": "integer", "default": 1}}}}, [{}, {"a": 1}]),
+    ({"type": "integer"}, True),
+    ({"type": "boolean"}, 1),
+    ({"type": "integer"}, 2**63),
+    ({"type": "number", "maximum": 2**53}, 2**53 + 1),
+    ({"type": "string", "maxLength": 1}, "éé"),
+    ({"type": "object"}, {"a": 1}),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("schema", "value"), UNFIT, ids=[str(schema)[:60] for schema, _ in UNFIT])
+def test_what_only_seems_to_fit_takes_the_long_way(schema: schemas.Schema, value: Any) -> None:
+    obj = {"spec": value}
+    assert not Structural(whole(schema)).accepts(obj)
+    gone = schemas.prune(whole(schema), obj)
+    schemas.fill(whole(schema), obj)
+    assert gone or causes_of(whole(schema), obj)
+
+
+def test_a_schema_that_is_too_large_is_left_to_the_closures() -> None:
+    fields = {f"f{number}": {"type": "string"} for number in range(6_000)}
+    structural = Structural(whole({"type": "object", "properties": fields}))
+    assert not structural.accepts({"spec": {"f1": "x"}})
+    assert structural.validate({"spec": {"f1": "x"}}) == []
+    assert [cause.field for cause in structural.validate({"spec": {"f1": 1}})] == ["spec.f1"]
+
+
+# --- our own kinds -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("plural", [kind.plural for kind in OWN_KINDS if kind.model is not None])
+def test_our_own_kinds_take_the_short_way(plural: str) -> None:
+    rt = own_type(plural)
+    obj = good_task() if plural == "swarmtasks" else {"apiVersion": rt.api_version, "kind": rt.kind, "metadata": {"name": "x"}}
+    obj.setdefault("spec", {})
+    structural = structural_of(rt)
+    assert structural is not None
+    assert structural.accepts(obj)
+    structural.default(obj)
+    assert structural.accepts(obj)
+
+
+@pytest.mark.parametrize("bad", bad_tasks(), ids=lambda bad: bad.id)
+def test_no_bad_task_takes_the_short_way_unseen(bad: Any) -> None:
+    """What the schema has nothing against, the model must refuse, for metadata left out as well as given."""
+    rt, obj = own_type("swarmtasks"), copy.deepcopy(bad.manifest)
+    if not bad.model or not admission.accepts(rt, obj):
+        return
+    admission.default(rt, obj)
+    with pytest.raises(Invalid) as refused:
+        admission.validate(rt, obj, None, spec_changed=True, accepted=True)
+    assert any(name in refused.value.message for name in bad.names)
+
+
+# --- ownership -----------------------------------------------------------------------------------------------------------
+
+
+def by_difference(part: dict[str, Any], schema: schemas.Schema) -> dict[str, Any]:
+    """As updates find it: the difference to nothing."""
+    return to_fields_v1(difference({}, part, node_of(schema)).added - {("f:metadata",)})
+
+
+METADATA = st.fixed_dictionaries({}, optional={
+    "labels": st.dictionaries(st.text("ab", max_size=2), st.text("ab", max_size=1), max_size=2),
+    "annotations": st.dictionaries(st.text("ab", max_size=2), st.text("ab", max_size=1), max_size=2),
+    "finalizers": st.lists(st.sampled_from(["a.b/c", "d.e/f"]), max_size=3),
+    "ownerReferences": st.lists(st.fixed_dictionaries({"uid": st.sampled_from("uv"), "name": st.just("n")}), max_size=3),
+})  # fmt: skip
+
+
+@settings(max_examples=600, deadline=None)
+@given(st.data(), METADATA)
+def test_all_fields_of_an_object_are_the_difference_to_nothing(data: st.DataObject, metadata: dict[str, Any]) -> None:
+    schema = data.draw(schemas.schemas())
+    part = {"spec": data.draw(schemas.values(schema))}
+    if metadata:
+        part["metadata"] = metadata
+    if _has_large(part):
+        return  # no body has them
+    root = node_of(whole(schema))
+    assert text(whole_fields(part, root)) == text(by_difference(part, whole(schema)))
+    structural = Structural(whole(schema))
+    structural.default(part)
+    if structural.accepts({"spec": part.get("spec"), "metadata": metadata}):
+        for _ in range(2):  # the second time by what was kept of the first
+            assert text(whole_fields(part, root, valid=True)) == text(by_difference(part, whole(schema)))
+
+
+# --- keys given twice ----------------------------------------------------------------------------------------------------
+
+KEYS = st.text(':"\\au0é', max_size=2)
+TREES = st.recursive(
+    st.text(':"\\aé\x00', max_size=3) | st.integers(-5, 5) | st.none(),
+    lambda inner: st.lists(inner, max_size=3) | st.lists(st.tuples(KEYS, inner), max_size=3).map(tuple),
+    max_leaves=8,
+)
+
+
+def written(tree: Any, rest: st.DataObject) -> str:
+    """A JSON text in which objects, given as tuples of pairs, keep every pair; colons in strings are escaped now and then."""
+    if isinstance(tree, tuple):
+        gap = rest.draw(st.sampled_from(["", " ", "\n\t"]))
+        pairs = (f"{written(key, rest)}{gap}:{gap}{written(value, rest)}" for key, value in tree)
+        return "{" + ",".join(pairs) + "}"
+    if isinstance(tree, list):
+        return "[" + ", ".join(written(item, rest) for item in tree) + "]"
+    plain = orjson.dumps(tree).decode()
+    if isinstance(tree, str) and rest.draw(st.booleans()):
+        plain = plain.replace(":", rest.draw(st.sampled_from(["\\u003a", "\\u003A"])))
+    return plain
+
+
+@settings(max_examples=600, deadline=None)
+@given(TREES, st.data())
+def test_a_key_given_twice_is_always_found(tree: Any, data: st.DataObject) -> None:
+    body = written((("x", tree),), data).encode()
+
+    def twice(node: Any) -> bool:
+        if isinstance(node, tuple):
+            return len({key for key, _ in node}) != len(node) or any(twice(value) for _, value in node)
+        return isinstance(node, list) and any(map(twice, node))
+
+    found = wire.duplicate_fields(wire.Request("POST", "/", {}, {}, body))
+    assert bool(found) == twice(tree)
