@@ -114,10 +114,7 @@ class Executor:
         Who holds room comes first, then by priority: an urgent task must not wait until ten thousand others have been let in.
         """
         entry = self._cache.tasks.get(key)
-        if entry is None or entry.live is not None:
-            rank = 0
-        else:
-            rank = LOWEST_RANK - entry.task.spec.effective_priority
+        rank = 0 if entry is None or entry.live is not None else LOWEST_RANK - entry.task.spec.effective_priority
         self._queue.put(key, ("Reconcile", 0), ("", None), rank=rank)
 
     def forget(self, key: TaskKey) -> None:
