@@ -17,7 +17,11 @@ NAMES = ("a", "b", "name")
 PLAIN = [{"type": "integer"}, {"type": "string"}]
 
 json_values = st.recursive(
-    st.none() | st.booleans() | st.integers(-(2**70), 2**70) | st.floats(allow_nan=False, width=32) | st.text("ab:\"\\é", max_size=3),
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**70), 2**70)
+    | st.floats(allow_nan=False, width=32)
+    | st.text('ab:"\\é', max_size=3),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from([*NAMES, "other"]), inner, max_size=3),
     max_leaves=8,
 )
@@ -29,7 +33,8 @@ _LEAVES: tuple[Schema, ...] = (
     {"type": "integer"}, {"type": "integer", "default": 1}, {"type": "integer", "minimum": 0, "maximum": 3}, {"type": "boolean"},
     {"type": "integer", "minimum": 0, "exclusiveMinimum": True, "default": 0}, {"type": "integer", "format": "int32"},
     {"type": "integer", "maximum": 1.5}, {"type": "integer", "multipleOf": 2}, {"type": "integer", "enum": [1, 2]},
-    {"type": "number"}, {"type": "number", "nullable": True}, {"type": "number", "minimum": 0.5}, {"type": "boolean", "default": True},
+    {"type": "number"}, {"type": "number", "nullable": True}, {"type": "number", "minimum": 0.5},
+    {"type": "boolean", "default": True},
     {"x-kubernetes-preserve-unknown-fields": True}, {"type": "object", "x-kubernetes-preserve-unknown-fields": True},
     {"x-kubernetes-int-or-string": True}, {"x-kubernetes-int-or-string": True, "anyOf": PLAIN, "pattern": "^a*$"},
     {"x-kubernetes-int-or-string": True, "anyOf": PLAIN, "minimum": 0, "maxLength": 2}, {"type": "object"}, {"type": "array"},

@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import copy
+import re
+import uuid
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +16,14 @@ import pytest
 import yaml
 from hypothesis import event, given, settings
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
-from swarmtask.apiserver import admission, wire
-from swarmtask.apiserver.builtins import types_of_crd
-from swarmtask.apiserver.fieldset import difference, node_of, to_fields_v1
+from swarmtask.apiserver import admission, apply, wire
+from swarmtask.apiserver import metadata as meta
+from swarmtask.apiserver.builtins import builtin_types, types_of_crd
+from swarmtask.apiserver.fieldset import Node, difference, node_of, to_fields_v1
+from swarmtask.apiserver.model_rules import model_causes
+from swarmtask.apiserver.routing import Target, methods_of, takes
 from swarmtask.apiserver.schema import Structural, structural_of
 from swarmtask.apiserver.schema_checks import compile_check
 from swarmtask.apiserver.types import ResourceType
@@ -22,11 +31,13 @@ from swarmtask.apiserver.whole_fields import whole_fields
 from swarmtask.errors import Cause, Invalid
 from swarmtask.resources.kinds import OWN_KINDS
 from tests.apiserver import schemas
+from tests.apiserver.in_process import Caller
 from tests.resources.bad_tasks import bad_tasks, good_task
 
 CRDS = Path(__file__).parents[2] / "manifests" / "crds"
 
 
+@lru_cache
 def own_type(plural: str) -> ResourceType:
     (rt,) = types_of_crd(yaml.safe_load((CRDS / f"{plural}.swarmtask.io.yaml").read_text()))
     return rt
@@ -104,7 +115,8 @@ FITTING: list[tuple[schemas.Schema, Any]] = [
     ({"x-kubernetes-int-or-string": True, "anyOf": schemas.PLAIN, "pattern": "^[0-9]+m?$", "maxLength": 5}, 2),
     ({"type": "array", "items": {"type": "string"}, "maxItems": 2, "x-kubernetes-list-type": "set"}, ["a", "b"]),
     ({"type": "array", "x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"],
-      "items": {"type": "object", "properties": {"name": {"type": "string"}}, "required": ["name"]}}, [{"name": "a"}, {"name": "b"}]),
+      "items": {"type": "object", "properties": {"name": {"type": "string"}}, "required": ["name"]}},
+     [{"name": "a"}, {"name": "b"}]),
     ({"type": "object", "additionalProperties": {"type": "string"}, "maxProperties": 1}, {"k": "v"}),
     ({"type": "object", "x-kubernetes-preserve-unknown-fields": True}, {"a": [1, {"b": None}]}),
     ({"type": "object", "properties": {"a": {"type": "string", "default": "d"}}, "required": ["a"]}, {}),
@@ -252,3 +264,121 @@ def test_a_key_given_twice_is_always_found(tree: Any, data: st.DataObject) -> No
 
     found = wire.duplicate_fields(wire.Request("POST", "/", {}, {}, body))
     assert bool(found) == twice(tree)
+
+
+# --- models --------------------------------------------------------------------------------------------------------------
+
+PLURALS = [kind.plural for kind in OWN_KINDS if kind.model is not None]
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.data(), st.sampled_from(PLURALS))
+def test_models_say_the_same_of_parts_that_were_made_before(data: st.DataObject, plural: str) -> None:
+    rt = own_type(plural)
+    model = next(kind.model for kind in OWN_KINDS if kind.plural == plural)
+    assert model is not None
+    assert rt.schema is not None
+    obj = {"apiVersion": rt.api_version, "kind": rt.kind, "metadata": {"name": "x"}}
+    obj["spec"] = data.draw(schemas.values(rt.schema["properties"]["spec"]))
+    if _has_large(obj):
+        return
+    if data.draw(st.booleans()):
+        admission.default(rt, obj)
+    before = text(obj)
+    try:
+        model.model_validate(obj)
+        valid = True
+    except ValidationError:
+        valid = False
+    event(f"valid: {valid}")
+    for _ in range(2):  # the second time with the parts of the first
+        assert (model_causes(rt, obj) == []) == valid
+    assert text(obj) == before
+
+
+# --- creating ------------------------------------------------------------------------------------------------------------
+
+TASKS = "/apis/swarmtask.io/v1alpha1/namespaces/default/swarmtasks"
+QUEUE = {"apiVersion": "swarmtask.io/v1alpha1", "kind": "SwarmQueue", "metadata": {"name": "q"}}
+
+
+@pytest.fixture(scope="module")
+def call(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Caller]:
+    caller = Caller(tmp_path_factory.mktemp("short") / "x.db")
+    queue = {**QUEUE, "spec": {"defaults": {"backoffLimit": 2, "priorityClass": "high"}}}
+    assert caller.send("POST", TASKS.replace("swarmtasks", "swarmqueues"), orjson.dumps(queue)).code == 201
+    yield caller
+    caller.close()
+
+
+def manifests() -> Iterator[Any]:
+    yield pytest.param(good_task(), id="plain")
+    full = good_task()
+    full["spec"] |= {
+        "placement": {"capabilities": ["a"], "nodeSelector": {"x": "y"}, "tolerations": [{"operator": "Exists"}]},
+        "limits": {"model/x": 2}, "failurePolicy": [{"onExitCodes": [1], "action": "Ignore"}], "priority": 5,
+    }  # fmt: skip
+    full["metadata"] |= {"labels": {"a": "b"}, "finalizers": ["a.b/c"], "managedFields": [{}], "uid": "mine", "generation": 7}
+    yield pytest.param(full, id="much")
+    yield pytest.param(good_task() | {"metadata": {"generateName": "made-"}}, id="generated name")
+    yield pytest.param(good_task() | {"status": {"phase": "Running"}}, id="status")
+    queued = good_task()
+    queued["spec"]["queue"] = "q"
+    yield pytest.param(queued, id="defaults of a queue")
+    whole_float = good_task()
+    whole_float["spec"]["backoff"] = {"initialSeconds": 10.0}
+    yield pytest.param(whole_float, id="a float that the schema takes and the model does not")
+    unknown = good_task()
+    unknown["spec"]["imge"] = 1
+    yield pytest.param(unknown, id="unknown field")
+    yield from (pytest.param(bad.manifest, id=bad.id) for bad in bad_tasks() if not _has_large(bad.manifest))
+
+
+def comparable(content: bytes) -> bytes:
+    """Without what differs from create to create."""
+    plain = re.sub(rb"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", b"UID", content)
+    return re.sub(rb"made-[a-z0-9]{5}", b"made-", re.sub(rb"20\d\d-\d\d-\d\dT\d\d:\d\d:\d\dZ", b"TIME", plain))
+
+
+@pytest.mark.parametrize("manifest", list(manifests()))
+def test_a_create_says_the_same_whichever_way_it_takes(
+    call: Caller, monkeypatch: pytest.MonkeyPatch, manifest: dict[str, Any]
+) -> None:
+    def created() -> tuple[int, dict[str, str], bytes]:
+        answer = call.send("POST", TASKS, orjson.dumps(manifest), query="dryRun=All&fieldManager=m")
+        return answer.code, {**answer.headers, "content-length": ""}, comparable(answer.content)
+
+    short = created()
+    monkeypatch.setattr(admission, "accepts", lambda rt, obj: False)
+    monkeypatch.setattr(wire, "_keeps_every_key", lambda body, value: False)
+    with monkeypatch.context() as patch:
+        patch.setattr(apply, "whole_fields", by_nothing)
+        assert created() == short
+
+
+def by_nothing(part: dict[str, Any], root: Node, *, valid: bool) -> dict[str, Any]:
+    return to_fields_v1(difference({}, part, root).added - {("f:metadata",)})
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "TRACE"])
+def test_the_quick_look_at_a_method_agrees_with_the_list(method: str) -> None:
+    for rt in [*builtin_types(), *map(own_type, PLURALS)]:
+        for namespace in (None, "n"):
+            for name in (None, "x"):
+                for subresource in (None, *(rt.subresources if name else ())):
+                    target = Target(rt, namespace, name, subresource)
+                    assert takes(target, method) == (method in methods_of(target))
+
+
+def test_uids_are_random_uuids() -> None:
+    made = [begun()["uid"] for _ in range(200)]
+    assert len(set(made)) == len(made)
+    for text in made:
+        parsed = uuid.UUID(text)
+        assert (str(parsed), parsed.version, parsed.variant) == (text, 4, uuid.RFC_4122)
+
+
+def begun() -> dict[str, Any]:
+    metadata: dict[str, Any] = {"name": "x"}
+    meta.begin(own_type("swarmnodes"), metadata, namespace="", now=datetime(2026, 1, 1, tzinfo=UTC))
+    return metadata

@@ -1,9 +1,9 @@
 """A structural schema as one native validator that only says yes or "look closer".
 
-Called by `schema.py`, once per schema. Nearly every write brings a valid object without unknown fields, and that is all that is found
-out here: nothing of it would be pruned, and with the defaults filled in it is valid. Whatever is not accepted is looked at again by
-the closures of `schema` and `schema_checks`, which decide and find the words: this may refuse too much, and must never accept too
-much. Nodes that have no native counterpart ask those closures at once.
+Called by `schema.py`, once per schema. Nearly every write brings a valid object without unknown fields, and that is all that is
+found out here: nothing of it would be pruned, and with the defaults filled in it is valid. Whatever is not accepted is looked at
+again by the closures of `schema` and `schema_checks`, which decide and find the words: this may refuse too much, and must never
+accept too much. Nodes that have no native counterpart ask those closures at once.
 
 The engine is pydantic-core, which the models and the patterns run on, too.
 """
@@ -45,8 +45,8 @@ class Closures(Protocol):
 
 
 def compile_acceptance(schema: Mapping[str, Any], closures: Closures) -> Callable[[Any], bool]:
-    """A function that accepts only values of which pruning takes nothing, and with which `compile_check(schema)` finds nothing wrong
-    once the defaults have been filled in."""
+    """A function that accepts only values of which pruning takes nothing, and with which `compile_check(schema)` finds nothing
+    wrong once the defaults have been filled in."""
     compiler = _Compiler(closures)
     try:
         core = compiler.node(schema)
@@ -157,7 +157,11 @@ class _Compiler:
         return core_schema.no_info_after_validator_function(_keys_different(defaults), core)
 
     def _object(self, schema: Mapping[str, Any]) -> _Core | None:
-        properties, required, extra = schema.get("properties") or {}, schema.get("required") or (), schema.get("additionalProperties")
+        properties, required, extra = (
+            schema.get("properties") or {},
+            schema.get("required") or (),
+            schema.get("additionalProperties"),
+        )
         keeps = bool(schema.get("x-kubernetes-preserve-unknown-fields")) or extra is True or isinstance(extra, Mapping)
         if "items" in schema or any(name not in properties for name in required):
             return None

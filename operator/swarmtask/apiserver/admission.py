@@ -1,7 +1,7 @@
 """What an object must look like before it is stored: defaults, unknown fields, validation, rules of single kinds.
 
 Called by the object service, on the event loop, between reading the head and writing. Pure: no store, no clock, no I/O. The rules
-of our own kinds are those of their pydantic models (`resources/`); nothing about a SwarmTask is written here.
+of our own kinds are those of their pydantic models (`model_rules`); nothing about a SwarmTask is written here.
 """
 
 from __future__ import annotations
@@ -12,26 +12,18 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-import orjson
-from pydantic import ValidationError
-
 from swarmtask.apiserver import metadata as meta
 from swarmtask.apiserver.access.role_rules import binding_causes, cluster_role_causes, default_binding, role_causes
 from swarmtask.apiserver.access.tokens import token_causes
-from swarmtask.apiserver.faults import bad_value, invalid, not_allowed, required, unreadable
+from swarmtask.apiserver.faults import bad_value, invalid, not_allowed, unreadable
+from swarmtask.apiserver.model_rules import model_causes
 from swarmtask.apiserver.schema import structural_of
 from swarmtask.apiserver.types import ResourceType
 from swarmtask.errors import BadRequest, Cause
-from swarmtask.resources.kinds import OWN_KINDS, Kind
-from swarmtask.resources.meta import Model
 
 DATA_LIMIT = 1024 * 1024
 """Bytes of all values of one ConfigMap or Secret. Source: Kubernetes documentation, "Secrets", "ConfigMaps"."""
 _DATA_KEY = re.compile(r"[-._a-zA-Z0-9]+")
-_SUB_PATH = re.compile(r"^([a-z][A-Za-z0-9]*(?:\.[a-z][A-Za-z0-9]*)*): ")
-_MODELS: Mapping[tuple[str, str, str], tuple[Kind, type[Model]]] = {
-    (kind.group, kind.version, kind.plural): (kind, kind.model) for kind in OWN_KINDS if kind.model is not None
-}
 NAMESPACE_NAME_LABEL = "kubernetes.io/metadata.name"
 
 
@@ -63,8 +55,8 @@ def tidy(rt: ResourceType, obj: dict[str, Any]) -> list[str]:
 
 
 def accepts(rt: ResourceType, obj: dict[str, Any]) -> bool:
-    """Whether an object of a custom kind, as it came, is certainly valid by its schema as soon as the defaults are filled in, and has
-    no unknown fields outside of metadata. False says nothing."""
+    """Whether an object of a custom kind, as it came, is certainly valid by its schema as soon as the defaults are filled in, and
+    has no unknown fields. False says nothing."""
     structural = structural_of(rt) if rt.custom else None
     return structural is not None and structural.accepts(obj)
 
@@ -127,53 +119,9 @@ def validate(
     if rule is not None:
         causes += rule(obj, old)
     if not causes and spec_changed:
-        causes += _model_causes(rt, obj)
+        causes += model_causes(rt, obj)
     if causes:
         raise invalid(rt, metadata.get("name", ""), causes)
-
-
-def _model_causes(rt: ResourceType, obj: dict[str, Any]) -> list[Cause]:
-    """What the pydantic model of one of our kinds says beyond its CRD schema."""
-    kind, model = _MODELS.get((rt.group, rt.version, rt.plural), (None, None))
-    if kind is None or model is None or (rt.kind == kind.kind and _spec_holds(model, obj)):
-        return []
-    try:
-        model.model_validate({name: value for name, value in obj.items() if name != "status"})
-    except ValidationError as error:
-        return [_model_cause(item) for item in error.errors(include_url=False, include_context=False)]
-    return []
-
-
-def _spec_holds(model: type[Model], obj: Mapping[str, Any]) -> bool:
-    """Whether the model has nothing against the spec, which is all that it can say something new of: the header and the metadata
-    have been checked before, and the status is not asked about."""
-    if "spec" not in obj:
-        return False
-    spec = model.model_fields["spec"].annotation
-    return isinstance(spec, type) and issubclass(spec, Model) and spec.__pydantic_validator__.isinstance_python(obj["spec"])
-
-
-def _model_cause(item: Any) -> Cause:
-    path = ""
-    for part in item["loc"]:
-        path += f"[{part}]" if isinstance(part, int) else f".{part}" if path else str(part)
-    message = item["msg"].removeprefix("Value error, ")
-    below = _SUB_PATH.match(message)
-    if below:
-        path = f"{path}.{below.group(1)}" if path else below.group(1)
-        message = message[below.end() :]
-    if item["type"] == "missing":
-        return required(path)
-    shown = item["input"] if isinstance(item["input"], str | int | float | bool) else _brief(item["input"])
-    return bad_value(path, shown, message)
-
-
-def _brief(value: Any) -> str:
-    try:
-        text = orjson.dumps(value).decode()
-    except TypeError:
-        text = str(value)
-    return text if len(text) <= 120 else text[:117] + "..."
 
 
 # --- rules of single kinds -----------------------------------------------------------------------------------------------

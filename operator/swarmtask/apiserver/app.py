@@ -49,7 +49,7 @@ from swarmtask.apiserver.store import Store
 from swarmtask.apiserver.types import TypeRegistry
 from swarmtask.apiserver.waiting import TASKS
 from swarmtask.apiserver.watch import WatchHub
-from swarmtask.apiserver.wire import Request, Response, error_response, headers_of, parse_query, read_yaml
+from swarmtask.apiserver.wire import WRITTEN_IN_YAML, Request, Response, error_response, headers_of, parse_query, read_yaml
 from swarmtask.clock import Clock
 from swarmtask.errors import BadRequest, InternalError, RequestEntityTooLarge, SwarmTaskError, Timeout
 from swarmtask.settings import ApiServerSettings
@@ -248,7 +248,8 @@ class Application:
         request = Request(method, path, query, headers, client=user.name, guard=self.access.guard(user), exempt=is_exempt(user))
         if method not in READING:
             request.body = await self._read_body(receive)
-            await read_yaml(request)
+            if request.content_type in WRITTEN_IN_YAML:
+                await read_yaml(request)
         response = await self._route(request, segments, user)
         if response.stream is not None:
             self.access.watch_over(visit, response)

@@ -83,7 +83,7 @@ class _Entry:
         result: dict[str, Any] = {"manager": self.manager, "operation": self.operation, "apiVersion": self.api_version}
         if self.time is not None:
             result["time"] = self.time
-        result |= {"fieldsType": "FieldsV1", "fieldsV1": self.fields}
+        result["fieldsType"], result["fieldsV1"] = "FieldsV1", self.fields
         if self.subresource:
             result["subresource"] = self.subresource
         return result
@@ -189,7 +189,11 @@ def record_update(
     root = node_of(rt.schema)
     if old is None and not submitted and not root.map_atomic:
         fields = whole_fields(_owned_part(rt, new, subresource), root, valid=valid)
-        _write(new, [_Entry(manager, "Update", rt.api_version, format_time(now), subresource, fields)] if fields else [])
+        if fields:
+            entry = _Entry(manager, "Update", rt.api_version, format_time(now), subresource, fields)
+            metadata["managedFields"] = [entry.to_dict()]
+        else:
+            metadata.pop("managedFields", None)
         return
     change = difference(_owned_part(rt, old or {}, subresource), _owned_part(rt, new, subresource), root)
     for paths in (change.added, change.removed, change.modified):

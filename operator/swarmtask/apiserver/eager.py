@@ -1,7 +1,7 @@
 """A coroutine that mostly need not wait: run at once, with a time limit made only where it has to wait.
 
-Called by the application for the body of each request, which has nearly always come together with its head. `asyncio.timeout` around
-every one of them would cost more than reading it.
+Called by the application for the body of each request, which has nearly always come together with its head. `asyncio.timeout`
+around every one of them would cost more than reading it.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import binascii
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -69,17 +69,17 @@ class ObjectHandlers:
             response.headers += warning_headers([target.rt.deprecation])
         return response
 
-    async def _dispatch(self, request: Request, target: Target) -> Response:
+    def _dispatch(self, request: Request, target: Target) -> Awaitable[Response]:
         if request.method == "GET":
-            return await self.read(request, target)
+            return self.read(request, target)
         if target.name is None:
-            return await self._collection(request, target)
+            return self._collection(request, target)
         if request.method == "PUT":
-            return await self._put(request, target)
+            return self._put(request, target)
         if request.method == "PATCH":
-            return await self._patch(request, target)
+            return self._patch(request, target)
         if request.method == "DELETE" and target.subresource is None:
-            return await self._delete(request, target)
+            return self._delete(request, target)
         raise faults.method_not_allowed()
 
     async def read(self, request: Request, target: Target, view: View | None = None) -> Response:
@@ -90,12 +90,12 @@ class ObjectHandlers:
             return await self._list(request, target, view)
         return self._get(request, target, view)
 
-    async def _collection(self, request: Request, target: Target) -> Response:
+    def _collection(self, request: Request, target: Target) -> Awaitable[Response]:
         everywhere = target.rt.namespaced and target.namespace is None
         if request.method == "POST" and not everywhere:
-            return await self._post(request, target)
+            return self._post(request, target)
         if request.method == "DELETE" and not everywhere and "deletecollection" in target.rt.verbs:
-            return await self._delete_collection(request, target)
+            return self._delete_collection(request, target)
         raise faults.method_not_allowed()
 
     # --- reading ---------------------------------------------------------------------------------------------------------
@@ -272,12 +272,13 @@ class ObjectHandlers:
 
     # --- writing ---------------------------------------------------------------------------------------------------------
 
-    def write_options(self, request: Request) -> WriteOptions:
+    def write_options(self, request: Request, body: Any = None) -> WriteOptions:
+        """What a write asks for. `body`: as decoded, where it has been already."""
         validation = request.field_validation
         duplicates: list[str] = []
         kind = request.content_type
         if validation != "Ignore" and (kind in ("", JSON, APPLY_PATCH, "application/merge-patch+json") or kind in YAML_TYPES):
-            duplicates = duplicate_fields(request)
+            duplicates = duplicate_fields(request, body)
         return WriteOptions(request.manager, request.dry_run, validation, duplicates, client=request.client, guard=request.guard)
 
     def answer(self, request: Request, target: Target, written: Written, options: WriteOptions, accepted: Accepted) -> Response:
@@ -290,14 +291,14 @@ class ObjectHandlers:
     async def _post(self, request: Request, target: Target) -> Response:
         accepted = negotiate(request)
         body = decode_body(request, protobuf_allowed=not target.rt.custom)
-        options = self.write_options(request)
+        options = self.write_options(request, body)
         written = await self.service.create(target.rt, target.namespace or "", body, options)
         return self.answer(request, target, written, options, accepted)
 
     async def _put(self, request: Request, target: Target) -> Response:
         accepted = negotiate(request)
         body = decode_body(request, protobuf_allowed=not target.rt.custom)
-        options = self.write_options(request)
+        options = self.write_options(request, body)
         if target.subresource == "scale":
             written = await self.service.scale(target.rt, target.namespace or "", target.name or "", options, lambda _: body)
             return self.answer(request, target, written, options, accepted)

@@ -55,6 +55,7 @@ class Record:
     def of(cls, key: Key, rv: int, obj: Mapping[str, Any], body: bytes) -> Record:
         """Build from a decoded object that admission has accepted."""
         metadata = obj["metadata"]
+        references = metadata.get("ownerReferences")
         return cls(
             key=key,
             uid=metadata.get("uid", ""),
@@ -62,7 +63,7 @@ class Record:
             body=body,
             api_version=sys.intern(obj.get("apiVersion", "")),
             labels=metadata.get("labels") or {},
-            owners=tuple(reference.get("uid", "") for reference in metadata.get("ownerReferences") or ()),
+            owners=tuple([reference.get("uid", "") for reference in references]) if references else (),
             deleting="deletionTimestamp" in metadata,
             waits_in=waits_in(key, obj),
         )

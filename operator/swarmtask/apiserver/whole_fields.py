@@ -15,7 +15,8 @@ from swarmtask.apiserver.fieldset import Node, element
 PLANS_LIMIT: Final = 64
 """Sets of keys kept for one place of a schema; then all are forgotten and made again as they are met."""
 _OWNED: Final[dict[str, Any]] = {}
-"""What FieldsV1 has for a field with nothing below it. Shared, and changed by nobody: an object that is to be changed is decoded anew."""
+"""What FieldsV1 has for a field with nothing below it. Shared, and changed by nobody: whoever wants to change an object decodes it
+anew."""
 
 
 class _Plan(NamedTuple):
@@ -73,7 +74,8 @@ def _below_valid(value: Any, node: Node) -> dict[str, Any]:
         plan = node.plans.get(tuple(value)) or _plan(tuple(value), node)
         tree = plan.tree.copy()
         for name, key, child in plan.open:
-            tree[name] = _below_valid(value[key], child)
+            if value[key]:
+                tree[name] = _below_valid(value[key], child)
         return tree
     if type(value) is list and value and node.list_type != "atomic":
         return _items(value, node, _below_valid)

@@ -27,7 +27,8 @@ YAML = "application/yaml"
 APPLY_PATCH = "application/apply-patch+yaml"
 YAML_TYPES = frozenset({YAML, "application/x-yaml", "text/yaml"})
 PROTOBUF = "application/vnd.kubernetes.protobuf"
-_WRITTEN_IN_YAML = YAML_TYPES | {APPLY_PATCH}
+WRITTEN_IN_YAML = YAML_TYPES | {APPLY_PATCH}
+"""Media types of bodies that may be YAML."""
 YAML_INLINE_BYTES = 4096
 """A longer YAML body is read in a thread, so that the others' requests go on meanwhile."""
 
@@ -115,6 +116,8 @@ def _bad_option(name: str, reason: str, message: str) -> Invalid:
 
 def parse_query(raw: bytes) -> dict[str, str]:
     """The first value of each parameter. Raises BadRequest for absurdly many."""
+    if not raw:
+        return {}
     try:
         pairs = parse_qsl(raw.decode("latin-1"), keep_blank_values=True, max_num_fields=200)
     except ValueError as error:
@@ -170,7 +173,7 @@ async def read_yaml(request: Request) -> None:
     Raises:
         BadRequest: as `yaml_to_json`.
     """
-    if request.content_type not in _WRITTEN_IN_YAML or _is_json(request.body):
+    if request.content_type not in WRITTEN_IN_YAML or _is_json(request.body):
         return
     if len(request.body) <= YAML_INLINE_BYTES:
         request.body, request.duplicates = yaml_to_json(request.body)
@@ -209,15 +212,18 @@ def unsupported(accepted: Sequence[str]) -> UnsupportedMediaType:
     )
 
 
-def duplicate_fields(request: Request) -> list[str]:
+def duplicate_fields(request: Request, value: Any = None) -> list[str]:
     """Paths of object keys that a JSON or YAML body gives more than once; the values of the last one count.
 
     Cheap for every write that wants to know: the text is only read with a hook per object where a key may have been lost.
+
+    Args:
+        value: the body as it was decoded, where the caller has it; nothing of it has been changed.
     """
     if request.duplicates is not None:
         return request.duplicates
     body = request.body
-    if body.lstrip()[:1] != b"{" or _keeps_every_key(body):
+    if body.lstrip()[:1] != b"{" or _keeps_every_key(body, value):
         return []
     found = False
 
@@ -238,16 +244,16 @@ def duplicate_fields(request: Request) -> list[str]:
     return paths
 
 
-def _keeps_every_key(body: bytes) -> bool:
+def _keeps_every_key(body: bytes, value: Any) -> bool:
     """Whether a JSON text certainly gives no key of an object twice; cheap, and never wrong when it says yes.
 
-    Each colon of a JSON text is one after a key, or one in a string. All those of the text that is written from the decoded value are
-    there again, but for the colons of what was lost; in addition comes only one that the text has as an escape.
+    Each colon of a JSON text is one after a key, or one in a string. The text that is written from the decoded value has all of
+    them again, but for the colons of what was lost; in addition it has those that were written as an escape.
     """
     if b"\\u003a" in body or b"\\u003A" in body:
         return False
     try:
-        return body.count(b":") == orjson.dumps(orjson.loads(body)).count(b":")
+        return body.count(b":") == orjson.dumps(orjson.loads(body) if value is None else value).count(b":")
     except (ValueError, TypeError):  # not JSON; too deep to be written
         return False
 
@@ -376,7 +382,7 @@ def status_of(error: SwarmTaskError) -> dict[str, Any]:
         "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure",
         "message": error.message, "reason": error.reason,
     }  # fmt: skip
-    if details:
+    if details or error.code in (404, 405):  # there also when empty: kubectl looks into those of a path that is not served
         status["details"] = details
     status["code"] = error.code
     return status

@@ -45,7 +45,6 @@ from swarmtask.lifecycle.task import Policy, handle, outstanding
 from swarmtask.lifecycle.twins import standing
 from swarmtask.resources.kinds import SWARM_TASK
 from swarmtask.resources.meta import FINALIZER
-from swarmtask.resources.restored import is_restored
 from swarmtask.resources.task import SwarmTask
 from swarmtask.scheduler.model import TaskKey
 
@@ -66,6 +65,9 @@ class Executor:
     Args:
         lanes: engine name -> its lane; filled by the operator.
         unbound: called when a placement or a preemption could not be stored, so that it is decided again.
+
+    Attributes:
+        held: whether nothing may be decided about a task yet; set by the operator.
     """
 
     def __init__(
@@ -88,6 +90,7 @@ class Executor:
         self._queue: KeyedQueue[TaskKey, Slot, tuple[str, TaskEvent | None]] = KeyedQueue(
             around.delays, around.rng, patient_at_once=TELLERS
         )
+        self.held: Callable[[TaskKey], bool] = lambda key: False
         self._aside: dict[TaskKey, dict[Slot, tuple[str, TaskEvent | None]]] = {}
         """What was said of tasks about which nothing may be decided yet."""
         cache.twins.stir = self.look
@@ -139,8 +142,7 @@ class Executor:
     async def _work(self) -> None:
         while True:
             key, items = await self._queue.take()
-            entry = self._cache.tasks.get(key)
-            if entry is not None and is_restored(entry.task):
+            if self.held(key):
                 self._aside.setdefault(key, {}).update(items)
                 self._queue.done(key)
                 continue
