@@ -54,6 +54,8 @@ WORKERS = 16
 TELLERS = 4
 """At most so many of them tell tasks why they wait; the others are there for what moves a task on."""
 MAX_CONFLICTS = 8
+LOWEST_RANK = 1_000_000_001
+"""Less the priority, which is at most 1,000,000,000: above 0."""
 Slot = tuple[str, int]
 
 
@@ -110,8 +112,13 @@ class Executor:
         self._queue.put(key, (type(event).__name__, attempt), (uid, event), can_wait=isinstance(event, Unplaced))
 
     def look(self, key: TaskKey) -> None:
-        """The task, a deadline or the world around it has changed: decide again, and begin what is outstanding."""
-        self._queue.put(key, ("Reconcile", 0), ("", None))
+        """The task, a deadline or the world around it has changed: decide again, and begin what is outstanding.
+
+        Who holds room comes first, then by priority: an urgent task must not wait until ten thousand others have been let in.
+        """
+        entry = self._cache.tasks.get(key)
+        rank = 0 if entry is None or entry.live is not None else LOWEST_RANK - entry.task.spec.effective_priority
+        self._queue.put(key, ("Reconcile", 0), ("", None), rank=rank)
 
     def forget(self, key: TaskKey) -> None:
         """The task is gone."""
