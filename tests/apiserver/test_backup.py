@@ -23,6 +23,7 @@ from swarmtask.apiserver.records import Key
 from swarmtask.apiserver.restore import VERSION_GAP, restore
 from swarmtask.apiserver.store import Store
 from swarmtask.errors import ConfigurationError, InsufficientStorage
+from swarmtask.resources.restored import ANNOTATION_RESTORED
 from tests.apiserver.server import RunningServer, http_client, running_api_server
 from tests.apiserver.streams import names, watching
 
@@ -230,7 +231,9 @@ async def test_tasks_accepted_since_are_kept_for_a_person(tmp_path: Path) -> Non
     assert done.unfinished == 1
     assert done.aside is not None
     async with running_api_server(tmp_path) as server, http_client(server) as api:
-        assert [item["metadata"]["name"] for item in (await api.get(TASKS)).json()["items"]] == ["before"]
+        (kept,) = (await api.get(TASKS)).json()["items"]
+        assert kept["metadata"]["name"] == "before"
+        assert kept["metadata"]["annotations"][ANNOTATION_RESTORED] == done.facts.created, "engines are asked about it first"
         document = httpx.Response(200, content=(done.aside / "unfinished-tasks.json").read_bytes()).json()
         (item,) = document["items"]
         assert (item["metadata"]["name"], item["metadata"]["labels"]) == ("since", {"a": "b"})

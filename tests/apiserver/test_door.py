@@ -99,6 +99,19 @@ async def test_a_head_without_end_is_cut_off(tmp_path: Path, piece: bytes) -> No
         assert sent < 16 * 2**20, "it was taken without end"
 
 
+async def test_strangers_write_nothing_into_the_log(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    async with running_api_server(tmp_path) as server:
+        for content in (
+            b"rubbish\r\n\r\n",
+            b"GET /version HTTP/1.1\r\nhost: x\r\nconnection: upgrade, close\r\nupgrade: h2c\r\n\r\n",
+        ):
+            async with stranger(server, shakes=True) as (reader, writer):
+                writer.write(content)
+                async with asyncio.timeout(TIMEOUT_S):
+                    assert (await reader.readline()).startswith(b"HTTP/1.1 4")
+    assert [record for record in caplog.records if record.name.startswith(("uvicorn", "asyncio"))] == []
+
+
 async def test_a_long_head_is_taken(tmp_path: Path) -> None:
     """As of a person with many groups, several times over one connection."""
     async with running_api_server(tmp_path) as server, http_client(server) as api:

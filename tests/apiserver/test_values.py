@@ -68,3 +68,4 @@ async def test_what_pods_have_elsewhere_is_refused_with_what_to_do(api: httpx.As
     for method in ("GET", "POST", "PATCH"):
         answer = await api.request(method, f"/api/v1/namespaces/default/pods/x-1/{subresource}", json={})
         assert (answer.status_code, words in answer.json()["message"]) == (404, True), answer.text
+        assert answer.json()["details"] == {}, "kubectl debug tells by that whether the pod or the subresource is not there"

@@ -141,6 +141,8 @@ async def test_initial_events_end_with_a_marked_bookmark(api: httpx.AsyncClient)
     for bad in ({"sendInitialEvents": "true"}, {"resourceVersionMatch": "NotOlderThan"}, {**query, "allowWatchBookmarks": "false"}):
         response = await api.get(CONFIG_MAPS, params={"watch": "true", **bad})
         assert response.status_code == 422, response.text
+    listed = await api.get(CONFIG_MAPS, params={"sendInitialEvents": "true"})
+    assert (listed.status_code, "forbidden for list" in listed.text) == (422, True)
 
 
 @pytest.mark.parametrize("since", ["1", "99999999"])

@@ -25,15 +25,20 @@ class Recorder:
         self.ready: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
         self.exits: asyncio.Queue[tuple[int, float]] = asyncio.Queue()
         self.lines: list[str] = []
+        self.spoke = asyncio.Event()
 
-    def child(self, tmp_path: Path, program: str, *arguments: str) -> Child:
+    def child(self, tmp_path: Path, program: str, *arguments: str, waits: bool = False) -> Child:
         argv = [sys.executable, "-c", textwrap.dedent(program), *arguments]
         return Child(
             "child", lambda: argv, tmp_path / "logs" / "child.log", SystemClock(),
             on_ready=lambda _, facts: self.ready.put_nowait(facts),
             on_exit=lambda _, status, delay_s: self.exits.put_nowait((status, delay_s)),
-            echo=lambda _, line: self.lines.append(line),
+            echo=lambda _, line: self.hear(line), waits=waits,
         )  # fmt: skip
+
+    def hear(self, line: str) -> None:
+        self.lines.append(line)
+        self.spoke.set()
 
 
 @pytest.fixture(autouse=True)
@@ -167,3 +172,39 @@ def test_a_log_never_grows_beyond_two_files(tmp_path: Path, monkeypatch: pytest.
     assert len(current) <= 100 and len(previous) <= 100
     assert (previous + current).endswith("line 098\nline 099\n")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.log", "a.log.1"]
+
+
+WAIT_THEN_READY = """
+    import json, sys
+    print("read in", file=sys.stderr, flush=True)
+    sys.stdin.readline()
+    print(json.dumps({}), flush=True)
+    sys.stdin.read()
+"""
+
+
+async def test_a_child_that_waits_begins_when_it_is_told_and_whenever_it_is_started_again(tmp_path: Path) -> None:
+    told = Recorder()
+    child = told.child(tmp_path, WAIT_THEN_READY, waits=True)
+    keeper = asyncio.create_task(child.keep_running())
+    await asyncio.wait_for(told.spoke.wait(), 20)
+    assert told.ready.empty()
+    child.begin()
+    await asyncio.wait_for(told.ready.get(), 20)
+    assert child.pid is not None
+    os.kill(child.pid, 9)
+    await asyncio.wait_for(told.exits.get(), 20)
+    await asyncio.wait_for(told.ready.get(), 20)
+    await child.stop(10)
+    await keeper
+
+
+async def test_a_child_that_still_waits_can_be_stopped(tmp_path: Path) -> None:
+    told = Recorder()
+    child = told.child(tmp_path, WAIT_THEN_READY, waits=True)
+    keeper = asyncio.create_task(child.keep_running())
+    await asyncio.wait_for(told.spoke.wait(), 20)
+    await child.stop(10)
+    await keeper
+    assert child.pid is None
+    assert told.ready.empty()

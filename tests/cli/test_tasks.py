@@ -90,12 +90,22 @@ def test_run_wait_ends_with_the_task(swarmtask: Swarmtask, kube: FakeKube) -> No
     assert "bad: Failed: exit code 3" in failed.stderr
 
 
-def _run_until(swarmtask: Swarmtask, kube: FakeKube, name: str, status: dict[str, str]):
-    """`run --wait` in this thread, while the watch that it opens brings the end: the status is set by the first watch call."""
+def test_run_wait_says_why_the_task_does_not_start(swarmtask: Swarmtask, kube: FakeKube) -> None:
+    waits = {"phase": "Pending", "reason": "QueueNotFound", "message": "there is no SwarmQueue night in this namespace: create it"}
+    begun = {"phase": "Queued", "reason": None, "message": None}
+    result = _run_until(swarmtask, kube, "early", waits, waits | {"attempt": 0}, begun, {"phase": "Succeeded"})
+    assert result.exit_code == 0, result.stderr
+    said = [line for line in result.stderr.splitlines() if line.startswith("waiting for early")]
+    assert said == ["waiting for early: Pending: there is no SwarmQueue night in this namespace: create it"]
+
+
+def _run_until(swarmtask: Swarmtask, kube: FakeKube, name: str, *statuses: dict[str, object]):
+    """`run --wait` in this thread, while the watch that it opens brings the end: the statuses are set by the first watch call."""
     original = kube.watch
 
     def watch(*arguments: object, **options: object):
-        kube.edit(SWARM_TASK, name, "default", {"status": status}, status=True)
+        for status in statuses:
+            kube.edit(SWARM_TASK, name, "default", {"status": status}, status=True)
         return original(*arguments, **options)  # type: ignore[arg-type]
 
     kube.watch = watch  # type: ignore[method-assign, assignment]

@@ -208,6 +208,10 @@ def test_logs_and_exec_say_what_to_do(kubectl: Kubectl) -> None:
     attempts(kubectl, attempt(1))
     assert "swarmtask logs lint" in kubectl.fails("logs", "lint-1")
     assert kubectl.fails("exec", "lint-1", "--", "true")
+    assert "kubectl logs -f" in kubectl.fails("attach", "lint-1")
+    assert "from its node" in kubectl.fails("port-forward", "lint-1", "8080:80")
+    if kubectl.version == "current":
+        assert "kubectl exec" in kubectl.fails("debug", "lint-1", "--image=x", "--profile=general")
 
 
 def test_cluster_info(kubectl: Kubectl) -> None:

@@ -17,6 +17,7 @@ from tests.fakes.engine import Outcome
 
 AT = "2026-01-01T00:00:00Z"
 FOR_EVER = Outcome(duration_s=None)
+FORGOTTEN_UID = "99999999-8888-7777-6666-555555555555"
 
 
 def restored(world: World, name: str = "a", status: dict[str, Any] | None = None, **spec: Any) -> Object:
@@ -159,6 +160,36 @@ async def test_a_task_that_had_ended_stays_so() -> None:
         await world.start(wait=False)
         await world.until(lambda: name not in world.engine.names() and not marked(world))
         assert (world.phase("a"), world.task("a").status.attempt) == ("Failed", 1)
+
+
+async def test_a_mark_that_somebody_sets_later_holds_nothing_up() -> None:
+    """Or whoever may write a task could keep it from being stopped."""
+    async with running(World("n1"), start=False) as world:
+        restored(world, status={"phase": "Queued"})
+        runs(world, "a", 2)
+        operator = await world.start(wait=False)
+        await world.until(lambda: world.phase("a") == "Running" and not marked(world))
+        again = {"metadata": {"annotations": {ANNOTATION_RESTORED: AT, ANNOTATION_CANCEL: "me"}}}
+        operator.cache.apply(SWARM_TASK, world.kube.edit(SWARM_TASK, "a", "default", again))
+        assert not operator.executor.held(("default", "a"))
+        await world.until(lambda: world.phase("a") == "Cancelled" and not marked(world))
+
+
+async def test_work_of_a_task_that_is_made_anew_ends_before_it_begins_again() -> None:
+    """A run of an array that was begun after the backup, or a task that a person submits once more: the same work, another UID."""
+    async with running(World("n1", "n2"), start=False) as world:
+        world.engine.script("a", FOR_EVER)
+        forgotten = Workload(attempt_id(FORGOTTEN_UID, 1), FORGOTTEN_UID, "default", "a", 1, "n1", "busybox")
+        world.engine.adopt(forgotten, FOR_EVER)
+        world.add_task("a")
+        await world.start(wait=False)
+        await world.until(lambda: world.phase("a") == "Running")
+        uid = world.task("a").metadata.uid
+        before, anew = ([run for run in world.engine.intervals() if run.task_uid == one] for one in (FORGOTTEN_UID, uid))
+        assert (len(before), len(anew)) == (1, 1)
+        assert before[0].ended is not None
+        assert before[0].ended <= anew[0].started
+        assert world.task("a").status.attempt == 1, "it was bound, and waited for its turn"
 
 
 @pytest.mark.parametrize("point", [

@@ -250,3 +250,22 @@ async def test_two_queues_of_a_cohort_share_three_to_one_and_take_back_what_was_
         await world.until(watch_shares, 300)
         assert 0.70 <= seen["major"] / seen.total() <= 0.80
         await world.until(lambda: set(world.phases().values()) == {"Succeeded"}, 300)
+
+
+async def test_an_urgent_task_does_not_wait_until_all_that_came_before_it_were_let_in() -> None:
+    """And what runs is heard meanwhile. (Each task that comes costs a write, so a burst keeps the operator busy for a while.)"""
+    async with running(World("n1")) as world:
+        world.add_queue("burst", stopped=True)
+        for number in range(400):
+            world.add_task(f"t{number}", queue="burst")
+        world.add_task("urgent", priorityClass="high")
+        let_in: list[int] = []
+
+        def urgent_is_in() -> bool:
+            phases = world.phases()
+            let_in.append(sum(phase == "Queued" for name, phase in phases.items() if name != "urgent"))
+            return phases["urgent"] not in ("", "Pending")
+
+        await world.until(urgent_is_in)
+        assert let_in[-1] < 100
+        await world.until(lambda: world.phase("urgent") == "Succeeded" and list(world.phases().values()).count("Queued") == 400)

@@ -97,6 +97,33 @@ async def test_what_can_wait_lets_others_pass_and_comes_up_all_the_same() -> Non
     assert [order.index(f"patient-{number}") for number in range(3)] == [SHARE - 1, 2 * SHARE - 1, 22]
 
 
+async def test_the_lowest_rank_is_taken_first_and_who_has_waited_longest_now_and_then() -> None:
+    queue, clock, delays = make_queue()
+    running = asyncio.create_task(delays.run())
+    for number in range(20):
+        queue.put(f"old-{number}", "x", number, rank=5)
+    for number in range(8):
+        queue.put(f"new-{number}", "x", number, rank=number % 2)
+    queue.put("old-19", "y", 1)
+    queue.put("old-19", "z", 1, rank=9)
+    order = [(await queue.take())[0] for _ in range(28)]
+    assert order[:7] == ["old-19", "new-0", "new-2", "new-4", "new-6", "new-1", "new-3"], "who moves forward keeps its age"
+    assert order[7] == "old-0", "the share of who has waited longest"
+    assert order[8:10] == ["new-5", "new-7"]
+    assert order[10:] == [f"old-{number}" for number in range(1, 19)]
+    pause_s = queue.retry("old-3", {"x": 3})
+    queue.done("old-4")
+    for key in ("a", "old-4"):
+        queue.put(key, "x", 1, rank=4)
+    clock.advance(pause_s + 0.001)
+    await settle()
+    queue.put("b", "x", 1, rank=6)
+    assert [(await queue.take())[0] for _ in range(4)] == ["a", "old-4", "old-3", "b"], (
+        "a retry keeps its rank, what is done has none"
+    )
+    running.cancel()
+
+
 async def test_a_key_hurries_as_soon_as_something_of_it_cannot_wait() -> None:
     queue, clock, delays = make_queue()
     running = asyncio.create_task(delays.run())

@@ -23,7 +23,7 @@ def test_the_defaults_are_patient_enough() -> None:
     require_patience(OperatorSettings())
 
 
-@pytest.mark.parametrize(("fence_s", "margin_s"), [(12, 13), (5, 2), (20, 5), (22.5, 2.5)])
+@pytest.mark.parametrize(("fence_s", "margin_s"), [(12, 13), (5, 5), (20, 5), (16.5, 8.5)])
 def test_a_replacement_before_the_engine_can_vouch_is_refused_with_what_to_write(fence_s: float, margin_s: float) -> None:
     with pytest.raises(ConfigurationError, match=f"more than {VOUCH_S:g} s together") as caught:
         require_patience(OperatorSettings(fence_s=fence_s, fence_margin_s=margin_s))
@@ -37,7 +37,13 @@ def test_a_replacement_before_the_engine_can_vouch_is_refused_with_what_to_write
 
 def test_a_hair_more_than_that_is_enough() -> None:
     require_patience(OperatorSettings(fence_s=VOUCH_S - 10, fence_margin_s=10.001))
-    require_patience(OperatorSettings(fence_s=VOUCH_S, fence_margin_s=2))
+    require_patience(OperatorSettings(fence_s=VOUCH_S, fence_margin_s=5))
+
+
+def test_a_margin_in_which_an_agent_may_not_be_able_to_kill_is_refused() -> None:
+    with pytest.raises(ConfigurationError, match=r"operator\.fence_margin_s \(4\.9\) must be 5 s or more"):
+        require_patience(OperatorSettings(fence_s=60, fence_margin_s=4.9))
+    require_patience(OperatorSettings(fence_s=60, fence_margin_s=5))
 
 
 async def test_neither_the_operator_nor_up_starts_with_it_on_a_swarm(tmp_path: Path) -> None:

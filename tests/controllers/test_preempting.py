@@ -47,6 +47,23 @@ async def test_several_urgent_tasks_stop_no_more_than_they_need() -> None:
         assert sorted(attempts) == [1] * 5 + [2] * 3
 
 
+async def test_who_has_aged_enough_starts_although_nothing_else_happens() -> None:
+    """The node is kept for a larger task of a higher priority until then."""
+    async with running(World("n1")) as world:
+        world.add_queue("aging", agingSeconds=2)
+        world.engine.script("long", Outcome(duration_s=None))
+        world.add_task("long", cpu="2")
+        await world.until(lambda: world.phase("long") == "Running")
+        world.add_task("large", cpu="4")
+        await world.until(lambda: "is kept for it" in (world.task("large").status.message or ""))
+        world.add_task("small", queue="aging", priority=-5)
+        await world.until(lambda: world.task("small").status.reason == "Reserved")
+        began = world.clock.now()
+        await world.until(lambda: world.phase("small") == "Succeeded", 60)
+        assert (world.clock.now() - began).total_seconds() > 5 * 2
+        assert world.phase("large") == "Queued"
+
+
 async def test_a_preemption_survives_the_death_of_the_operator() -> None:
     async with running(World("n1")) as world:
         world.add_queue("fast", preemption="LowerPriority")

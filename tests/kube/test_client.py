@@ -35,8 +35,9 @@ def kubeconfig(tmp_path: Path) -> Path:
     return path
 
 
-def make(kubeconfig: Path, handler: Handler) -> KubeClient:
-    return KubeClient(Connection.from_kubeconfig(kubeconfig), transport=httpx2.MockTransport(handler), rng=random.Random(1))
+def make(kubeconfig: Path, handler: Handler, *, sparing: bool = False) -> KubeClient:
+    connection = Connection.from_kubeconfig(kubeconfig)
+    return KubeClient(connection, transport=httpx2.MockTransport(handler), rng=random.Random(1), sparing=sparing)
 
 
 def answer(code: int, **body: object) -> httpx2.Response:
@@ -139,17 +140,32 @@ async def test_not_found_is_final(kubeconfig: Path) -> None:
     assert calls == ["GET"]
 
 
-async def test_pages_are_joined(kubeconfig: Path) -> None:
+@pytest.mark.parametrize("sparing", [False, True])
+async def test_pages_are_joined(kubeconfig: Path, sparing: bool) -> None:
     def handler(request: httpx2.Request) -> httpx2.Response:
         token = int(request.url.params.get("continue", "0"))
         metadata = {"resourceVersion": "7"} | ({"continue": str(token + 1)} if token < 2 else {})
-        return answer(200, metadata=metadata, items=[{"metadata": {"name": f"a{token}"}}])
+        items = [{"metadata": {"name": f"a{token}", "managedFields": [{}]}}] if token != 1 else None
+        return answer(200, metadata=metadata, items=items)
 
-    async with make(kubeconfig, handler) as kube:
+    async with make(kubeconfig, handler, sparing=sparing) as kube:
         listed = await kube.list(SWARM_TASK)
-    assert [item["metadata"]["name"] for item in listed.items] == ["a0", "a1", "a2"]
+    assert [item["metadata"]["name"] for item in listed.items] == ["a0", "a2"]
+    assert (len(listed.items), listed.items[1]["metadata"]["name"]) == (2, "a2")
+    assert [item["metadata"]["name"] for item in listed.items] == ["a0", "a2"], "as often as one likes"
+    assert {"managedFields" in item["metadata"] for item in listed.items} == {not sparing}
     assert {item["kind"] for item in listed.items} == {"SwarmTask"}
     assert listed.resource_version == "7"
+
+
+async def test_a_sparing_client_leaves_out_who_wrote_what(kubeconfig: Path) -> None:
+    def handler(_: httpx2.Request) -> httpx2.Response:
+        return answer(200, metadata={"name": "a", "managedFields": [{}]})
+
+    async with make(kubeconfig, handler, sparing=True) as kube:
+        answers = [await kube.get(SWARM_TASK, "a", "default"), await kube.patch(SWARM_TASK, "a", {}, "default")]
+        assert [answered["metadata"] for answered in answers] == [{"name": "a"}, {"name": "a"}]
+        assert await kube.version() == {"metadata": {"name": "a"}}
 
 
 async def test_a_list_that_expires_between_pages_starts_again_in_one_piece(kubeconfig: Path) -> None:

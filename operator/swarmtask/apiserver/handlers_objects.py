@@ -196,6 +196,8 @@ class ObjectHandlers:
 
     def _list_version(self, request: Request) -> int:
         """The version that a list without a token is to be read at."""
+        if "sendInitialEvents" in request.query:
+            raise _bad_list_option("sendInitialEvents", "Forbidden: sendInitialEvents is forbidden for list")
         match = request.query.get("resourceVersionMatch", "")
         if match not in ("", "Exact", "NotOlderThan"):
             raise _bad_list_option(

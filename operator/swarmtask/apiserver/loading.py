@@ -20,7 +20,7 @@ import structlog
 
 from swarmtask.apiserver.access.vault import SEALED
 from swarmtask.apiserver.layout import checksum, rollback
-from swarmtask.apiserver.records import Collection, Key, LogEntry, Record
+from swarmtask.apiserver.records import ChangeType, Collection, Key, LogEntry, Record
 from swarmtask.apiserver.row_facts import FactReader, row_checksum, written
 from swarmtask.errors import ConfigurationError
 
@@ -103,7 +103,7 @@ class Loader:
             key = Key(self._collection(group, plural), sys.intern(namespace), name)
             found = self._facts.read(key, uid, rv, crc, (facts, facts_crc))
             if found is not None and is_whole(stored, crc):
-                records.append(Record(key, uid, rv, self._opened(rv, stored), *found))
+                records.append(Record(key, uid, rv, stored, *found))  # what has facts is not sealed
                 continue
             record = self._read(key, rv, stored, crc)
             if isinstance(record, str):
@@ -135,11 +135,12 @@ class Loader:
 
     def _log(self, db: sqlite3.Connection, records: Sequence[Record]) -> list[LogEntry]:
         newest = {record.rv: record.key for record in records}
+        types: dict[str, ChangeType] = {}
         entries = []
         rows = db.execute("SELECT rv, type, grp, plural, namespace, name, previous_rv FROM log ORDER BY rv")
         for rv, type_, group, plural, namespace, name, previous in rows:
             key = newest.get(rv) or Key(self._collection(group, plural), sys.intern(namespace), name)
-            entries.append(LogEntry(rv, sys.intern(type_), key, previous))
+            entries.append(LogEntry(rv, types.setdefault(type_, type_), key, previous))
         return entries
 
     def _put_aside(self, db: sqlite3.Connection, content: Content) -> None:

@@ -98,7 +98,8 @@ def _uvicorn_config(app: Application, credentials: auth.Credentials) -> uvicorn.
     config = uvicorn.Config(
         app, http=BoundedHeads, lifespan="off", log_config=None, access_log=False, server_header=False,
         ws="wsproto", ws_max_size=WEB_SOCKET_BYTES, ws_per_message_deflate=False,
-        log_level="warning",  # a line for each WebSocket would tell the command, and what secrets are in it
+        # No warnings: strangers would fill the log with them. No lines for WebSockets: they tell the command, secrets included.
+        log_level="error",
         ssl_certfile=credentials.certificate, ssl_keyfile=credentials.key, timeout_keep_alive=75,
         backlog=1024,
     )  # fmt: skip

@@ -326,7 +326,7 @@ def status_of(error: SwarmTaskError) -> dict[str, Any]:
         "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure",
         "message": error.message, "reason": error.reason,
     }  # fmt: skip
-    if details:
+    if details or error.code in (404, 405):  # there also when empty: kubectl looks into those of a path that is not served
         status["details"] = details
     status["code"] = error.code
     return status

@@ -230,8 +230,8 @@ async def _show(session: Session, reader: TaskLogs, name: str, *, attempt: int |
     chosen = _attempt(task, attempt)
     if chosen is None:
         if task.finished:
-            raise NotFound(f"{name} has ended without running: {_why(task)}")
-        raise NotFound(f"{name} has not run yet ({_why(task)}): use `swarmtask logs -f {name}` to wait for it")
+            raise NotFound(f"{name} has ended without running: {why(task)}")
+        raise NotFound(f"{name} has not run yet ({why(task)}): use `swarmtask logs -f {name}` to wait for it")
     writer = LogWriter()
     try:
         async for chunk in reader.stream(name, chosen, follow=False, shown=shown):
@@ -275,11 +275,11 @@ async def follow_task(
                     return task
             if task.finished:
                 if attempt is not None or not newest:
-                    terminal.say(f"{name} has ended without {'attempt ' + str(attempt) if attempt else 'running'}: {_why(task)}")
+                    terminal.say(f"{name} has ended without {'attempt ' + str(attempt) if attempt else 'running'}: {why(task)}")
                 return task
             begun = any(record.number > newest and record.live for record in task.status.attempts)
-            if _why(task) != said and (task.status.message or task.status.reason) and not begun:
-                said = _why(task)
+            if why(task) != said and (task.status.message or task.status.reason) and not begun:
+                said = why(task)
                 terminal.say(f"waiting for {name}: {said}", style="dim")
     raise NotFound(f"{name} was deleted")
 
@@ -313,7 +313,8 @@ def _attempt(task: SwarmTask, number: int | None) -> Attempt | None:
     raise NotFound(f"{task.metadata.name} has no attempt {number}: {kept}")
 
 
-def _why(task: SwarmTask) -> str:
+def why(task: SwarmTask) -> str:
+    """Its phase, and what its status says of it."""
     status = task.status
     detail = status.message or status.reason or ""
     return f"{status.phase}{': ' if detail else ''}{detail}"

@@ -1,6 +1,6 @@
 """The frame of the `swarmtask` program: its settings, and the last line of defence against a traceback.
 
-Called by `main` (all commands) and `serving` (the two that stay). Knows no command.
+Called by `main` (all commands) and `serving` (those that stay). Knows no command.
 """
 
 from __future__ import annotations

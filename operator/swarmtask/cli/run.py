@@ -13,7 +13,7 @@ from swarmtask.cli import tables, terminal
 from swarmtask.cli.changes import changes
 from swarmtask.cli.command import command
 from swarmtask.cli.exits import ExitCode
-from swarmtask.cli.logs import TaskLogs, follow_task
+from swarmtask.cli.logs import TaskLogs, follow_task, why
 from swarmtask.cli.options import ClientDataDir, Context, EngineChoice, Kubeconfig, Namespace, Output, parse_pairs
 from swarmtask.cli.session import Session, Target, connect
 from swarmtask.errors import NotFound
@@ -143,7 +143,9 @@ async def _submit(session: Session, task: Object, output: Output | None, *, wait
 
 
 async def wait_for(session: Session, name: str) -> SwarmTask:
-    """The task once it has reached a terminal phase. Raises NotFound when it is deleted meanwhile."""
+    """The task once it has reached a terminal phase; meanwhile it is told why it does not start. Raises NotFound when it is deleted
+    meanwhile."""
+    told = ""
     async with aclosing(changes(session, SWARM_TASK, session.namespace, name=name)) as events:
         async for event in events:
             if event.type == "DELETED":
@@ -151,6 +153,9 @@ async def wait_for(session: Session, name: str) -> SwarmTask:
             task = SwarmTask.model_validate(event.object)
             if task.finished:
                 return task
+            begun = task.is_array or (task.status.current is not None and task.status.current.live)
+            if (task.status.message or task.status.reason) and not begun and told != (told := why(task)):
+                terminal.say(f"waiting for {name}: {told}", style="dim")
     raise NotFound(f"{name} was deleted")
 
 

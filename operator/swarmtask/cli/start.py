@@ -9,22 +9,32 @@ from __future__ import annotations
 
 import signal
 import sys
+from typing import TYPE_CHECKING
 
-STAYING = (["up"], ["apiserver"], ["operator"])
+if TYPE_CHECKING:
+    import typer
+
+STAYING = ("up", "apiserver", "operator")
 
 
 def start() -> None:
     """Run the program; never returns."""
     before = signal.signal(signal.SIGINT, signal.SIG_DFL)
-    if sys.argv[1:2] in STAYING:
+    app = read_in(sys.argv[1:])
+    from swarmtask.cli.program import run  # noqa: PLC0415 - these imports are what takes the time
+
+    signal.signal(signal.SIGINT, before)
+    run(app)
+
+
+def read_in(arguments: list[str]) -> typer.Typer:
+    """The commands that these arguments may name."""
+    if arguments[:1] and arguments[0] in STAYING:
         from swarmtask.optional import without  # noqa: PLC0415
 
         with without("rich"):
             import structlog  # noqa: F401, PLC0415 - it would load rich for tracebacks that we write ourselves
-        from swarmtask.cli.serving import app  # noqa: PLC0415 - these imports are what takes the time
+        from swarmtask.cli.serving import app  # noqa: PLC0415
     else:
         from swarmtask.cli.main import app  # noqa: PLC0415
-    from swarmtask.cli.program import run  # noqa: PLC0415
-
-    signal.signal(signal.SIGINT, before)
-    run(app)
+    return app

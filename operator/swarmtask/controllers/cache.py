@@ -19,13 +19,12 @@ from swarmtask.controllers.fronts import Fronts, check_front
 from swarmtask.controllers.learning import Learning, template_of
 from swarmtask.controllers.measures import Measures
 from swarmtask.controllers.node_facts import offered_memory, offers_otherwise
-from swarmtask.controllers.occupants import Occupants
+from swarmtask.controllers.occupants import Occupants, differ
 from swarmtask.controllers.reading import read_node, read_queue, read_task, version_of
 from swarmtask.controllers.sizes import Sizes
 from swarmtask.controllers.sums import Sums
 from swarmtask.controllers.twins import Twins
 from swarmtask.kube import Object
-from swarmtask.lifecycle.members import is_recorded
 from swarmtask.resources.kinds import SWARM_NODE, SWARM_QUEUE, SWARM_TASK, Kind
 from swarmtask.resources.node import NodePhase, SwarmNode
 from swarmtask.resources.queue import SwarmQueue
@@ -174,12 +173,9 @@ class Cache:
         return self.sizes.plan(task)
 
     def _superfluous(self, task: SwarmTask) -> bool:
-        """A run of an array that has ended, or has recorded it: a create that came late. It must not start before it is deleted."""
         owner = task.array_owner
         array = self.tasks.get((task.key[0], owner.name)) if owner is not None else None
-        if owner is None or array is None or array.task.metadata.uid != owner.uid or task.status.observed_retry is not None:
-            return False
-        return array.task.finished or is_recorded(array.task, task.metadata.name)
+        return array is not None and task_facts.is_superfluous(task, array.task)
 
     def _apply_node(self, name: str, obj: Object) -> bool:
         old = self.nodes.get(name)
@@ -235,7 +231,7 @@ class Cache:
             self._measures.attempt(was, now, first_sight=old is None)
         for witness in self.witnesses:
             witness(old, entry)
-        return before != self._holding(key) or waited != self._pending(key) or _differ(ran, self._occupants.of(key))
+        return before != self._holding(key) or waited != self._pending(key) or differ(ran, self._occupants.of(key))
 
     def refresh_durations(self, most: int = DURATIONS_AT_ONCE) -> None:
         """Tell waiting tasks how long their kind is expected to run, where that has changed: the oldest `most` of those that have
@@ -410,10 +406,3 @@ class Cache:
     def queue_exists(self, queue: QueueKey) -> bool:
         """The queue `default` counts as there: the operator creates it in every namespace that has tasks."""
         return queue[1] == DEFAULT_QUEUE or queue in self.queues
-
-
-def _differ(before: RunningTask | None, after: RunningTask | None) -> bool:
-    """Whether a cycle would see more than that the attempt was stored."""
-    if before is None or after is None:
-        return False  # what they hold tells
-    return (before.stopping, before.priority) != (after.stopping, after.priority)

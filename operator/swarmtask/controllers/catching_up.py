@@ -45,7 +45,10 @@ class CatchingUp:
     def __init__(self, around: Surroundings, cache: Cache, lanes: Mapping[str, EngineLane], executor: Executor) -> None:
         self._api, self._clock, self._settings, self._announcer = around.api, around.clock, around.settings, around.announcer
         self._cache, self._lanes, self._executor = cache, lanes, executor
-        self._held: dict[TaskKey, None] = {}
+        self._marked: dict[TaskKey, str] = {}
+        self._done: set[str] = set()
+        """UIDs of tasks that have caught up in this process. A restore is followed by another process, so a mark that comes later
+        is somebody's own, and must not keep the task from being stopped."""
         self._homeless_since: dict[str, float] = {}
         self._told: set[str] = set()
         self.bell = Bell(around.clock)
@@ -54,35 +57,44 @@ class CatchingUp:
         """A task was seen, or is gone."""
         entry = self._cache.tasks.get(change.key)
         if entry is not None and is_restored(entry.task):
-            self._held[change.key] = None
+            self._marked[change.key] = entry.task.metadata.uid
             self.bell.ring()
-        elif change.key in self._held:
-            del self._held[change.key]
+        elif change.key in self._marked:
+            self._done.add(self._marked.pop(change.key))
             self._executor.release(change.key)
+        if change.gone:
+            self._done.discard(change.uid)
+
+    def holds(self, key: TaskKey) -> bool:
+        """Nothing may be decided about the task yet."""
+        return key in self._marked and self._marked[key] not in self._done
 
     async def run(self) -> None:
         """Until cancelled."""
         while True:
-            for key in list(self._held):
+            for key in list(self._marked):
                 try:
                     await self._catch_up(key)
                 except (Conflict, NotFound):
                     await self._executor.refresh(key)
                 except SwarmTaskError as error:
                     logger.warning("SwarmTask %s/%s was restored, and waits: %s", *key, error)
-            await self.bell.wait(self._settings.poll_interval_s if self._held else None)
+            await self.bell.wait(self._settings.poll_interval_s if self._marked else None)
 
     async def _catch_up(self, key: TaskKey) -> None:
         entry = self._cache.tasks.get(key)
         if entry is None:
             return
+        if not self.holds(key):
+            return await self._unmark(key, entry)
         silent = [name for name, lane in self._lanes.items() if lane.present(entry.task.metadata.uid) is None]
         if silent:
             self._tell_waiting(entry.task, silent)
             return
-        if not await self._take_over(key, entry):
-            return
-        entry = self._cache.tasks[key]
+        if await self._take_over(key, entry):
+            await self._unmark(key, self._cache.tasks[key])
+
+    async def _unmark(self, key: TaskKey, entry: TaskEntry) -> None:
         metadata = {
             "annotations": {ANNOTATION_RESTORED: None}, "uid": entry.task.metadata.uid,
             "resourceVersion": entry.task.metadata.resource_version,

@@ -45,7 +45,6 @@ from swarmtask.lifecycle.task import Policy, handle, outstanding
 from swarmtask.lifecycle.twins import standing
 from swarmtask.resources.kinds import SWARM_TASK
 from swarmtask.resources.meta import FINALIZER
-from swarmtask.resources.restored import is_restored
 from swarmtask.resources.task import SwarmTask
 from swarmtask.scheduler.model import TaskKey
 
@@ -55,6 +54,8 @@ WORKERS = 16
 TELLERS = 4
 """At most so many of them tell tasks why they wait; the others are there for what moves a task on."""
 MAX_CONFLICTS = 8
+LOWEST_RANK = 1_000_000_001
+"""Less the priority, which is at most 1,000,000,000: above 0."""
 Slot = tuple[str, int]
 
 
@@ -64,6 +65,9 @@ class Executor:
     Args:
         lanes: engine name -> its lane; filled by the operator.
         unbound: called when a placement or a preemption could not be stored, so that it is decided again.
+
+    Attributes:
+        held: whether nothing may be decided about a task yet; set by the operator.
     """
 
     def __init__(
@@ -86,6 +90,7 @@ class Executor:
         self._queue: KeyedQueue[TaskKey, Slot, tuple[str, TaskEvent | None]] = KeyedQueue(
             around.delays, around.rng, patient_at_once=TELLERS
         )
+        self.held: Callable[[TaskKey], bool] = lambda key: False
         self._aside: dict[TaskKey, dict[Slot, tuple[str, TaskEvent | None]]] = {}
         """What was said of tasks about which nothing may be decided yet."""
         cache.twins.stir = self.look
@@ -107,8 +112,13 @@ class Executor:
         self._queue.put(key, (type(event).__name__, attempt), (uid, event), can_wait=isinstance(event, Unplaced))
 
     def look(self, key: TaskKey) -> None:
-        """The task, a deadline or the world around it has changed: decide again, and begin what is outstanding."""
-        self._queue.put(key, ("Reconcile", 0), ("", None))
+        """The task, a deadline or the world around it has changed: decide again, and begin what is outstanding.
+
+        Who holds room comes first, then by priority: an urgent task must not wait until ten thousand others have been let in.
+        """
+        entry = self._cache.tasks.get(key)
+        rank = 0 if entry is None or entry.live is not None else LOWEST_RANK - entry.task.spec.effective_priority
+        self._queue.put(key, ("Reconcile", 0), ("", None), rank=rank)
 
     def forget(self, key: TaskKey) -> None:
         """The task is gone."""
@@ -132,8 +142,7 @@ class Executor:
     async def _work(self) -> None:
         while True:
             key, items = await self._queue.take()
-            entry = self._cache.tasks.get(key)
-            if entry is not None and is_restored(entry.task):
+            if self.held(key):
                 self._aside.setdefault(key, {}).update(items)
                 self._queue.done(key)
                 continue

@@ -227,7 +227,7 @@ def kopf_registry(connection: Connection, pass_on: Callable[[Kind, Object, bool]
         # A coroutine, because kopf would give a plain function a thread of a pool for each event.
         @kopf.on.event(kind.group, kind.version, kind.plural, registry=registry)
         async def news(event: kopf.RawEvent, **_: Any) -> None:
-            obj = dict(event["object"])
+            obj: Object = dict(event["object"])
             obj["metadata"] = {name: value for name, value in obj["metadata"].items() if name != "managedFields"}
             pass_on(kind, obj, event["type"] == "DELETED")
 

@@ -18,6 +18,7 @@ from swarmtask.controllers.surroundings import Surroundings
 from swarmtask.controllers.waiting import Bell
 from swarmtask.engines.base import FINAL_WORKLOAD_STATES, Engine, EngineNode, Observation
 from swarmtask.errors import SwarmTaskError
+from swarmtask.scheduler.model import TaskKey
 
 logger = logging.getLogger(__name__)
 
@@ -48,6 +49,7 @@ class EngineLane:
 
     Attributes:
         listing: the newest complete list of workloads, None before the first. Set by the observer.
+        orphaned: names of tasks under which something acts that no task owns. Set by the observer.
         nodes: the newest node list, None before the first; `nodes_at` is when it was asked. Set by the node controller.
         tried: both lists have been asked for at least once, whatever came of it.
         poll: rung to look at the workloads earlier than planned. node_poll: the same for nodes.
@@ -57,6 +59,7 @@ class EngineLane:
         self.engine = engine
         self.name = engine.name
         self.listing: Listing | None = None
+        self.orphaned: frozenset[TaskKey] = frozenset()
         self.nodes: tuple[EngineNode, ...] | None = None
         self.nodes_at = 0.0
         self.failing = False

@@ -40,6 +40,8 @@ ENGINE_WORD_S = 5.0
 VOUCH_S = 25.0
 """Longer than any engine takes to see that a node is gone (Swarm, of a node that hears nothing any more: 21 s, docs/laboratory.md)
 and shorter than a fence and its margin: what an engine shows to run is not replaced. No shorter than a fence."""
+KILLING_S = 5.0
+"""An agent takes so long at most to kill what did not end in its grace period, without Docker's help too."""
 SETTLE_S = 5.0
 """A node that is back gets nothing new before its agent can have told what was finished there, and while it comes and goes."""
 LEASE_EXPIRED = "LeaseExpired"
@@ -48,12 +50,18 @@ AGENT_SILENT = "AgentSilent"
 
 
 def require_patience(settings: OperatorSettings) -> None:
-    """Refuse times by which an attempt would be replaced before its engine can have vouched for its node (see VOUCH_S).
+    """Refuse times by which an attempt would be replaced before its engine can have vouched for its node (see VOUCH_S), or before
+    its agent can have ended it (see KILLING_S).
 
     Raises:
         ConfigurationError: says what to change.
     """
     fence_s, margin_s = settings.fence_s, settings.fence_margin_s
+    if margin_s < KILLING_S:
+        raise ConfigurationError(
+            f"operator.fence_margin_s ({margin_s:g}) must be {KILLING_S:g} s or more: an agent may need so long to kill what does "
+            "not end when it is told to, and its replacement must not run before"
+        )
     if fence_s + margin_s > VOUCH_S:
         return
     more_margin, longer_fence = math.floor(VOUCH_S - fence_s) + 1, math.floor(VOUCH_S - margin_s) + 1

@@ -38,6 +38,8 @@ EXPECTED = {
     ),
 }
 """What an engine shows of an attempt about which there is nothing new."""
+_ACTING = frozenset({WorkloadState.PENDING, WorkloadState.PREPARING, WorkloadState.RUNNING})
+"""What ends soon after it was removed. On a node that is lost that may take for ever: nobody waits for it there."""
 
 
 class Observer:
@@ -90,6 +92,7 @@ class Observer:
         before, self._lane.listing = self._lane.listing, listing
         self._tell_live(listing)
         self._tell_missing(listing)
+        self._note_orphans(listing)
         self._look_again(listing, before)
         await self._clear_orphans(listing)
         self._prune_finished(listing)
@@ -172,6 +175,15 @@ class Observer:
                 self._executor.look(key)
 
     # --- workloads that nobody needs ---
+
+    def _note_orphans(self, listing: Listing) -> None:
+        """Names under which something acts that no task owns: nothing else is begun under them before that has ended."""
+        self._lane.orphaned = frozenset(
+            (seen.namespace, seen.task_name)
+            for items in listing.by_task.values()
+            for seen in items
+            if seen.state in _ACTING and not self._owned(seen)
+        )
 
     async def _clear_orphans(self, listing: Listing) -> None:
         """Remove what has carried our label without an owner for long enough; the API itself is asked before."""

@@ -102,3 +102,10 @@ class Occupants:
                 known = one if expected is None else replace(one, ends_at=expected)
             self._ends[one.key] = (one, known)
         return [known for _, known in self._ends.values()]
+
+
+def differ(before: RunningTask | None, after: RunningTask | None) -> bool:
+    """Whether a cycle would see more than that the attempt was stored."""
+    if before is None or after is None:
+        return False  # what they hold tells
+    return (before.stopping, before.priority) != (after.stopping, after.priority)

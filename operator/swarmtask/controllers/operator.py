@@ -103,6 +103,7 @@ class Operator:
         for engine in engines:
             self._lanes[engine.name] = EngineLane(engine, self._around, self._wanted, self._refuse)
         self._catching_up = CatchingUp(self._around, self.cache, self._lanes, self.executor)
+        self.executor.held = self._catching_up.holds
         rules = NodeRules.of(settings)
         self._nodes = Nodes(self._around, self.cache, self._lanes, self.executor, rules)
         self._draining = Draining(self._around, self.cache, self.executor)
@@ -265,6 +266,8 @@ class Operator:
         live = entry.live
         if live is None or live.number != submission.attempt.number or live.state is not AttemptState.STARTING or live.observed:
             return None
+        if any(submission.key in lane.orphaned for lane in self._lanes.values()):
+            return None  # what a task of this name began that no backup knows still acts: the next list brings this up again
         if self._leases.uncertain(live.node):
             return None  # it would start there whenever the node is back, when another one may be at work
         return entry.task if entry.task.metadata.deletion_timestamp is None else None

@@ -37,6 +37,10 @@ HEAD_START_S = 0.01
 """What starts is written before the others are told why they wait: so much earlier."""
 DRIFT_S, DRIFT_SHARE = 10.0, 0.1
 """An estimate that moves by less than either is no news."""
+QUIET_S = 3600.0
+"""Where nothing happens although it was expected, estimates are looked at again after this at the latest."""
+AGING_S = 30.0
+"""Where waiting tasks age there is a cycle so often at least: by waiting alone one comes before another that a node is kept for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +91,7 @@ class Scheduling:
         while True:
             rung = await self.bell.wait(timeout_s)
             # Where nothing happens although it was expected, estimates are looked at again, ever more seldom.
-            quiet_s = DRIFT_S if rung else 2 * quiet_s
+            quiet_s = DRIFT_S if rung else min(2 * quiet_s, QUIET_S)
             # Changes within the gap share a cycle; a cycle over very many tasks leaves at least two thirds of the time to others.
             await self._clock.sleep(max(self._settings.cycle_gap_s, 2 * took_s))
             began = self._clock.monotonic()
@@ -105,6 +109,16 @@ class Scheduling:
             if self._cache.next_front_at is not None:
                 ahead_s = max(0.0, self._cache.next_front_at - self._clock.now().timestamp())
                 timeout_s = ahead_s if timeout_s is None else min(ahead_s, timeout_s)
+            ages_s = self._ages_s(decided.snapshot)
+            if ages_s is not None:
+                timeout_s = ages_s if timeout_s is None else min(ages_s, timeout_s)
+
+    def _ages_s(self, snapshot: Snapshot) -> float | None:
+        """After how many seconds tasks that wait have gained so much that another cycle may decide otherwise; None: never."""
+        aging = {key: queue.aging_s for key, queue in snapshot.queues.items() if queue.aging_s is not None}
+        waiting = {task.queue for task in snapshot.pending} if aging else set()
+        fastest = min((aging_s for key, aging_s in aging.items() if key in waiting), default=None)
+        return None if fastest is None else max(self._settings.status_refresh_s, min(fastest, AGING_S))
 
     def decide(self) -> Decided:
         """One cycle: what it places and whom it preempts is handed to the executor."""

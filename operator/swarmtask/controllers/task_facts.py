@@ -9,6 +9,7 @@ import math
 from datetime import datetime
 
 from swarmtask.controllers.entries import Holding
+from swarmtask.lifecycle.members import is_recorded
 from swarmtask.lifecycle.reasons import RULES
 from swarmtask.resources import placement as resources
 from swarmtask.resources import units
@@ -27,6 +28,15 @@ _SHAPES: dict[TaskShape, TaskShape] = {}
 def name_of_attempts(uid: str) -> str:
     """What the names of all attempts of a task begin with."""
     return attempt_id(uid, 0).rpartition("-")[0]
+
+
+def is_superfluous(task: SwarmTask, array: SwarmTask) -> bool:
+    """A run of an array that has ended, or has recorded it: a create that came late. It must not start before it is deleted.
+    `array` has the name of its owner."""
+    owner = task.array_owner
+    if owner is None or array.metadata.uid != owner.uid or task.status.observed_retry is not None:
+        return False
+    return array.finished or is_recorded(array, task.metadata.name)
 
 
 def pending_task(

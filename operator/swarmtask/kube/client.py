@@ -48,6 +48,7 @@ PAGE_SIZE = 500
 WATCH_S = 300
 """A watch is asked to end after about this many seconds; silence of `READ_S` beyond that counts as a dead connection."""
 WATCH_BACKOFF_CAP_S = 5.0
+_Answers = list[bytes]
 PATCH_CONTENT_TYPES = {
     "merge": "application/merge-patch+json",
     "json": "application/json-patch+json",
@@ -139,7 +140,7 @@ class KubeClient:
             return lean(item) if self._sparing else item
 
         items: list[Object] = []
-        raw: list[bytes] | None = [] if self._sparing else None
+        raw: _Answers | None = [] if self._sparing else None
         count = 0
         params = dict(params)
         while True:
@@ -273,7 +274,7 @@ class KubeClient:
             params["dryRun"] = "All"
         return params
 
-    async def _read(self, path: str, params: Mapping[str, str], raw: list[bytes] | None = None) -> Object:
+    async def _read(self, path: str, params: Mapping[str, str], raw: _Answers | None = None) -> Object:
         """GET with retries: reading twice does no harm. Writes are never repeated here; their callers know whether they may. What
         was answered is added to `raw` as it came."""
         async for attempt in AsyncRetrying(
@@ -294,7 +295,7 @@ class KubeClient:
         body: object = None,
         *,
         content_type: str = "application/json",
-        raw: list[bytes] | None = None,
+        raw: _Answers | None = None,
     ) -> Object:
         headers = {"Content-Type": content_type} if body is not None else {}
         content = orjson.dumps(body) if body is not None else None

@@ -120,6 +120,16 @@ async def test_its_own_status_and_of_that_what_it_may_say(agent: httpx.AsyncClie
     assert (await status_of(api, "n2")).get("bootID") is None
 
 
+async def test_its_status_may_be_the_first_one(agent: httpx.AsyncClient, api: httpx.AsyncClient) -> None:
+    assert (await api.delete(f"{NODES}/n1")).status_code == 200
+    bare = {"apiVersion": "swarmtask.io/v1alpha1", "kind": "SwarmNode", "metadata": {"name": "n1"}, "spec": {}}
+    assert (await api.post(NODES, json=bare)).status_code == 201
+    for fields, code in (({"phase": "Ready"}, 403), ({"tasks": 1}, 403), ({"bootID": "b"}, 200)):
+        answer = await agent.patch(f"{NODES}/n1/status", content=json.dumps({"status": fields}), headers=MERGE)
+        assert answer.status_code == code, answer.text
+    assert (await status_of(api, "n1"))["bootID"] == "b"
+
+
 async def test_nothing_of_tenants(agent: httpx.AsyncClient, api: httpx.AsyncClient) -> None:
     assert (await api.post(TASKS.format("default"), json=task("other"))).status_code == 201
     for path in (TASKS.format("default"), f"{TASKS.format('default')}/other", "/api/v1/namespaces/default/secrets",

@@ -14,11 +14,15 @@ from swarmtask.apiserver.access.rules import READ, Attributes, Rule
 from swarmtask.clock import parse_time
 from swarmtask.resources.enrolment import LABEL_ENGINE_NODE, LONGEST_LIFE_S, MOST_TOKENS, engine_node
 from swarmtask.resources.meta import GROUP
+from swarmtask.resources.node import NodeStatus
 
 LEASES = "coordination.k8s.io"
 LEASE_NAMESPACE = "kube-node-lease"
 OPERATORS_FIELDS = frozenset({"phase", "engines", "capacity", "allocatable", "requested", "tasks", "address", "lastHeartbeatTime"})
 """Of a SwarmNode's status: what the operator writes from what engines and bindings say."""
+
+UNSAID: Mapping[str, Any] = NodeStatus().to_dict()
+"""A status in which nobody has said anything yet."""
 
 HasAttempt = Callable[[str, str, str], bool]
 """(namespace, task, node): the task has an attempt on that node."""
@@ -69,7 +73,8 @@ def lease_problem(node: str, new: Mapping[str, Any], old: Mapping[str, Any] | No
 
 def node_status_problem(new: Mapping[str, Any], old: Mapping[str, Any]) -> str:
     """What is wrong with a status of a SwarmNode that its agent wants to write."""
-    before, after = old.get("status") or {}, new.get("status") or {}
+    # With the first status come the defaults of the operator's fields: they are nobody's word.
+    before, after = ({**UNSAID, **(node.get("status") or {})} for node in (old, new))
     changed = sorted(name for name in OPERATORS_FIELDS if before.get(name) != after.get(name))
     if changed:
         return f"a node may not change what the operator says of it: status.{', status.'.join(changed)}"
