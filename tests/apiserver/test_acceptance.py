@@ -18,7 +18,7 @@ from hypothesis import event, given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from swarmtask.apiserver import admission, apply, wire
+from swarmtask.apiserver import admission, apply, bodies, wire
 from swarmtask.apiserver import metadata as meta
 from swarmtask.apiserver.builtins import builtin_types, types_of_crd
 from swarmtask.apiserver.fieldset import Node, difference, node_of, to_fields_v1
@@ -350,7 +350,7 @@ def test_a_create_says_the_same_whichever_way_it_takes(
 
     short = created()
     monkeypatch.setattr(admission, "accepts", lambda rt, obj: False)
-    monkeypatch.setattr(wire, "_keeps_every_key", lambda body, value: False)
+    monkeypatch.setattr(bodies, "_keeps_every_key", lambda body, value: False)
     with monkeypatch.context() as patch:
         patch.setattr(apply, "whole_fields", by_nothing)
         assert created() == short

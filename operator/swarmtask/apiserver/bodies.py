@@ -1,10 +1,11 @@
-"""Sizes of bodies, and YAML: what keeps one request from holding up all others.
+"""Sizes of bodies, YAML, and keys given twice: what keeps one request from holding up all others, and its sender from surprises.
 
 Called by `wire` and by the patches. Turns YAML into JSON and refuses what is too deep or holds too many values; knows no HTTP.
 """
 
 from __future__ import annotations
 
+import json
 import math
 from typing import Any
 
@@ -132,3 +133,67 @@ def check_size(value: Any) -> None:
 def may_be_too_large(body: bytes) -> bool:
     """Whether `check_size` has to look; cheap, and never wrong when it says no."""
     return body.count(b"{") + body.count(b"[") > DEPTH_LIMIT or body.count(b",") >= NODE_LIMIT // 2
+
+
+# --- keys given twice ----------------------------------------------------------------------------------------------------
+
+
+def duplicate_paths(body: bytes, value: Any = None) -> list[str]:
+    """Paths of object keys that a JSON text gives more than once; none where it is not JSON.
+
+    Cheap for every write that wants to know: the text is only read with a hook per object where a key may have been lost.
+
+    Args:
+        value: what the text says, where the caller has decoded it.
+    """
+    if body.lstrip()[:1] != b"{" or _keeps_every_key(body, value):
+        return []
+    found = False
+
+    def notice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        nonlocal found
+        result = dict(pairs)
+        if len(result) != len(pairs):
+            found = True
+        return result
+
+    paths: list[str] = []
+    try:
+        json.loads(body, object_pairs_hook=notice)
+        if found:
+            _collect_duplicates(json.loads(body, object_pairs_hook=_Pairs), "", paths)
+    except (ValueError, RecursionError):
+        return []  # not JSON, or too deep: whoever decodes the body says so
+    return paths
+
+
+def _keeps_every_key(body: bytes, value: Any) -> bool:
+    """Whether a JSON text certainly gives no key of an object twice; cheap, and never wrong when it says yes.
+
+    Each colon of a JSON text is one after a key, or one in a string. The text that is written from the decoded value has all of
+    them again, but for the colons of what was lost; in addition it has those that were written as an escape.
+    """
+    if b"\\u003a" in body or b"\\u003A" in body:
+        return False
+    try:
+        return body.count(b":") == orjson.dumps(orjson.loads(body) if value is None else value).count(b":")
+    except (ValueError, TypeError):  # not JSON; too deep to be written
+        return False
+
+
+class _Pairs(list[tuple[str, Any]]):
+    """An object with its duplicate keys kept."""
+
+
+def _collect_duplicates(node: Any, path: str, found: list[str]) -> None:
+    if isinstance(node, _Pairs):
+        seen: set[str] = set()
+        for name, value in node:
+            where = f"{path}.{name}" if path else name
+            if name in seen and where not in found:
+                found.append(where)
+            seen.add(name)
+            _collect_duplicates(value, where, found)
+    elif isinstance(node, list):
+        for position, value in enumerate(node):
+            _collect_duplicates(value, f"{path}[{position}]", found)

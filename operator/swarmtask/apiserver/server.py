@@ -97,6 +97,7 @@ def _uvicorn_config(app: Application, credentials: auth.Credentials) -> uvicorn.
     """TLS always: there is no way to serve without it, on any address."""
     config = uvicorn.Config(
         app, http=BoundedHeads, lifespan="off", log_config=None, access_log=False, server_header=False,
+        proxy_headers=False,  # there is no proxy before it: whoever sends X-Forwarded-For would choose the source in the audit log
         ws="wsproto", ws_max_size=WEB_SOCKET_BYTES, ws_per_message_deflate=False,
         # No warnings: strangers would fill the log with them. No lines for WebSockets: they tell the command, secrets included.
         log_level="error",

@@ -7,7 +7,6 @@ dicts that are not too deep and hold nothing that JSON cannot say. Decides nothi
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -18,7 +17,7 @@ import orjson
 import yaml
 
 from swarmtask.apiserver import protobuf
-from swarmtask.apiserver.bodies import check_size, may_be_too_large, yaml_to_json
+from swarmtask.apiserver.bodies import check_size, duplicate_paths, may_be_too_large, yaml_to_json
 from swarmtask.clock import parse_time
 from swarmtask.errors import BadRequest, Cause, Invalid, NotAcceptable, SwarmTaskError, UnsupportedMediaType
 
@@ -215,65 +214,10 @@ def unsupported(accepted: Sequence[str]) -> UnsupportedMediaType:
 def duplicate_fields(request: Request, value: Any = None) -> list[str]:
     """Paths of object keys that a JSON or YAML body gives more than once; the values of the last one count.
 
-    Cheap for every write that wants to know: the text is only read with a hook per object where a key may have been lost.
-
     Args:
         value: the body as it was decoded, where the caller has it; nothing of it has been changed.
     """
-    if request.duplicates is not None:
-        return request.duplicates
-    body = request.body
-    if body.lstrip()[:1] != b"{" or _keeps_every_key(body, value):
-        return []
-    found = False
-
-    def notice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        nonlocal found
-        result = dict(pairs)
-        if len(result) != len(pairs):
-            found = True
-        return result
-
-    paths: list[str] = []
-    try:
-        json.loads(body, object_pairs_hook=notice)
-        if found:
-            _collect_duplicates(json.loads(body, object_pairs_hook=_Pairs), "", paths)
-    except (ValueError, RecursionError):
-        return []  # not JSON, or too deep: whoever decodes the body says so
-    return paths
-
-
-def _keeps_every_key(body: bytes, value: Any) -> bool:
-    """Whether a JSON text certainly gives no key of an object twice; cheap, and never wrong when it says yes.
-
-    Each colon of a JSON text is one after a key, or one in a string. The text that is written from the decoded value has all of
-    them again, but for the colons of what was lost; in addition it has those that were written as an escape.
-    """
-    if b"\\u003a" in body or b"\\u003A" in body:
-        return False
-    try:
-        return body.count(b":") == orjson.dumps(orjson.loads(body) if value is None else value).count(b":")
-    except (ValueError, TypeError):  # not JSON; too deep to be written
-        return False
-
-
-class _Pairs(list[tuple[str, Any]]):
-    """An object with its duplicate keys kept."""
-
-
-def _collect_duplicates(node: Any, path: str, found: list[str]) -> None:
-    if isinstance(node, _Pairs):
-        seen: set[str] = set()
-        for name, value in node:
-            where = f"{path}.{name}" if path else name
-            if name in seen and where not in found:
-                found.append(where)
-            seen.add(name)
-            _collect_duplicates(value, where, found)
-    elif isinstance(node, list):
-        for position, value in enumerate(node):
-            _collect_duplicates(value, f"{path}[{position}]", found)
+    return request.duplicates if request.duplicates is not None else duplicate_paths(request.body, value)
 
 
 # --- negotiation ---------------------------------------------------------------------------------------------------------

@@ -61,6 +61,12 @@ async def test_each_mutating_request_leaves_exactly_one_line(server: RunningServ
     assert found[0]["extra"] == {"access.swarmtask.io/token": ["emil"]}
 
 
+async def test_nobody_chooses_the_source_that_is_recorded(server: RunningServer, api: httpx.AsyncClient) -> None:
+    folder = server.kubeconfig.parent / "audit"
+    await api.post(TASKS.format("default"), json=task("t"), headers={"x-forwarded-for": "10.9.8.7", "x-forwarded-proto": "http"})
+    assert rows(folder)[-1]["source"] == "127.0.0.1"
+
+
 async def test_who_acts_for_whom_and_who_was_not_let_in(server: RunningServer, api: httpx.AsyncClient) -> None:
     folder = server.kubeconfig.parent / "audit"
     await api.post(TASKS.format("default"), json=task("t"), headers={"impersonate-user": "vera"})
