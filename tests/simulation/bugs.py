@@ -71,7 +71,7 @@ class _WithoutVersion:
 @bug
 def writes_without_precondition() -> Iterator[None]:
     """A status is written over whatever is there."""
-    original = Executor._write
+    original = Executor.write
 
     async def write(self: Executor, *arguments: Any, **options: Any) -> None:
         self._api, kept = _WithoutVersion(self._api), self._api
@@ -80,7 +80,7 @@ def writes_without_precondition() -> Iterator[None]:
         finally:
             self._api = kept
 
-    with patch.object(Executor, "_write", write):
+    with patch.object(Executor, "write", write):
         yield
 
 
@@ -91,7 +91,7 @@ def loses_a_task_on_conflict() -> Iterator[None]:
     async def refresh(self: Executor, key: Any, *rest: Any, **options: Any) -> None:
         self._cache.remove(SWARM_TASK, key)
 
-    with patch.object(Executor, "_refresh", refresh):
+    with patch.object(Executor, "refresh", refresh):
         yield
 
 
