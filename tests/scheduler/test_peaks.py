@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from swarmtask.scheduler.peaks import DEFAULT_BYTES, LEAST_BYTES, SAMPLES, Peak, Peaks, size
+from swarmtask.scheduler.peaks import DEFAULT_BYTES, FEW, LEAST_BYTES, SAMPLES, Peak, Peaks, size
 
 MIB, GIB = 2**20, 2**30
 
@@ -100,7 +100,8 @@ def test_one_more_kill_never_makes_it_less(seen: list[Peak], largest: int) -> No
     highest = max(peak.memory_bytes for peak in seen)
     more = (*seen, Peak(2e9, "one more", highest, killed=True))
     before, after = size(tuple(seen), largest), size(more, largest)
-    assert after.request_bytes >= before.request_bytes or before.request_bytes == DEFAULT_BYTES
+    # Few attempts say little: they get what a task gets of which nothing is known, and this may be more than they need.
+    assert after.request_bytes >= before.request_bytes or (len(seen) < FEW and before.request_bytes in (DEFAULT_BYTES, largest))
 
 
 @given(st.lists(lives, max_size=120), st.randoms())
