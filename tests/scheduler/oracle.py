@@ -395,7 +395,8 @@ class Oracle:
 
     def _lacking_gpus(self, node: NodeInfo, task: PendingTask, gone: list[RunningTask]) -> int:
         """How many GPUs that count for the task are missing, when these have ended and what is kept is gone; below 0: left over."""
-        load, wish, offered = self.loads[node.name], task.shape.gpu, single_gpus(node)
+        wish = task.shape.gpu if task.shape.request.gpus else GpuWish()  # who wants none has no wish: the others count all of them
+        load, offered = self.loads[node.name], single_gpus(node)
         unknown = held_gpus(node, load) - sum(gpu.index in load.gpus for gpu in offered)
         matching = [gpu.index for gpu in offered if suits(gpu, wish)]
         left = sum(index not in load.gpus for index in matching) - unknown
