@@ -49,10 +49,8 @@ def outer_docker() -> Iterator["OuterDocker"]:
     """A real Docker: this machine's, or one started for the tests (as root). `.url` is a DOCKER_HOST, `.client()` talks to it."""
     from tests.lab import cluster, outer
 
-    try:
+    with tools.or_skip():
         found = outer.connect()
-    except tools.Missing as missing:
-        pytest.skip(str(missing))
     with contextlib.closing(found):
         cluster.sweep(found.url)
         yield found
@@ -63,10 +61,8 @@ def lab(outer_docker: "OuterDocker") -> Iterator["Lab"]:
     """The laboratory of three nodes that all tests share, with both test images loaded. Most tests want `clean_lab`."""
     from tests.lab import cluster, images
 
-    try:
+    with tools.or_skip():
         laboratory = cluster.Lab(docker_url=outer_docker.url).start()
-    except tools.Missing as missing:
-        pytest.skip(str(missing))
     try:
         for tag in (images.TASK_TAG, images.PYTHON_TAG):
             with contextlib.suppress(tools.Missing):  # a test that runs the image will say that it is not there

@@ -12,14 +12,12 @@ from tests.e2e.recorder import Recorder
 from tests.e2e.stage import FENCE_S, SETTINGS, House, Stage, opened
 from tests.lab.cluster import Lab
 from tests.lab.images import TASK_TAG
-from tests.lab.tools import Missing, any_kubectl
+from tests.lab.tools import any_kubectl, or_skip
 
 
 def _kubectl() -> Path:
-    try:
+    with or_skip():
         return any_kubectl()
-    except Missing as missing:
-        pytest.skip(str(missing))
 
 
 @pytest.fixture
@@ -59,8 +57,5 @@ def house(lab: Lab, request: pytest.FixtureRequest, tmp_path_factory: pytest.Tem
 @pytest.fixture
 def stage(house: House) -> Iterator[Stage]:
     """The house with everything whole and nothing running, watched by the recorder."""
-    try:
-        with opened(house) as stage:
-            yield stage
-    except Missing as missing:
-        pytest.skip(str(missing))
+    with or_skip(), opened(house) as stage:
+        yield stage

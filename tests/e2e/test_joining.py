@@ -22,7 +22,7 @@ from tests.lab.cluster import Lab
 from tests.lab.images import TASK_TAG
 from tests.lab.node import GIB, NodeSize
 from tests.lab.outer import OuterDocker
-from tests.lab.tools import Missing, any_kubectl
+from tests.lab.tools import any_kubectl, or_skip
 
 pytestmark = [pytest.mark.docker, pytest.mark.lab, pytest.mark.kubectl, pytest.mark.slow]
 
@@ -142,10 +142,8 @@ class Scene:
 
 @pytest.fixture
 def scene(outer_docker: OuterDocker, tmp_path: Path) -> Iterator[Scene]:
-    try:
+    with or_skip():
         kubectl = any_kubectl()
-    except Missing as missing:
-        pytest.skip(str(missing))
     with Lab(NODES, docker_url=outer_docker.url) as lab:
         lab.load_image(TASK_TAG)
         image = worker.archive(lab.manager_client())

@@ -25,7 +25,7 @@ from tests.lab.cluster import Lab
 from tests.lab.images import TASK_TAG
 from tests.lab.node import GIB, NodeSize
 from tests.lab.outer import OuterDocker
-from tests.lab.tools import ROOT, Missing, any_kubectl
+from tests.lab.tools import ROOT, any_kubectl, or_skip
 
 pytestmark = [pytest.mark.docker, pytest.mark.lab, pytest.mark.kubectl, pytest.mark.slow]
 
@@ -100,10 +100,8 @@ class Desktop:
 def lab_of_strangers(outer_docker: OuterDocker) -> Iterator[Lab]:
     """Two machines that are in no swarm; the desktop has the worker image, the laptop got it by hand."""
     with Lab(NODES, docker_url=outer_docker.url) as lab:
-        try:
+        with or_skip():
             image = worker.archive(lab.manager_client())
-        except Missing as missing:
-            pytest.skip(str(missing))
         lab.load_image(TASK_TAG)
         for name in lab.nodes:
             with image.open("rb") as file:
@@ -115,10 +113,8 @@ def lab_of_strangers(outer_docker: OuterDocker) -> Iterator[Lab]:
 
 @pytest.fixture
 def desktop(lab_of_strangers: Lab, tmp_path: Path) -> Desktop:
-    try:
+    with or_skip():
         return Desktop(lab_of_strangers, tmp_path / "home", any_kubectl())
-    except Missing as missing:
-        pytest.skip(str(missing))
 
 
 def test_readme_has_the_commands_that_are_followed_here() -> None:

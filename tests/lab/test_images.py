@@ -13,10 +13,8 @@ from tests.lab import images, tools
 
 @pytest.fixture(scope="module")
 def task_archive() -> Path:
-    try:
+    with tools.or_skip():
         return images.image_tar(images.TASK_TAG)
-    except tools.Missing as missing:
-        pytest.skip(str(missing))
 
 
 def test_the_same_recipe_gives_the_same_bytes(task_archive):

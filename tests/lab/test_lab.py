@@ -131,10 +131,8 @@ def test_this_machine_is_all_that_a_container_on_a_node_can_reach(clean_lab, tmp
 
 
 def test_python_image_runs_on_a_node(clean_lab):
-    try:
+    with tools.or_skip():
         clean_lab.load_image(images.PYTHON_TAG, ["laptop-1"])
-    except tools.Missing as missing:
-        pytest.skip(str(missing))
     program = "import hashlib, json, sqlite3, ssl; print(json.dumps({'ok': True}))"
     assert images.run_once(clean_lab.client("laptop-1"), images.PYTHON_TAG, ["python3", "-c", program]) == '{"ok": true}\n'
 

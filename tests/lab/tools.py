@@ -29,7 +29,7 @@ _DOWNLOAD_S = 300
 class Missing(Exception):
     """A test cannot run here. `tool` is what is missing (skips are counted by it), `remedy` says what a person can do.
 
-    Its text opens with `[missing: <tool>]`; `pytest.skip(str(missing))` is how a test passes it on to the closing summary.
+    Its text opens with `[missing: <tool>]`; `or_skip` passes it on to the closing summary.
     """
 
     def __init__(self, tool: str, reason: str, remedy: str) -> None:
@@ -37,6 +37,17 @@ class Missing(Exception):
         self.tool = tool
         self.reason = reason
         self.remedy = remedy
+
+
+@contextlib.contextmanager
+def or_skip() -> Iterator[None]:
+    """A test or a fixture that meets `Missing` in here is skipped, and says what is missing."""
+    import pytest  # what fetches runs without it
+
+    try:
+        yield
+    except Missing as missing:
+        pytest.skip(str(missing))
 
 
 @contextlib.contextmanager

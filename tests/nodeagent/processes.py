@@ -10,8 +10,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import pytest
-
 from tests.lab import images, tools
 
 if TYPE_CHECKING:
@@ -52,10 +50,8 @@ def real_docker(outer: OuterDocker, cluster: str) -> Iterator[tuple[Any, str]]:
     """(a client, an image to run); containers that carry the cluster's label are removed at the end. Skips where there is none."""
     client = outer.client()
     with contextlib.closing(client):
-        try:
+        with tools.or_skip():
             image = images.task_image(client)
-        except tools.Missing as missing:
-            pytest.skip(str(missing))
         try:
             yield client, image
         finally:

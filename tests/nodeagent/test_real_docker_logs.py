@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +16,7 @@ from swarmtask.kube import KubeClient
 from swarmtask.nodeagent.log_follower import UNMATCHED
 from swarmtask.resources.kinds import SWARM_NODE, SWARM_TASK
 from tests.kube.real import real_api_server
-from tests.nodeagent.processes import agents, real_docker
+from tests.nodeagent.processes import Agents, agents, real_docker
 
 if TYPE_CHECKING:
     from tests.lab.outer import OuterDocker
@@ -65,6 +66,18 @@ def node(outer_docker: OuterDocker, tmp_path: Path) -> Iterator[Node]:
         yield Node(outer_docker.url, client, image, tmp_path)
 
 
+@asynccontextmanager
+async def cluster(node: Node) -> AsyncIterator[tuple[Path, KubeClient, Agents]]:
+    """(the API's kubeconfig, a client, agents of the one node); ends with the block."""
+    async with (
+        real_api_server(node.folder) as kubeconfig,
+        KubeClient.from_kubeconfig(kubeconfig) as api,
+        agents(*node.options) as running,
+    ):
+        await api.create(SWARM_NODE, {"apiVersion": SWARM_NODE.api_version, "kind": "SwarmNode", "metadata": {"name": "desk"}})
+        yield kubeconfig, api, running
+
+
 async def _output(api: KubeClient, name: str, **query: str) -> bytes:
     try:
         return b"".join([chunk async for chunk in api.text(SWARM_TASK, name, "default", "log", query)])
@@ -83,12 +96,7 @@ async def _until(api: KubeClient, name: str, holds: Callable[[bytes], bool], **q
 
 async def test_ten_thousand_lines_with_the_agent_killed_in_the_middle_are_all_there_once(node: Node) -> None:
     """The container is removed before anybody reads: what counts is what the API has."""
-    async with (
-        real_api_server(node.folder) as kubeconfig,
-        KubeClient.from_kubeconfig(kubeconfig) as api,
-        agents(*node.options) as running,
-    ):
-        await api.create(SWARM_NODE, {"apiVersion": SWARM_NODE.api_version, "kind": "SwarmNode", "metadata": {"name": "desk"}})
+    async with cluster(node) as (kubeconfig, api, running):
         await running.start(kubeconfig)
         container = await node.task(api, "counter", WORK)
         await _until(api, "counter", lambda shown: shown.count(b"\n") > 100)
@@ -107,12 +115,7 @@ async def test_ten_thousand_lines_with_the_agent_killed_in_the_middle_are_all_th
 
 
 async def test_terminals_long_lines_and_bytes_of_a_real_docker(node: Node) -> None:
-    async with (
-        real_api_server(node.folder) as kubeconfig,
-        KubeClient.from_kubeconfig(kubeconfig) as api,
-        agents(*node.options) as running,
-    ):
-        await api.create(SWARM_NODE, {"apiVersion": SWARM_NODE.api_version, "kind": "SwarmNode", "metadata": {"name": "desk"}})
+    async with cluster(node) as (kubeconfig, api, running):
         long = "head -c 40000 /dev/zero | tr '\\0' x; echo; printf 'no end'"
         await node.task(api, "plain", f"printf '\\377\\000\\033[31m\\n'; {long}")
         await node.task(api, "terminal", f"echo hello; {long}", tty=True)
@@ -138,12 +141,7 @@ async def test_a_log_that_is_rotated_faster_than_it_is_read_goes_on_to_be_sent_w
         "while sleep 0.2; do echo beat; done"
     )
     small = LogConfig(type=LogConfig.types.JSON, config={"max-size": "1m", "max-file": "20", "compress": "true"})
-    async with (
-        real_api_server(node.folder) as kubeconfig,
-        KubeClient.from_kubeconfig(kubeconfig) as api,
-        agents(*node.options) as running,
-    ):
-        await api.create(SWARM_NODE, {"apiVersion": SWARM_NODE.api_version, "kind": "SwarmNode", "metadata": {"name": "desk"}})
+    async with cluster(node) as (kubeconfig, api, running):
         await running.start(kubeconfig)
         container = await node.task(api, "writer", script, log_config=small)
         shown = (await _until(api, "writer", lambda shown: shown.endswith(b"beat\n"))).splitlines()

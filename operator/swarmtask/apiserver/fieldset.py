@@ -15,6 +15,7 @@ from typing import Any, Literal, cast
 
 import orjson
 
+from swarmtask.apiserver.schema_checks import copy_json
 from swarmtask.apiserver.shapes import OBJECT_META, schema_of
 from swarmtask.errors import BadRequest
 
@@ -293,15 +294,15 @@ def merged(live: Any, applied: Any, node: Node) -> Any:
     """`applied` laid over `live`: maps by key, keyed lists by item, everything else replaced. Shares nothing with its arguments."""
     if type(live) is dict and type(applied) is dict and not node.map_atomic:
         result = {
-            key: merged(value, applied[key], node.field(key)) if key in applied else _copy(value) for key, value in live.items()
+            key: merged(value, applied[key], node.field(key)) if key in applied else copy_json(value) for key, value in live.items()
         }
         for key, value in applied.items():
             if key not in result:
-                result[key] = _copy(value)
+                result[key] = copy_json(value)
         return result
     if type(live) is list and type(applied) is list and node.list_type != "atomic":
         return _merged_list(live, applied, node)
-    return _copy(applied)
+    return copy_json(applied)
 
 
 def _merged_list(live: list[Any], applied: list[Any], node: Node) -> list[Any]:
@@ -314,25 +315,17 @@ def _merged_list(live: list[Any], applied: list[Any], node: Node) -> list[Any]:
     left = right = 0
     while left < len(live) or right < len(applied):
         if left < len(live) and live_names[left] not in shared:
-            result.append(_copy(live[left]))
+            result.append(copy_json(live[left]))
             left += 1
         elif right < len(applied):
             name = names[right]
-            result.append(merged(by_name[name], applied[right], node.items) if name in shared else _copy(applied[right]))
+            result.append(merged(by_name[name], applied[right], node.items) if name in shared else copy_json(applied[right]))
             right += 1
             if left < len(live) and name in shared:
                 left += 1
         else:
             left += 1
     return result
-
-
-def _copy(value: Any) -> Any:
-    if type(value) is dict:
-        return {key: _copy(item) for key, item in value.items()}
-    if type(value) is list:
-        return [_copy(item) for item in value]
-    return value
 
 
 def remove(value: Any, paths: Iterable[FieldPath], node: Node) -> None:
