@@ -67,20 +67,20 @@ class Desktop:
             "SWARMTASK_AGENTS__IMAGES_PORT": "0",  # what docs/joining.md says for kernels without IPVS
         }  # fmt: skip
 
-    def _within(self, command: str) -> list[str]:
+    def within(self, command: str) -> list[str]:
         pid = self._lab.node(self._lab.manager).pid
         return ["nsenter", f"--target={pid}", "--net", "--uts", "--", "sh", "-c", command]
 
     def start(self, command: str, log: Path) -> subprocess.Popen[bytes]:
         with log.open("wb") as output:
             return subprocess.Popen(
-                self._within(f"exec {command}"), env=self.env, stdin=subprocess.DEVNULL, stdout=output, stderr=output,
+                self.within(f"exec {command}"), env=self.env, stdin=subprocess.DEVNULL, stdout=output, stderr=output,
                 start_new_session=True,
             )  # fmt: skip
 
     def run(self, command: str, timeout_s: float = 120) -> str:
         """What it says on stdout. Raises AssertionError: it did not end with 0."""
-        done = subprocess.run(self._within(command), env=self.env, capture_output=True, text=True, timeout=timeout_s, check=False)
+        done = subprocess.run(self.within(command), env=self.env, capture_output=True, text=True, timeout=timeout_s, check=False)
         assert done.returncode == 0, f"{command} ended with {done.returncode}\n{done.stdout}\n{done.stderr}"
         return done.stdout
 
@@ -176,10 +176,23 @@ def _join_and_leave(desktop: Desktop, lab: Lab, join: str, get_nodes: str) -> No
     # "`docker swarm leave` takes the laptop out again; when it comes back it keeps its settings."
     desktop.run(f"""kubectl patch swarmnode {LAPTOP} --type merge -p '{{"spec":{{"maxTasks":3}}}}'""")
     lab.node(LAPTOP).run(["docker", "swarm", "leave"])
-    wait_until("the laptop to be Gone", lambda: desktop.phase(LAPTOP) == "Gone", 60)
+    wait_until("the laptop to be Gone", lambda: desktop.phase(LAPTOP) == "Gone", 60, lambda: _what_is_left(desktop, lab))
     lab.node(LAPTOP).run(["sh", "-c", line])
     wait_until("the laptop to be Ready again", lambda: desktop.phase(LAPTOP) == "Ready", PROMISED_S)
     assert desktop.node(LAPTOP)["spec"]["maxTasks"] == 3
+
+
+def _what_is_left(desktop: Desktop, lab: Lab) -> str:
+    """Why a laptop that has left is not Gone: how Swarm lists it, whether it still listens for others, what runs there."""
+    listed = [(node.attrs["ID"], node.attrs["Status"]) for node in lab.manager_client().nodes.list()]
+    knock = subprocess.run(
+        desktop.within(f"exec python3 -c 'import socket; socket.create_connection((\"{lab.node(LAPTOP).address}\", 7946), 2)'"),
+        capture_output=True, text=True, timeout=30, check=False,
+    )  # fmt: skip
+    return "\n".join(
+        (f"Swarm lists {listed}", f"port 7946: {knock.stderr[-200:] or 'open'}", f"runs there: {lab.containers(LAPTOP)}",
+         f"its Docker: {lab.node(LAPTOP).log(40)}", f"the SwarmNode: {desktop.node(LAPTOP)}")
+    )  # fmt: skip
 
 
 def _has_its_effect(desktop: Desktop, command: str) -> None:
