@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import ipaddress
 import random
+import uuid
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -42,7 +43,9 @@ def run_server(main: Coroutine[None, None, None]) -> None:
         runner.run(main)
 
 
-async def kube_client(kubeconfig: Path, context: str | None = None, *, for_person: bool = False) -> ObjectApi:
+async def kube_client(
+    kubeconfig: Path, context: str | None = None, *, for_person: bool = False, decides: bool = False
+) -> ObjectApi:
     """A client of the API that the kubeconfig names.
 
     Args:
@@ -53,11 +56,12 @@ async def kube_client(kubeconfig: Path, context: str | None = None, *, for_perso
     """
     from swarmtask.kube import KubeClient
     from swarmtask.kube.connection import Connection
+    from swarmtask.resources.tenure import Tenure
 
     connection = Connection.from_kubeconfig(kubeconfig, context)
     if for_person:
         return KubeClient(connection, field_manager=CLI_FIELD_MANAGER, field_validation="Strict")
-    return KubeClient(connection, sparing=True)
+    return KubeClient(connection, sparing=True, tenure=Tenure(uuid.uuid4().hex) if decides else None)
 
 
 async def cluster_id(api: ObjectApi) -> str:

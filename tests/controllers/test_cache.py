@@ -55,6 +55,16 @@ def test_older_news_changes_nothing() -> None:
     assert cache.tasks[KEY].task.status.phase == "Running"
 
 
+def test_a_look_that_finds_nothing_forgets_no_deletion() -> None:
+    cache = Cache()
+    cache.apply(SWARM_TASK, task("a", 5))
+    assert cache.remove(SWARM_TASK, KEY, 9)
+    assert not cache.remove(SWARM_TASK, KEY)
+    assert not cache.apply(SWARM_TASK, task("a", 8)), "news from before the deletion, told late"
+    assert not cache.tasks
+    assert cache.apply(SWARM_TASK, task("a", 10))
+
+
 def test_a_deleted_object_does_not_come_back_by_old_news() -> None:
     cache = Cache()
     cache.apply(SWARM_TASK, task("a", 5))

@@ -34,7 +34,8 @@ class Laptops:
 
     async def settle(self) -> None:
         """Every node has been heard."""
-        await self.world.until(lambda: len(self.world.kube.all(LEASE)) == len(self.agents))
+        told = lambda: [lease for lease in self.world.kube.all(LEASE) if lease["metadata"]["namespace"] == LEASES]  # noqa: E731
+        await self.world.until(lambda: len(told()) == len(self.agents))
         await self.world.pass_time(12)
 
     async def run_on(self, name: str, node: str, outcome: Outcome | None = None, **spec: Any) -> None:

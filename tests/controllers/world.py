@@ -19,6 +19,7 @@ from swarmtask.engines.base import Engine
 from swarmtask.kube import Object
 from swarmtask.resources.kinds import EVENT, SWARM_NODE, SWARM_QUEUE, SWARM_TASK, Kind
 from swarmtask.resources.task import SwarmTask
+from swarmtask.resources.tenure import Tenure
 from swarmtask.settings import OperatorSettings
 from tests.checker.checker import Checker
 from tests.fakes.engine import FakeEngine
@@ -49,6 +50,7 @@ class World:
         self.settings = OperatorSettings(**settings)
         self.rng = random.Random(seed)
         self.operator: Operator | None = None
+        self.operators = 0
         self.crashes: list[str] = []
         self._running: asyncio.Task[None] | None = None
         self._stop = asyncio.Event()
@@ -56,11 +58,16 @@ class World:
 
     # --- operators ---
 
+    def client(self) -> FakeKube:
+        """The API as the newest operator sees it."""
+        return self.kube.under(Tenure(f"operator-{self.operators}"))
+
     async def start(self, *, wait: bool = True) -> Operator:
         """A fresh operator, as after a restart of its process."""
         assert self._running is None
         self._stop, self.ready = asyncio.Event(), asyncio.Event()
-        self.operator = Operator(self.kube, self.engines, self.settings, self.clock, self.rng)
+        self.operators += 1
+        self.operator = Operator(self.client(), self.engines, self.settings, self.clock, self.rng)
         self._running = asyncio.create_task(self.operator.run(stop=self._stop, ready=self.ready))
         if wait:
             await self.until(self.ready.is_set)

@@ -30,10 +30,12 @@ from swarmtask.errors import (
     ServiceUnavailable,
 )
 from swarmtask.kube import Object, ObjectList, PatchType, WatchEvent
-from swarmtask.resources.kinds import NAMESPACE, Kind
+from swarmtask.resources.kinds import LEASE, NAMESPACE, Kind
+from swarmtask.resources.tenure import Tenure
 from tests.fakes.selectors import matches_fields, matches_labels
 
 T = TypeVar("T")
+_WRITES = ("create", "replace", "patch", "delete")
 Key = tuple[str, str, str, str]
 """(group, plural, namespace, name); the namespace of a cluster-scoped object is empty."""
 
@@ -111,6 +113,8 @@ class FakeKube:
         deliver: hands an event to the queue of a watch; a simulator delays, repeats and breaks there.
     """
 
+    tenure: Tenure | None = None
+
     def __init__(self, clock: Clock | None = None, *, history: int = 100_000, seed: int = 0) -> None:
         self.clock: Clock = clock or ManualClock()
         self.calls: deque[Call] = deque(maxlen=100_000)
@@ -135,6 +139,10 @@ class FakeKube:
             self.add(NAMESPACE, {"metadata": {"name": name}})
 
     # --- what a test does with it ---
+
+    def under(self, tenure: Tenure) -> FakeKube:
+        """This same server, as a client sees it that writes under a tenure."""
+        return _Under(self, tenure)
 
     def add(self, kind: Kind, obj: Object, *, status: Mapping[str, Any] | None = None) -> Object:
         """Store an object at once, as some other client would have done; `status` is stored as well."""
@@ -331,11 +339,20 @@ class FakeKube:
         fault = next((fault for fault in self._faults if fault.strikes(call)), None)
         if fault is not None and not fault.after:
             raise fault.error()
+        if call.verb in _WRITES and self.tenure is not None:
+            self._check_tenure(call, self.tenure)
         result = act()
         await asyncio.sleep(0)
         if fault is not None:
             raise fault.error()
         return result
+
+    def _check_tenure(self, call: Call, tenure: Tenure) -> None:
+        if (call.kind, call.namespace, call.name) == (LEASE.kind, tenure.namespace, tenure.name):
+            return
+        lease = self.peek(LEASE, tenure.name, tenure.namespace)
+        if lease is None or (lease.get("spec") or {}).get("holderIdentity") != tenure.holder:
+            raise Conflict(tenure.over())
 
     def _key(self, kind: Kind, name: str, namespace: str | None) -> Key:
         return (kind.group, kind.plural, (namespace or "default") if kind.namespaced else "", name)
@@ -536,6 +553,16 @@ class FakeKube:
                     if event is not None:
                         watcher.queue.put_nowait(event)
         self._watchers.append(watcher)
+
+
+class _Under(FakeKube):
+    """All that is stored is the server's own; only the tenure is this client's."""
+
+    __slots__ = ("tenure",)
+
+    def __init__(self, server: FakeKube, tenure: Tenure) -> None:
+        self.__dict__ = server.__dict__
+        self.tenure = tenure
 
 
 def _event(watcher: _Watcher, change: _Change) -> WatchEvent | None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+from collections.abc import Callable
 from contextlib import aclosing
 from typing import Any
 
@@ -15,10 +16,12 @@ import pytest
 
 from swarmtask.errors import AlreadyExists, Conflict, NotFound, SwarmTaskError
 from swarmtask.kube import Object, ObjectApi, WatchEvent
-from swarmtask.resources.kinds import CONFIG_MAP, NAMESPACE, SECRET, SWARM_NODE, SWARM_TASK, Kind
+from swarmtask.resources.kinds import CONFIG_MAP, LEASE, NAMESPACE, SECRET, SWARM_NODE, SWARM_TASK, Kind
+from swarmtask.resources.tenure import Tenure
 
 _numbers = itertools.count(1)
 FINALIZER = "swarmtask.io/contract-test"
+Under = Callable[[Tenure], ObjectApi]
 
 
 def fresh(prefix: str = "thing") -> str:
@@ -62,6 +65,8 @@ async def events_until(
 
 
 class ObjectApiContract:
+    """Fixtures: `api`, and `under`, which makes a client of the same server that writes under a tenure."""
+
     # --- create, get, list ---
 
     async def test_a_created_object_has_the_servers_metadata(self, api: ObjectApi) -> None:
@@ -323,3 +328,30 @@ class ObjectApiContract:
 
     async def test_version(self, api: ObjectApi) -> None:
         assert (await api.version())["gitVersion"].startswith("v1.")
+
+    # --- tenures ---
+
+    async def test_writes_under_a_tenure_are_refused_unless_its_lease_has_that_holder(self, api: ObjectApi, under: Under) -> None:
+        lease, name = fresh("lease"), fresh()
+        first, second = (under(Tenure(holder, lease, "default")) for holder in ("one", "two"))
+        await api.create(CONFIG_MAP, config_map(name), "default")
+        with pytest.raises(Conflict, match="not held by one"):
+            await first.patch(CONFIG_MAP, name, {"data": {"a": "2"}}, "default")
+        body = {"apiVersion": LEASE.api_version, "kind": LEASE.kind, "metadata": {"name": lease}, "spec": {"holderIdentity": "one"}}
+        held = await first.create(LEASE, body, "default")
+        await first.patch(CONFIG_MAP, name, {"data": {"a": "2"}}, "default")
+        for refused in (
+            second.patch(CONFIG_MAP, name, {"data": {"a": "3"}}, "default"),
+            second.create(CONFIG_MAP, config_map(fresh()), "default"),
+            second.replace(CONFIG_MAP, await api.get(CONFIG_MAP, name, "default")),
+            second.delete(CONFIG_MAP, name, "default"),
+        ):
+            with pytest.raises(Conflict, match="not held by two"):
+                await refused
+        assert (await second.get(CONFIG_MAP, name, "default"))["data"] == {"a": "2"}
+        taken = {"metadata": {"resourceVersion": held["metadata"]["resourceVersion"]}, "spec": {"holderIdentity": "two"}}
+        await second.patch(LEASE, lease, taken, "default")
+        await second.patch(CONFIG_MAP, name, {"data": {"a": "3"}}, "default")
+        with pytest.raises(Conflict, match="not held by one"):
+            await first.delete(CONFIG_MAP, name, "default")
+        await api.patch(CONFIG_MAP, name, {"data": {"a": "4"}}, "default")  # who names no tenure writes as ever

@@ -8,16 +8,19 @@ from contextlib import aclosing
 import pytest
 
 from swarmtask.errors import Conflict, Expired, ServiceUnavailable
-from swarmtask.kube import ObjectApi
 from swarmtask.resources.kinds import CONFIG_MAP, SWARM_TASK
 from tests.fakes.kube import FakeKube
-from tests.kube.contract import ObjectApiContract, config_map, task
+from tests.kube.contract import ObjectApiContract, Under, config_map, task
 
 
 class TestFakeKube(ObjectApiContract):
     @pytest.fixture
-    def api(self) -> ObjectApi:
+    def api(self) -> FakeKube:
         return FakeKube()
+
+    @pytest.fixture
+    def under(self, api: FakeKube) -> Under:
+        return api.under
 
 
 async def test_the_nth_matching_call_fails() -> None:

@@ -8,18 +8,31 @@ from pathlib import Path
 
 import pytest
 
-from swarmtask.errors import ConfigurationError, Expired, Invalid, ServiceUnavailable, TooManyRequests, Unauthorized
+from swarmtask.errors import BadRequest, ConfigurationError, Expired, Invalid, ServiceUnavailable, TooManyRequests, Unauthorized
 from swarmtask.kube import KubeClient, ObjectApi
 from swarmtask.resources.kinds import CONFIG_MAP, SWARM_QUEUE, SWARM_TASK
-from tests.kube.contract import ObjectApiContract, config_map, fresh, task
+from swarmtask.resources.tenure import HEADER, Tenure
+from tests.kube.contract import ObjectApiContract, Under, config_map, fresh, task
 from tests.kube.real import real_api_server
 
 
 class TestEmbeddedServer(ObjectApiContract):
     @pytest.fixture
-    async def api(self, tmp_path: Path) -> AsyncIterator[ObjectApi]:
+    async def api(self, tmp_path: Path) -> AsyncIterator[KubeClient]:
         async with real_api_server(tmp_path) as kubeconfig, KubeClient.from_kubeconfig(kubeconfig) as client:
             yield client
+
+    @pytest.fixture
+    async def under(self, api: KubeClient) -> AsyncIterator[Under]:
+        clients: list[KubeClient] = []
+
+        def client(tenure: Tenure) -> KubeClient:
+            clients.append(KubeClient(api.connection, tenure=tenure))
+            return clients[-1]
+
+        yield client
+        for made in clients:
+            await made.aclose()
 
     async def test_more_objects_than_a_page(self, api: ObjectApi, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("swarmtask.kube.client.PAGE_SIZE", 7)
@@ -51,6 +64,12 @@ class TestEmbeddedServer(ObjectApiContract):
             assert caught.value.retry_after_s == 1
             assert caught.value.details["name"] == name
             assert [cause.reason for cause in caught.value.causes] == ["QueueFull"]
+
+    async def test_a_header_that_is_no_tenure_is_a_bad_request(self, api: KubeClient) -> None:
+        for text in ("", "one", "a/b", "a/b/c/d", "a//c"):
+            with pytest.raises(BadRequest, match=HEADER):
+                api._http.headers[HEADER] = text
+                await api.create(CONFIG_MAP, config_map(fresh()), "default")
 
     async def test_a_version_of_the_future_is_expired(self, api: ObjectApi) -> None:
         with pytest.raises(Expired):

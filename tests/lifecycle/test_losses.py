@@ -306,6 +306,17 @@ def test_an_end_within_the_fence_that_nobody_explains_is_a_loss() -> None:
     assert weighed(story, seen, NodeWord(Hearing.VOUCHED, 50.0, heard_s=0.9), waited_s=50.0) is Reason.NODE_LOST
 
 
+def test_what_was_unknown_until_its_engine_came_back_with_its_end_has_ended_at_any_time_since() -> None:
+    """The node was away for longer than a fence takes, and its agent is dead by now: nobody saw when the program ended."""
+    story = Story()
+    story.run(boot_id="b1")
+    seen = story.seen(W.EXITED, exit_code=0)
+    late = NodeWord(Hearing.VOUCHED, 300.0, exact=False)
+    assert weighed(story, seen, late, waited_s=1.0, unknown=True) is Reason.NODE_LOST
+    assert weighed(story, seen, NodeWord(Hearing.VOUCHED, 300.0), waited_s=1.0, unknown=True) is Reason.NODE_LOST
+    assert weighed(story, seen, late, waited_s=1.0) is None, "its engine has shown it running since"
+
+
 def test_what_begins_to_run_on_a_node_that_has_not_renewed_its_lease_is_stopped_by_its_agent_however_late() -> None:
     """Its Docker is back and starts what was on its way; its agent stops it before it has reached the API."""
     story = Story()

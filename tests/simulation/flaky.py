@@ -18,6 +18,7 @@ from swarmtask.engines.base import Availability, EngineCapabilities, EngineNode,
 from swarmtask.errors import Conflict, EngineUnavailable, Expired, ServiceUnavailable, Timeout
 from swarmtask.kube import Object, ObjectList, PatchType, WatchEvent
 from swarmtask.resources.kinds import Kind
+from swarmtask.resources.tenure import Tenure
 from tests.fakes.engine import FakeEngine
 from tests.fakes.kube import FakeKube
 from tests.simulation.chances import Chances
@@ -34,6 +35,10 @@ class FlakyKube:
     def __init__(self, inner: FakeKube, chances: Chances, clock: Clock) -> None:
         self._inner, self._chances, self._clock = inner, chances, clock
         inner.deliver = self._deliver
+
+    @property
+    def tenure(self) -> Tenure | None:
+        return self._inner.tenure
 
     async def get(self, kind: Kind, name: str, namespace: str | None = None) -> Object:
         return await self._call("get", lambda: self._inner.get(kind, name, namespace))

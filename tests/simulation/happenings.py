@@ -49,7 +49,7 @@ class Happenings:
             "steer-member": ("person.task", self._steer_an_array), "delete-member": ("person.task", self._narrow_an_array),
             "create-member": ("person.task", self._delete_a_run), "remove-orphan": ("orphan", self.orphan),
             "create-node": ("person.node", self._delete_a_node), "label-node": ("person.node", self._unlabel_a_node),
-            "create-queue": ("person.queue", self._delete_a_queue),
+            "create-queue": ("person.queue", self._delete_a_queue), "take-tenure": ("crash", self.crash),
         }  # fmt: skip
 
     def plan(self) -> list[tuple[float, str, Callable[[], None]]]:

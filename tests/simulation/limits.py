@@ -3,8 +3,7 @@
 Used by `world`. The API knows no transaction over a node and a task: an operator that has not heard yet that a limit was lowered,
 or whose placements were chosen just before, breaks nothing by going on. So a raised bound is told to the checker at once, also when
 another one of the same object is lowered with it; a lowered one when the operator knows it and every placement from before is
-stored or dropped. What an operator had sent when it died is a placement from before, too: it may arrive long after its successor
-has heard of the limit. Never hides a limit for longer.
+stored or dropped. What an operator had sent when it died is refused once its successor has begun. Never hides a limit longer.
 """
 
 from __future__ import annotations
@@ -18,7 +17,6 @@ from swarmtask.kube import Object
 from swarmtask.resources import units
 from swarmtask.resources.kinds import SWARM_NODE, Kind
 from swarmtask.scheduler.model import TaskKey
-from tests.simulation.flaky import LONGEST_ON_THE_WIRE_S
 
 Slot = tuple[str, TaskKey]
 Amounts = dict[str, float]
@@ -41,8 +39,6 @@ class Limits:
         self._tell = tell
         self._told: dict[Slot, Amounts] = {}
         self._lowered: dict[Slot, tuple[Kind, _Lowered]] = {}
-        self._left_behind: dict[TaskKey, float] = {}
-        """Placements that a dead operator may have sent -> when the last of its requests has arrived, in virtual seconds."""
 
     def changed(self, kind: Kind, obj: Object) -> None:
         """A node or a queue was stored."""
@@ -62,25 +58,17 @@ class Limits:
         else:
             waiting[1].obj = obj
 
-    def died(self, cache: Cache, now_s: float) -> None:
-        """An operator was killed; what it had placed may still arrive."""
-        self._left_behind |= dict.fromkeys(cache._assumed, now_s + LONGEST_ON_THE_WIRE_S)
-
     def restarted(self) -> None:
         """Another operator with an empty cache."""
         for _, lowered in self._lowered.values():
             lowered.earlier = None
 
-    def task_changed(self, key: TaskKey) -> None:
-        """A task was stored: what was placed before has arrived with it, or will be refused."""
-        self._left_behind.pop(key, None)
-
-    def look(self, cache: Cache, now_s: float) -> None:
+    def look(self, cache: Cache) -> None:
         """Ask the operator's cache what it knows by now."""
         for slot, (kind, lowered) in list(self._lowered.items()):
             if cache._versions.get(slot, -1) < lowered.version:
                 continue
-            placed = cache._assumed.keys() | {key for key, arrived_s in self._left_behind.items() if now_s < arrived_s}
+            placed = set(cache._assumed)
             lowered.earlier = placed if lowered.earlier is None else lowered.earlier & placed
             if not lowered.earlier:
                 del self._lowered[slot]

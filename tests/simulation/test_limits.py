@@ -7,7 +7,6 @@ from typing import Any, cast
 from swarmtask.controllers.cache import Cache
 from swarmtask.kube import Object
 from swarmtask.resources.kinds import SWARM_NODE, SWARM_QUEUE, Kind
-from tests.simulation.flaky import LONGEST_ON_THE_WIRE_S
 from tests.simulation.limits import Limits
 
 TASK = ("default", "t")
@@ -19,7 +18,7 @@ class Scene:
     def __init__(self, kind: Kind = SWARM_QUEUE) -> None:
         self.told: list[Object] = []
         self.limits = Limits(lambda _kind, obj: self.told.append(obj))
-        self.cache, self.kind, self.version, self.now_s = Cache(), kind, 0, 0.0
+        self.cache, self.kind, self.version = Cache(), kind, 0
 
     def store(self, *, status: Any = None, **spec: Any) -> None:
         self.version += 1
@@ -34,7 +33,7 @@ class Scene:
         self.look()
 
     def look(self) -> None:
-        self.limits.look(self.cache, self.now_s)
+        self.limits.look(self.cache)
 
     def place(self) -> None:
         self.cache._assumed[TASK] = cast(Any, object())
@@ -42,18 +41,6 @@ class Scene:
     @property
     def spec(self) -> Any:
         return self.told[-1]["spec"]
-
-
-def lowered_after_a_death() -> Scene:
-    """An operator with a placement under way dies at second 10; then a person lowers maxRunning from 4 to 1."""
-    scene = Scene()
-    scene.store(maxRunning=4)
-    scene.place()
-    scene.limits.died(scene.cache, now_s=10.0)
-    scene.cache = Cache()
-    scene.limits.restarted()
-    scene.store(maxRunning=1)
-    return scene
 
 
 def test_a_lowered_bound_counts_when_the_operator_has_heard_of_it_and_has_stored_what_it_had_placed() -> None:
@@ -90,20 +77,3 @@ def test_the_same_of_a_node_of_which_one_amount_grows_and_another_shrinks() -> N
     scene.hear()
     assert scene.told[-1]["status"]["allocatable"]["cpu"] == "2500m"
     assert scene.spec == {"maxTasks": 1}
-
-
-def test_what_a_dead_operator_had_placed_may_arrive_after_its_successor_has_heard_of_the_limit() -> None:
-    scene = lowered_after_a_death()
-    scene.now_s = 12.0
-    scene.hear()
-    assert scene.spec == {"maxRunning": 4}
-    scene.limits.task_changed(TASK)
-    scene.look()
-    assert scene.spec == {"maxRunning": 1}
-
-
-def test_no_longer_than_a_request_may_be_under_way() -> None:
-    scene = lowered_after_a_death()
-    scene.now_s = 10.0 + LONGEST_ON_THE_WIRE_S
-    scene.hear()
-    assert scene.spec == {"maxRunning": 1}

@@ -57,6 +57,12 @@ FOUND = [
     ("aging", 4976),
     # The operator: what a new one had bound before it heard its node was submitted only when the idle engine was asked again.
     ("arrays", 19953),
+    # The operator: a placement that a dead one had sent arrived when its successor had given the room to another.
+    ("preemption", 39419),
+    # The operator: an end that its engine showed when it came back was taken to have happened then, after the fence.
+    ("sleepers", 41612),
+    # The operator: a look that found nothing forgot at which version the task was deleted, and news from before brought it back.
+    ("arrays", 44385),
 ]
 
 

@@ -29,6 +29,7 @@ from swarmtask.resources import units
 from swarmtask.resources.kinds import EVENT, LEASE, SWARM_NODE, SWARM_QUEUE, SWARM_TASK, Kind
 from swarmtask.resources.node import SwarmNode
 from swarmtask.resources.task import Attempt, AttemptState, Phase, SwarmTask
+from swarmtask.resources.tenure import Tenure
 from swarmtask.scheduler.model import Amounts, TaskKey
 from swarmtask.settings import OperatorSettings
 from tests.checker.checker import Checker
@@ -167,7 +168,6 @@ class World:
         for group in workload.nodes:
             for _ in range(group.count):
                 self.add_node(f"n{len(self.node_ids) + 1}", group.cpu_milli, group.memory_gib, group.gpus)
-        self.flaky_kube = FlakyKube(self.kube, self.chances, self.clock)
         self.flaky_engine = FlakyEngine(self.engine, self.chances, self.clock, self._touched)
         # Few members, so that some are deleted; a short fence, so that losses outlast it.
         self.settings = OperatorSettings(keep_array_members=1, time_zone="UTC", fence_s=FENCE_S, fence_margin_s=3.0)
@@ -250,9 +250,8 @@ class World:
         self.operators += 1
         number = self.operators
         self.limits.restarted()
-        operator = self.operator = Operator(
-            self.flaky_kube, [self.flaky_engine], self.settings, self.clock, self.source(f"operator {number}")
-        )
+        kube = FlakyKube(self.kube.under(Tenure(f"operator-{number}")), self.chances, self.clock)
+        operator = self.operator = Operator(kube, [self.flaky_engine], self.settings, self.clock, self.source(f"operator {number}"))
         stop, ready = asyncio.Event(), asyncio.Event()
         task = self.loop.begin(number, lambda: operator.run(stop=stop, ready=ready))
         task.add_done_callback(lambda done: self._operator_ended(number, done))
@@ -268,7 +267,6 @@ class World:
         if self.operator is None:
             return
         number = self.operators
-        self.limits.died(self.operator.cache, self.loop.time())
         self.operator = None
         self.note(f"operator {number} is killed: {why}")
         self.loop.kill(number)
@@ -360,7 +358,6 @@ class World:
         self.note(f"{kind.kind} {metadata['name']} {metadata['resourceVersion']} {'gone' if gone else _summary(kind, obj)}")
         if kind is SWARM_TASK:
             self._task_committed(obj, gone, now)
-            self.limits.task_changed((metadata["namespace"], metadata["name"]))
         elif kind is SWARM_QUEUE:
             self.limits.changed(kind, obj | {"spec": {}} if gone else obj)  # what is gone limits nothing
         elif kind is SWARM_NODE and not gone:
@@ -515,7 +512,7 @@ class World:
     def look(self) -> None:
         """Ask the checker, cheaply; after everything that has changed something."""
         if self.operator is not None:
-            self.limits.look(self.operator.cache, self.loop.time())
+            self.limits.look(self.operator.cache)
         found = self.checker.recorded()
         if found and not self.failures:
             self.fail(found[0].invariant, found[0].subject, found[0].evidence)

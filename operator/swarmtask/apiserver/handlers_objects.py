@@ -15,7 +15,7 @@ from typing import Any, cast
 
 import orjson
 
-from swarmtask.apiserver import faults, versions
+from swarmtask.apiserver import faults, tenures, versions
 from swarmtask.apiserver.objects import DeleteOptions, ObjectService, Propagation, WriteOptions, Written
 from swarmtask.apiserver.pages import Page, fill, fill_through
 from swarmtask.apiserver.patch import JSON_PATCH, MERGE_PATCH, apply_patch, patch_types
@@ -72,6 +72,7 @@ class ObjectHandlers:
     def _dispatch(self, request: Request, target: Target) -> Awaitable[Response]:
         if request.method == "GET":
             return self.read(request, target)
+        tenures.check(self.store, request, target)
         if target.name is None:
             return self._collection(request, target)
         if request.method == "PUT":

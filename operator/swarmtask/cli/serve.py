@@ -98,7 +98,7 @@ def operator(
 
 async def _connect_and_operate(settings: Settings, kubeconfig: Path, context: str | None, engine: str, *, supervised: bool) -> None:
     async with _stop_signal(supervised=supervised) as stop:
-        api = await wiring.kube_client(kubeconfig, context)
+        api = await wiring.kube_client(kubeconfig, context, decides=True)
         try:
             await _operate(settings, api, engine, stop, supervised=supervised)
         finally:

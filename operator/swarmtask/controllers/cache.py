@@ -99,7 +99,7 @@ class Cache:
         known = self._versions.get(slot, -1)
         if version is not None and version < known:
             return False
-        self._tombstones[slot] = max(known, version or 0)
+        self._tombstones[slot] = max(known, version or 0, self._tombstones.get(slot, 0))  # "not found" knows no version
         while len(self._tombstones) > TOMBSTONES:
             self._tombstones.popitem(last=False)
         if self._versions.pop(slot, None) is None:

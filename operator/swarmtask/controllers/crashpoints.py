@@ -13,7 +13,7 @@ from typing import Final
 WRITES: Final = (
     "add-finalizer", "write-status", "post-event", "submit", "stop", "remove", "release-finalizer", "delete-task", "create-node",
     "write-node", "create-queue", "write-queue", "remove-orphan", "write-array", "create-member", "delete-member", "steer-member",
-    "label-node",
+    "label-node", "take-tenure",
 )  # fmt: skip
 """Every write of the operator has one of these names."""
 POINTS: Final = tuple(f"{moment}:{write}" for write in WRITES for moment in ("before", "after"))

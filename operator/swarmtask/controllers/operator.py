@@ -35,9 +35,10 @@ from swarmtask.controllers.reading import version_of
 from swarmtask.controllers.scheduling import Scheduling
 from swarmtask.controllers.submission import Submission
 from swarmtask.controllers.surroundings import Surroundings
+from swarmtask.controllers.tenure import TenureKeeper
 from swarmtask.controllers.waiting import Timers, supervise
 from swarmtask.engines.base import Engine
-from swarmtask.errors import ConfigurationError, SwarmTaskError
+from swarmtask.errors import ConfigurationError, Conflict, SwarmTaskError
 from swarmtask.kube import Object, ObjectApi, ObjectList
 from swarmtask.lifecycle.messages import SubmitRefused
 from swarmtask.resources.kinds import NAMESPACE, OWN_KINDS, SWARM_NODE, SWARM_QUEUE, SWARM_TASK, Kind
@@ -95,6 +96,8 @@ class Operator:
             deadlines=Timers(clock, lambda: clock.now().timestamp()),
             announcer=Announcer(api, clock),
         )
+        self._over = asyncio.Event()
+        self._tenure = TenureKeeper(api, clock, superseded=self._over.set)
         self.companions: dict[str, Loop] = {}
         self.cache = Cache()
         self.cache.listeners.append(self._on_change)
@@ -126,13 +129,17 @@ class Operator:
             crashpoints.arm(settings.crash_point)
 
     async def run(self, *, stop: asyncio.Event, ready: asyncio.Event) -> None:
-        """Work until `stop` is set. `ready` is set once the cache is filled, every engine was asked and one cycle has run."""
+        """Work until `stop` is set. `ready` is set once the cache is filled, every engine was asked and one cycle has run.
+
+        Raises:
+            Conflict: another operator has taken over.
+        """
         loops = self._first_loops() | {"readiness": lambda: self._become_ready(ready)}
         try:
             async with asyncio.TaskGroup() as group:
                 tasks = [group.create_task(self._alive(name, loop), name=name) for name, loop in loops.items()]
                 tasks += [group.create_task(self._after_sync(name, loop), name=name) for name, loop in self._later_loops().items()]
-                await stop.wait()
+                await self._told_to_end(stop)
                 pending = set(tasks)
                 while pending:
                     for task in pending:
@@ -141,6 +148,16 @@ class Operator:
         finally:
             for lane in self._lanes.values():
                 await self._close(lane)
+        if self._over.is_set():
+            raise Conflict("another operator has taken over; of several on one API only the newest works")
+
+    async def _told_to_end(self, stop: asyncio.Event) -> None:
+        reasons = [asyncio.create_task(event.wait()) for event in (stop, self._over)]
+        try:
+            await asyncio.wait(reasons, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for reason in reasons:
+                reason.cancel()
 
     async def _close(self, lane: EngineLane) -> None:
         try:
@@ -152,7 +169,8 @@ class Operator:
 
     def _first_loops(self) -> dict[str, Loop]:
         loops: dict[str, Loop] = {
-            "intake": lambda: self._intake.run(self),
+            "tenure": self._tenure.run,
+            "intake": self._take_in,
             "delays": self._around.delays.run,
             "deadlines": self._around.deadlines.run,
             "events": self._around.announcer.run,
@@ -195,6 +213,11 @@ class Operator:
     async def _cache_filled(self) -> None:
         for event in self._synced.values():
             await event.wait()
+
+    async def _take_in(self) -> None:
+        """Not before writes of an operator before can no longer arrive: they would change what was read unseen."""
+        await self._tenure.begun.wait()
+        await self._intake.run(self)
 
     async def _become_ready(self, ready: asyncio.Event) -> None:
         await self._cache_filled()

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
 from swarmtask.resources.kinds import Kind
+from swarmtask.resources.tenure import Tenure
 
 Object = dict[str, Any]
 PatchType = Literal["merge", "json", "strategic", "apply"]
@@ -34,6 +35,12 @@ class WatchEvent:
 
 class ObjectApi(Protocol):
     """What the operator and the CLI need of a Kubernetes API. `namespace` None means all namespaces, or a cluster-scoped kind."""
+
+    @property
+    def tenure(self) -> Tenure | None:
+        """Writes are Conflicts unless its Lease has this holder, where the server knows of tenures; the Lease itself may be
+        written."""
+        ...
 
     async def get(self, kind: Kind, name: str, namespace: str | None = None) -> Object:
         """Raises NotFound."""

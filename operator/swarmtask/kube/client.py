@@ -40,6 +40,7 @@ from swarmtask.kube.pages import Pages, lean
 from swarmtask.kube.transport import CONNECT_S, READ_S, http_client, network_error
 from swarmtask.resources.kinds import Kind
 from swarmtask.resources.meta import FIELD_MANAGER
+from swarmtask.resources.tenure import HEADER, Tenure
 
 logger = logging.getLogger(__name__)
 
@@ -68,6 +69,7 @@ class KubeClient:
         field_manager: name under which writes are recorded in managedFields.
         field_validation: what a write with unknown or repeated fields meets; None leaves it to the server (Warn).
         transport: replaces the network, for tests.
+        tenure: for whoever decides alone: see `resources.tenure`.
         rng: source of the jitter.
         sparing: what is read comes without managedFields, and long lists are decoded while somebody goes through them. For a
             process that stays, and never writes back whole objects.
@@ -80,10 +82,12 @@ class KubeClient:
         field_manager: str = FIELD_MANAGER,
         field_validation: Literal["Strict", "Warn", "Ignore"] | None = None,
         transport: httpx2.AsyncBaseTransport | None = None,
+        tenure: Tenure | None = None,
         rng: random.Random | None = None,
         sparing: bool = False,
     ) -> None:
         self.connection = connection
+        self.tenure = tenure
         self._sparing = sparing
         self._field_manager = field_manager
         self._field_validation = field_validation
@@ -298,6 +302,8 @@ class KubeClient:
         raw: _Answers | None = None,
     ) -> Object:
         headers = {"Content-Type": content_type} if body is not None else {}
+        if self.tenure is not None and method != "GET":
+            headers[HEADER] = str(self.tenure)
         content = orjson.dumps(body) if body is not None else None
         try:
             response = await self._http.request(method, path, params=params, content=content, headers=headers)

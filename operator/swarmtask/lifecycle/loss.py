@@ -116,7 +116,7 @@ def weigh(
     told = _complete(seen, attempt, word, record)
     if told.reason is not None or told.state is not WorkloadState.EXITED or _ended(record):
         return told
-    in_fence = _in_fence(spec, attempt, policy, word, waited_s)
+    in_fence = _in_fence(spec, attempt, policy, word, waited_s, unknown=unknown)
     fence_goes_on = in_fence and word.since_s <= _fence_end_s(spec, attempt, policy)
     if _may_be_explained(told, spec, word, waited_s, in_fence=fence_goes_on if word.hearing is Hearing.VOUCHED else in_fence):
         return None
@@ -206,12 +206,13 @@ def _may_be_explained(seen: Observation, spec: TaskSpec, word: NodeWord, waited_
             return in_fence
 
 
-def _in_fence(spec: TaskSpec, attempt: Attempt, policy: Policy, word: NodeWord, waited_s: float) -> bool:
+def _in_fence(spec: TaskSpec, attempt: Attempt, policy: Policy, word: NodeWord, waited_s: float, *, unknown: bool) -> bool:
     """Whether it ended while an agent that cannot reach the API stops what carries the fence. Where the beginning of the silence is
     not known, or the node had not told yet of the silence before, that may have been at any time before. One that nobody has seen
-    running may have started as late as its node came back, and an agent that has not renewed its Lease by then stops it at once."""
+    running may have started as late as its node came back, and an agent that has not renewed its Lease by then stops it at once.
+    One that was Unknown until its engine came back with its end has ended at any time since."""
     began_s = word.since_s - waited_s
-    over = attempt.started_at is not None and began_s > _fence_end_s(spec, attempt, policy)
+    over = attempt.started_at is not None and not unknown and began_s > _fence_end_s(spec, attempt, policy)
     inside = not over and (not word.told_all or began_s >= policy.fence_s - EARLY_S)
     return spec.node_loss.replace == "afterFence" and inside
 
