@@ -15,6 +15,7 @@ from swarmtask.errors import EngineUnavailable
 from swarmtask.nodeagent import attempts as attempts_module
 from swarmtask.nodeagent.attempts import Attempts
 from swarmtask.nodeagent.cgroups import Cgroups
+from swarmtask.nodeagent.containers import signal_number
 from swarmtask.nodeagent.daemon import Daemon
 from swarmtask.nodeagent.records import Records
 from swarmtask.resources.node import NodeAttempt
@@ -353,3 +354,11 @@ def test_who_is_far_above_its_request_is_known_though_docker_knows_the_limit_alo
     place.tree.use(name, memory=2**29)
     place.look()
     assert {one.attempt: one.request_bytes for one in place.attempts.candidates()} == {attempt(1): 2**26, attempt(2): 2**26}
+
+
+@pytest.mark.parametrize(
+    ("name", "number"),
+    [("SIGTERM", "15"), ("TERM", "15"), ("15", "15"), ("SIGRTMIN+3", "37"), ("RTMAX-1", "63"), ("SIGNONE", ""), ("RTMIN+", "")],
+)
+def test_signals_by_their_numbers(name: str, number: str) -> None:
+    assert signal_number(name) == number

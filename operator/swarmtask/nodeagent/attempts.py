@@ -16,7 +16,7 @@ from typing import Any
 
 from swarmtask.nodeagent.causes import Evidence, Mark, below_limit, cause
 from swarmtask.nodeagent.cgroups import Cgroup, Cgroups, Usage
-from swarmtask.nodeagent.containers import ENDED, Details, Listed, details, listed
+from swarmtask.nodeagent.containers import ENDED, Details, Listed, details, listed, signal_number
 from swarmtask.nodeagent.daemon import Daemon
 from swarmtask.nodeagent.eviction import Candidate
 from swarmtask.nodeagent.records import Reason, Record, Records
@@ -32,8 +32,13 @@ MOST_HEARD = 1024
 DOUBTS = 30
 """A container that Docker lists as running though its cgroup is gone is asked about again in so many looks."""
 MOST_MOMENTS = 16
-HARMLESS = frozenset({"1", "10", "12", "17", "18", "23", "28"})
-"""Signals that end nobody who expects them: HUP, USR1, USR2, CHLD, CONT, URG, WINCH; as Docker's events number them."""
+FATAL = frozenset({"9", "15"})
+"""Signals, as Docker's events number them, that mean an end whatever the container's own stop signal is. All others may mean
+anything: a JVM that gets QUIT prints its threads and goes on."""
+USUAL_GRACE = timedelta(seconds=10)
+"""Docker's own, where the task's is not known."""
+ENDING = timedelta(seconds=10)
+"""Who still runs so long after its grace period does not end of that signal any more."""
 
 
 @dataclass(slots=True)
@@ -54,7 +59,7 @@ class _Heard:
     ooms: list[datetime] = field(default_factory=list)
     oom_kills: int = 0
     by_host: bool = False
-    signalled: bool = False
+    signals: dict[str, datetime] = field(default_factory=dict)
     exit_code: int | None = None
     died_at: datetime | None = None
 
@@ -112,8 +117,9 @@ class Attempts:
             match event.get("Action"):
                 case "oom":
                     self._about(container_id).ooms = [*self._about(container_id).ooms, at][-MOST_MOMENTS:]
-                case "kill" if isinstance(attributes, dict) and str(attributes.get("signal")) not in HARMLESS:
-                    self._about(container_id).signalled = True
+                case "kill" if isinstance(attributes, dict):
+                    about = self._about(container_id)
+                    about.signals = dict([*about.signals.items(), (str(attributes.get("signal"))[:3], at)][-MOST_MOMENTS:])
                 case "die":
                     about = self._about(container_id)
                     about.exit_code, about.died_at = int(code) if code.isdecimal() and len(code) < 10 else None, at
@@ -152,10 +158,15 @@ class Attempts:
         return [one for one in self._candidates() if one.container_id not in self._marks]
 
     def ending(self) -> list[Candidate]:
-        """What runs and was sent a signal by somebody else than this agent: its end has begun."""
+        """What runs and was told to end by somebody else than this agent a moment ago: its end has begun."""
         with self._lock:
-            signalled = {name for name, about in self._heard.items() if about.signalled}
-        return [one for one in self.candidates() if one.container_id in signalled]
+            now = self._now()
+            told = {
+                one.item.id
+                for one in self._running.values()
+                if (about := self._heard.get(one.item.id)) is not None and _was_told_to_end(one, about.signals, now)
+            }
+        return [one for one in self.candidates() if one.container_id in told]
 
     def _candidates(self) -> list[Candidate]:
         with self._lock:
@@ -347,3 +358,9 @@ class Attempts:
                 self._disk.drop(record.attempt)
                 if not gone:
                     self._forgotten.add(record.container_id)
+
+
+def _was_told_to_end(one: _Running, signals: Mapping[str, datetime], now: datetime) -> bool:
+    grace = USUAL_GRACE if one.item.grace_s is None else timedelta(seconds=one.item.grace_s)
+    fatal = FATAL | {signal_number(one.details.stop_signal)}
+    return any(name in fatal and now - at <= grace + ENDING for name, at in signals.items())
