@@ -169,10 +169,44 @@ def test_killed_because_the_machine_was_out_of_memory(place: Place) -> None:
     """The kernel counts it in the container's cgroup too, which has never met its own limit."""
     name = place.begin(1, memory=8 * GIB)
     place.look()
-    place.tree.use(name, memory=GIB, peak=GIB, kills=1, hits=0)
+    place.tree.use(name, memory=GIB, peak=GIB, kills=1, own=0, hits=0)
     place.attempts.look(full=False)
     place.end(name, 137)
     assert place.one().reason == "Evicted"
+
+
+def test_cgroup_v2_tells_a_machine_without_memory_from_a_full_page_cache(tmp_path: Path) -> None:
+    """A container that reads files fills its limit, and runs against it for ever, at no harm. Nor does an earlier child count."""
+    clock = HandClock()
+    docker = FakeDocker(tmp_path / "docker.sock", clock)
+    docker.start()
+    try:
+        place = Place(tmp_path, clock, docker, CgroupTree(tmp_path, 2))
+        reader, parent = place.begin(1), place.begin(2)
+        place.tree.use(parent, memory=GIB, peak=GIB, kills=1, own=1)
+        place.look()
+        clock.elapsed_s += 60
+        place.tree.use(reader, memory=GIB, peak=GIB, kills=1, own=0, hits=4000)
+        place.tree.use(parent, memory=GIB, peak=GIB, kills=2, own=1)
+        place.attempts.look(full=False)
+        for name in (reader, parent):
+            place.end(name, 137)
+        assert {item.reason for item in place.look()} == {"Evicted"}
+    finally:
+        docker.stop()
+
+
+def test_killed_at_its_limit_and_removed_before_anybody_could_ask(place: Place) -> None:
+    """What limit it had is known from when it ran."""
+    name = place.begin(1)
+    place.look()
+    nanos = int(place.clock.now().timestamp() * 1e9)
+    for action, attributes in (("oom", {}), ("die", {"exitCode": "137"})):
+        place.attempts.heard({"Action": action, "Actor": {"ID": name, "Attributes": attributes}, "timeNano": nanos})
+    place.end(name, 137)
+    place.docker.remove(name)
+    seen = place.one()
+    assert (seen.reason, seen.exit_code) == ("OOMKilled", 137)
 
 
 def test_a_reason_of_the_node_s_is_kept_over_its_own_restart(place: Place) -> None:

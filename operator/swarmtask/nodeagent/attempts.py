@@ -58,6 +58,7 @@ class _Heard:
 
     ooms: list[datetime] = field(default_factory=list)
     oom_kills: int = 0
+    own_ooms: int = 0
     by_host: bool = False
     signals: dict[str, datetime] = field(default_factory=dict)
     exit_code: int | None = None
@@ -219,8 +220,10 @@ class Attempts:
             one.usage = usage
             about = self._about(one.item.id)
             if (usage.oom_kills or 0) > about.oom_kills:
-                about.oom_kills, about.by_host = usage.oom_kills or 0, below_limit(usage, one.details.memory_limit_bytes)
+                about.oom_kills = usage.oom_kills or 0
+                about.by_host = below_limit(usage, one.details.memory_limit_bytes, about.own_ooms)
                 about.ooms = [*about.ooms, self._now()][-MOST_MOMENTS:]
+            about.own_ooms = usage.own_ooms or 0
             record = self._records.get(one.item.attempt)
             if record is not None and not record.exited:
                 self._records[record.attempt] = replace(
@@ -303,6 +306,7 @@ class Attempts:
         """Removed before Docker could be asked how it ended: Docker's event may have told, or we stopped it; else nobody knows."""
         with self._lock:
             about, mark = self._heard.get(record.container_id), self._marks.get(record.container_id)
+            one = self._running.get(record.attempt)
         code = None if about is None else about.exit_code
         if code is None and mark is None and not record.reason:
             with self._lock:
@@ -311,7 +315,10 @@ class Attempts:
             self._disk.drop(record.attempt)
             return
         finished_at = None if about is None else about.died_at
-        seen = Details(False, 0, code or 0, oom_killed=False, started_at=record.started_at, finished_at=finished_at)
+        limit = one.details.memory_limit_bytes if one is not None and one.item.id == record.container_id else 0
+        seen = Details(
+            False, 0, code or 0, oom_killed=False, started_at=record.started_at, finished_at=finished_at, memory_limit_bytes=limit
+        )
         self._record_end(record.attempt, record.container_id, seen, fenced=record.fenced, exit_known=code is not None)
 
     def _record_end(self, attempt: str, container_id: str, seen: Details, *, fenced: bool, exit_known: bool = True) -> None:
