@@ -33,6 +33,7 @@ def bare(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def _probe(tmp_path: Path, clock: Hands | None = None, **kwargs: object) -> Probe:
+    kwargs = {"supplies": tmp_path / "supplies"} | kwargs
     return Probe(clock or Hands(), Gpus(None, tmp_path / "drm"), disk=tmp_path, **kwargs)  # type: ignore[arg-type]
 
 
@@ -64,6 +65,27 @@ def test_batteries(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, plugged: boo
     monkeypatch.setattr(psutil, "sensors_battery", lambda: battery, raising=False)
     reading = _probe(tmp_path).read()
     assert (reading.on_battery, reading.battery_percent) == (on_battery, 100)
+
+
+def test_a_linux_without_power_supplies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """psutil lists a directory that is not there."""
+
+    def fails() -> None:
+        raise FileNotFoundError("/sys/class/power_supply")
+
+    monkeypatch.setattr(psutil, "sensors_battery", fails, raising=False)
+    reading = _probe(tmp_path).read()
+    assert (reading.on_battery, reading.battery_percent) == (False, None)
+
+
+def test_the_kernel_s_own_word_about_batteries_goes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    mouse = tmp_path / "supplies" / "hidpp_battery_0"
+    mouse.mkdir(parents=True)
+    for file, text in (("type", "Battery"), ("scope", "Device"), ("status", "Discharging"), ("capacity", "5")):
+        (mouse / file).write_text(f"{text}\n")
+    monkeypatch.setattr(psutil, "sensors_battery", lambda: SimpleNamespace(percent=5, power_plugged=False), raising=False)
+    reading = _probe(tmp_path).read()
+    assert (reading.on_battery, reading.battery_percent) == (False, None)
 
 
 def test_the_best_sensor_of_the_processor_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
