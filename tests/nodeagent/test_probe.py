@@ -117,12 +117,16 @@ def test_a_disk_that_is_not_there_yet_is_the_root(tmp_path: Path) -> None:
 
 def test_what_the_machine_has_it_offers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert detected((), dev=tmp_path, run=tmp_path) == frozenset()
+    misc = tmp_path / "misc"
+    assert detected((), dev=tmp_path, run=tmp_path, misc=misc) == frozenset()
+    (misc / "kvm").mkdir(parents=True)
+    assert detected((), dev=tmp_path, run=tmp_path, misc=misc) == {"kvm"}, "as an agent in a container sees it"
+    (misc / "kvm").rmdir()
     (tmp_path / "kvm").touch()
     (tmp_path / "docker.sock").touch()
     (tmp_path / "firefox").touch(mode=0o755)
     gpu = GpuReading(0, "amd", "x")
-    assert detected((gpu,), dev=tmp_path, run=tmp_path) == {"kvm", "docker", "browser", "gpu"}
+    assert detected((gpu,), dev=tmp_path, run=tmp_path, misc=misc) == {"kvm", "docker", "browser", "gpu"}
 
 
 # --- memory alone, for who must make room ---

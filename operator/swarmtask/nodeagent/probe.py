@@ -115,14 +115,17 @@ class Probe:
         return rate, (now, swapped_in)
 
 
-def detected(gpus: tuple[GpuReading, ...], dev: Path = Path("/dev"), run: Path = Path("/var/run")) -> frozenset[str]:
-    """What the machine offers by having it: docker, browser, kvm, gpu."""
+def detected(
+    gpus: tuple[GpuReading, ...], dev: Path = Path("/dev"), run: Path = Path("/var/run"), misc: Path = Path("/sys/class/misc")
+) -> frozenset[str]:
+    """What the machine offers by having it: docker, browser, kvm, gpu. A container has no /dev of its machine, but its sysfs; and
+    programs only of its own image."""
     found = set()
     if (run / "docker.sock").exists():
         found.add("docker")
     if any(shutil.which(name) for name in BROWSERS):
         found.add("browser")
-    if (dev / "kvm").exists():
+    if (dev / "kvm").exists() or (misc / "kvm").exists():
         found.add("kvm")
     if gpus:
         found.add("gpu")
