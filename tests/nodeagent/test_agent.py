@@ -63,6 +63,7 @@ class Machine:
         self.reading = reading
         self.attempts: list[Object] = []
         self.eviction: Object | None = None
+        self.delivered: list[str] = []
         self.can_sweep = True
         self.sees = asyncio.Event()
         self.sees.set()
@@ -75,7 +76,7 @@ class Machine:
         self.agent = Agent(
             self.api, self.look, identity or Identity(engine="swarm", engine_node_id="n1"), self.fence,
             boot_id=self.reading.facts.boot_id, apart=self.look_apart, attempts=lambda: list(self.attempts),
-            eviction=lambda: self.eviction, clock=self.clock, rng=random.Random(1), version="9",
+            delivered=self.delivered.extend, eviction=lambda: self.eviction, clock=self.clock, rng=random.Random(1), version="9",
         )  # fmt: skip
         self._running: asyncio.Task[None] | None = None
 
@@ -127,6 +128,19 @@ async def test_the_lease_is_renewed_every_two_seconds(machine: Machine) -> None:
     assert {renewal[:3] for renewal in machine.api.renewals} == {("laptop", "boot-1", 20)}
     assert [renewal[3][17:19] for renewal in machine.api.renewals] == ["00", "02", "04", "06", "08", "10"]
     assert machine.fence.renewed_at == 10.0
+
+
+async def test_whose_end_the_api_has_taken_is_said(machine: Machine) -> None:
+    """So that nothing is forgotten that nobody has been told."""
+    machine.api.away = True
+    machine.attempts = [{"id": "st-1", "state": "Exited", "reason": ""}, {"id": "st-2", "state": "Running", "reason": ""}]
+    await machine.start()
+    await machine.pass_s(15)
+    assert machine.delivered == []
+    machine.api.away = False
+    await machine.pass_s(15)
+    assert machine.delivered
+    assert set(machine.delivered) == {"st-1"}
 
 
 async def test_a_look_that_does_not_end_costs_no_lease(machine: Machine) -> None:

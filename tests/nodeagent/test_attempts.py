@@ -259,7 +259,13 @@ def test_kept_for_an_hour_after_the_container_and_as_long_as_the_container(place
     place.end(there, 0)
     place.look()
     place.docker.remove(gone)
+    place.clock.elapsed_s += 90_000
+    assert len(place.look()) == 2, "the API was away all the time, and does not know"
+    place.restart()
+    place.look()
+    place.attempts.delivered([attempt(1), attempt(2)])
     place.clock.elapsed_s += 3590
+    place.attempts.delivered([attempt(1), attempt(2)])
     assert len(place.look()) == 2
     place.clock.elapsed_s += 20
     assert [item.id for item in place.look()] == [attempt(2)]

@@ -13,9 +13,10 @@ import time
 from pathlib import Path
 
 import pytest
+import typer
 from pydantic import TypeAdapter
 
-from swarmtask.cli.nodeagent import CAPABILITY
+from swarmtask.cli.nodeagent import CAPABILITY, node_agent
 from swarmtask.clock import SystemClock, parse_time
 from swarmtask.errors import NotFound
 from swarmtask.kube import KubeClient, Object
@@ -43,14 +44,13 @@ def _renewed_long_ago(state: Path, clock: SystemClock) -> None:
     Records(state).put_lease(boot_id, clock.boot_time() - 60)
 
 
-def test_what_is_no_capability_is_refused_before_the_api_does_so(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("names", "words"), [(["coding", "has space"], "'has space' is no name"), ([f"c{number}" for number in range(61)], "too many")]
+)
+def test_what_is_no_capability_is_refused_before_the_api_does_so(tmp_path: Path, names: list[str], words: str) -> None:
     """The API refuses a whole status for one wrong word in it."""
-    common = [sys.executable, "-m", "swarmtask", "node-agent", "--kubeconfig", str(tmp_path / "none"), "--node", "desk"]
-    for names, words in ((["has space"], "is no name"), ([f"c{number}" for number in range(61)], "too many")):
-        options = [part for name in names for part in ("--capability", name)]
-        done = subprocess.run([*common, *options], capture_output=True, text=True, check=False, timeout=60)
-        assert done.returncode == 2
-        assert words in " ".join(done.stderr.replace("\u2502", " ").split())
+    with pytest.raises(typer.BadParameter, match=words):
+        node_agent(kubeconfig=tmp_path / "none", node="desk", capability=names)
 
 
 def test_a_capability_is_the_same_to_tasks_settings_and_the_agent() -> None:

@@ -85,8 +85,8 @@ async def _run(options: dict[str, Any]) -> None:
         async with Link(credentials) as link:
             work: Work
             agent = Agent(
-                link, probe.read, identity, guard.fence, boot_id=probe.boot_id, attempts=guard.told, eviction=guard.eviction,
-                clock=clock, rng=random.Random(), version=swarmtask.__version__,
+                link, probe.read, identity, guard.fence, boot_id=probe.boot_id, attempts=guard.told,
+                delivered=guard.delivered, eviction=guard.eviction, clock=clock, rng=random.Random(), version=swarmtask.__version__,
                 rhythm=Rhythm(lease_s=options["fenceSeconds"]), apart=apart,
             )  # fmt: skip
             shipper = LogShipper(

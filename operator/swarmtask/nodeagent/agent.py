@@ -12,7 +12,7 @@ import logging
 import random
 import statistics
 from collections import deque
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -98,7 +98,8 @@ class Agent:
             must be renewed all the same.
         fence: knows when the Lease was renewed last, by the clock that counts the machine's sleep. Told the moment before the call,
             so that the API's own time of it is never earlier.
-        attempts: what `status.attempts` shall say. eviction: what `status.eviction` shall say, told at once when it changes.
+        attempts: what `status.attempts` shall say. delivered: told the IDs of those whose ends the API has taken.
+        eviction: what `status.eviction` shall say, told at once when it changes.
     """
 
     def __init__(
@@ -110,6 +111,7 @@ class Agent:
         *,
         boot_id: str,
         attempts: Callable[[], list[Object]],
+        delivered: Callable[[Iterable[str]], None] = lambda ids: None,
         eviction: Callable[[], Object | None] = lambda: None,
         clock: Clock,
         rng: random.Random,
@@ -118,7 +120,7 @@ class Agent:
         apart: Callable[[Look], Awaitable[Reading]] = at_once,
     ) -> None:
         self._api, self._look, self._identity, self._clock, self._rng = api, look, identity, clock, rng
-        self._boot_id, self._apart = boot_id, apart
+        self._boot_id, self._apart, self._delivered = boot_id, apart, delivered
         self._looking: asyncio.Future[Reading] | None = None
         self._seen: Reading | None = None
         self._fence, self._attempts, self._eviction = fence, attempts, eviction
@@ -252,6 +254,7 @@ class Agent:
             self._since = _transitions(await self._api.node(name))
         body = status(sight, self._version) | {"conditions": self._conditions(held), "attempts": attempts}
         await self._api.tell(name, body if eviction is None else body | {"eviction": eviction})
+        self._delivered(item["id"] for item in attempts if item["state"] == "Exited")
         self._told, self._told_eviction = (sight, held, outline(attempts), now), eviction
 
     async def _see(self) -> Reading:

@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 MOST = 256
 """Of `status.attempts`, and of ended attempts on the disk."""
 KEPT = timedelta(hours=1)
-"""An ended attempt is told for so long though its container is gone."""
+"""An ended attempt is told for so long though its container is gone; counted from when the API took it first."""
 YOUNG = timedelta(minutes=1)
 MOST_HEARD = 1024
 DOUBTS = 30
@@ -90,6 +90,7 @@ class Attempts:
         self._heard: OrderedDict[str, _Heard] = OrderedDict()
         self._marks: dict[str, Mark] = {}
         self._forgotten: set[str] = set()
+        self._delivered: dict[str, datetime] = {}
         self._listed = False
 
     # --- for the agent's loop ---
@@ -101,6 +102,12 @@ class Attempts:
         first = datetime.min.replace(tzinfo=UTC)
         records.sort(key=lambda record: (not record.exited, record.recorded_at or record.started_at or first), reverse=True)
         return [record.told() for record in records[:MOST]]
+
+    def delivered(self, attempts: Iterable[str]) -> None:
+        """The API has taken that these have ended."""
+        with self._lock:
+            now = self._now()
+            self._delivered = {name: self._delivered.get(name, now) for name in attempts}
 
     # --- for the reader of events ---
 
@@ -358,8 +365,8 @@ class Attempts:
         ended = sorted((record for record in self._records.values() if record.exited), key=lambda one: one.recorded_at or now)
         surplus = max(0, len(ended) - MOST)
         for index, record in enumerate(ended):
-            gone = record.container_id not in present
-            if index < surplus or (gone and now - (record.recorded_at or now) > KEPT):
+            gone, taken_at = record.container_id not in present, self._delivered.get(record.attempt)
+            if index < surplus or (gone and taken_at is not None and now - taken_at > KEPT):
                 with self._lock:
                     self._records.pop(record.attempt, None)
                 self._disk.drop(record.attempt)
