@@ -140,6 +140,10 @@ class SwarmSettings(Group):
     pids_limit: Annotated[int, Field(ge=16)] = Field(default=4096, description="Processes per container.")
 
 
+CapabilityName = Annotated[str, Field(min_length=1, max_length=63, pattern=r"^[a-zA-Z0-9]([-a-zA-Z0-9_.]*[a-zA-Z0-9])?$")]
+"""As `swarmtask.resources.fields.Capability`: a status with one that is none would be refused as a whole."""
+
+
 class AgentSettings(Group):
     """The node agents that the operator puts on the nodes of a swarm."""
 
@@ -150,7 +154,9 @@ class AgentSettings(Group):
     api_url: Annotated[str, Field(pattern=r"^(https://[^\s/]+)?$")] = Field(
         default="", description="Where nodes reach the API, https://HOST:PORT; this machine's address in the swarm when empty."
     )
-    capabilities: list[str] = Field(default_factory=list, description="What every node offers, beside what is detected.")
+    capabilities: Annotated[list[CapabilityName], Field(max_length=60)] = Field(
+        default_factory=list, description="What every node offers, beside what is detected."
+    )
     images_port: Annotated[int, Field(ge=0, le=65535)] = Field(
         default=5000, description="Port at which nodes fetch images from this machine through the swarm; 0: they have them already."
     )

@@ -17,21 +17,24 @@ LONG = [pytest.param(seconds, marks=[pytest.mark.long, pytest.mark.timeout(secon
 
 
 def test_a_lid_closed_for_a_moment_costs_nothing(stage: Stage) -> None:
-    """Ten tasks; the node is Unreachable meanwhile, and goes on with all of them under their numbers."""
-    victim = stage.lab.nodes[1]
-    stage.product.apply(*[stage.task(f"work-{i}", victim) for i in range(10)])
-    stage.product.wait_all("Running", 10)
-    asleep = stage.sleep(victim)
-    stage.product.wait_all("Unknown", 10, timeout_s=SHORT_S)
+    """Ten tasks under each policy; the nodes are Unreachable meanwhile, and go on with all of them under their numbers."""
+    victims = paused, frozen = stage.lab.nodes[1:]
+    stage.product.apply(*[stage.task(f"{policy.lower()}-{i}", victims[i % 2], policy) for policy in POLICIES for i in range(10)])
+    stage.product.wait_all("Running", 30)
+    asleep = stage.sleep(paused)
+    stage.sleep(frozen, by_freezer=True)
+    stage.product.wait_all("Unknown", 30, timeout_s=SHORT_S)
     stage.until(asleep + SHORT_S)
-    stage.wake(victim)
-    stage.product.wait_all("Running", 10, timeout_s=20)
+    stage.wake(paused, frozen)
+    stage.product.wait_all("Running", 30, timeout_s=20)
     for name, status in stage.statuses().items():
-        assert [attempt["node"] for attempt in status["attempts"]] == [victim], status
+        assert [attempt["node"] for attempt in status["attempts"]] == [victims[int(name[-1]) % 2]], status
         assert stage.overlap_s(status) == 0, name
-    reasons = stage.product.event_reasons("work-0")
-    assert reasons[-2:] == ["NodeUnreachable", "NodeBack"], reasons
-    wait_until("its Events", lambda: stage.events_of_node(victim)[-2:] == ["NodeUnreachable", "NodeBack"], 10)
+    for policy in POLICIES:
+        reasons = stage.product.event_reasons(f"{policy.lower()}-0")
+        assert reasons[-2:] == ["NodeUnreachable", "NodeBack"], reasons
+    came_back = ["NodeUnreachable", "NodeBack"]
+    wait_until("their Events", lambda: all(stage.events_of_node(node)[-2:] == came_back for node in victims), 10)
     stage.clear()
     stage.recorder.assert_ok()
 

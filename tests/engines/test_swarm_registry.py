@@ -9,10 +9,11 @@ import pytest
 
 from swarmtask.engines.swarm import registry as registries
 from swarmtask.engines.swarm.agent_spec import Names
-from swarmtask.engines.swarm.registry import RECEIVE, Registry
+from swarmtask.engines.swarm.registry import RECEIVE, Registry, serving
 from swarmtask.errors import EngineRejected, EngineUnavailable
 from swarmtask.settings import AgentSettings
 from tests.engines.test_swarm_agents import CLUSTER, Daemon, FakeSwarm
+from tests.lab.tools import ROOT
 
 LINT = {"Id": "sha256:" + "7" * 64, "RepoTags": ["acme/lint:1.4"], "RepoDigests": []}
 
@@ -90,6 +91,17 @@ async def test_what_receives_listens_to_this_machine_alone(machine: Machine, mon
     assert config["host_config"]["port_bindings"] == {5000: ("127.0.0.1", None)}
     assert config["host_config"]["cap_drop"] == ["ALL"]
     assert config["host_config"]["binds"] == [f"{Names(CLUSTER).images}:/var/lib/registry"]
+
+
+async def test_nobody_asks_a_registry_for_an_agent(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both inherit the health check of the image otherwise, and Swarm ends what is not healthy."""
+    seen: list[dict[str, Any]] = []
+    monkeypatch.setattr(machine, "start", lambda container: seen.append(machine.running[container]))
+    await registry(machine).publish("acme/lint:1.4")
+    assert "swarmtask-agent-health" in (ROOT / "worker-image" / "Dockerfile").read_text()
+    assert seen[0]["healthcheck"] == {"test": ["NONE"]}
+    served = serving(AgentSettings(), CLUSTER, "sha256:1", "n1")["TaskTemplate"]["ContainerSpec"]
+    assert served["Healthcheck"] == {"Test": ["NONE"]}
 
 
 async def test_a_push_is_repeated_until_the_registry_answers(monkeypatch: pytest.MonkeyPatch) -> None:

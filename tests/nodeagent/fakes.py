@@ -282,13 +282,14 @@ class CgroupTree:
 
     def use(
         self, name: str, *, memory: int = 2**20, peak: int = 2**20, cpu_s: float = 0.5, kills: int = 0, hits: int = 0,
-        parent: str = "docker",
+        own: int | None = None, parent: str = "docker",
     ) -> None:  # fmt: skip
-        directories = self._directories(f"/{parent}/{name}")
+        """`own`: how often the kernel found no memory within its own limit; as often as it killed unless said."""
+        directories, own = self._directories(f"/{parent}/{name}"), kills if own is None else own
         if self.version == 2:
             files = {
                 "memory.current": f"{memory}\n", "memory.peak": f"{peak}\n",
-                "memory.events": f"low 0\nhigh 0\nmax {hits}\noom {kills}\noom_kill {kills}\noom_group_kill 0\n",
+                "memory.events": f"low 0\nhigh 0\nmax {hits}\noom {own}\noom_kill {kills}\noom_group_kill 0\n",
                 "cpu.stat": f"usage_usec {round(cpu_s * 1e6)}\nuser_usec 1\nsystem_usec 1\n",
             }  # fmt: skip
         else:

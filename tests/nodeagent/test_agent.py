@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -58,12 +58,15 @@ class FakeApi:
 class Machine:
     """A machine whose readings are set by hand, with an agent on it."""
 
-    def __init__(self, identity: Identity | None = None) -> None:
+    def __init__(self, identity: Identity | None = None, reading: Reading = READING) -> None:
         self.clock, self.api = ManualClock(), FakeApi()
-        self.reading = READING
+        self.reading = reading
         self.attempts: list[Object] = []
         self.eviction: Object | None = None
+        self.delivered: list[str] = []
         self.can_sweep = True
+        self.sees = asyncio.Event()
+        self.sees.set()
         self.sweeps: list[float] = []
         self.claims: list[tuple[bool, int]] = []
         self.fence = Fence(
@@ -72,13 +75,17 @@ class Machine:
         )  # fmt: skip
         self.agent = Agent(
             self.api, self.look, identity or Identity(engine="swarm", engine_node_id="n1"), self.fence,
-            attempts=lambda: list(self.attempts), eviction=lambda: self.eviction, clock=self.clock, rng=random.Random(1),
-            version="9",
+            boot_id=self.reading.facts.boot_id, apart=self.look_apart, attempts=lambda: list(self.attempts),
+            delivered=self.delivered.extend, eviction=lambda: self.eviction, clock=self.clock, rng=random.Random(1), version="9",
         )  # fmt: skip
         self._running: asyncio.Task[None] | None = None
 
     def look(self) -> Reading:
         return self.reading
+
+    async def look_apart(self, look: Callable[[], Reading]) -> Reading:
+        await self.sees.wait()
+        return look()
 
     def sweep(self, kill_at: float) -> bool:
         self.sweeps.append(self.clock.boot_time())
@@ -121,6 +128,41 @@ async def test_the_lease_is_renewed_every_two_seconds(machine: Machine) -> None:
     assert {renewal[:3] for renewal in machine.api.renewals} == {("laptop", "boot-1", 20)}
     assert [renewal[3][17:19] for renewal in machine.api.renewals] == ["00", "02", "04", "06", "08", "10"]
     assert machine.fence.renewed_at == 10.0
+
+
+async def test_whose_end_the_api_has_taken_is_said(machine: Machine) -> None:
+    """So that nothing is forgotten that nobody has been told."""
+    machine.api.away = True
+    machine.attempts = [{"id": "st-1", "state": "Exited", "reason": ""}, {"id": "st-2", "state": "Running", "reason": ""}]
+    await machine.start()
+    await machine.pass_s(15)
+    assert machine.delivered == []
+    machine.api.away = False
+    await machine.pass_s(15)
+    assert machine.delivered
+    assert set(machine.delivered) == {"st-1"}
+
+
+async def test_a_look_that_does_not_end_costs_no_lease(machine: Machine) -> None:
+    """A GPU that falls off its bus may hold up its driver for minutes; work on a node that is well must not be fenced for it."""
+    machine.sees.clear()
+    await machine.start()
+    await machine.pass_s(60)
+    assert len(machine.api.renewals) == 31
+    assert (machine.api.told, machine.sweeps) == ([], [])
+    machine.sees.set()
+    await machine.pass_s(6)
+    told = len(machine.api.told)
+    assert told > 0
+    machine.sees.clear()
+    machine.reading = replace(READING, on_battery=True)
+    machine.attempts = [{"id": "st-1", "state": "Exited", "reason": ""}]
+    await machine.pass_s(8)
+    assert [item["attempts"] for item in machine.api.told[told:]] == [machine.attempts], "ends are told with what was seen before"
+    assert machine.condition("OnBattery")["status"] == "False"
+    machine.sees.set()
+    await machine.pass_s(8)
+    assert machine.condition("OnBattery")["status"] == "True"
 
 
 async def test_an_idle_machine_is_told_once_and_then_rarely(machine: Machine) -> None:
@@ -207,8 +249,7 @@ async def test_a_named_node_is_waited_for_too() -> None:
 
 
 async def test_a_restart_of_the_machine_shows_as_another_holder() -> None:
-    machine = Machine()
-    machine.reading = replace(READING, facts=replace(FACTS, boot_id="boot-2"))
+    machine = Machine(reading=replace(READING, facts=replace(FACTS, boot_id="boot-2")))
     await machine.start()
     assert machine.api.renewals[0][1] == "boot-2"
     await machine.stop()

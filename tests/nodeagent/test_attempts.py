@@ -15,6 +15,7 @@ from swarmtask.errors import EngineUnavailable
 from swarmtask.nodeagent import attempts as attempts_module
 from swarmtask.nodeagent.attempts import Attempts
 from swarmtask.nodeagent.cgroups import Cgroups
+from swarmtask.nodeagent.containers import signal_number
 from swarmtask.nodeagent.daemon import Daemon
 from swarmtask.nodeagent.records import Records
 from swarmtask.resources.node import NodeAttempt
@@ -168,10 +169,44 @@ def test_killed_because_the_machine_was_out_of_memory(place: Place) -> None:
     """The kernel counts it in the container's cgroup too, which has never met its own limit."""
     name = place.begin(1, memory=8 * GIB)
     place.look()
-    place.tree.use(name, memory=GIB, peak=GIB, kills=1, hits=0)
+    place.tree.use(name, memory=GIB, peak=GIB, kills=1, own=0, hits=0)
     place.attempts.look(full=False)
     place.end(name, 137)
     assert place.one().reason == "Evicted"
+
+
+def test_cgroup_v2_tells_a_machine_without_memory_from_a_full_page_cache(tmp_path: Path) -> None:
+    """A container that reads files fills its limit, and runs against it for ever, at no harm. Nor does an earlier child count."""
+    clock = HandClock()
+    docker = FakeDocker(tmp_path / "docker.sock", clock)
+    docker.start()
+    try:
+        place = Place(tmp_path, clock, docker, CgroupTree(tmp_path, 2))
+        reader, parent = place.begin(1), place.begin(2)
+        place.tree.use(parent, memory=GIB, peak=GIB, kills=1, own=1)
+        place.look()
+        clock.elapsed_s += 60
+        place.tree.use(reader, memory=GIB, peak=GIB, kills=1, own=0, hits=4000)
+        place.tree.use(parent, memory=GIB, peak=GIB, kills=2, own=1)
+        place.attempts.look(full=False)
+        for name in (reader, parent):
+            place.end(name, 137)
+        assert {item.reason for item in place.look()} == {"Evicted"}
+    finally:
+        docker.stop()
+
+
+def test_killed_at_its_limit_and_removed_before_anybody_could_ask(place: Place) -> None:
+    """What limit it had is known from when it ran."""
+    name = place.begin(1)
+    place.look()
+    nanos = int(place.clock.now().timestamp() * 1e9)
+    for action, attributes in (("oom", {}), ("die", {"exitCode": "137"})):
+        place.attempts.heard({"Action": action, "Actor": {"ID": name, "Attributes": attributes}, "timeNano": nanos})
+    place.end(name, 137)
+    place.docker.remove(name)
+    seen = place.one()
+    assert (seen.reason, seen.exit_code) == ("OOMKilled", 137)
 
 
 def test_a_reason_of_the_node_s_is_kept_over_its_own_restart(place: Place) -> None:
@@ -224,7 +259,13 @@ def test_kept_for_an_hour_after_the_container_and_as_long_as_the_container(place
     place.end(there, 0)
     place.look()
     place.docker.remove(gone)
+    place.clock.elapsed_s += 90_000
+    assert len(place.look()) == 2, "the API was away all the time, and does not know"
+    place.restart()
+    place.look()
+    place.attempts.delivered([attempt(1), attempt(2)])
     place.clock.elapsed_s += 3590
+    place.attempts.delivered([attempt(1), attempt(2)])
     assert len(place.look()) == 2
     place.clock.elapsed_s += 20
     assert [item.id for item in place.look()] == [attempt(2)]
@@ -353,3 +394,11 @@ def test_who_is_far_above_its_request_is_known_though_docker_knows_the_limit_alo
     place.tree.use(name, memory=2**29)
     place.look()
     assert {one.attempt: one.request_bytes for one in place.attempts.candidates()} == {attempt(1): 2**26, attempt(2): 2**26}
+
+
+@pytest.mark.parametrize(
+    ("name", "number"),
+    [("SIGTERM", "15"), ("TERM", "15"), ("15", "15"), ("SIGRTMIN+3", "37"), ("RTMAX-1", "63"), ("SIGNONE", ""), ("RTMIN+", "")],
+)
+def test_signals_by_their_numbers(name: str, number: str) -> None:
+    assert signal_number(name) == number

@@ -50,6 +50,13 @@ def test_either_sign_shows_that_the_limit_was_met(hits: int, peak: int, below: b
     assert below_limit(Usage(1, hits, 0, peak, None), GIB) == below
 
 
+@pytest.mark.parametrize(("own", "below"), [(0, True), (1, False)])
+def test_cgroup_v2_says_itself_whose_limit_it_was(own: int, below: bool) -> None:
+    """Page cache runs against the limit and fills it up to the last page, and nobody dies of that."""
+    assert below_limit(Usage(1, 4000, GIB, GIB, None, own), GIB) == below
+    assert below_limit(Usage(1, 0, 0, GIB // 2, None, own), GIB) == below
+
+
 def test_the_message_has_the_evidence() -> None:
     assert cause(137, END, None, KILL)[1] == "the kernel killed it at its memory limit of 1024 MiB; the most it used was 1024 MiB"
 

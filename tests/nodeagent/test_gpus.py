@@ -75,6 +75,14 @@ def test_nvidia_gpus_are_read_with_what_their_driver_tells(tmp_path: Path) -> No
     )
 
 
+def test_a_driver_that_is_loaded_after_the_agent_is_found(tmp_path: Path) -> None:
+    found: list[RecordedNvml] = []
+    gpus = Gpus(None, tmp_path, find=lambda: found[0] if found else None)
+    assert gpus.read() == ()
+    found.append(RecordedNvml(("NVIDIA H200", "GPU-1", GIB, 0)))
+    assert [gpu.uuid for gpu in gpus.read()] == ["GPU-1"]
+
+
 def test_a_gpu_that_falls_off_its_bus_is_left_out_and_comes_back(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     nvml = RecordedNvml(("A", "GPU-1", GIB, 0), ("B", "GPU-2", GIB, 0))
     gpus = Gpus(nvml, tmp_path)

@@ -443,6 +443,38 @@ def test_the_operator_s_choice_is_hastened_and_keeps_the_operator_s_reason(node:
     assert node.docker.alive() == {hog}, "memory takes a while to come back"
 
 
+def told_to_end(node: Node, name: str, signal: int) -> bool:
+    """Whether a container that was sent this counts as one whose end has begun."""
+    node.guard.attempts.heard({"Action": "kill", "Actor": {"ID": name, "Attributes": {"signal": str(signal)}}})
+    return name in {one.container_id for one in node.guard.attempts.ending()}
+
+
+def test_a_signal_that_is_no_end_hastens_nobody(node: Node) -> None:
+    """A JVM prints its threads on QUIT, servers reopen their logs; killing them without a mark would pass for their own failure."""
+    name = node.begin(1, **{"swarmtask.io/grace-seconds": "5"})
+    under_pressure(node)
+    assert not any(told_to_end(node, name, signal) for signal in (1, 2, 3, 10, 12, 21, 28, 34))
+    node.step(1)
+    assert node.docker.signals == []
+    assert told_to_end(node, name, 15)
+
+
+def test_its_own_stop_signal_is_an_end(node: Node) -> None:
+    name = node.docker.run(1)
+    node.docker.containers[name]["Config"] = {"StopSignal": "RTMIN+3"}
+    node.guard.attempts.look(full=True)
+    assert not told_to_end(node, name, 36)
+    assert told_to_end(node, name, 37)
+
+
+def test_who_has_outlived_a_signal_long_ago_does_not_end_of_it(node: Node) -> None:
+    name = node.begin(1, **{"swarmtask.io/grace-seconds": "5"})
+    node.guard.attempts.look(full=True)
+    assert told_to_end(node, name, 15)
+    node.clock.elapsed_s += 16
+    assert node.guard.attempts.ending() == []
+
+
 def test_who_ends_by_himself_meanwhile_has_answered(node: Node) -> None:
     one, other = node.begin(1), node.begin(2, priority=1)
     pleas = under_pressure(node)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from pathlib import Path
 
 import pytest
@@ -14,6 +16,24 @@ def test_a_fresh_beat_is_health_and_an_old_one_is_not(tmp_path: Path) -> None:
     beat(tmp_path, 1000.0)
     assert problem(tmp_path, 1000.0 + FRESH_S - 1) == ""
     assert "old" in problem(tmp_path, 1000.0 + FRESH_S + 1)
+
+
+def test_a_beat_needs_no_room_on_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Docker would end an agent that is well, again and again, until somebody has made room."""
+    beat(tmp_path, 9.0)
+    before = (tmp_path / heartbeat.FILE).stat()
+    beat(tmp_path, 123_456_789.0)
+    after = (tmp_path / heartbeat.FILE).stat()
+    assert (after.st_ino, after.st_size) == (before.st_ino, before.st_size), "what is there is written over"
+    assert problem(tmp_path, 123_456_790.0) == ""
+
+    def full(*_: object) -> int:
+        raise OSError(errno.ENOSPC, "no space left")
+
+    monkeypatch.setattr(os, "pwrite", full)
+    with pytest.raises(OSError, match="no space left"):
+        beat(tmp_path, 123_456_799.0)
+    assert problem(tmp_path, 123_456_800.0) == "", "the last one stays"
 
 
 def test_a_beat_from_before_the_last_boot_is_none(tmp_path: Path) -> None:

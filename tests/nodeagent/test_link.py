@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import urllib3
 
 from swarmtask.errors import ConfigurationError, NotFound, ServiceUnavailable, SwarmTaskError, Unauthorized
 from swarmtask.kube import KubeClient
+from swarmtask.nodeagent import link as links
 from swarmtask.nodeagent.link import LEASE_NAMESPACE, Credentials, Link, read_kubeconfig
 from swarmtask.nodeagent.report import Sight, status
 from swarmtask.resources.kinds import LEASE, SWARM_NODE
@@ -55,6 +57,32 @@ async def test_two_write_one_status_and_neither_takes_the_others_part(served: tu
     assert found is not None
     assert found["metadata"]["name"] == "laptop"
     assert await link.node_of_engine("local", "n1") is None
+
+
+async def test_a_node_of_many_is_found_without_reading_all_of_them_at_once(
+    served: tuple[Link, KubeClient], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    link, client = served
+    for number in range(3):
+        name = f"z{number}"
+        body = {"apiVersion": SWARM_NODE.api_version, "kind": "SwarmNode", "metadata": {"name": name}, "spec": {}}
+        await client.create(SWARM_NODE, body)
+        await client.patch(SWARM_NODE, name, {"status": {"engines": [{"name": "swarm", "id": name}]}}, subresource="status")
+    monkeypatch.setattr(links, "NODES_AT_ONCE", 1)
+    sizes: list[int] = []
+    call = link._call
+
+    async def counted(*given: Any, **options: Any) -> Any:
+        answer = await call(*given, **options)
+        sizes.append(len(answer["items"]))
+        return answer
+
+    monkeypatch.setattr(link, "_call", counted)
+    found = await link.node_of_engine("swarm", "z2")
+    assert found is not None
+    assert found["metadata"]["name"] == "z2"
+    assert sizes == [1, 1, 1, 1]
+    assert await link.node_of_engine("swarm", "none") is None
 
 
 async def test_a_lease_is_made_and_renewed(served: tuple[Link, KubeClient]) -> None:

@@ -15,8 +15,9 @@ import pytest
 from swarmtask.clock import SystemClock
 from swarmtask.errors import EngineUnavailable, NotFound
 from swarmtask.kube import KubeClient
+from swarmtask.nodeagent import log_shipper
 from swarmtask.nodeagent.daemon import Daemon
-from swarmtask.nodeagent.log_follower import GONE, Habits
+from swarmtask.nodeagent.log_follower import GONE, Follower, Habits
 from swarmtask.nodeagent.log_shipper import LogShipper
 from swarmtask.nodeagent.log_source import LogSource, NoOutput
 from swarmtask.resources.kinds import SWARM_NODE, SWARM_TASK
@@ -129,6 +130,29 @@ async def test_a_log_driver_that_cannot_be_read(docker: TalkingDocker, tmp_path:
         shipper.changed()
         await until(lambda: api.texts(1)[-1:] == [b"END"])
     assert api.texts(1)[0].startswith(b"[the log driver of this node's Docker keeps no output")
+
+
+async def test_a_bug_with_one_container_costs_no_other_its_output(
+    docker: TalkingDocker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    api, run, failed = MemoryApi(), Follower.run, [0]
+
+    async def fails_at_first(self: Follower) -> None:
+        if self.owner.number == 1 and failed[0] < 2:
+            failed[0] += 1
+            raise RuntimeError("nobody has thought of it")
+        await run(self)
+
+    monkeypatch.setattr(Follower, "run", fails_at_first)
+    monkeypatch.setattr(log_shipper, "FAILED_S", 0.05)
+    names = {number: docker.run(number, **labels(number)) for number in (1, 2)}
+    async with shipping(docker, api, tmp_path):
+        for name in names.values():
+            say(docker, name, 0, 5)
+        await until(lambda: api.texts(2) == lines(0, 5))
+        await until(lambda: api.texts(1) == lines(0, 5))
+    assert failed == [2]
+    assert caplog.text.count("cannot be sent; it is tried again") == 2
 
 
 async def test_a_docker_that_hangs_leaves_the_threads_of_the_lease_alone(docker: TalkingDocker, tmp_path: Path) -> None:

@@ -33,6 +33,7 @@ def bare(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def _probe(tmp_path: Path, clock: Hands | None = None, **kwargs: object) -> Probe:
+    kwargs = {"supplies": tmp_path / "supplies"} | kwargs
     return Probe(clock or Hands(), Gpus(None, tmp_path / "drm"), disk=tmp_path, **kwargs)  # type: ignore[arg-type]
 
 
@@ -66,6 +67,27 @@ def test_batteries(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, plugged: boo
     assert (reading.on_battery, reading.battery_percent) == (on_battery, 100)
 
 
+def test_a_linux_without_power_supplies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """psutil lists a directory that is not there."""
+
+    def fails() -> None:
+        raise FileNotFoundError("/sys/class/power_supply")
+
+    monkeypatch.setattr(psutil, "sensors_battery", fails, raising=False)
+    reading = _probe(tmp_path).read()
+    assert (reading.on_battery, reading.battery_percent) == (False, None)
+
+
+def test_the_kernel_s_own_word_about_batteries_goes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    mouse = tmp_path / "supplies" / "hidpp_battery_0"
+    mouse.mkdir(parents=True)
+    for file, text in (("type", "Battery"), ("scope", "Device"), ("status", "Discharging"), ("capacity", "5")):
+        (mouse / file).write_text(f"{text}\n")
+    monkeypatch.setattr(psutil, "sensors_battery", lambda: SimpleNamespace(percent=5, power_plugged=False), raising=False)
+    reading = _probe(tmp_path).read()
+    assert (reading.on_battery, reading.battery_percent) == (False, None)
+
+
 def test_the_best_sensor_of_the_processor_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sensors = {
         "nvme": [SimpleNamespace(current=99.0)],
@@ -95,12 +117,16 @@ def test_a_disk_that_is_not_there_yet_is_the_root(tmp_path: Path) -> None:
 
 def test_what_the_machine_has_it_offers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert detected((), dev=tmp_path, run=tmp_path) == frozenset()
+    misc = tmp_path / "misc"
+    assert detected((), dev=tmp_path, run=tmp_path, misc=misc) == frozenset()
+    (misc / "kvm").mkdir(parents=True)
+    assert detected((), dev=tmp_path, run=tmp_path, misc=misc) == {"kvm"}, "as an agent in a container sees it"
+    (misc / "kvm").rmdir()
     (tmp_path / "kvm").touch()
     (tmp_path / "docker.sock").touch()
     (tmp_path / "firefox").touch(mode=0o755)
     gpu = GpuReading(0, "amd", "x")
-    assert detected((gpu,), dev=tmp_path, run=tmp_path) == {"kvm", "docker", "browser", "gpu"}
+    assert detected((gpu,), dev=tmp_path, run=tmp_path, misc=misc) == {"kvm", "docker", "browser", "gpu"}
 
 
 # --- memory alone, for who must make room ---

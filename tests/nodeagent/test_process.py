@@ -13,14 +13,19 @@ import time
 from pathlib import Path
 
 import pytest
+import typer
+from pydantic import TypeAdapter
 
+from swarmtask.cli.nodeagent import CAPABILITY, node_agent
 from swarmtask.clock import SystemClock, parse_time
 from swarmtask.errors import NotFound
 from swarmtask.kube import KubeClient, Object
 from swarmtask.nodeagent.heartbeat import beat
 from swarmtask.nodeagent.link import LEASE_NAMESPACE
 from swarmtask.nodeagent.records import Records
+from swarmtask.resources.fields import Capability
 from swarmtask.resources.kinds import LEASE, SWARM_NODE
+from swarmtask.settings import CapabilityName
 from tests.kube.real import real_api_server
 from tests.nodeagent.fakes import FakeDocker, attempt, until
 from tests.nodeagent.processes import agents
@@ -37,6 +42,23 @@ def _renewed_long_ago(state: Path, clock: SystemClock) -> None:
     state.mkdir()
     boot_id = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     Records(state).put_lease(boot_id, clock.boot_time() - 60)
+
+
+@pytest.mark.parametrize(
+    ("names", "words"), [(["coding", "has space"], "'has space' is no name"), ([f"c{number}" for number in range(61)], "too many")]
+)
+def test_what_is_no_capability_is_refused_before_the_api_does_so(tmp_path: Path, names: list[str], words: str) -> None:
+    """The API refuses a whole status for one wrong word in it."""
+    with pytest.raises(typer.BadParameter, match=words):
+        node_agent(kubeconfig=tmp_path / "none", node="desk", capability=names)
+
+
+def test_a_capability_is_the_same_to_tasks_settings_and_the_agent() -> None:
+    pattern = TypeAdapter(Capability).json_schema()
+    assert TypeAdapter(CapabilityName).json_schema() == pattern
+    for name in ("coding", "a", "x.y-z_1", "", "-a", "a-", "a b", "a" * 63, "a" * 64):
+        fits = re.fullmatch(pattern["pattern"], name) is not None and len(name) <= pattern["maxLength"]
+        assert (CAPABILITY.fullmatch(name) is not None) == fits, name
 
 
 async def _until_told(client: KubeClient) -> tuple[Object, Object]:
@@ -78,7 +100,7 @@ async def test_it_reports_until_it_is_stopped(tmp_path: Path, who: tuple[str, st
         await client.patch(SWARM_NODE, "desk", {"status": engines}, subresource="status")
         agent = await asyncio.create_subprocess_exec(
             sys.executable, "-m", "swarmtask", "node-agent", "--kubeconfig", str(kubeconfig), *who, *_apart(tmp_path),
-            stderr=subprocess.PIPE,
+            "--capability", "coding", stderr=subprocess.PIPE,
         )  # fmt: skip
         try:
             status, lease = await _until_told(client)
@@ -89,6 +111,7 @@ async def test_it_reports_until_it_is_stopped(tmp_path: Path, who: tuple[str, st
         assert b"this machine is SwarmNode desk" in said
         assert lease["holderIdentity"] == status["bootID"]
         assert status["engines"] == engines["engines"], "the operator's part is left alone"
+        assert "coding" in status["capabilities"]
         assert {item["type"] for item in status["conditions"]} >= {"MemoryPressure", "DiskPressure", "OnBattery", "Hot"}
 
 

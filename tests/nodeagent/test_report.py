@@ -25,11 +25,19 @@ def test_the_status_is_one_that_the_model_reads() -> None:
     told = NodeStatus.model_validate(status(Sight(READING, 12), "1.2.3"))
     assert told.boot_id == "boot-1"
     assert told.latency_milliseconds == 12
+    assert told.capabilities == []
     assert told.power.percent == 80
     assert told.usage is not None
     assert (told.usage.cpu, told.usage.memory, told.usage.load1) == ("2000m", "8192Mi", "1500m")
     assert told.usage.pressure.memory == 10
     assert [(gpu.index, gpu.model, gpu.memory) for gpu in told.gpus] == [(0, "H200", "142336Mi")]
+
+
+def test_what_a_machine_offers_is_told_and_is_news() -> None:
+    offering = replace(READING, facts=replace(FACTS, capabilities=frozenset({"kvm", "coding"})))
+    assert NodeStatus.model_validate(status(Sight(offering), "1")).capabilities == ["coding", "kvm"]
+    held = conditions(READING, {})
+    assert is_news(Sight(READING), Sight(offering), held, held)
 
 
 def test_what_a_machine_lacks_is_left_out() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from enum import StrEnum
 from pathlib import Path
@@ -13,6 +14,11 @@ import typer
 
 from swarmtask.cli.command import command
 from swarmtask.nodeagent import heartbeat
+
+CAPABILITY = re.compile(r"[a-zA-Z0-9]([-a-zA-Z0-9_.]{0,61}[a-zA-Z0-9])?")
+"""As `swarmtask.resources.fields.Capability`, which a test compares: the API refuses a whole status for one that is none."""
+MOST_CAPABILITIES = 60
+"""With the four that may be found, no more than a SwarmNode has room for."""
 
 
 class Level(StrEnum):
@@ -112,6 +118,11 @@ def node_agent(
     engine, _, engine_id = engine_node.partition("/")
     if bool(node) == bool(engine_node) or (engine_node and not (engine and engine_id)):
         raise typer.BadParameter("say which node this is: either --node NAME or --engine-node ENGINE/ID", param_hint="--node")
+    offered = list(dict.fromkeys(capability or []))
+    wrong = [name for name in offered if not CAPABILITY.fullmatch(name)]
+    if wrong or len(offered) > MOST_CAPABILITIES:
+        words = f"{wrong[0]!r} is no name: letters, digits, '-', '_' and '.', at most 63" if wrong else "they are too many"
+        raise typer.BadParameter(f"{words}; at most {MOST_CAPABILITIES} can be told", param_hint="--capability")
     if bootstrap and not engine_id:
         raise typer.BadParameter("goes with --engine-node: by it the operator knows the machine", param_hint="--bootstrap")
     options = {
@@ -120,7 +131,7 @@ def node_agent(
         "node": node,
         "engine": engine,
         "engineNode": engine_id,
-        "capabilities": capability or [],
+        "capabilities": offered,
         "disk": str(disk),
         "docker": str(docker.expanduser().absolute()),
         "cluster": cluster_id,

@@ -17,6 +17,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Coroutine
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ import swarmtask
 from swarmtask.clock import Clock, SystemClock
 from swarmtask.errors import ConfigurationError
 from swarmtask.nodeagent import heartbeat
-from swarmtask.nodeagent.agent import Agent, Identity, Rhythm
+from swarmtask.nodeagent.agent import Agent, Identity, Look, Rhythm
 from swarmtask.nodeagent.daemon import Daemon
 from swarmtask.nodeagent.enrolment import AnotherNode, Enrolment, Place
 from swarmtask.nodeagent.fence import Fence, Terms
@@ -36,6 +37,7 @@ from swarmtask.nodeagent.guard import Guard, Places
 from swarmtask.nodeagent.link import Credentials, Link, read_kubeconfig
 from swarmtask.nodeagent.log_shipper import LogShipper
 from swarmtask.nodeagent.probe import Probe
+from swarmtask.nodeagent.reading import Reading
 
 USAGE, FAILED = 2, 70
 Work = Callable[[], Coroutine[Any, Any, None]]
@@ -67,7 +69,13 @@ async def _run(options: dict[str, Any]) -> None:
     proc, clock = Path(options["proc"]), SystemClock()
     if proc != Path("/proc"):
         psutil.PROCFS_PATH = str(proc)
-    probe = Probe(time.monotonic, Gpus(_nvml()), disk=Path(options["disk"]), capabilities=options["capabilities"], proc=proc)
+    gpus = Gpus(None, find=_nvml)
+    probe = Probe(time.monotonic, gpus, disk=Path(options["disk"]), capabilities=options["capabilities"], proc=proc)
+    eyes = ThreadPoolExecutor(1, thread_name_prefix="look")  # one and the same thread: psutil measures CPU time for each apart
+
+    async def apart(look: Look) -> Reading:
+        return await asyncio.get_running_loop().run_in_executor(eyes, look)
+
     identity = Identity(options["node"], options["engine"], options["engineNode"])
     places = Places(Path(options["docker"]), Path(options["state"]), Path(options["cgroups"]), proc, options["cluster"])
     terms = Terms(fence_s=options["fenceSeconds"], grace_s=options["fenceGrace"])
@@ -77,8 +85,9 @@ async def _run(options: dict[str, Any]) -> None:
         async with Link(credentials) as link:
             work: Work
             agent = Agent(
-                link, probe.read, identity, guard.fence, attempts=guard.told, eviction=guard.eviction, clock=clock,
-                rng=random.Random(), version=swarmtask.__version__, rhythm=Rhythm(lease_s=options["fenceSeconds"]),
+                link, probe.read, identity, guard.fence, boot_id=probe.boot_id, attempts=guard.told,
+                delivered=guard.delivered, eviction=guard.eviction, clock=clock, rng=random.Random(), version=swarmtask.__version__,
+                rhythm=Rhythm(lease_s=options["fenceSeconds"]), apart=apart,
             )  # fmt: skip
             shipper = LogShipper(
                 places.docker, Daemon(places.docker, cluster=places.cluster), link, guard.fence.ask, places.state,

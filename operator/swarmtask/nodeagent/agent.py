@@ -12,7 +12,7 @@ import logging
 import random
 import statistics
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -26,8 +26,18 @@ logger = logging.getLogger(__name__)
 Object = dict[str, Any]
 FENCED_PAUSE_S = 0.2
 """While the fence says no, it is asked this often."""
+LOOK_S = 2.0
+"""A look that takes longer is not waited for."""
 ROUND_TRIPS = 5
 """Latency is the median of so many renewals: one slow write is no distance."""
+
+
+Look = Callable[[], Reading]
+
+
+async def at_once(look: Look) -> Reading:
+    """Look without leaving the loop's own thread."""
+    return look()
 
 
 class NodeApi(Protocol):
@@ -83,26 +93,36 @@ class Agent:
     """See the module.
 
     Args:
+        boot_id: of this boot of the machine; it holds the Lease.
+        apart: takes a look where it holds nothing up: the driver of a GPU that has died may not answer for minutes, and the Lease
+            must be renewed all the same.
         fence: knows when the Lease was renewed last, by the clock that counts the machine's sleep. Told the moment before the call,
             so that the API's own time of it is never earlier.
-        attempts: what `status.attempts` shall say. eviction: what `status.eviction` shall say, told at once when it changes.
+        attempts: what `status.attempts` shall say. delivered: told the IDs of those whose ends the API has taken.
+        eviction: what `status.eviction` shall say, told at once when it changes.
     """
 
     def __init__(
         self,
         api: NodeApi,
-        look: Callable[[], Reading],
+        look: Look,
         identity: Identity,
         fence: Permit,
         *,
+        boot_id: str,
         attempts: Callable[[], list[Object]],
+        delivered: Callable[[Iterable[str]], None] = lambda ids: None,
         eviction: Callable[[], Object | None] = lambda: None,
         clock: Clock,
         rng: random.Random,
         version: str,
         rhythm: Rhythm | None = None,
+        apart: Callable[[Look], Awaitable[Reading]] = at_once,
     ) -> None:
         self._api, self._look, self._identity, self._clock, self._rng = api, look, identity, clock, rng
+        self._boot_id, self._apart, self._delivered = boot_id, apart, delivered
+        self._looking: asyncio.Future[Reading] | None = None
+        self._seen: Reading | None = None
         self._fence, self._attempts, self._eviction = fence, attempts, eviction
         self._urgent = False
         self._attempts_changed = asyncio.Event()
@@ -166,13 +186,12 @@ class Agent:
     # --- the Lease ---
 
     async def _keep_lease(self, name: str) -> None:
-        holder = self._look().facts.boot_id
         failures = 0
         while True:
             asked_at = await self._permitted()
             self._fence.claim(asked_at)
             try:
-                took_s = await self._api.renew(name, holder, self._rhythm.lease_s, format_micro_time(self._clock.now()))
+                took_s = await self._api.renew(name, self._boot_id, self._rhythm.lease_s, format_micro_time(self._clock.now()))
             except SwarmTaskError as error:
                 failures += 1
                 self._round_trips.clear()
@@ -219,7 +238,8 @@ class Agent:
 
     async def _tell_news(self, name: str) -> None:
         await self._permitted()
-        sight, attempts, eviction = Sight(self._look(), self._latency()), self._attempts(), self._eviction()
+        sight = Sight(await self._see(), self._latency())
+        attempts, eviction = self._attempts(), self._eviction()
         held = conditions(sight.reading, {kind: holds for kind, (holds, _) in self._since.items()})
         now = self._clock.monotonic()
         if self._told is not None and eviction == self._told_eviction:
@@ -234,7 +254,25 @@ class Agent:
             self._since = _transitions(await self._api.node(name))
         body = status(sight, self._version) | {"conditions": self._conditions(held), "attempts": attempts}
         await self._api.tell(name, body if eviction is None else body | {"eviction": eviction})
+        self._delivered(item["id"] for item in attempts if item["state"] == "Exited")
         self._told, self._told_eviction = (sight, held, outline(attempts), now), eviction
+
+    async def _see(self) -> Reading:
+        """A look at the machine; what was seen before when it takes too long: how attempts end must be told all the same."""
+        looking = self._looking = self._looking or asyncio.ensure_future(self._apart(self._look))
+        if self._seen is not None and not looking.done():
+            patience = asyncio.ensure_future(self._clock.sleep(LOOK_S))
+            try:
+                await asyncio.wait((looking, patience), return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                patience.cancel()
+            if not looking.done():
+                return self._seen
+        try:
+            self._seen = await looking
+        finally:
+            self._looking = None
+        return self._seen
 
     def _latency(self) -> int | None:
         return round(1000 * statistics.median(self._round_trips)) if self._round_trips else None

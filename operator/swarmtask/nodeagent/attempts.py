@@ -16,7 +16,7 @@ from typing import Any
 
 from swarmtask.nodeagent.causes import Evidence, Mark, below_limit, cause
 from swarmtask.nodeagent.cgroups import Cgroup, Cgroups, Usage
-from swarmtask.nodeagent.containers import ENDED, Details, Listed, details, listed
+from swarmtask.nodeagent.containers import ENDED, Details, Listed, details, listed, signal_number
 from swarmtask.nodeagent.daemon import Daemon
 from swarmtask.nodeagent.eviction import Candidate
 from swarmtask.nodeagent.records import Reason, Record, Records
@@ -26,14 +26,19 @@ logger = logging.getLogger(__name__)
 MOST = 256
 """Of `status.attempts`, and of ended attempts on the disk."""
 KEPT = timedelta(hours=1)
-"""An ended attempt is told for so long though its container is gone."""
+"""An ended attempt is told for so long though its container is gone; counted from when the API took it first."""
 YOUNG = timedelta(minutes=1)
 MOST_HEARD = 1024
 DOUBTS = 30
 """A container that Docker lists as running though its cgroup is gone is asked about again in so many looks."""
 MOST_MOMENTS = 16
-HARMLESS = frozenset({"1", "10", "12", "17", "18", "23", "28"})
-"""Signals that end nobody who expects them: HUP, USR1, USR2, CHLD, CONT, URG, WINCH; as Docker's events number them."""
+FATAL = frozenset({"9", "15"})
+"""Signals, as Docker's events number them, that mean an end whatever the container's own stop signal is. All others may mean
+anything: a JVM that gets QUIT prints its threads and goes on."""
+USUAL_GRACE = timedelta(seconds=10)
+"""Docker's own, where the task's is not known."""
+ENDING = timedelta(seconds=10)
+"""Who still runs so long after its grace period does not end of that signal any more."""
 
 
 @dataclass(slots=True)
@@ -53,8 +58,9 @@ class _Heard:
 
     ooms: list[datetime] = field(default_factory=list)
     oom_kills: int = 0
+    own_ooms: int = 0
     by_host: bool = False
-    signalled: bool = False
+    signals: dict[str, datetime] = field(default_factory=dict)
     exit_code: int | None = None
     died_at: datetime | None = None
 
@@ -84,6 +90,7 @@ class Attempts:
         self._heard: OrderedDict[str, _Heard] = OrderedDict()
         self._marks: dict[str, Mark] = {}
         self._forgotten: set[str] = set()
+        self._delivered: dict[str, datetime] = {}
         self._listed = False
 
     # --- for the agent's loop ---
@@ -95,6 +102,12 @@ class Attempts:
         first = datetime.min.replace(tzinfo=UTC)
         records.sort(key=lambda record: (not record.exited, record.recorded_at or record.started_at or first), reverse=True)
         return [record.told() for record in records[:MOST]]
+
+    def delivered(self, attempts: Iterable[str]) -> None:
+        """The API has taken that these have ended."""
+        with self._lock:
+            now = self._now()
+            self._delivered = {name: self._delivered.get(name, now) for name in attempts}
 
     # --- for the reader of events ---
 
@@ -112,8 +125,9 @@ class Attempts:
             match event.get("Action"):
                 case "oom":
                     self._about(container_id).ooms = [*self._about(container_id).ooms, at][-MOST_MOMENTS:]
-                case "kill" if isinstance(attributes, dict) and str(attributes.get("signal")) not in HARMLESS:
-                    self._about(container_id).signalled = True
+                case "kill" if isinstance(attributes, dict):
+                    about = self._about(container_id)
+                    about.signals = dict([*about.signals.items(), (str(attributes.get("signal"))[:3], at)][-MOST_MOMENTS:])
                 case "die":
                     about = self._about(container_id)
                     about.exit_code, about.died_at = int(code) if code.isdecimal() and len(code) < 10 else None, at
@@ -152,10 +166,15 @@ class Attempts:
         return [one for one in self._candidates() if one.container_id not in self._marks]
 
     def ending(self) -> list[Candidate]:
-        """What runs and was sent a signal by somebody else than this agent: its end has begun."""
+        """What runs and was told to end by somebody else than this agent a moment ago: its end has begun."""
         with self._lock:
-            signalled = {name for name, about in self._heard.items() if about.signalled}
-        return [one for one in self.candidates() if one.container_id in signalled]
+            now = self._now()
+            told = {
+                one.item.id
+                for one in self._running.values()
+                if (about := self._heard.get(one.item.id)) is not None and _was_told_to_end(one, about.signals, now)
+            }
+        return [one for one in self.candidates() if one.container_id in told]
 
     def _candidates(self) -> list[Candidate]:
         with self._lock:
@@ -208,8 +227,10 @@ class Attempts:
             one.usage = usage
             about = self._about(one.item.id)
             if (usage.oom_kills or 0) > about.oom_kills:
-                about.oom_kills, about.by_host = usage.oom_kills or 0, below_limit(usage, one.details.memory_limit_bytes)
+                about.oom_kills = usage.oom_kills or 0
+                about.by_host = below_limit(usage, one.details.memory_limit_bytes, about.own_ooms)
                 about.ooms = [*about.ooms, self._now()][-MOST_MOMENTS:]
+            about.own_ooms = usage.own_ooms or 0
             record = self._records.get(one.item.attempt)
             if record is not None and not record.exited:
                 self._records[record.attempt] = replace(
@@ -292,6 +313,7 @@ class Attempts:
         """Removed before Docker could be asked how it ended: Docker's event may have told, or we stopped it; else nobody knows."""
         with self._lock:
             about, mark = self._heard.get(record.container_id), self._marks.get(record.container_id)
+            one = self._running.get(record.attempt)
         code = None if about is None else about.exit_code
         if code is None and mark is None and not record.reason:
             with self._lock:
@@ -300,7 +322,10 @@ class Attempts:
             self._disk.drop(record.attempt)
             return
         finished_at = None if about is None else about.died_at
-        seen = Details(False, 0, code or 0, oom_killed=False, started_at=record.started_at, finished_at=finished_at)
+        limit = one.details.memory_limit_bytes if one is not None and one.item.id == record.container_id else 0
+        seen = Details(
+            False, 0, code or 0, oom_killed=False, started_at=record.started_at, finished_at=finished_at, memory_limit_bytes=limit
+        )
         self._record_end(record.attempt, record.container_id, seen, fenced=record.fenced, exit_known=code is not None)
 
     def _record_end(self, attempt: str, container_id: str, seen: Details, *, fenced: bool, exit_known: bool = True) -> None:
@@ -340,10 +365,16 @@ class Attempts:
         ended = sorted((record for record in self._records.values() if record.exited), key=lambda one: one.recorded_at or now)
         surplus = max(0, len(ended) - MOST)
         for index, record in enumerate(ended):
-            gone = record.container_id not in present
-            if index < surplus or (gone and now - (record.recorded_at or now) > KEPT):
+            gone, taken_at = record.container_id not in present, self._delivered.get(record.attempt)
+            if index < surplus or (gone and taken_at is not None and now - taken_at > KEPT):
                 with self._lock:
                     self._records.pop(record.attempt, None)
                 self._disk.drop(record.attempt)
                 if not gone:
                     self._forgotten.add(record.container_id)
+
+
+def _was_told_to_end(one: _Running, signals: Mapping[str, datetime], now: datetime) -> bool:
+    grace = USUAL_GRACE if one.item.grace_s is None else timedelta(seconds=one.item.grace_s)
+    fatal = FATAL | {signal_number(one.details.stop_signal)}
+    return any(name in fatal and now - at <= grace + ENDING for name, at in signals.items())

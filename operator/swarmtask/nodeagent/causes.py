@@ -47,9 +47,16 @@ class Evidence:
     peak_bytes: int | None = None
 
 
-def below_limit(usage: Usage, limit_bytes: int) -> bool:
-    """It has never met its own limit. Two signs, because Linux 6.18 with cgroup v1 kills at the limit and leaves failcnt at 0
-    (measured), and kernels before 5.19 with v2 keep no peak."""
+def below_limit(usage: Usage, limit_bytes: int, own_ooms_before: int = 0) -> bool:
+    """What was killed was not killed for the container's own limit: cgroup v2 counts that apart (`oom` of memory.events, which a
+    machine without memory leaves alone). v1 does not: then, it has never met its limit. Two signs, because Linux 6.18 kills at
+    the limit and leaves failcnt at 0 (measured).
+
+    Args:
+        own_ooms_before: `usage.own_ooms` of the look before.
+    """
+    if usage.own_ooms is not None:
+        return usage.own_ooms <= own_ooms_before
     return usage.limit_hits == 0 and usage.peak_bytes < NEAR * limit_bytes
 
 

@@ -29,9 +29,11 @@ class Usage:
 
     Attributes:
         oom_kills: processes of it that the kernel has killed for memory so far; None where the kernel does not count them.
-        limit_hits: how often it ran against its limit.
+        limit_hits: how often it ran against its limit; page cache alone does that, too.
         peak_bytes: the most it used at once; what it uses now where the kernel keeps no peak.
         cpu_s: CPU time so far; None where it is not counted.
+        own_ooms: how often it had no memory left within its own limit; None where the kernel does not count that apart from kills
+            (cgroup v1).
     """
 
     oom_kills: int | None
@@ -39,6 +41,7 @@ class Usage:
     memory_bytes: int
     peak_bytes: int
     cpu_s: float | None
+    own_ooms: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +92,7 @@ class Cgroup:
             memory_bytes=now,
             peak_bytes=max(now, _number(self.memory / "memory.peak") or 0),
             cpu_s=_cpu_v2(self.memory),
+            own_ooms=events.get("oom"),
         )
 
     def _read_v1(self) -> Usage:

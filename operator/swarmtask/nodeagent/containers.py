@@ -6,6 +6,7 @@ Made by `attempts` and `stopping` from Docker's JSON, which is read with care: l
 from __future__ import annotations
 
 import re
+import signal
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -143,7 +144,7 @@ def attempt_id(uid: str, number: str) -> str:
 def details(answer: Mapping[str, Any]) -> Details:
     """From `GET /containers/ID/json`; what is missing there is as if it had not happened."""
     state, host, config = (_mapping(answer.get(name)) for name in ("State", "HostConfig", "Config"))
-    signal = str(config.get("StopSignal") or "SIGTERM").upper()
+    stop_signal = str(config.get("StopSignal") or "SIGTERM").upper()
     limit = _whole(host.get("Memory"))
     return Details(
         alive=bool(state.get("Running")) or str(state.get("Status", "")).lower() in ALIVE,
@@ -154,9 +155,22 @@ def details(answer: Mapping[str, Any]) -> Details:
         finished_at=moment(state.get("FinishedAt")),
         memory_request_bytes=_whole(host.get("MemoryReservation")) or limit,
         memory_limit_bytes=limit,
-        stop_signal=signal if _SIGNAL.fullmatch(signal) else "SIGTERM",
+        stop_signal=stop_signal if _SIGNAL.fullmatch(stop_signal) else "SIGTERM",
         tty=config.get("Tty") is True,
     )
+
+
+def signal_number(name: str) -> str:
+    """A signal's number as Docker's events tell it (`SIGTERM`, `TERM` and `15` are all 15); empty for what is none."""
+    bare = name.removeprefix("SIG")
+    if bare.isdecimal():
+        return bare
+    real_time = re.fullmatch(r"(RTMIN|RTMAX)([+-][0-9]{1,2})", bare)
+    try:
+        number = int(signal.Signals[f"SIG{bare if real_time is None else real_time.group(1)}"])
+    except KeyError:
+        return ""
+    return str(number + (0 if real_time is None else int(real_time.group(2))))
 
 
 def moment(text: object) -> datetime | None:

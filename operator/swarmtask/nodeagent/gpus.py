@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -41,12 +41,15 @@ class Gpus:
     """Finds GPUs again at each look, so that one that falls off its bus is gone in the next.
 
     Args:
-        nvml: the module pynvml, or None where it is not installed.
+        nvml: the module pynvml, or None where it is not there yet.
         drm: /sys/class/drm, or a recorded copy.
+        find: asked for the module until it is there: a driver may be loaded long after the agent.
     """
 
-    def __init__(self, nvml: Nvml | None, drm: Path = Path("/sys/class/drm")) -> None:
-        self._nvml, self._drm = nvml, drm
+    def __init__(
+        self, nvml: Nvml | None, drm: Path = Path("/sys/class/drm"), *, find: Callable[[], Nvml | None] = lambda: None
+    ) -> None:
+        self._nvml, self._drm, self._find = nvml, drm, find
         self._ready = False
         self._complained: set[str] = set()
 
@@ -60,7 +63,7 @@ class Gpus:
     # --- NVIDIA ---
 
     def _read_nvidia(self) -> tuple[GpuReading, ...]:
-        nvml = self._nvml
+        nvml = self._nvml = self._nvml or self._find()
         if nvml is None:
             return ()
         try:

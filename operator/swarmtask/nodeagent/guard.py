@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import random
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -106,6 +106,10 @@ class Guard:
     def told(self) -> list[dict[str, Any]]:
         """`status.attempts`."""
         return self.attempts.told()
+
+    def delivered(self, attempts: Iterable[str]) -> None:
+        """The API knows the ends of these."""
+        self.attempts.delivered(attempts)
 
     def eviction(self) -> dict[str, Any] | None:
         """`status.eviction`."""

@@ -7,20 +7,26 @@ next to nothing: the check runs twice a minute on laptops.
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 FILE = "heartbeat"
+WIDTH = 23
 BEAT_S = 10.0
 FRESH_S = 45.0
 """Older than this, several beats are missing."""
 
 
 def beat(folder: Path, monotonic: float) -> None:
-    """Note that the agent lives. Raises OSError."""
-    (folder / FILE).write_text(f"{monotonic:.1f}\n")
+    """Note that the agent lives. In place and of one length: it needs no room on a disk that has become full. Raises OSError."""
+    handle = os.open(folder / FILE, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        os.pwrite(handle, f"{monotonic:.1f}".ljust(WIDTH).encode() + b"\n", 0)
+    finally:
+        os.close(handle)
 
 
 def problem(folder: Path, monotonic: float) -> str:
@@ -31,7 +37,7 @@ def problem(folder: Path, monotonic: float) -> str:
             last boot is not taken for a beat, and a laptop that has slept is not taken for dead.
     """
     try:
-        noted = float((folder / FILE).read_text())
+        noted = float((folder / FILE).read_text()[:WIDTH])
     except (OSError, ValueError) as error:
         return f"no heartbeat in {folder}: {error}"
     age_s = monotonic - noted

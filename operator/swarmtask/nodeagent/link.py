@@ -37,6 +37,8 @@ _NODES = "/apis/swarmtask.io/v1alpha1/swarmnodes"
 _TASKS = "/apis/swarmtask.io/v1alpha1/namespaces/{namespace}/swarmtasks/{name}"
 _LEASES = f"/apis/coordination.k8s.io/v1/namespaces/{LEASE_NAMESPACE}/leases"
 _TOKENS = "/apis/access.swarmtask.io/v1alpha1/accesstokens"
+NODES_AT_ONCE = 8
+"""A SwarmNode with all its attempts is 100 kB, and some times that in Python: an agent has no room for a whole cluster's."""
 _MERGE, _APPLY, _JSON = "application/merge-patch+json", "application/apply-patch+yaml", "application/json"
 _BY_CODE = {kind.code: kind for kind in BY_REASON.values()}
 
@@ -136,12 +138,16 @@ class Link:
 
     async def node_of_engine(self, engine: str, engine_node_id: str) -> Object | None:
         """The SwarmNode that an engine knows by this ID; None while the operator has not made it."""
-        listed = await self._call("GET", _NODES)
-        for node in listed.get("items") or ():
-            known = (node.get("status") or {}).get("engines") or ()
-            if any(entry.get("name") == engine and entry.get("id") == engine_node_id for entry in known):
-                return dict(node)
-        return None
+        query = {"limit": str(NODES_AT_ONCE)}
+        while True:
+            listed = await self._call("GET", _NODES, query=query)
+            for node in listed.get("items") or ():
+                known = (node.get("status") or {}).get("engines") or ()
+                if any(entry.get("name") == engine and entry.get("id") == engine_node_id for entry in known):
+                    return dict(node)
+            if not (rest := (listed.get("metadata") or {}).get("continue")):
+                return None
+            query["continue"] = str(rest)
 
     async def make_token(self, node: str, labels: Mapping[str, str], digest: str, expires: str) -> Object:
         """Make an AccessToken of this node with the credential that all nodes share. Raises Forbidden: the node may have none.

@@ -30,6 +30,8 @@ LIST_S = 30.0
 GATHER_S = 0.1
 MOST_FOLLOWED = 64
 """Containers that are read at the same time: each holds a batch. The others come when one has ended."""
+FAILED_S = 60.0
+"""After an error that nobody has thought of, until that container's output is tried again."""
 PLACE = "logs"
 """Below the agent's state."""
 
@@ -107,8 +109,14 @@ class LogShipper:
         return [follower for follower in new if not follower.done]
 
     async def _follow(self, follower: Follower) -> None:
-        async with self._places:
-            await follower.run()
+        while not follower.done:
+            async with self._places:
+                try:
+                    await follower.run()
+                except Exception:  # a bug with one container's output must not cost that of all others, and must not go unseen
+                    logger.exception("output of %s cannot be sent; it is tried again", follower.owner.attempt)
+            if not follower.done:
+                await self._clock.sleep(FAILED_S)
 
     async def _until_changed(self) -> None:
         try:

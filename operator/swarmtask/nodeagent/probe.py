@@ -17,6 +17,7 @@ import psutil
 
 from swarmtask.nodeagent.eviction import Strain
 from swarmtask.nodeagent.gpus import Gpus
+from swarmtask.nodeagent.power import SUPPLIES, read_power
 from swarmtask.nodeagent.pressure import Load, derive, read_psi
 from swarmtask.nodeagent.reading import Facts, GpuReading, Pressure, Reading
 
@@ -32,13 +33,20 @@ class Probe:
         clock: seconds, monotonic; rates are measured between two looks.
         disk: a path on the disk whose room counts.
         capabilities: what a person says the machine offers; what is detected is added.
-        proc: where the kernel's figures are.
+        proc, supplies: where the kernel's figures are, and its batteries.
     """
 
     def __init__(
-        self, clock: Callable[[], float], gpus: Gpus, *, disk: Path, capabilities: Iterable[str] = (), proc: Path = Path("/proc")
+        self,
+        clock: Callable[[], float],
+        gpus: Gpus,
+        *,
+        disk: Path,
+        capabilities: Iterable[str] = (),
+        proc: Path = Path("/proc"),
+        supplies: Path = SUPPLIES,
     ) -> None:
-        self._clock, self._gpus, self._disk, self._proc = clock, gpus, disk, proc
+        self._clock, self._gpus, self._disk, self._proc, self._supplies = clock, gpus, disk, proc, supplies
         self._offered = frozenset(capabilities)
         self._swapped: tuple[float, int] | None = None
         self._strain_swapped: tuple[float, int] | None = None
@@ -50,7 +58,7 @@ class Probe:
         gpus = self._gpus.read()
         load1 = os.getloadavg()[0]
         cpus = psutil.cpu_count() or 1
-        on_battery, percent = _power()
+        on_battery, percent = read_power(self._supplies) or _power_by_psutil()
         swapped_in, self._swapped = self._swap_rate(self._swapped, swap.sin)
         return Reading(
             facts=Facts(
@@ -107,14 +115,17 @@ class Probe:
         return rate, (now, swapped_in)
 
 
-def detected(gpus: tuple[GpuReading, ...], dev: Path = Path("/dev"), run: Path = Path("/var/run")) -> frozenset[str]:
-    """What the machine offers by having it: docker, browser, kvm, gpu."""
+def detected(
+    gpus: tuple[GpuReading, ...], dev: Path = Path("/dev"), run: Path = Path("/var/run"), misc: Path = Path("/sys/class/misc")
+) -> frozenset[str]:
+    """What the machine offers by having it: docker, browser, kvm, gpu. A container has no /dev of its machine, but its sysfs; and
+    programs only of its own image."""
     found = set()
     if (run / "docker.sock").exists():
         found.add("docker")
     if any(shutil.which(name) for name in BROWSERS):
         found.add("browser")
-    if (dev / "kvm").exists():
+    if (dev / "kvm").exists() or (misc / "kvm").exists():
         found.add("kvm")
     if gpus:
         found.add("gpu")
@@ -132,10 +143,13 @@ def _temperature() -> float | None:
     return None
 
 
-def _power() -> tuple[bool, int | None]:
-    """(on battery, percent). A battery that does not say whether it is being charged counts as on mains."""
+def _power_by_psutil() -> tuple[bool, int | None]:
+    """(on battery, percent), where there is no sysfs. A battery that does not say whether it is charged counts as on mains."""
     read = getattr(psutil, "sensors_battery", None)
-    battery = read() if read is not None else None
+    try:
+        battery = read() if read is not None else None
+    except OSError:  # a Linux without power supplies
+        battery = None
     if battery is None:
         return False, None
     return battery.power_plugged is False, min(max(round(battery.percent), 0), 100)

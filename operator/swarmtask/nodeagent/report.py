@@ -94,6 +94,7 @@ def status(sight: Sight, version: str) -> dict[str, Any]:
         "kernel": facts.kernel,
         "bootID": facts.boot_id,
         "agentVersion": version,
+        "capabilities": sorted(facts.capabilities),
         "gpus": [_gpu(gpu) for gpu in reading.gpus],
         "power": {
             "onBattery": reading.on_battery,

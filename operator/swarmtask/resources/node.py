@@ -16,6 +16,9 @@ from swarmtask.resources.fields import Capability, Quantity
 from swarmtask.resources.meta import API_VERSION, Condition, Model, ObjectMeta, Time
 from swarmtask.resources.placement import Gpu, OptionalRegion, Power, Taint
 
+LABEL_CAPABILITY = "swarmtask.io/capability."
+"""Before a capability's name, with the value `true`: on a SwarmNode, or on its engine's node, whose labels are copied to it."""
+
 
 def _quiet_hours_text(text: str) -> str:
     quiet_hours.parse(text)
@@ -48,7 +51,8 @@ class NodeSpec(Model):
     unschedulable: StrictBool = Field(default=False, description="true: cordoned, no new attempts.")
     capabilities: Annotated[list[Capability], Field(max_length=64)] = Field(
         default_factory=list,
-        description="What the node offers, for example coding or browser.",
+        description="What the node offers, for example coding or browser; beside it counts what its agent tells "
+        "(status.capabilities) and what its labels say (swarmtask.io/capability.NAME: true).",
         json_schema_extra={"x-kubernetes-list-type": "set"},
     )
     taints: Annotated[list[Taint], Field(max_length=64)] = Field(
@@ -154,6 +158,12 @@ class NodeStatus(Model):
         description="Its GPUs, where something on the node reports them.",
         json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["index"]},
     )
+    capabilities: Annotated[list[Capability], Field(max_length=64)] = Field(
+        default_factory=list,
+        description="What its agent says that it offers: what it was told at its start, and what it has found (docker, "
+        "browser, kvm, gpu).",
+        json_schema_extra={"x-kubernetes-list-type": "set"},
+    )
     power: Power = Field(default_factory=Power, description="Where its power comes from.")
     latency_milliseconds: Annotated[StrictInt, Field(ge=0)] | None = Field(
         default=None, description="Round trip between the node and the API; absent while not known."
@@ -189,3 +199,13 @@ class SwarmNode(Model):
     metadata: ObjectMeta = Field(default_factory=ObjectMeta)
     spec: NodeSpec = Field(default_factory=NodeSpec, description="What a person says of the node.")
     status: NodeStatus = Field(default_factory=NodeStatus, description="What was reported.")
+
+
+def capabilities_of(node: SwarmNode) -> frozenset[str]:
+    """All that a node offers: what a person says, what its agent tells, what its labels say."""
+    labelled = (
+        key.removeprefix(LABEL_CAPABILITY)
+        for key, value in node.metadata.labels.items()
+        if value == "true" and key.startswith(LABEL_CAPABILITY)
+    )
+    return frozenset((*node.spec.capabilities, *node.status.capabilities, *labelled))

@@ -62,8 +62,8 @@ async def test_the_real_agent_needs_nothing_else(
     async with Link(Credentials(server.url, token, server.ca.read_text())) as link:
         agent = Agent(
             link, probe.read, Identity(engine="swarm", engine_node_id="id-n1"), Fence(lambda _: True, SystemClock().monotonic),
-            attempts=lambda: [{"id": "st-1-1", "state": "Exited", "exitCode": 3}], clock=SystemClock(), rng=random.Random(1),
-            version="1", rhythm=Rhythm(renew_s=0.05, look_s=0.05, tell_at_most_s=0.0),
+            boot_id=probe.boot_id, attempts=lambda: [{"id": "st-1-1", "state": "Exited", "exitCode": 3}], clock=SystemClock(),
+            rng=random.Random(1), version="1", rhythm=Rhythm(renew_s=0.05, look_s=0.05, tell_at_most_s=0.0),
         )  # fmt: skip
         running = asyncio.create_task(agent.run())
         try:

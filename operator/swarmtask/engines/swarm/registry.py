@@ -27,6 +27,8 @@ INSIDE_PORT = 5000
 FOLDER = "/var/lib/registry"
 SERVE, RECEIVE = "/etc/swarmtask/registry-serve.yml", "/etc/swarmtask/registry-receive.yml"
 """Configurations of the registry in the worker image: for reading alone, and for a push."""
+NO_CHECK = ["NONE"]
+"""The image's own health check asks for a node agent, which is not there: Swarm would end the registry every other minute."""
 STARTING_S = 20.0
 PUSH_S = 900.0
 """The longest push that is waited for."""
@@ -115,7 +117,7 @@ class Registry:
         )  # fmt: skip
         container = api.create_container(
             self._program(api), entrypoint=["docker-registry", "serve", RECEIVE], ports=[INSIDE_PORT], host_config=host,
-            labels=part_labels(self._cluster, PART_IMAGES),
+            labels=part_labels(self._cluster, PART_IMAGES), healthcheck={"test": NO_CHECK},
         )["Id"]  # fmt: skip
         try:
             api.start(container)
@@ -187,6 +189,7 @@ def serving(settings: AgentSettings, cluster_id: str, image: str, node_id: str) 
             "ReadOnly": True,
             "CapabilityDrop": ["ALL"],
             "Privileges": {"NoNewPrivileges": True},
+            "Healthcheck": {"Test": NO_CHECK},
             "Mounts": [{"Type": "volume", "Source": names.images, "Target": FOLDER}],
         },
         "RestartPolicy": {"Condition": "any", "Delay": 2 * NANOS_PER_S, "MaxAttempts": 0},
