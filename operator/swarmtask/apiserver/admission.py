@@ -12,6 +12,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from swarmtask.apiserver import event_rules
 from swarmtask.apiserver import metadata as meta
 from swarmtask.apiserver.access.role_rules import binding_causes, cluster_role_causes, default_binding, role_causes
 from swarmtask.apiserver.access.tokens import token_causes
@@ -86,6 +87,8 @@ def report(rt: ResourceType, unknown: list[str], duplicates: list[str], mode: st
 
 def default(rt: ResourceType, obj: dict[str, Any]) -> None:
     """Fill in what the schema and the kind say, in place."""
+    if not rt.custom:
+        _null_is_empty(rt, obj)
     structural = structural_of(rt)
     if structural is not None:
         structural.default(obj)
@@ -131,6 +134,14 @@ def _nothing(obj: dict[str, Any]) -> None:
     """Most kinds have no defaults of their own."""
 
 
+def _null_is_empty(rt: ResourceType, obj: dict[str, Any]) -> None:
+    """A null in a map of values is an empty value, as Go's decoder in kube-apiserver has it; in place."""
+    for field in _VALUE_MAPS.get((rt.group, rt.plural), ()):
+        values = obj.get(field)
+        if isinstance(values, dict) and None in values.values():
+            obj[field] = {key: "" if value is None else value for key, value in values.items()}
+
+
 def _join_lines(values: Any) -> None:
     """base64 over several lines, as `base64` and block scalars of YAML write it, is kept on one, as in Kubernetes; in place."""
     for key, value in values.items() if isinstance(values, dict) else ():
@@ -148,12 +159,12 @@ def _default_secret(obj: dict[str, Any]) -> None:
     text, data = obj.get("stringData"), obj.get("data")
     if not (text is None or isinstance(text, dict)) or not (data is None or isinstance(data, dict)):
         return  # validation says so
-    if text and not all(value is None or isinstance(value, str) for value in text.values()):
+    if text and not all(isinstance(value, str) for value in text.values()):
         return  # the same
     obj.pop("stringData", None)
     if not text:
         return
-    encoded = {key: base64.b64encode((value or "").encode()).decode() for key, value in text.items()}
+    encoded = {key: base64.b64encode(value.encode()).decode() for key, value in text.items()}
     obj["data"] = {**(data or {}), **encoded}
 
 
@@ -242,15 +253,7 @@ def _immutable_causes(obj: Mapping[str, Any], old: Mapping[str, Any] | None, fie
     return causes
 
 
-def _event_causes(obj: Mapping[str, Any], old: Mapping[str, Any] | None) -> list[Cause]:
-    involved = obj.get("involvedObject") or obj.get("regarding") or {}
-    namespace = involved.get("namespace") or "default"
-    actual = obj["metadata"].get("namespace", "")
-    if old is None and involved.get("namespace") and namespace != actual:
-        return [bad_value("involvedObject.namespace", namespace, "does not match event.namespace")]
-    return []
-
-
+_VALUE_MAPS = {("", "configmaps"): ("data", "binaryData"), ("", "secrets"): ("data", "stringData")}
 _KIND_DEFAULTS = {
     ("", "configmaps"): _default_config_map,
     ("", "secrets"): _default_secret,
@@ -262,8 +265,8 @@ _KIND_DEFAULTS = {
 _KIND_RULES = {
     ("", "secrets"): _secret_causes,
     ("", "configmaps"): _config_map_causes,
-    ("", "events"): _event_causes,
-    ("events.k8s.io", "events"): _event_causes,
+    ("", "events"): event_rules.core_causes,
+    ("events.k8s.io", "events"): event_rules.new_causes,
     ("rbac.authorization.k8s.io", "roles"): role_causes,
     ("rbac.authorization.k8s.io", "clusterroles"): cluster_role_causes,
     ("rbac.authorization.k8s.io", "rolebindings"): binding_causes(("Role", "ClusterRole")),
