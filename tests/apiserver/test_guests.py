@@ -16,6 +16,7 @@ from tests.apiserver.access.people import bind, client, new_token
 from tests.apiserver.server import RunningServer, http_client, running_api_server
 from tests.apiserver.streams import watching
 from tests.apiserver.test_door import CONFIG_MAPS, TIMEOUT_S, over, stranger
+from tests.apiserver.waiting import until
 
 UPGRADE = {
     "connection": "upgrade", "upgrade": "websocket", "sec-websocket-version": "13",
@@ -99,9 +100,11 @@ async def test_when_all_are_in_use_one_more_is_refused(tmp_path: Path) -> None:
                 made = await api.post(CONFIG_MAPS, json={"metadata": {"name": "a"}})
                 assert made.status_code == 201
                 assert (await stream.next())["type"] == "ADDED", "what is in use stays"
-            async with asyncio.timeout(TIMEOUT_S):
-                while (await of_anna.get(CONFIG_MAPS)).status_code != 200:
-                    await asyncio.sleep(0.01)
+
+            async def free_again() -> bool:
+                return (await of_anna.get(CONFIG_MAPS)).status_code == 200
+
+            await until(free_again, what="a connection that has ended counts no more")
 
 
 async def test_all_together_have_a_bound_and_who_has_most_makes_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

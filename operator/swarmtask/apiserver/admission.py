@@ -19,6 +19,7 @@ from swarmtask.apiserver.access.tokens import token_causes
 from swarmtask.apiserver.faults import bad_value, invalid, not_allowed, unreadable
 from swarmtask.apiserver.model_rules import model_causes
 from swarmtask.apiserver.schema import structural_of
+from swarmtask.apiserver.secret_rules import typed_causes
 from swarmtask.apiserver.types import ResourceType
 from swarmtask.errors import BadRequest, Cause
 
@@ -190,7 +191,7 @@ def _secret_causes(obj: Mapping[str, Any], old: Mapping[str, Any] | None) -> lis
     for key, value in (obj.get("data") or {}).items():
         causes += _key_causes("data", key)
         size += _decoded_size(value)
-    causes += _size_causes(size)
+    causes += _size_causes(size) + typed_causes(obj)
     causes += _immutable_causes(obj, old, ("data",))
     if old is not None and old.get("type") != obj.get("type"):
         causes.append(bad_value("type", obj.get("type"), "field is immutable"))
@@ -253,6 +254,17 @@ def _immutable_causes(obj: Mapping[str, Any], old: Mapping[str, Any] | None, fie
     return causes
 
 
+def _lease_causes(obj: Mapping[str, Any], old: Mapping[str, Any] | None) -> list[Cause]:
+    spec = obj.get("spec") or {}
+    duration, transitions = spec.get("leaseDurationSeconds"), spec.get("leaseTransitions")
+    causes = []
+    if duration is not None and duration <= 0:
+        causes.append(bad_value("spec.leaseDurationSeconds", duration, "must be greater than 0"))
+    if transitions is not None and transitions < 0:
+        causes.append(bad_value("spec.leaseTransitions", transitions, "must be greater than or equal to 0"))
+    return causes
+
+
 _VALUE_MAPS = {("", "configmaps"): ("data", "binaryData"), ("", "secrets"): ("data", "stringData")}
 _KIND_DEFAULTS = {
     ("", "configmaps"): _default_config_map,
@@ -267,6 +279,7 @@ _KIND_RULES = {
     ("", "configmaps"): _config_map_causes,
     ("", "events"): event_rules.core_causes,
     ("events.k8s.io", "events"): event_rules.new_causes,
+    ("coordination.k8s.io", "leases"): _lease_causes,
     ("rbac.authorization.k8s.io", "roles"): role_causes,
     ("rbac.authorization.k8s.io", "clusterroles"): cluster_role_causes,
     ("rbac.authorization.k8s.io", "rolebindings"): binding_causes(("Role", "ClusterRole")),

@@ -116,6 +116,8 @@ class ObjectHandlers:
 
     def _get(self, request: Request, target: Target, view: View | None) -> Response:
         accepted = negotiate(request)
+        if "resourceVersion" in request.query:
+            self._not_from_the_future(_version(request))
         record = self.seen(target, view)
         if not accepted.shape and accepted.media == JSON and target.subresource != "scale":
             return Response(200, versions.encoded(target.rt, record) + b"\n")
@@ -214,15 +216,19 @@ class ObjectHandlers:
             raise _bad_list_option(
                 "resourceVersionMatch", 'Forbidden: resourceVersionMatch "exact" is forbidden for resourceVersion "0"'
             )
-        if version > self.store.resource_version:
-            raise Timeout(
-                f"Too large resource version: {version}, current: {self.store.resource_version}",
-                causes=[Cause("", "ResourceVersionTooLarge", "Too large resource version")], retry_after_s=1,
-            )  # fmt: skip
+        self._not_from_the_future(version)
         if match == "Exact":
             self.store.check_retained(version)
             return version
         return self.store.resource_version
+
+    def _not_from_the_future(self, version: int | None) -> None:
+        """What is read is the newest there is; who has seen a newer version must wait. Raises Timeout."""
+        if version is not None and version > self.store.resource_version:
+            raise Timeout(
+                f"Too large resource version: {version}, current: {self.store.resource_version}",
+                causes=[Cause("", "ResourceVersionTooLarge", "Too large resource version")], retry_after_s=1,
+            )  # fmt: skip
 
     def _watch(self, request: Request, target: Target, view: View | None) -> Response:
         accepted = negotiate(request)
