@@ -247,6 +247,7 @@ class Application:
                 self.door.known(scope.get("client"), visit.login.user)
             self._pace.admit(visit.login.user if visit.login is not None else None, source)
         request = Request(method, path, query, headers, client=user.name, guard=self.access.guard(user), exempt=is_exempt(user))
+        visit.request = request
         if method not in READING:
             request.body = await self._read_body(receive)
             if request.content_type in WRITTEN_IN_YAML:

@@ -1,6 +1,6 @@
 """Connections whose senders have shown a valid token: how many each of them, and all of them, may keep open.
 
-Called by the `door`. A connection costs a file and some 100 kB, used or not, and most programs keep theirs. Where one
+Called by the `door`. A connection costs a file and about 50 kB, used or not, and most programs keep theirs. Where one
 too many comes, the one that has been idle for longest makes room, as HTTP allows at any time; where all are in use, the newcomer is
 refused. The administrator and the operator are not counted against the others, nor the others against them.
 """

@@ -300,7 +300,10 @@ class ObjectHandlers:
         accepted = negotiate(request)
         body = decode_body(request, protobuf_allowed=not target.rt.custom)
         options = self.write_options(request, body)
+        request.named = _name_in(body)
         written = await self.service.create(target.rt, target.namespace or "", body, options)
+        if not request.named:
+            request.named = _name_in(orjson.loads(written.body))
         return self.answer(request, target, written, options, accepted)
 
     async def _put(self, request: Request, target: Target) -> Response:
@@ -403,6 +406,13 @@ def _seen_through(target: Target, obj: dict[str, Any]) -> dict[str, Any]:
 
 def _key(target: Target) -> Key:
     return Key(versions.collection_of(target.rt), target.namespace or "", target.name or "")
+
+
+def _name_in(body: Any) -> str:
+    """What an object calls itself; empty where it does not, or is none."""
+    metadata = body.get("metadata") if isinstance(body, dict) else None
+    name = metadata.get("name") if isinstance(metadata, dict) else None
+    return name if isinstance(name, str) else ""
 
 
 def _selection(request: Request, target: Target) -> Selection:
