@@ -443,6 +443,8 @@ class TestOwnKinds:
     async def test_what_exists_from_the_start(self, api: httpx.AsyncClient) -> None:
         namespaces = (await api.get("/api/v1/namespaces")).json()["items"]
         assert {"default", "kube-system", "kube-public", "kube-node-lease"} <= {item["metadata"]["name"] for item in namespaces}
+        for name in ("default", "kube-system", "kube-public", "kube-node-lease"):
+            check_status(await api.delete(f"/api/v1/namespaces/{name}"), 403, "Forbidden")
         queue = await api.get("/apis/swarmtask.io/v1alpha1/namespaces/default/swarmqueues/default")
         assert queue.status_code == 200
 
