@@ -45,6 +45,13 @@ class Wire:
             body = await self.reader.readexactly(int(answered.get("content-length", "0")))
         return int(first.split()[1]), answered, body
 
+    async def ask_only(self, path: str = CONFIG_MAPS) -> tuple[str, int]:
+        """Ask, and leave the answer's body unread: (head, length of the body)."""
+        async with asyncio.timeout(TIMEOUT_S):
+            self._writer.write(f"GET {path} HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {self.token}\r\n\r\n".encode())
+            head = (await self.reader.readuntil(b"\r\n\r\n")).decode()
+        return head, int(head.lower().split("content-length: ")[1].split()[0])
+
     async def is_closed(self) -> bool:
         return await over(self.reader) == b""
 
@@ -105,6 +112,44 @@ async def test_when_all_are_in_use_one_more_is_refused(tmp_path: Path) -> None:
                 return (await of_anna.get(CONFIG_MAPS)).status_code == 200
 
             await until(free_again, what="a connection that has ended counts no more")
+
+
+async def test_an_answer_that_is_still_being_read_is_not_cut_off(tmp_path: Path) -> None:
+    async with (
+        running_api_server(tmp_path, client_connections=1) as server,
+        http_client(server) as api,
+        contextlib.AsyncExitStack() as open_,
+    ):
+        anna = await someone(api, "anna")
+        for number in range(24):  # more than the sockets between them take
+            made = await api.post(CONFIG_MAPS, json={"metadata": {"name": f"n{number}"}, "data": {"x": "x" * 900_000}})
+            assert made.status_code == 201
+        slow, another = [await open_.enter_async_context(wire(server, anna)) for _ in range(2)]
+        head, length = await slow.ask_only()
+        assert head.startswith("HTTP/1.1 200")
+        assert (await another.ask("/version"))[0] == 200
+        async with asyncio.timeout(TIMEOUT_S):
+            assert len(await slow.reader.readexactly(length)) == length
+        assert await slow.is_closed()
+
+
+async def test_who_takes_no_answer_does_not_stay_for_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(guests, "LEAVING", 1)
+    async with (
+        running_api_server(tmp_path, client_connections=1) as server,
+        http_client(server) as api,
+        contextlib.AsyncExitStack() as open_,
+    ):
+        anna = await someone(api, "anna")
+        for number in range(24):
+            await api.post(CONFIG_MAPS, json={"metadata": {"name": f"n{number}"}, "data": {"x": "x" * 900_000}})
+        wires = [await open_.enter_async_context(wire(server, anna)) for _ in range(4)]
+        lengths = [(await one.ask_only())[1] for one in wires]
+        for one, length in zip(wires[:2], lengths, strict=False):
+            assert len(await over(one.reader)) < length, "cut off"
+        async with asyncio.timeout(TIMEOUT_S):
+            for one, length in zip(wires[2:], lengths[2:], strict=True):
+                assert len(await one.reader.readexactly(length)) == length
 
 
 async def test_all_together_have_a_bound_and_who_has_most_makes_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,6 +23,8 @@ ALL_CLIENTS = 12_000
 KEEPERS = 4_000
 """Of the administrator and the operator together, likewise."""
 RETRY_AFTER_S = 5
+LEAVING = 64
+"""Of one room: they were asked to go and still take their last answer, for which TLS gives them 30 s."""
 Address = tuple[str, int]
 
 
@@ -48,20 +50,28 @@ class Connection:
 
 
 class _Room:
-    """The connections of one user, or of all keepers; the one whose last request is longest ago first."""
+    """The connections of one user, or of all keepers; the one whose last request is longest ago first. `leaving` count no more."""
 
     def __init__(self, name: str, most: int) -> None:
         self.name, self.most = name, most
         self.connections: OrderedDict[Connection, None] = OrderedDict()
+        self.leaving: OrderedDict[Connection, None] = OrderedDict()
 
     def make_room(self) -> bool:
         """Close the connection that is idle for longest. False: all are in use."""
         for connection in self.connections:
             if connection.protocol is not None and connection.protocol.idle:
-                leave(connection)
-                connection.protocol.transport.abort()
-                return True
-        return False
+                del self.connections[connection]
+                self.leaving[connection] = None
+                connection.protocol.transport.close()
+                break
+        else:
+            return False
+        if len(self.leaving) > LEAVING:
+            late, _ = self.leaving.popitem(last=False)
+            if late.protocol is not None:
+                late.protocol.transport.abort()
+        return True
 
 
 class Guests:
@@ -91,11 +101,11 @@ class Guests:
             NoRoom: he has too many, or all have; none of them is idle.
         """
         room = self._keepers if is_exempt(user) else self._clients.get(user.name)
-        if room is not None and connection.room is room:
+        if room is not None and connection in room.connections:
             room.connections.move_to_end(connection)
             return
         if room is None:
-            self._clients = {name: kept for name, kept in self._clients.items() if kept.connections}
+            self._clients = {name: kept for name, kept in self._clients.items() if kept.connections or kept.leaving}
             room = self._clients[user.name] = _Room(user.name, self._per_client)
         leave(connection)
         if len(room.connections) >= room.most and not room.make_room():
@@ -120,6 +130,7 @@ def leave(connection: Connection) -> None:
     """It counts no more."""
     if connection.room is not None:
         connection.room.connections.pop(connection, None)
+        connection.room.leaving.pop(connection, None)
         connection.room = None
 
 

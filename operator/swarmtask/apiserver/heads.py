@@ -36,7 +36,8 @@ class BoundedHeads(HttpToolsProtocol):
 
     @property
     def idle(self) -> bool:
-        """No request of it is being answered: HTTP allows to close it, and clients send the next one over another connection."""
+        """No request of it is being answered: HTTP allows to close it, and clients send the next one over another connection. The
+        last answer may still be on its way."""
         return not self._handed_over and (self.cycle is None or (self.cycle.response_complete and not self.pipeline))
 
     def data_received(self, data: bytes) -> None:
