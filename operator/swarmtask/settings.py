@@ -61,6 +61,9 @@ class ApiServerSettings(Group):
     client_watches: Annotated[int, Field(ge=1)] = Field(
         default=1000, description="Watches that one user may have open; more get 429."
     )
+    client_connections: Annotated[int, Field(ge=1)] = Field(
+        default=1500, description="Connections that one user may have open; where all are in use, more get 429."
+    )
     event_ttl_s: Positive = Field(default=3600.0, description="Kubernetes Events are deleted after this.")
     bookmark_interval_s: Positive = Field(default=30.0, description="Between bookmarks on an idle watch.")
     attempt_log_bytes: Annotated[int, Field(ge=2**16)] = Field(

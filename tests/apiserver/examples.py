@@ -49,7 +49,8 @@ EXAMPLES: dict[str, dict[str, Any]] = {
     },
     "newevents": {
         "apiVersion": "events.k8s.io/v1", "kind": "Event", "metadata": {"name": "x"}, "regarding": {"kind": "SwarmTask"},
-        "reason": "R", "note": "m", "type": "Normal", "eventTime": "2024-01-01T00:00:00.000000Z",
+        "reason": "R", "note": "m", "type": "Normal", "eventTime": "2024-01-01T00:00:00.000000Z", "action": "A",
+        "reportingController": "c", "reportingInstance": "i",
     },
     "leases": {"apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": {"name": "x"},
                "spec": {"leaseDurationSeconds": 5}},

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from swarmtask.apiserver import door
-from swarmtask.apiserver.door import MOST_FILES, use_all_files
+from swarmtask.apiserver.guests import MOST_FILES, use_all_files
 from tests.apiserver.server import RunningServer, http_client, running_api_server, tls
 from tests.apiserver.streams import watching
 

@@ -330,6 +330,17 @@ def test_create_of_built_in_kinds_by_generators(kubectl: Kubectl) -> None:
     kubectl("delete", "namespace", f"{kubectl.namespace}-more")
 
 
+@pytest.mark.embedded
+def test_kinds_that_never_exist_say_what_to_use(kubectl: Kubectl) -> None:
+    assert "SwarmQueue" in kubectl.fails("create", "quota", "q", "--hard=pods=3")
+    assert "spec.priority" in kubectl.fails("create", "priorityclass", f"{kubectl.namespace}-p", "--value=1")
+    assert "SwarmTask" in kubectl.fails("create", "poddisruptionbudget", "p", "--selector=a=b", "--min-available=1")
+    assert kubectl("get", "quota,limits,hpa,pdb", "-o", "name") == ""
+    described = kubectl("describe", "namespace", kubectl.namespace)
+    assert "No resource quota." in described
+    assert "No LimitRange resource." in described
+
+
 def test_may_i(kubectl: Kubectl) -> None:
     assert kubectl("auth", "can-i", "create", "swarmtasks") == "yes\n"
     assert "*.*" in kubectl("auth", "can-i", "--list")

@@ -12,12 +12,14 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from swarmtask.apiserver import event_rules
 from swarmtask.apiserver import metadata as meta
 from swarmtask.apiserver.access.role_rules import binding_causes, cluster_role_causes, default_binding, role_causes
 from swarmtask.apiserver.access.tokens import token_causes
 from swarmtask.apiserver.faults import bad_value, invalid, not_allowed, unreadable
 from swarmtask.apiserver.model_rules import model_causes
 from swarmtask.apiserver.schema import structural_of
+from swarmtask.apiserver.secret_rules import typed_causes
 from swarmtask.apiserver.types import ResourceType
 from swarmtask.errors import BadRequest, Cause
 
@@ -86,6 +88,8 @@ def report(rt: ResourceType, unknown: list[str], duplicates: list[str], mode: st
 
 def default(rt: ResourceType, obj: dict[str, Any]) -> None:
     """Fill in what the schema and the kind say, in place."""
+    if not rt.custom:
+        _null_is_empty(rt, obj)
     structural = structural_of(rt)
     if structural is not None:
         structural.default(obj)
@@ -131,6 +135,14 @@ def _nothing(obj: dict[str, Any]) -> None:
     """Most kinds have no defaults of their own."""
 
 
+def _null_is_empty(rt: ResourceType, obj: dict[str, Any]) -> None:
+    """A null in a map of values is an empty value, as Go's decoder in kube-apiserver has it; in place."""
+    for field in _VALUE_MAPS.get((rt.group, rt.plural), ()):
+        values = obj.get(field)
+        if isinstance(values, dict) and None in values.values():
+            obj[field] = {key: "" if value is None else value for key, value in values.items()}
+
+
 def _join_lines(values: Any) -> None:
     """base64 over several lines, as `base64` and block scalars of YAML write it, is kept on one, as in Kubernetes; in place."""
     for key, value in values.items() if isinstance(values, dict) else ():
@@ -148,12 +160,12 @@ def _default_secret(obj: dict[str, Any]) -> None:
     text, data = obj.get("stringData"), obj.get("data")
     if not (text is None or isinstance(text, dict)) or not (data is None or isinstance(data, dict)):
         return  # validation says so
-    if text and not all(value is None or isinstance(value, str) for value in text.values()):
+    if text and not all(isinstance(value, str) for value in text.values()):
         return  # the same
     obj.pop("stringData", None)
     if not text:
         return
-    encoded = {key: base64.b64encode((value or "").encode()).decode() for key, value in text.items()}
+    encoded = {key: base64.b64encode(value.encode()).decode() for key, value in text.items()}
     obj["data"] = {**(data or {}), **encoded}
 
 
@@ -179,7 +191,7 @@ def _secret_causes(obj: Mapping[str, Any], old: Mapping[str, Any] | None) -> lis
     for key, value in (obj.get("data") or {}).items():
         causes += _key_causes("data", key)
         size += _decoded_size(value)
-    causes += _size_causes(size)
+    causes += _size_causes(size) + typed_causes(obj)
     causes += _immutable_causes(obj, old, ("data",))
     if old is not None and old.get("type") != obj.get("type"):
         causes.append(bad_value("type", obj.get("type"), "field is immutable"))
@@ -242,15 +254,18 @@ def _immutable_causes(obj: Mapping[str, Any], old: Mapping[str, Any] | None, fie
     return causes
 
 
-def _event_causes(obj: Mapping[str, Any], old: Mapping[str, Any] | None) -> list[Cause]:
-    involved = obj.get("involvedObject") or obj.get("regarding") or {}
-    namespace = involved.get("namespace") or "default"
-    actual = obj["metadata"].get("namespace", "")
-    if old is None and involved.get("namespace") and namespace != actual:
-        return [bad_value("involvedObject.namespace", namespace, "does not match event.namespace")]
-    return []
+def _lease_causes(obj: Mapping[str, Any], old: Mapping[str, Any] | None) -> list[Cause]:
+    spec = obj.get("spec") or {}
+    duration, transitions = spec.get("leaseDurationSeconds"), spec.get("leaseTransitions")
+    causes = []
+    if duration is not None and duration <= 0:
+        causes.append(bad_value("spec.leaseDurationSeconds", duration, "must be greater than 0"))
+    if transitions is not None and transitions < 0:
+        causes.append(bad_value("spec.leaseTransitions", transitions, "must be greater than or equal to 0"))
+    return causes
 
 
+_VALUE_MAPS = {("", "configmaps"): ("data", "binaryData"), ("", "secrets"): ("data", "stringData")}
 _KIND_DEFAULTS = {
     ("", "configmaps"): _default_config_map,
     ("", "secrets"): _default_secret,
@@ -262,8 +277,9 @@ _KIND_DEFAULTS = {
 _KIND_RULES = {
     ("", "secrets"): _secret_causes,
     ("", "configmaps"): _config_map_causes,
-    ("", "events"): _event_causes,
-    ("events.k8s.io", "events"): _event_causes,
+    ("", "events"): event_rules.core_causes,
+    ("events.k8s.io", "events"): event_rules.new_causes,
+    ("coordination.k8s.io", "leases"): _lease_causes,
     ("rbac.authorization.k8s.io", "roles"): role_causes,
     ("rbac.authorization.k8s.io", "clusterroles"): cluster_role_causes,
     ("rbac.authorization.k8s.io", "rolebindings"): binding_causes(("Role", "ClusterRole")),

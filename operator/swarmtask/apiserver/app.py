@@ -30,6 +30,7 @@ from swarmtask.apiserver.definitions import DEFINITIONS, DefinitionTypes
 from swarmtask.apiserver.door import Door
 from swarmtask.apiserver.downloads import BACKUP_PATH, BackupDownloads
 from swarmtask.apiserver.eager import within
+from swarmtask.apiserver.guests import NoRoom, files_allowed
 from swarmtask.apiserver.handlers_discovery import ROUTES, DiscoveryHandlers
 from swarmtask.apiserver.handlers_logs import LogHandlers, StoredTasks
 from swarmtask.apiserver.handlers_objects import ObjectHandlers
@@ -94,7 +95,7 @@ class Application:
         self.registry = TypeRegistry(builtin_types())
         self.service = ObjectService(store, self.registry, clock)
         self.hub = WatchHub(store, clock, bookmark_interval_s=settings.bookmark_interval_s, client_limit=settings.client_watches)
-        self.door = Door()
+        self.door = Door(per_client=settings.client_connections, files=files_allowed())
         self._pace = RequestPace(clock, settings.client_requests_per_second)
         self.collector = Collector(self.service, clock, event_ttl_s=settings.event_ttl_s)
         self.discovery = DiscoveryHandlers(self.registry, f"{settings.host}:{settings.port}")
@@ -217,8 +218,8 @@ class Application:
                 # What was refused was decided on writes that may not be on disk yet; a read after the refusal must agree with it.
                 await self.store.settled()
             response, reason = error_response(error), error.reason
-            if isinstance(error, Timeout):
-                response.headers.append(("connection", "close"))  # the rest of the body may still come
+            if isinstance(error, (Timeout, NoRoom)):  # the rest of the body may still come; or there is no room for another request
+                response.headers.append(("connection", "close"))
         except (Exception, RecursionError) as error:
             log.exception("request failed", method=scope["method"], path=scope["path"])
             response = error_response(InternalError(f"the server failed ({type(error).__name__}): see its log"))
@@ -243,9 +244,10 @@ class Application:
             user = self.access.enter(visit, headers)
         finally:
             if visit.login is not None:
-                self.door.known(scope.get("client"))
+                self.door.known(scope.get("client"), visit.login.user)
             self._pace.admit(visit.login.user if visit.login is not None else None, source)
         request = Request(method, path, query, headers, client=user.name, guard=self.access.guard(user), exempt=is_exempt(user))
+        visit.request = request
         if method not in READING:
             request.body = await self._read_body(receive)
             if request.content_type in WRITTEN_IN_YAML:

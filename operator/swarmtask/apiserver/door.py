@@ -2,22 +2,25 @@
 
 Called by `server`, which hands over its socket, and by the application, which tells who is known. A stranger costs a file and some
 memory before anything can be asked of him, so he has little time, and of one address only so many wait at once: the newest, since
-whoever has a token shows it within milliseconds. Reads no request and knows no user.
+whoever has a token shows it within milliseconds. Whoever has shown one is counted by `guests`. Reads no request.
 """
 
 from __future__ import annotations
 
 import asyncio
 import errno
-import resource
 import socket
 import ssl
 from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import structlog
+
+from swarmtask.apiserver.access.users import User
+from swarmtask.apiserver.guests import Address, Connection, Guests, leave, shares
+from swarmtask.apiserver.heads import BoundedHeads
 
 log = structlog.get_logger(__name__)
 
@@ -25,53 +28,44 @@ PATIENCE_S = 10.0
 """From the first packet to the first request with valid credentials: the TLS handshake and the headers."""
 STRANGERS = 256
 """Of one address at once."""
-MOST_FILES = 65_536
 NO_ROOM_S = 0.1
 """When the process can open no more files, it tries again after this."""
 _NO_ROOM = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 
-Address = tuple[str, int]
-
-
-def use_all_files() -> None:
-    """Let this process open as many files as it may at all, `MOST_FILES` at most: every connection is one."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = MOST_FILES if hard == resource.RLIM_INFINITY else min(hard, MOST_FILES)
-    if soft != resource.RLIM_INFINITY and soft < wanted:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
-
-
-@dataclass(slots=True, eq=False)
-class _Stranger:
-    """A connection of which nobody knows whose it is. `arriving`: its handshake. `transport`: when that is done."""
-
-    peer: Address
-    arriving: asyncio.Task[None] | None = None
-    transport: asyncio.BaseTransport | None = None
-    timer: asyncio.TimerHandle | None = None
-
 
 class Door:
-    """One per server. All methods belong to its event loop."""
+    """One per server. All methods belong to its event loop.
 
-    def __init__(self) -> None:
-        self._strangers: dict[str, OrderedDict[Address, _Stranger]] = {}
+    Args:
+        per_client: connections of one user who has shown a token.
+        files: that this process may open.
+    """
+
+    def __init__(self, *, per_client: int, files: int) -> None:
+        self.guests = Guests(per_client, files)
+        self._most_strangers = shares(files)[2]
+        self._connections: dict[Address, Connection] = {}
+        self._strangers: OrderedDict[Connection, None] = OrderedDict()
+        self._of_address: dict[str, OrderedDict[Connection, None]] = {}
         self._full = False
 
     def __len__(self) -> int:
         """Strangers."""
-        return sum(map(len, self._strangers.values()))
+        return len(self._strangers)
 
-    def known(self, client: Any) -> None:
-        """A request of this connection had valid credentials; `client` as ASGI names it."""
-        if client is None:
-            return
-        stranger = self._strangers.get(client[0], OrderedDict()).get((client[0], client[1]))
-        if stranger is not None:
-            self._forget(stranger)
+    def known(self, client: Any, user: User) -> None:
+        """A request of this connection had the valid credentials of `user`; `client` as ASGI names it.
+
+        Raises:
+            NoRoom: there are too many of them. It stays a stranger, and ends with the answer.
+        """
+        connection = self._connections.get((client[0], client[1])) if client is not None else None
+        if connection is not None:
+            self.guests.welcome(connection, user)
+            self._forget_stranger(connection)
 
     async def admit(
-        self, listener: socket.socket, protocol: Callable[[], asyncio.Protocol], context: ssl.SSLContext, backlog: int
+        self, listener: socket.socket, protocol: Callable[[], BoundedHeads], context: ssl.SSLContext, backlog: int
     ) -> None:
         """Accept until cancelled; whose handshake is not done by then is sent away. The socket stays open."""
         loop = asyncio.get_running_loop()
@@ -80,17 +74,17 @@ class Door:
         try:
             while True:
                 try:
-                    connection, peer = await loop.sock_accept(listener)
+                    accepted, peer = await loop.sock_accept(listener)
                 except OSError as error:
                     await self._no_room(error)
                     continue
                 self._full = False
-                stranger = self._remember((peer[0], peer[1]))
-                stranger.arriving = loop.create_task(self._welcome(stranger, connection, protocol, context))
+                connection = self._remember((peer[0], peer[1]))
+                connection.arriving = loop.create_task(self._welcome(connection, accepted, protocol, context))
         finally:
-            for stranger in [one for of_address in self._strangers.values() for one in of_address.values()]:
-                if stranger.transport is None:
-                    self._send_away(stranger)
+            for connection in list(self._strangers):
+                if connection.arriving is not None and not connection.arriving.done():
+                    self._send_away(connection)
 
     async def _no_room(self, error: OSError) -> None:
         """Accepting has failed: because of one client, or because nothing more can be opened."""
@@ -98,41 +92,56 @@ class Door:
             return
         if not self._full:
             self._full = True
-            log.error("no more connections can be taken", error=error.strerror, strangers=len(self))
+            log.error("no more connections can be taken", error=error.strerror, strangers=len(self), others=len(self.guests))
         await asyncio.sleep(NO_ROOM_S)
 
     async def _welcome(
-        self, stranger: _Stranger, connection: socket.socket, protocol: Callable[[], asyncio.Protocol], context: ssl.SSLContext
+        self, connection: Connection, accepted: socket.socket, protocol: Callable[[], BoundedHeads], context: ssl.SSLContext
     ) -> None:
-        loop = asyncio.get_running_loop()
+        def made() -> BoundedHeads:
+            connection.protocol = protocol()
+            connection.protocol.on_lost = partial(self._forget, connection)
+            return connection.protocol
+
         try:
-            stranger.transport, _ = await loop.connect_accepted_socket(
-                protocol, connection, ssl=context, ssl_handshake_timeout=PATIENCE_S
-            )
+            await asyncio.get_running_loop().connect_accepted_socket(made, accepted, ssl=context, ssl_handshake_timeout=PATIENCE_S)
         except OSError:  # no TLS, none that is spoken here, or it took too long: there is nobody to answer
-            self._forget(stranger)
+            self._forget(connection)
 
-    def _remember(self, peer: Address) -> _Stranger:
-        strangers = self._strangers.setdefault(peer[0], OrderedDict())
-        while len(strangers) >= STRANGERS:
-            self._send_away(next(iter(strangers.values())))
-        stranger = strangers[peer] = _Stranger(peer)
-        self._strangers[peer[0]] = strangers  # it goes with the last one
-        stranger.timer = asyncio.get_running_loop().call_later(PATIENCE_S, self._send_away, stranger)
-        return stranger
+    def _remember(self, peer: Address) -> Connection:
+        of_address = self._of_address.setdefault(peer[0], OrderedDict())
+        while len(of_address) >= STRANGERS:
+            self._send_away(next(iter(of_address)))
+        while len(self._strangers) >= self._most_strangers:
+            self._send_away(next(iter(self._strangers)))
+        connection = self._connections[peer] = Connection(peer)
+        self._of_address[peer[0]] = of_address  # it goes with the last one
+        of_address[connection] = self._strangers[connection] = None
+        connection.timer = asyncio.get_running_loop().call_later(PATIENCE_S, self._send_away, connection)
+        return connection
 
-    def _send_away(self, stranger: _Stranger) -> None:
-        self._forget(stranger)
-        if isinstance(stranger.transport, asyncio.WriteTransport):
-            stranger.transport.abort()
-        elif stranger.arriving is not None:
-            stranger.arriving.cancel()
+    def _send_away(self, connection: Connection) -> None:
+        self._forget(connection)
+        transport = connection.protocol.transport if connection.protocol is not None else None
+        if transport is not None:
+            transport.abort()
+        elif connection.arriving is not None:
+            connection.arriving.cancel()
 
-    def _forget(self, stranger: _Stranger) -> None:
-        if stranger.timer is not None:
-            stranger.timer.cancel()
-        strangers = self._strangers.get(stranger.peer[0], OrderedDict())
-        if strangers.get(stranger.peer) is stranger:
-            del strangers[stranger.peer]
-            if not strangers:
-                self._strangers.pop(stranger.peer[0], None)
+    def _forget(self, connection: Connection) -> None:
+        """It has ended, or is about to."""
+        self._forget_stranger(connection)
+        leave(connection)
+        if self._connections.get(connection.peer) is connection:
+            del self._connections[connection.peer]
+
+    def _forget_stranger(self, connection: Connection) -> None:
+        if connection.timer is not None:
+            connection.timer.cancel()
+            connection.timer = None
+        if connection in self._strangers:
+            del self._strangers[connection]
+            of_address = self._of_address[connection.peer[0]]
+            del of_address[connection]
+            if not of_address:
+                del self._of_address[connection.peer[0]]

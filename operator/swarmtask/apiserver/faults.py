@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import orjson
+
 from swarmtask.apiserver.types import ResourceType
 from swarmtask.errors import AlreadyExists, BadRequest, Cause, Conflict, Forbidden, Invalid, MethodNotAllowed, NotFound
 
@@ -61,8 +63,15 @@ def unreadable(rt: ResourceType, why: str) -> BadRequest:
 
 
 def bad_value(field: str, value: Any, why: str) -> Cause:
-    shown = f'"{value}"' if isinstance(value, str) else str(value)
+    shown = f'"{value}"' if isinstance(value, str) else _as_json(value)
     return Cause(field, "FieldValueInvalid", f"Invalid value: {shown[:400]}: {why}")
+
+
+def _as_json(value: Any) -> str:
+    try:
+        return orjson.dumps(value).decode()
+    except orjson.JSONEncodeError:  # a number of more than 64 bits
+        return str(value)
 
 
 def required(field: str, why: str = "") -> Cause:

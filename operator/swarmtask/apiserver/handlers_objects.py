@@ -117,6 +117,8 @@ class ObjectHandlers:
 
     def _get(self, request: Request, target: Target, view: View | None) -> Response:
         accepted = negotiate(request)
+        if "resourceVersion" in request.query:
+            self._not_from_the_future(_version(request))
         record = self.seen(target, view)
         if not accepted.shape and accepted.media == JSON and target.subresource != "scale":
             return Response(200, versions.encoded(target.rt, record) + b"\n")
@@ -215,15 +217,19 @@ class ObjectHandlers:
             raise _bad_list_option(
                 "resourceVersionMatch", 'Forbidden: resourceVersionMatch "exact" is forbidden for resourceVersion "0"'
             )
-        if version > self.store.resource_version:
-            raise Timeout(
-                f"Too large resource version: {version}, current: {self.store.resource_version}",
-                causes=[Cause("", "ResourceVersionTooLarge", "Too large resource version")], retry_after_s=1,
-            )  # fmt: skip
+        self._not_from_the_future(version)
         if match == "Exact":
             self.store.check_retained(version)
             return version
         return self.store.resource_version
+
+    def _not_from_the_future(self, version: int | None) -> None:
+        """What is read is the newest there is; who has seen a newer version must wait. Raises Timeout."""
+        if version is not None and version > self.store.resource_version:
+            raise Timeout(
+                f"Too large resource version: {version}, current: {self.store.resource_version}",
+                causes=[Cause("", "ResourceVersionTooLarge", "Too large resource version")], retry_after_s=1,
+            )  # fmt: skip
 
     def _watch(self, request: Request, target: Target, view: View | None) -> Response:
         accepted = negotiate(request)
@@ -295,7 +301,10 @@ class ObjectHandlers:
         accepted = negotiate(request)
         body = decode_body(request, protobuf_allowed=not target.rt.custom)
         options = self.write_options(request, body)
+        request.named = _name_in(body)
         written = await self.service.create(target.rt, target.namespace or "", body, options)
+        if not request.named:
+            request.named = _name_in(orjson.loads(written.body))
         return self.answer(request, target, written, options, accepted)
 
     async def _put(self, request: Request, target: Target) -> Response:
@@ -398,6 +407,13 @@ def _seen_through(target: Target, obj: dict[str, Any]) -> dict[str, Any]:
 
 def _key(target: Target) -> Key:
     return Key(versions.collection_of(target.rt), target.namespace or "", target.name or "")
+
+
+def _name_in(body: Any) -> str:
+    """What an object calls itself; empty where it does not, or is none."""
+    metadata = body.get("metadata") if isinstance(body, dict) else None
+    name = metadata.get("name") if isinstance(metadata, dict) else None
+    return name if isinstance(name, str) else ""
 
 
 def _selection(request: Request, target: Target) -> Selection:

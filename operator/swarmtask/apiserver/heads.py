@@ -1,24 +1,44 @@
-"""uvicorn's HTTP protocol with a bound on what comes before a body: request line and headers.
+"""uvicorn's HTTP protocol with a bound on what comes before a body, and a word to the door when the connection ends.
 
-Given to uvicorn by `server`. The parser itself would keep headers without end, and they come before anybody has shown a token.
+Given to uvicorn by `server`, made and looked at by the `door`. The parser itself would keep headers without end, and they come
+before anybody has shown a token.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.websockets.wsproto_impl import WSProtocol
 
 MOST_HEAD_BYTES = 64 * 1024
 """Of one request, and one read of the socket more. A token with its groups takes one or two kilobytes."""
 
 
+def _nothing() -> None:
+    """Nobody asked to be told."""
+
+
 class BoundedHeads(HttpToolsProtocol):
-    """One connection."""
+    """One connection.
+
+    Attributes:
+        on_lost: called once, when the connection has ended; also when a WebSocket has taken it over.
+    """
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
+        self.on_lost: Callable[[], None] = _nothing
         self._in_head, self._head_bytes = True, 0
+        self._handed_over = False
+
+    @property
+    def idle(self) -> bool:
+        """No request of it is being answered: HTTP allows to close it, and clients send the next one over another connection. The
+        last answer may still be on its way."""
+        return not self._handed_over and (self.cycle is None or (self.cycle.response_complete and not self.pipeline))
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
@@ -34,3 +54,24 @@ class BoundedHeads(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         self._in_head = False
         super().on_headers_complete()
+
+    def handle_websocket_upgrade(self) -> None:
+        self._handed_over = True
+        self.ws_protocol_class = partial(_Socket, on_lost=self.on_lost)  # type: ignore[assignment]  # called, and no more
+        super().handle_websocket_upgrade()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        self.on_lost()
+
+
+class _Socket(WSProtocol):
+    """A WebSocket, on a connection that began as HTTP."""
+
+    def __init__(self, *args: Any, on_lost: Callable[[], None], **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._on_lost = on_lost
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        self._on_lost()

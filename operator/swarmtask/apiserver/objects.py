@@ -25,7 +25,8 @@ from swarmtask.clock import Clock, format_time
 from swarmtask.errors import BadRequest, Cause, Conflict, Invalid, NotFound, SwarmTaskError
 
 NAMESPACES = ("", "namespaces")
-PROTECTED_NAMESPACES = frozenset({"default", "kube-system", "kube-public"})
+PROTECTED_NAMESPACES = frozenset({"default", "kube-system", "kube-public", "kube-node-lease"})
+"""Kubernetes makes the last one anew when it is deleted; here every agent would lose its Lease."""
 NAME_ATTEMPTS = 8
 Propagation = Literal["Background", "Foreground", "Orphan"]
 _POLICY_FINALIZERS: Mapping[str, str] = {"Foreground": "foregroundDeletion", "Orphan": "orphan"}

@@ -16,7 +16,6 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import structlog
 import uvicorn
@@ -29,7 +28,8 @@ from swarmtask.apiserver.access.audit import AuditLog
 from swarmtask.apiserver.access.vault import Vault
 from swarmtask.apiserver.app import Application
 from swarmtask.apiserver.certificates import CertificateKeeper
-from swarmtask.apiserver.door import Door, use_all_files
+from swarmtask.apiserver.door import Door
+from swarmtask.apiserver.guests import use_all_files
 from swarmtask.apiserver.heads import BoundedHeads
 from swarmtask.apiserver.places import AUDIT, DATABASE, KUBECONFIG, OPERATOR_KUBECONFIG, SECRETS_KEY, locked
 from swarmtask.apiserver.projections.exec import Shells
@@ -173,10 +173,8 @@ class _Server(uvicorn.Server):
         config, loop = self.config, asyncio.get_running_loop()
         context = _ssl_of(config)
 
-        def protocol() -> asyncio.Protocol:
-            kind: Any = config.http_protocol_class
-            made: asyncio.Protocol = kind(config=config, server_state=self.server_state, app_state=self.lifespan.state, _loop=loop)
-            return made
+        def protocol() -> BoundedHeads:
+            return BoundedHeads(config=config, server_state=self.server_state, app_state=self.lifespan.state, _loop=loop)
 
         self.servers = []
         self._admitting = [

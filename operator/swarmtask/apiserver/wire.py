@@ -43,6 +43,7 @@ class Request:
         guard: looks at what the sender writes; None for masters. A `WriteGuard`, handed through.
         duplicates: paths of the keys that a YAML body gave more than once; None where the body was no YAML.
         content_type: the media type of the body, without parameters; empty where there is none.
+        named: name of the object in the body of a create, for the audit log; its path has none.
     """
 
     method: str
@@ -54,6 +55,7 @@ class Request:
     client: str = ""
     guard: Any = None
     exempt: bool = False
+    named: str = ""
     content_type: str = field(init=False)
 
     def flag(self, name: str) -> bool:

@@ -55,10 +55,25 @@ async def test_each_mutating_request_leaves_exactly_one_line(server: RunningServ
         ("create", "serviceaccounts/token", 201), ("post", None, 403),
     ]  # fmt: skip
     assert {row["user"] for row in found} == {"emil"}
+    assert [row.get("name") for row in found] == ["t", "t", "t", "t", "t", "t", "t", "t", "", "b", "b", None]
     assert [row.get("dryRun", False) for row in found].count(True) == 1
     assert (found[1]["reason"], found[1]["namespace"], found[-1]["path"]) == ("AlreadyExists", "default", "/nonsense")
     assert found[0]["source"] == "127.0.0.1"
     assert found[0]["extra"] == {"access.swarmtask.io/token": ["emil"]}
+
+
+async def test_a_create_names_its_object_whatever_came_of_it(server: RunningServer, api: httpx.AsyncClient) -> None:
+    folder, path = server.kubeconfig.parent / "audit", "/api/v1/namespaces/default/configmaps"
+    for metadata, code in (
+        ({"name": "a"}, 201), ({"name": "a"}, 409), ({"name": "BAD" * 200}, 422), ({"name": 7}, 400), ({}, 422),
+        ({"generateName": "g-"}, 201), ([], 400),
+    ):  # fmt: skip
+        assert (await api.post(path, json={"metadata": metadata})).status_code == code
+    names = [row["name"] for row in rows(folder)[-7:]]
+    assert names[:5] == ["a", "a", ("BAD" * 200)[:256], "", ""]
+    assert names[5].startswith("g-")
+    assert len(names[5]) == len("g-") + 5
+    assert names[6] == ""
 
 
 async def test_nobody_chooses_the_source_that_is_recorded(server: RunningServer, api: httpx.AsyncClient) -> None:

@@ -35,6 +35,7 @@ class Row(NamedTuple):
         user: None: no valid token.
         acting: who has impersonated `user`; None: nobody.
         reason: of the Status; empty when it succeeded.
+        named: the object of a create, whose path names none.
     """
 
     user: User | None
@@ -46,6 +47,7 @@ class Row(NamedTuple):
     agent: str = ""
     dry_run: bool = False
     took_s: float = 0.0
+    named: str = ""
 
 
 class AuditLog:
@@ -113,7 +115,7 @@ class AuditLog:
             content["path"] = _cut(wanted.path)
         else:
             content["group"], content["resource"] = _cut(wanted.group), _cut(wanted.full_resource)
-            content["namespace"], content["name"] = _cut(wanted.namespace), _cut(wanted.name)
+            content["namespace"], content["name"] = _cut(wanted.namespace), _cut(wanted.name or row.named)
         if row.dry_run:
             content["dryRun"] = True
         content["code"], content["reason"], content["milliseconds"] = row.code, row.reason, round(row.took_s * 1000, 1)

@@ -30,8 +30,11 @@ def _rule(groups: list[str], resources: list[str], verbs: list[str]) -> dict[str
 
 
 _NOTHING_THERE = [
-    _rule([""], ["endpoints", "persistentvolumeclaims", "replicationcontrollers", "services"], _READ),
+    _rule(
+        [""], ["endpoints", "limitranges", "persistentvolumeclaims", "replicationcontrollers", "resourcequotas", "services"], _READ
+    ),
     _rule(["apps"], ["daemonsets", "deployments", "replicasets", "statefulsets"], _READ),
+    _rule(["autoscaling"], ["horizontalpodautoscalers"], _READ),
     _rule(["batch"], ["cronjobs", "jobs"], _READ),
     _rule(["extensions", "networking.k8s.io"], ["ingresses"], _READ),
     _rule(["policy"], ["poddisruptionbudgets"], _READ),

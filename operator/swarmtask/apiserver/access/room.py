@@ -21,7 +21,7 @@ from swarmtask.apiserver.access.users import User
 from swarmtask.apiserver.auth import Authenticator
 from swarmtask.apiserver.store import Store
 from swarmtask.apiserver.types import TypeRegistry
-from swarmtask.apiserver.wire import Response
+from swarmtask.apiserver.wire import Request, Response
 from swarmtask.clock import Clock
 from swarmtask.errors import Unauthorized
 
@@ -36,6 +36,7 @@ class Visit:
 
     Attributes:
         user: who it is made for; `login.user` may act for him.
+        request: once he has been let in.
     """
 
     method: str
@@ -47,6 +48,7 @@ class Visit:
     dry_run: bool = False
     login: Login | None = None
     user: User | None = None
+    request: Request | None = None
 
 
 class AccessRoom:
@@ -123,4 +125,5 @@ class AccessRoom:
             return
         acting = visit.login.user if visit.login is not None and visit.login.user != visit.user else None
         took_s = self._clock.monotonic() - visit.began
-        self._audit.write(Row(visit.user, acting, wanted, code, reason, visit.source, visit.agent, visit.dry_run, took_s))
+        named = visit.request.named if visit.request is not None else ""
+        self._audit.write(Row(visit.user, acting, wanted, code, reason, visit.source, visit.agent, visit.dry_run, took_s, named))

@@ -20,7 +20,7 @@ from swarmtask.apiserver.pages import Page
 from swarmtask.apiserver.patch import apply_patch, patch_types
 from swarmtask.apiserver.projections import metrics, nodes, pods
 from swarmtask.apiserver.projections.exec import PodCommands
-from swarmtask.apiserver.projections.kinds import EMPTY, NODE_METRICS, POD_METRICS
+from swarmtask.apiserver.projections.kinds import EMPTY, INSTEAD, NODE_METRICS, POD_METRICS
 from swarmtask.apiserver.projections.logs import PodLogs
 from swarmtask.apiserver.projections.views import projected
 from swarmtask.apiserver.records import Key, Record
@@ -319,7 +319,7 @@ def _read_only(rt: ResourceType) -> MethodNotAllowed:
     if rt.storage_key in (NODE_METRICS, POD_METRICS):
         return MethodNotAllowed("metrics can only be read: node agents tell them")
     kinds = rt.kind + rt.plural[len(rt.kind) :]
+    instead = INSTEAD.get(rt.kind, "What is to run once is a SwarmTask (kubectl explain swarmtask.spec)")
     return MethodNotAllowed(
-        f"SwarmTask runs no {kinds}: the list is there, and always empty, for programs that expect it. What is to run once is a "
-        "SwarmTask (kubectl explain swarmtask.spec)"
+        f"SwarmTask runs no {kinds}: the list is there, and always empty, for programs that expect it. {instead}"
     )

@@ -49,22 +49,37 @@ _POD_SELECTORS = (
 
 _EMPTY = (
     ("", "v1", "Endpoints", "endpoints", "ep", True),
+    ("", "v1", "LimitRange", "limitranges", "limits", True),
     ("", "v1", "PersistentVolumeClaim", "persistentvolumeclaims", "pvc", True),
     ("", "v1", "PersistentVolume", "persistentvolumes", "pv", False),
     ("", "v1", "ReplicationController", "replicationcontrollers", "rc", True),
+    ("", "v1", "ResourceQuota", "resourcequotas", "quota", True),
     ("", "v1", "Service", "services", "svc", True),
     ("apps", "v1", "DaemonSet", "daemonsets", "ds", True),
     ("apps", "v1", "Deployment", "deployments", "deploy", True),
     ("apps", "v1", "ReplicaSet", "replicasets", "rs", True),
     ("apps", "v1", "StatefulSet", "statefulsets", "sts", True),
+    ("autoscaling", "v2", "HorizontalPodAutoscaler", "horizontalpodautoscalers", "hpa", True),
+    ("autoscaling", "v1", "HorizontalPodAutoscaler", "horizontalpodautoscalers", "hpa", True),
     ("batch", "v1", "CronJob", "cronjobs", "cj", True),
     ("batch", "v1beta1", "CronJob", "cronjobs", "cj", True),
     ("batch", "v1", "Job", "jobs", "", True),
     ("extensions", "v1beta1", "Ingress", "ingresses", "ing", True),
     ("networking.k8s.io", "v1", "Ingress", "ingresses", "ing", True),
     ("policy", "v1", "PodDisruptionBudget", "poddisruptionbudgets", "pdb", True),
+    ("policy", "v1beta1", "PodDisruptionBudget", "poddisruptionbudgets", "pdb", True),
+    ("scheduling.k8s.io", "v1", "PriorityClass", "priorityclasses", "pc", False),
 )
 """(group, version, kind, plural, short name, namespaced)."""
+_BOUNDS = "Bounds and defaults of what runs belong to a SwarmQueue (kubectl explain swarmqueue.spec)"
+INSTEAD = {
+    "LimitRange": _BOUNDS,
+    "ResourceQuota": _BOUNDS,
+    "PriorityClass": "A number is enough: spec.priority of a SwarmTask, weight of a SwarmQueue",
+    "HorizontalPodAutoscaler": "A SwarmTask runs once, and as many at a time as fit: completions and parallelism of a SwarmTask, "
+    "limits of a SwarmQueue",
+}
+"""What to use instead of a kind; of the others, what is to run once is a SwarmTask."""
 EMPTY: frozenset[Collection] = frozenset((group, plural) for group, _, _, plural, _, _ in _EMPTY)
 
 

@@ -69,8 +69,11 @@ class CommandSockets:
         source = (scope.get("client") or ("",))[0]
         visit = self._access.arrive("POST", scope["path"], segments, parse_query(raw_query), source)
         visits.append(visit)
-        self._access.enter(visit, headers)
-        self._door.known(scope.get("client"))
+        try:
+            self._access.enter(visit, headers)
+        finally:
+            if visit.login is not None:
+                self._door.known(scope.get("client"), visit.login.user)
         found = group_version(segments)
         if found is None:
             raise faults.no_such_path()
