@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -81,7 +82,7 @@ async def test_what_a_node_reports_is_kept_and_counts() -> None:
         add(world, "amd", placement={"gpu": {"vendor": "amd"}})
         await world.until(lambda: set(world.phases().values()) == {"Running"})
         assert (indices(world, "large"), indices(world, "amd")) == ([1], [2])
-        assert world.engine.workload(world.task("amd").status.attempts[0].id).gpu_devices == (GpuDevice(2, "amd"),)
+        assert world.engine.workload(world.task("amd").status.attempts[0].id).gpu_devices == (GpuDevice(0, "amd"),)
         add(world, "quiet", gpus=0, placement={"onBattery": "never", "maxLatencyMilliseconds": 10})
         words = "1 not known to be within 10 ms (nearest 12 ms)"
         await world.until(lambda: words in (world.task("quiet").status.message or ""))
@@ -184,6 +185,20 @@ async def test_a_taint_keeps_away_until_it_is_tolerated_or_gone() -> None:
         await world.until(lambda: message("away") == "0/1 node fits: 1 not in region lab")
         world.kube.edit(SWARM_NODE, "n1", None, {"spec": {"taints": [], "costPerHour": 0, "region": "lab"}})
         await world.until(lambda: {world.phase(name) for name in ("annas", "others", "cheap", "away")} == {"Running"})
+
+
+async def test_what_an_agent_finds_and_what_labels_say_is_offered() -> None:
+    """Besides what a person writes into the spec. A laptop that turns out to have what a task waits for gets it at once."""
+    labelled = replace(machine("n2"), labels={"swarmtask.io/capability.coding": "true"})
+    async with running(World(machine("n1"), labelled)) as world:
+        add(world, "virtual", gpus=0, placement={"capabilities": ["kvm"]})
+        add(world, "codes", gpus=0, placement={"capabilities": ["coding"]})
+        await world.until(lambda: world.phase("codes") == "Running")
+        assert world.task("codes").status.node_name == "n2"
+        await world.until(lambda: "2 lack capability kvm" in (world.task("virtual").status.message or ""))
+        world.kube.edit(SWARM_NODE, "n1", None, {"status": {"capabilities": ["docker", "kvm"]}}, status=True)
+        await world.until(lambda: world.phase("virtual") == "Running")
+        assert world.task("virtual").status.node_name == "n1"
 
 
 async def test_a_queue_weighs_what_it_wants() -> None:

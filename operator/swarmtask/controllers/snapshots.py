@@ -12,7 +12,7 @@ from swarmtask.controllers.cache import Cache
 from swarmtask.controllers.node_facts import offered_memory
 from swarmtask.controllers.node_rules import NodeRules
 from swarmtask.resources import units
-from swarmtask.resources.node import NodeEngine, NodePhase, SwarmNode
+from swarmtask.resources.node import NodeEngine, NodePhase, SwarmNode, capabilities_of
 from swarmtask.resources.placement import dollars
 from swarmtask.scheduler.line import Place
 from swarmtask.scheduler.model import Amounts, GpuInfo, LimitInfo, NodeInfo, QueueInfo, QueueKey, Snapshot, Taint
@@ -119,7 +119,7 @@ def _node_info(cache: Cache, name: str, node: SwarmNode, engine_ready: EngineRea
         queue_tasks=cache.queue_tasks_on(name),
         turn=cache.turn(name),
         labels=node.metadata.labels,
-        capabilities=frozenset(node.spec.capabilities),
+        capabilities=capabilities_of(node),
         taints=tuple(Taint(taint.key, taint.value, taint.effect) for taint in node.spec.taints),
         region=node.spec.region,
         cost_per_hour=float(dollars(node.spec.cost_per_hour)),

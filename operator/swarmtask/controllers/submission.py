@@ -11,7 +11,7 @@ import asyncio
 import base64
 import binascii
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from swarmtask.controllers.crashpoints import write_point
@@ -241,8 +241,17 @@ def build_workload(task: SwarmTask, attempt: Attempt, env: tuple[tuple[str, str]
         cpu_limit_milli=units.cpu_milli(limits.cpu) if limits.cpu is not None else None,
         memory_limit_bytes=limit_bytes(task.spec, attempt) or None,
         grace_s=promised_grace_s(task.spec, attempt),
-        gpu_devices=tuple(GpuDevice(index, vendors.get(index, "")) for index in attempt.requested.gpu_indices),
+        gpu_devices=tuple(_device(index, vendors) for index in attempt.requested.gpu_indices),
         node_has_gpus=node is not None and node.status.capacity.gpu > 0,
         fence=task.spec.node_loss.replace == "afterFence",
         priority=task.spec.effective_priority,
     )
+
+
+def _device(index: int, vendors: Mapping[int, str]) -> GpuDevice:
+    """A GPU as its driver counts it: indices of a SwarmNode are NVML's for NVIDIA's, and go on behind them over AMD's and Intel's
+    cards together, while ROCm and Level Zero each count their own from 0."""
+    vendor = vendors.get(index, "")
+    if vendor not in ("amd", "intel"):
+        return GpuDevice(index, vendor)
+    return GpuDevice(sum(1 for other, its in vendors.items() if its == vendor and other < index), vendor)
