@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import gc
 import logging
 import signal
 import socket
@@ -91,6 +92,14 @@ async def run_api_server(
                 await _serve(app, config, listener, keeper=keeper, stop=stop, on_ready=lambda: on_ready(url))
             finally:
                 await app.close()
+
+
+def spare_collections() -> None:
+    """For a process that only serves, as soon as it does: the garbage collector leaves alone what the start has made.
+
+    All of that stays. To walk over it again with each few thousand objects that have come would be a twentieth of every create.
+    """
+    gc.freeze()
 
 
 def _uvicorn_config(app: Application, credentials: auth.Credentials) -> uvicorn.Config:
@@ -287,6 +296,7 @@ async def _run(settings: Settings, ready_file: Path | None) -> None:
         loop.add_signal_handler(number, stop.set)
 
     def on_ready(url: str) -> None:
+        spare_collections()
         log.info("api server ready", url=url, kubeconfig=str(settings.data_dir / KUBECONFIG))
         if ready_file is not None:
             auth.write_private(ready_file, url.encode() + b"\n")
