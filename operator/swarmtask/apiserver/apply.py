@@ -178,14 +178,6 @@ def record_update(
     if submitted == [{}] and not subresource:
         del metadata["managedFields"]
         return
-    entries = []
-    if submitted and not subresource and submitted != ((old or {}).get("metadata") or {}).get("managedFields"):
-        entries = _submitted_entries(new)
-    if not entries:
-        entries = _entries(old)
-    if old is not None and not entries:
-        metadata.pop("managedFields", None)
-        return
     root = node_of(rt.schema)
     if old is None and not submitted and not root.map_atomic:
         fields = whole_fields(_owned_part(rt, new, subresource), root, valid=valid)
@@ -194,6 +186,14 @@ def record_update(
             metadata["managedFields"] = [entry.to_dict()]
         else:
             metadata.pop("managedFields", None)
+        return
+    entries = []
+    if submitted and not subresource and submitted != ((old or {}).get("metadata") or {}).get("managedFields"):
+        entries = _submitted_entries(new)
+    if not entries:
+        entries = _entries(old)
+    if old is not None and not entries:
+        metadata.pop("managedFields", None)
         return
     change = difference(_owned_part(rt, old or {}, subresource), _owned_part(rt, new, subresource), root)
     for paths in (change.added, change.removed, change.modified):
