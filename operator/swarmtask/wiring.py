@@ -121,11 +121,12 @@ def require_sound(settings: Settings, engine_names: tuple[str, ...]) -> None:
 
 async def serve_api(settings: Settings, clock: Clock, stop: asyncio.Event, on_ready: Callable[[str], None]) -> None:
     """Run the embedded API server until `stop` is set. `on_ready` is called with its URL once it answers."""
+    from swarmtask.apiserver.issued import issue_beside
     from swarmtask.apiserver.server import run_api_server
     from swarmtask.engines.swarm.shells import DockerShells
 
     shells = DockerShells(settings.swarm.docker_host, timeout_s=settings.swarm.timeout_s)
-    await run_api_server(settings, clock=clock, stop=stop, on_ready=on_ready, shells=shells)
+    await run_api_server(settings, clock=clock, stop=stop, on_ready=on_ready, shells=shells, issue=issue_beside)
 
 
 async def download_backup(kubeconfig: Path, context: str | None, sink: Callable[[bytes], object]) -> None:
