@@ -29,9 +29,10 @@ class Key(NamedTuple):
     name: str
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Record:
-    """One stored revision of one object.
+    """One stored revision of one object. Never changed once it is made; not `frozen`, because that doubles what making one takes,
+    and a start makes all of them.
 
     Attributes:
         rv: resourceVersion, global and growing.
