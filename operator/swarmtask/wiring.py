@@ -185,8 +185,17 @@ def restore_backup(source: Path, data_dir: Path, keys_file: Path | None, output:
 
 def load_operator(engine_name: str) -> None:
     """Read in what `kube_client` and `operate` need, for a process that has to wait anyway. Errors are theirs to raise."""
+    import anyio.streams.tls  # noqa: F401 - what the client needs with its first connection
+
     import swarmtask.controllers.operator
     import swarmtask.kube
+    from swarmtask.resources.node import SwarmNode
+    from swarmtask.resources.queue import SwarmQueue
+
+    with contextlib.suppress(ImportError):
+        import uvloop  # noqa: F401
+    for model in (SwarmNode, SwarmQueue):  # there are always some; a model is otherwise built when it is first asked
+        model.model_rebuild()
 
     match engine_name:
         case "swarm":

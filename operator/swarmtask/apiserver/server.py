@@ -97,10 +97,11 @@ async def run_api_server(
 
 def _uvicorn_config(app: Application, credentials: auth.Credentials) -> uvicorn.Config:
     """TLS always: there is no way to serve without it, on any address."""
+    web_socket: Any = _web_socket
     config = uvicorn.Config(
         app, http=BoundedHeads, lifespan="off", log_config=None, access_log=False, server_header=False,
         proxy_headers=False,  # there is no proxy before it: whoever sends X-Forwarded-For would choose the source in the audit log
-        ws="wsproto", ws_max_size=WEB_SOCKET_BYTES, ws_per_message_deflate=False,
+        ws=web_socket, ws_max_size=WEB_SOCKET_BYTES, ws_per_message_deflate=False,
         # No warnings: strangers would fill the log with them. No lines for WebSockets: they tell the command, secrets included.
         log_level="error",
         ssl_certfile=credentials.certificate, ssl_keyfile=credentials.key, timeout_keep_alive=75,
@@ -108,6 +109,13 @@ def _uvicorn_config(app: Application, credentials: auth.Credentials) -> uvicorn.
     )  # fmt: skip
     config.load()
     return config
+
+
+def _web_socket(**options: Any) -> Any:
+    """The protocol of one WebSocket; read in with the first of them, since few servers ever see one."""
+    from uvicorn.protocols.websockets.wsproto_impl import WSProtocol  # noqa: PLC0415
+
+    return WSProtocol(**options)
 
 
 def _ssl_of(config: uvicorn.Config) -> ssl.SSLContext:
