@@ -189,12 +189,12 @@ def load_operator(engine_name: str) -> None:
 
     import swarmtask.controllers.operator
     import swarmtask.kube
-    from swarmtask.resources.node import SwarmNode
-    from swarmtask.resources.queue import SwarmQueue
+    from swarmtask.resources.node import NodeStatus, SwarmNode
+    from swarmtask.resources.queue import QueueStatus, SwarmQueue
 
     with contextlib.suppress(ImportError):
         import uvloop  # noqa: F401
-    for model in (SwarmNode, SwarmQueue):  # there are always some; a model is otherwise built when it is first asked
+    for model in (SwarmNode, NodeStatus, SwarmQueue, QueueStatus):  # always needed; otherwise built when first asked
         model.model_rebuild()
 
     match engine_name:
