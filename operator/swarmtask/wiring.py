@@ -121,9 +121,16 @@ def require_sound(settings: Settings, engine_names: tuple[str, ...]) -> None:
 
 async def serve_api(settings: Settings, clock: Clock, stop: asyncio.Event, on_ready: Callable[[str], None]) -> None:
     """Run the embedded API server until `stop` is set. `on_ready` is called with its URL once it answers."""
+    from swarmtask.apiserver import auth
     from swarmtask.apiserver.issued import issue_beside
+
+    # At the first start certificates are made by another process, while this one reads in the rest. Later it has nothing to do.
+    at = (settings.data_dir, settings.apiserver.host, clock.now(), issue_beside)
+    preparing = asyncio.get_running_loop().run_in_executor(None, auth.prepare, *at)
     from swarmtask.apiserver.server import run_api_server
     from swarmtask.engines.swarm.shells import DockerShells
+
+    await preparing
 
     shells = DockerShells(settings.swarm.docker_host, timeout_s=settings.swarm.timeout_s)
     await run_api_server(settings, clock=clock, stop=stop, on_ready=on_ready, shells=shells, issue=issue_beside)
