@@ -14,9 +14,12 @@ from zoneinfo import ZoneInfo
 
 import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
-from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError
 
 from swarmtask.errors import Cause, ConfigurationError
+
+PREFIX = "SWARMTASK_"
+DELIMITER = "__"
+"""Between a group and its setting, in the name of a variable."""
 
 
 def _is_zone(name: str) -> bool:
@@ -43,7 +46,7 @@ Positive = Annotated[float, Field(gt=0)]
 
 
 class Group(BaseModel):
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", defer_build=True)
 
 
 class ApiServerSettings(Group):
@@ -174,10 +177,10 @@ class LocalSettings(Group):
     max_output_bytes: Annotated[int, Field(ge=4096)] = Field(default=8 * 2**20, description="Output kept per attempt.")
 
 
-class Settings(BaseSettings):
+class Settings(BaseModel):
     """Everything that can be set."""
 
-    model_config = SettingsConfigDict(env_prefix="SWARMTASK_", env_nested_delimiter="__", env_ignore_empty=True, extra="ignore")
+    model_config = ConfigDict(extra="ignore", validate_default=True, defer_build=True)
 
     data_dir: Path = Field(
         default_factory=lambda: Path.home() / ".local" / "share" / "swarmtask", description="Database, certificates, tokens, logs."
@@ -213,28 +216,42 @@ def load_settings(config: Path | None = None, **overrides: Any) -> Settings:
         if unknown:
             raise ConfigurationError(f"unknown settings in {config}: {', '.join(unknown)}")
     given = {key: value for key, value in overrides.items() if value is not None}
-
-    class Loaded(Settings):
-        @classmethod
-        def settings_customise_sources(
-            cls,
-            settings_cls: type[BaseSettings],
-            init_settings: PydanticBaseSettingsSource,
-            env_settings: PydanticBaseSettingsSource,
-            dotenv_settings: PydanticBaseSettingsSource,
-            file_secret_settings: PydanticBaseSettingsSource,
-        ) -> tuple[PydanticBaseSettingsSource, ...]:
-            return init_settings, env_settings, InitSettingsSource(settings_cls, init_kwargs=values)
-
     try:
-        return Loaded(**given)
-    except SettingsError as error:
-        raise ConfigurationError(
-            f"an environment variable is wrong: {error}; one setting each, for example SWARMTASK_OPERATOR__SUBMIT_WAVE=50"
-        ) from error
+        return Settings(**_merged(_merged(values, _from_environment()), given))
     except ValidationError as error:
         causes = [
             Cause(".".join(str(part) for part in item["loc"]), "FieldValueInvalid", item["msg"])
             for item in error.errors(include_url=False)
         ]
         raise ConfigurationError("; ".join(f"{cause.field}: {cause.message}" for cause in causes), causes=causes) from error
+
+
+def _from_environment() -> dict[str, Any]:
+    """What the environment sets. The library that reads it (2.4 MB in each process) is read in where there is something to read.
+
+    Raises:
+        ConfigurationError: a variable that must hold JSON does not.
+    """
+    named = {f"{PREFIX}{name}".lower() for name in Settings.model_fields}
+    if not any(name.lower().partition(DELIMITER)[0] in named for name in os.environ):
+        return {}
+    from pydantic_settings import BaseSettings, EnvSettingsSource, SettingsConfigDict, SettingsError  # noqa: PLC0415
+
+    class FromEnvironment(Settings, BaseSettings):
+        model_config = SettingsConfigDict(env_prefix=PREFIX, env_nested_delimiter=DELIMITER, env_ignore_empty=True)
+
+    try:
+        return EnvSettingsSource(FromEnvironment)()
+    except SettingsError as error:
+        raise ConfigurationError(
+            f"an environment variable is wrong: {error}; one setting each, for example SWARMTASK_OPERATOR__SUBMIT_WAVE=50"
+        ) from error
+
+
+def _merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+    """Both; where they name the same setting, the one above counts."""
+    result = dict(below)
+    for name, value in above.items():
+        known = result.get(name)
+        result[name] = _merged(known, value) if isinstance(known, dict) and isinstance(value, dict) else value
+    return result

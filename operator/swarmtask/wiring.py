@@ -125,15 +125,23 @@ def require_sound(settings: Settings, engine_names: tuple[str, ...]) -> None:
 
 async def serve_api(settings: Settings, clock: Clock, stop: asyncio.Event, on_ready: Callable[[str], None]) -> None:
     """Run the embedded API server until `stop` is set. `on_ready` is called with its URL once it answers."""
+    from swarmtask.apiserver import auth
+    from swarmtask.apiserver.issued import issue_beside
+
+    # At the first start certificates are made by another process, while this one reads in the rest. Later it has nothing to do.
+    at = (settings.data_dir, settings.apiserver.host, clock.now(), issue_beside)
+    preparing = asyncio.get_running_loop().run_in_executor(None, auth.prepare, *at)
     from swarmtask.apiserver.server import run_api_server, spare_collections
     from swarmtask.engines.swarm.shells import DockerShells
+
+    await preparing
 
     def ready(url: str) -> None:
         spare_collections()
         on_ready(url)
 
     shells = DockerShells(settings.swarm.docker_host, timeout_s=settings.swarm.timeout_s)
-    await run_api_server(settings, clock=clock, stop=stop, on_ready=ready, shells=shells)
+    await run_api_server(settings, clock=clock, stop=stop, on_ready=ready, shells=shells, issue=issue_beside)
 
 
 async def download_backup(kubeconfig: Path, context: str | None, sink: Callable[[bytes], object]) -> None:
@@ -192,8 +200,17 @@ def restore_backup(source: Path, data_dir: Path, keys_file: Path | None, output:
 
 def load_operator(engine_name: str) -> None:
     """Read in what `kube_client` and `operate` need, for a process that has to wait anyway. Errors are theirs to raise."""
+    import anyio.streams.tls  # noqa: F401 - what the client needs with its first connection
+
     import swarmtask.controllers.operator
     import swarmtask.kube
+    from swarmtask.resources.node import NodeStatus, SwarmNode
+    from swarmtask.resources.queue import QueueStatus, SwarmQueue
+
+    with contextlib.suppress(ImportError):
+        import uvloop  # noqa: F401
+    for model in (SwarmNode, NodeStatus, SwarmQueue, QueueStatus):  # always needed; otherwise built when first asked
+        model.model_rebuild()
 
     match engine_name:
         case "swarm":

@@ -24,6 +24,7 @@ from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, generate_pri
 from swarmtask.apiserver.access.vault import Vault
 from swarmtask.apiserver.app import Application
 from swarmtask.apiserver.auth import Authenticator, digest
+from swarmtask.apiserver.issuing import pem_of
 from swarmtask.apiserver.records import Change
 from swarmtask.clock import SystemClock
 from swarmtask.settings import ApiServerSettings
@@ -61,7 +62,7 @@ class Caller:
         self.runner = asyncio.Runner()
         opening = Application.open(
             path, ApiServerSettings(), Authenticator([digest(TOKEN)]), SystemClock(),
-            vault=Vault(path.with_suffix(".key")), signer=generate_private_key(SECP256R1()),
+            vault=Vault(path.with_suffix(".key")), signing_pem=pem_of(generate_private_key(SECP256R1())),
         )  # fmt: skip
         self.app = self.runner.run(opening)
         self._committed: list[Change] = []

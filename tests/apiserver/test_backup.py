@@ -15,10 +15,10 @@ import pytest
 from swarmtask.apiserver import backup as backup_module
 from swarmtask.apiserver import keys_file
 from swarmtask.apiserver.access.vault import Vault
-from swarmtask.apiserver.auth import write_private
 from swarmtask.apiserver.backup import make, read
 from swarmtask.apiserver.layout import SCHEMA_VERSION
 from swarmtask.apiserver.places import locked
+from swarmtask.apiserver.private_files import write_private
 from swarmtask.apiserver.records import Key
 from swarmtask.apiserver.restore import VERSION_GAP, restore
 from swarmtask.apiserver.store import Store

@@ -32,6 +32,33 @@ def test_each_layer_overrides_the_one_below(tmp_path: Path, monkeypatch: pytest.
     assert (str(settings.data_dir), settings.log_level) == ("/from/option", "debug")
 
 
+def test_the_environment_is_read_as_documented(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("swarmtask_swarm__capability_add", '["NET_ADMIN"]')
+    monkeypatch.setenv("SWARMTASK_OPERATOR", '{"submit_wave": 5}')
+    monkeypatch.setenv("SWARMTASK_OPERATOR__POLL_INTERVAL_S", "2")
+    monkeypatch.setenv("SWARMTASK_LOG_LEVEL", "")  # empty: not set
+    monkeypatch.setenv("SWARMTASK_UNKNOWN", "whatever")
+    settings = load_settings()
+    assert settings.swarm.capability_add == ["NET_ADMIN"]
+    assert (settings.operator.submit_wave, settings.operator.poll_interval_s, settings.log_level) == (5, 2, "info")
+    assert "host" not in settings.apiserver.model_fields_set
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("SWARMTASK_SWARM__CAPABILITY_ADD", "NET_ADMIN", "an environment variable is wrong"),
+        ("SWARMTASK_OPERATOR", "nonsense", "an environment variable is wrong"),
+        ("SWARMTASK_OPERATOR__SUBMIT_WAFE", "1", "operator.submit_wafe"),
+        ("SWARMTASK_OPERATOR__SUBMIT_WAVE", "many", "operator.submit_wave"),
+    ],
+)
+def test_a_wrong_variable_is_refused(monkeypatch: pytest.MonkeyPatch, name: str, value: str, words: str) -> None:
+    monkeypatch.setenv(name, value)
+    with pytest.raises(ConfigurationError, match=words):
+        load_settings()
+
+
 def test_what_is_given_in_code_is_never_overridden_by_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SWARMTASK_DATA_DIR", "/from/environment")
     monkeypatch.setenv("SWARMTASK_APISERVER__PORT", "99")

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 import yaml
 
-from swarmtask.resources.crds import crd_manifest, main, render
+from swarmtask.resources import crds
+from swarmtask.resources.crds import crd_manifest, main, render, written_manifests
 from swarmtask.resources.kinds import OWN_KINDS, SECRET, SWARM_TASK, Kind
 
 _MANIFESTS = Path(__file__).parents[2] / "manifests" / "crds"
@@ -67,12 +68,15 @@ def test_the_committed_manifests_are_those_of_the_models(kind: Kind) -> None:
     text = (_MANIFESTS / f"{kind.crd_name}.yaml").read_text()
     assert text == render(kind)
     assert yaml.safe_load(text) == crd_manifest(kind)
+    assert written_manifests()[kind.crd_name] == crd_manifest(kind)
 
 
-def test_stale_manifests_are_found(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", [f"{SWARM_TASK.crd_name}.yaml", "together.json"])
+def test_stale_manifests_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.setattr(crds, "WRITTEN", tmp_path / "together.json")
     assert main([str(tmp_path)]) == 0
     assert main(["--check", str(tmp_path)]) == 0
-    stale = tmp_path / f"{SWARM_TASK.crd_name}.yaml"
+    stale = tmp_path / name
     stale.write_text(stale.read_text() + "\n")
     assert main(["--check", str(tmp_path)]) == 1
     stale.unlink()

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import structlog
-from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey as Signer
 
 from swarmtask.apiserver import faults
 from swarmtask.apiserver.access import roles
@@ -83,7 +82,7 @@ class Application:
         clock: Clock,
         *,
         directory: Path,
-        signer: Signer | None = None,
+        signing_pem: bytes | None = None,
         audit: AuditLog | None = None,
         shells: Shells | None = None,
     ) -> None:
@@ -104,7 +103,7 @@ class Application:
         texts = LogTexts(self.attempt_logs)
         self._projections = ProjectionHandlers(store, self.service, self._objects, clock, self._commands, logs=texts)
         self._definitions = DefinitionTypes(store, self.registry)
-        accounts = AccountTokens(signer, store.index, clock) if signer is not None else None
+        accounts = AccountTokens(signing_pem, store.index, clock) if signing_pem is not None else None
         self.access = AccessRoom(store, self.registry, authenticator, clock, accounts=accounts, audit=audit)
         self._sockets = CommandSockets(self.access, self.registry, self._projections, self._commands, self.door)
         self._reviews = ReviewHandlers(store, self.registry, self.access.identities, self.access.authorizer, accounts)
@@ -126,14 +125,14 @@ class Application:
         clock: Clock,
         *,
         vault: Vault | None = None,
-        signer: Signer | None = None,
+        signing_pem: bytes | None = None,
         audit: AuditLog | None = None,
         shells: Shells | None = None,
     ) -> Application:
         """Open the store at `path`, install what exists from the start, begin to collect.
 
         Args:
-            vault: encrypts Secrets on disk. signer: the key of ServiceAccount tokens; None: there are none.
+            vault: encrypts Secrets on disk. signing_pem: the key of ServiceAccount tokens; None: there are none.
             audit: where every request that may change something is written down.
             shells: runs commands in containers of this machine; None: nothing does.
 
@@ -141,7 +140,7 @@ class Application:
             ConfigurationError, InsufficientStorage: from the store.
         """
         store = await Store.open(path, event_log_rows=settings.event_log_rows, vault=vault)
-        app = cls(store, settings, authenticator, clock, directory=path.parent, signer=signer, audit=audit, shells=shells)
+        app = cls(store, settings, authenticator, clock, directory=path.parent, signing_pem=signing_pem, audit=audit, shells=shells)
         try:
             app._definitions.load()
             store.subscribe(app._definitions.on_commit)

@@ -11,30 +11,22 @@ import base64
 import hashlib
 import hmac
 import ipaddress
-import os
 import secrets
 import socket
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from pathlib import Path
 
 import yaml
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from swarmtask.apiserver.access.users import ADMINISTRATOR, OPERATOR, User
+from swarmtask.apiserver.issued import SIGNING_KEY, Issue, issue_here, stands
+from swarmtask.apiserver.places import PKI
+from swarmtask.apiserver.private_files import prepare_data_dir, write_private
 from swarmtask.errors import ConfigurationError
 
-CA_DAYS = 3650
-SERVER_DAYS = 365
-RENEW_BEFORE = timedelta(days=60)
 CONTEXT = "swarmtask"
-SIGNING_KEY = "accounts.key"
-_BACKDATED = timedelta(hours=1)
-"""Clocks of laptops differ."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +37,7 @@ class Credentials:
         ca_pem: the authority's certificate, for the kubeconfig.
         token: of the administrator, for the kubeconfig.
         operator_token: of the operator, for its own kubeconfig.
+        signing_pem: the key of ServiceAccount tokens.
     """
 
     ca_pem: bytes
@@ -52,6 +45,7 @@ class Credentials:
     key: Path
     token: str
     operator_token: str
+    signing_pem: bytes
 
 
 class Authenticator:
@@ -77,44 +71,21 @@ def digest(token: str) -> bytes:
     return hashlib.sha256(token.encode("utf-8", "surrogatepass")).digest()
 
 
-def prepare_data_dir(data_dir: Path) -> None:
-    """Make the directory, closed to others. Raises ConfigurationError."""
-    try:
-        data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
-        data_dir.chmod(0o700)
-    except OSError as error:
-        raise ConfigurationError(
-            f"the data directory {data_dir} cannot be used: {error}; choose another with --data-dir"
-        ) from error
-
-
-def write_private(path: Path, content: bytes) -> None:
-    """Replace a file at once and durably; only its owner can read it, at no moment anybody else."""
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except OSError:
-        temporary.unlink(missing_ok=True)
-        raise
-
-
-def prepare(data_dir: Path, host: str, now: datetime) -> tuple[Credentials, Authenticator]:
+def prepare(data_dir: Path, host: str, now: datetime, issue: Issue = issue_here) -> tuple[Credentials, Authenticator]:
     """Make what is missing, renew what has aged, keep the rest.
+
+    Args:
+        issue: makes certificates and keys where that is needed.
 
     Raises:
         ConfigurationError: a file cannot be read or written, or is not what it should be.
     """
-    folder = data_dir / "pki"
+    folder = data_dir / PKI
     prepare_data_dir(data_dir)
     prepare_data_dir(folder)
     try:
-        ca_key, ca = _authority(folder, now)
-        certificate, key = _server_certificate(folder, ca_key, ca, host, now)
+        certificate, key = _issued(folder, host, now, issue)
+        ca_pem, signing_pem = (folder / "ca.crt").read_bytes(), (folder / SIGNING_KEY).read_bytes()
         token, operator_token = _token(data_dir / "admin.token"), _token(data_dir / "operator.token")
         for path in (data_dir / "admin.token", data_dir / "operator.token", *folder.glob("*.key")):
             path.chmod(0o600)  # a copy or a backup may have opened it
@@ -123,109 +94,40 @@ def prepare(data_dir: Path, host: str, now: datetime) -> tuple[Credentials, Auth
             f"the certificates or the token in {data_dir} cannot be used: {error}; restore the files, or remove them "
             f"({folder} and admin.token) to have new ones made"
         ) from error
-    credentials = Credentials(ca.public_bytes(serialization.Encoding.PEM), certificate, key, token, operator_token)
+    credentials = Credentials(ca_pem, certificate, key, token, operator_token, signing_pem)
     return credentials, Authenticator([digest(token)], {digest(operator_token): OPERATOR})
 
 
-def server_certificate(data_dir: Path, host: str, now: datetime) -> tuple[Path, Path]:
+def server_certificate(data_dir: Path, host: str, now: datetime, issue: Issue = issue_here) -> tuple[Path, Path]:
     """The paths of the server's certificate and key; made anew where they are missing or have aged.
 
     Raises:
         ConfigurationError: a file cannot be read or written, or is not what it should be.
     """
-    folder = data_dir / "pki"
+    folder = data_dir / PKI
     try:
-        return _server_certificate(folder, *_authority(folder, now), host, now)
+        return _issued(folder, host, now, issue)
     except (OSError, ValueError, TypeError) as error:
         raise ConfigurationError(f"the certificates in {folder} cannot be used: {error}; restore the files") from error
 
 
-def signing_key_pem(data_dir: Path) -> bytes:
-    """The key that signs ServiceAccount tokens; made on first start, kept in a file of mode 0600. Raises ConfigurationError."""
-    path = data_dir / "pki" / SIGNING_KEY
-    try:
-        if not path.exists():
-            write_private(path, _pem(ec.generate_private_key(ec.SECP256R1())))
-        path.chmod(0o600)
-        return path.read_bytes()
-    except OSError as error:
-        raise ConfigurationError(f"the signing key {path} cannot be used: {error}") from error
-
-
-def _authority(folder: Path, now: datetime) -> tuple[ec.EllipticCurvePrivateKey, x509.Certificate]:
-    certificate_path, key_path = folder / "ca.crt", folder / "ca.key"
-    if certificate_path.exists() and key_path.exists():
-        key = serialization.load_pem_private_key(key_path.read_bytes(), None)
-        if not isinstance(key, ec.EllipticCurvePrivateKey):
-            raise ValueError(f"{key_path} is no ECDSA key")
-        return key, x509.load_pem_x509_certificate(certificate_path.read_bytes())
-    key = ec.generate_private_key(ec.SECP256R1())
-    # The random part keeps authorities of several servers apart in one trust store.
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"swarmtask-ca-{secrets.token_hex(4)}")])
-    certificate = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - _BACKDATED)
-        .not_valid_after(now + timedelta(days=CA_DAYS))
-        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-        .add_extension(_key_usage(signs=True), critical=True)
-        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
-        .sign(key, hashes.SHA256())
-    )
-    write_private(key_path, _pem(key))
-    write_private(certificate_path, certificate.public_bytes(serialization.Encoding.PEM))
-    return key, certificate
-
-
-def _server_certificate(
-    folder: Path, ca_key: ec.EllipticCurvePrivateKey, ca: x509.Certificate, host: str, now: datetime
-) -> tuple[Path, Path]:
-    certificate_path, key_path = folder / "server.crt", folder / "server.key"
+def _issued(folder: Path, host: str, now: datetime, issue: Issue) -> tuple[Path, Path]:
     names = subject_names(host)
-    if certificate_path.exists() and key_path.exists() and _still_good(certificate_path, ca, names, now):
-        return certificate_path, key_path
-    key = ec.generate_private_key(ec.SECP256R1())
-    certificate = (
-        x509.CertificateBuilder()
-        .subject_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "swarmtask-apiserver")]))
-        .issuer_name(ca.subject)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - _BACKDATED)
-        .not_valid_after(min(now + timedelta(days=SERVER_DAYS), ca.not_valid_after_utc))
-        .add_extension(x509.SubjectAlternativeName(names), critical=False)
-        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-        .add_extension(_key_usage(signs=False), critical=True)
-        .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
-        .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(ca_key.public_key()), critical=False)
-        .sign(ca_key, hashes.SHA256())
-    )
-    write_private(key_path, _pem(key))
-    write_private(certificate_path, certificate.public_bytes(serialization.Encoding.PEM))
-    return certificate_path, key_path
+    if not stands(folder, names, now):
+        issue(folder, names, now)
+    return folder / "server.crt", folder / "server.key"
 
 
-def _still_good(path: Path, ca: x509.Certificate, names: list[x509.GeneralName], now: datetime) -> bool:
-    certificate = x509.load_pem_x509_certificate(path.read_bytes())
-    if certificate.issuer != ca.subject or certificate.not_valid_after_utc - now < RENEW_BEFORE:
-        return False
-    present = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    return set(present) == set(names)
-
-
-def subject_names(host: str) -> list[x509.GeneralName]:
+def subject_names(host: str) -> list[str]:
     """What clients may call the server: the listen address, the loopback addresses and the machine's own names."""
     texts = dict.fromkeys([host, "localhost", "127.0.0.1", "::1", socket.gethostname(), "swarmtask", *_own_addresses(host)])
-    names: list[x509.GeneralName] = []
+    names = []
     for text in texts:
         try:
-            names.append(x509.IPAddress(ipaddress.ip_address(text)))
+            names.append(str(ipaddress.ip_address(text)))
         except ValueError:
             if text and text.isascii():
-                names.append(x509.DNSName(text))
+                names.append(text)
     return names
 
 
@@ -238,17 +140,6 @@ def _own_addresses(host: str) -> list[str]:
     except OSError:
         return []
     return sorted({str(entry[4][0]).partition("%")[0] for entry in found})
-
-
-def _key_usage(*, signs: bool) -> x509.KeyUsage:
-    return x509.KeyUsage(
-        digital_signature=True, content_commitment=False, key_encipherment=False, data_encipherment=False, key_agreement=False,
-        key_cert_sign=signs, crl_sign=signs, encipher_only=False, decipher_only=False,
-    )  # fmt: skip
-
-
-def _pem(key: ec.EllipticCurvePrivateKey) -> bytes:
-    return key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
 
 
 def _token(path: Path) -> str:

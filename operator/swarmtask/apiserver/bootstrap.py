@@ -5,6 +5,8 @@ Called once per start by the application, before the first request. Idempotent: 
 
 from __future__ import annotations
 
+from typing import Any
+
 import structlog
 
 from swarmtask.apiserver.definitions import DEFINITIONS
@@ -12,7 +14,7 @@ from swarmtask.apiserver.objects import ObjectService, WriteOptions
 from swarmtask.apiserver.records import Key
 from swarmtask.apiserver.types import ResourceType
 from swarmtask.errors import InternalError
-from swarmtask.resources.crds import crd_manifest
+from swarmtask.resources.crds import written_manifests
 from swarmtask.resources.kinds import CUSTOM_RESOURCE_DEFINITION, NAMESPACE, OWN_KINDS, SWARM_QUEUE, Kind
 
 log = structlog.get_logger(__name__)
@@ -28,27 +30,27 @@ async def install(service: ObjectService) -> None:
         if service.store.get(service.key(namespaces, "", name)) is None:
             body = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}}
             await service.create(namespaces, "", body, WriteOptions())
+    manifests = written_manifests()
     for kind in OWN_KINDS:
-        await _install_definition(service, kind)
+        await _install_definition(service, kind, manifests[kind.crd_name])
     queues = _type(service, SWARM_QUEUE)
     if service.store.get(service.key(queues, "default", DEFAULT_QUEUE)) is None:
         body = {"apiVersion": SWARM_QUEUE.api_version, "kind": SWARM_QUEUE.kind, "metadata": {"name": DEFAULT_QUEUE}, "spec": {}}
         await service.create(queues, "default", body, WriteOptions())
 
 
-async def _install_definition(service: ObjectService, kind: Kind) -> None:
-    definitions = _type(service, CUSTOM_RESOURCE_DEFINITION)
-    manifest = crd_manifest(kind)
+async def _install_definition(service: ObjectService, kind: Kind, manifest: dict[str, Any]) -> None:
+    crds = _type(service, CUSTOM_RESOURCE_DEFINITION)
     record = service.store.get(Key(DEFINITIONS, "", kind.crd_name))
     if record is None:
-        await service.create(definitions, "", manifest, WriteOptions())
+        await service.create(crds, "", manifest, WriteOptions())
         return
     current = record.decode()
     if "deletionTimestamp" in current["metadata"]:
         log.warning("one of our own definitions is being deleted: restart once it is gone", name=kind.crd_name)
         return
     current["spec"] = manifest["spec"]
-    await service.replace(definitions, "", kind.crd_name, current, WriteOptions())
+    await service.replace(crds, "", kind.crd_name, current, WriteOptions())
 
 
 def _type(service: ObjectService, kind: Kind) -> ResourceType:

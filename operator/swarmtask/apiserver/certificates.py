@@ -14,6 +14,7 @@ from pathlib import Path
 import structlog
 
 from swarmtask.apiserver import auth
+from swarmtask.apiserver.issued import Issue, issue_here
 from swarmtask.clock import Clock
 from swarmtask.errors import ConfigurationError
 
@@ -25,9 +26,9 @@ LOOK_S = 60.0
 class CertificateKeeper:
     """One per server. `context` serves with the files of `data_dir` already."""
 
-    def __init__(self, context: ssl.SSLContext, data_dir: Path, host: str, clock: Clock) -> None:
-        self._context, self._data_dir, self._host, self._clock = context, data_dir, host, clock
-        self._serving = _content(*auth.server_certificate(data_dir, host, clock.now()))
+    def __init__(self, context: ssl.SSLContext, data_dir: Path, host: str, clock: Clock, issue: Issue = issue_here) -> None:
+        self._context, self._data_dir, self._host, self._clock, self._issue = context, data_dir, host, clock, issue
+        self._serving = _content(*auth.server_certificate(data_dir, host, clock.now(), issue))
 
     async def run(self) -> None:
         """Look until cancelled. What fails (a full disk) is logged and tried again: the old certificate is good for weeks then."""
@@ -44,7 +45,9 @@ class CertificateKeeper:
         Raises:
             ConfigurationError, OSError, ssl.SSLError: the present certificate goes on being served.
         """
-        certificate, key = await asyncio.to_thread(auth.server_certificate, self._data_dir, self._host, self._clock.now())
+        certificate, key = await asyncio.to_thread(
+            auth.server_certificate, self._data_dir, self._host, self._clock.now(), self._issue
+        )
         content = _content(certificate, key)
         if content == self._serving:
             return False

@@ -7,7 +7,9 @@ five times the room). Never sees a write that is not on disk.
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right, insort
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
+from itertools import groupby
+from operator import attrgetter
 
 from swarmtask.apiserver.records import Change, Collection, Key, Record
 
@@ -23,12 +25,15 @@ class Index:
         self._by_uid: dict[str, Key] = {}
         self._by_owner: dict[str, set[Key]] = {}
 
-    def load(self, records: Iterable[Record]) -> None:
-        """Fill an empty index; keeps the order lists sorted once instead of at every insert."""
+    def load(self, records: Sequence[Record]) -> None:
+        """Fill an empty index; sorts the order lists once instead of at every insert."""
+        self._records = {record.key: record for record in records}
+        self._by_uid = {record.uid: record.key for record in records if record.uid}
         for record in records:
-            self._records[record.key] = record
-            self._order.setdefault(record.key.collection, []).append(record.key)
-            self._link(record)
+            for owner in record.owners:
+                self._by_owner.setdefault(owner, set()).add(record.key)
+        for collection, group in groupby(self._records, key=attrgetter("collection")):
+            self._order.setdefault(collection, []).extend(group)
         for keys in self._order.values():
             keys.sort()
 

@@ -99,8 +99,12 @@ class Loader:
             "SELECT grp, plural, namespace, name, uid, objects.rv, facts, facts_crc, body, crc "
             "FROM objects LEFT JOIN revisions ON objects.rv = revisions.rv"
         )
+        place: tuple[str, str, str] | None = None
         for group, plural, namespace, name, uid, rv, facts, facts_crc, stored, crc in rows:
-            key = Key(self._collection(group, plural), sys.intern(namespace), name)
+            if place != (group, plural, namespace):
+                place = (group, plural, namespace)
+                collection, shared = self._collection(group, plural), sys.intern(namespace)
+            key = Key(collection, shared, name)
             found = self._facts.read(key, uid, rv, crc, (facts, facts_crc))
             if found is not None and is_whole(stored, crc):
                 records.append(Record(key, uid, rv, stored, *found))  # what has facts is not sealed

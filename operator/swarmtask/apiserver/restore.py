@@ -22,9 +22,9 @@ import orjson
 
 from swarmtask.apiserver import backup, layout, output_archive
 from swarmtask.apiserver.access.vault import Vault, is_sealed, key_ids_in
-from swarmtask.apiserver.auth import prepare_data_dir, write_private
 from swarmtask.apiserver.backup import Facts
 from swarmtask.apiserver.places import ATTEMPT_LOGS, DATABASE, PKI, SECRETS_KEY, credentials_of, locked
+from swarmtask.apiserver.private_files import prepare_data_dir, write_private
 from swarmtask.errors import ConfigurationError
 from swarmtask.resources.kinds import SWARM_TASK
 from swarmtask.resources.restored import mark_restored

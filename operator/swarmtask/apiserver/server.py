@@ -24,7 +24,6 @@ import uvloop
 from structlog.typing import Processor
 
 from swarmtask.apiserver import auth
-from swarmtask.apiserver.access.accounts import signing_key
 from swarmtask.apiserver.access.audit import AuditLog
 from swarmtask.apiserver.access.vault import Vault
 from swarmtask.apiserver.app import Application
@@ -32,7 +31,9 @@ from swarmtask.apiserver.certificates import CertificateKeeper
 from swarmtask.apiserver.door import Door
 from swarmtask.apiserver.guests import use_all_files
 from swarmtask.apiserver.heads import BoundedHeads
+from swarmtask.apiserver.issued import Issue, issue_here
 from swarmtask.apiserver.places import AUDIT, DATABASE, KUBECONFIG, OPERATOR_KUBECONFIG, SECRETS_KEY, locked
+from swarmtask.apiserver.private_files import prepare_data_dir, write_private
 from swarmtask.apiserver.projections.exec import Shells
 from swarmtask.clock import Clock, SystemClock
 from swarmtask.errors import ConfigurationError, SwarmTaskError
@@ -60,11 +61,13 @@ async def run_api_server(
     stop: asyncio.Event,
     on_ready: Callable[[str], None],
     shells: Shells | None = None,
+    issue: Issue = issue_here,
 ) -> None:
     """Serve until `stop` is set.
 
     Args:
         shells: runs commands in containers of this machine; None: nothing does.
+        issue: makes certificates and keys; a process that stays better has it done beside it.
         stop: set it to end: watches close within a second (`GRACE_S`), what is queued is committed.
         on_ready: called with the URL once the server answers and the kubeconfig is written.
 
@@ -72,25 +75,24 @@ async def run_api_server(
         ConfigurationError: the address, the data directory, the certificates or the database cannot be used.
     """
     use_all_files()
-    auth.prepare_data_dir(settings.data_dir)
+    prepare_data_dir(settings.data_dir)
     with locked(settings.data_dir), _bound(settings.apiserver) as listener:
         port = listener.getsockname()[1]
         host = "127.0.0.1" if settings.apiserver.host in _ANY_ADDRESS else settings.apiserver.host
         url = f"https://[{host}]:{port}" if ":" in host else f"https://{host}:{port}"
-        credentials, authenticator = auth.prepare(settings.data_dir, settings.apiserver.host, clock.now())
+        credentials, authenticator = auth.prepare(settings.data_dir, settings.apiserver.host, clock.now(), issue)
         folder = settings.data_dir
-        signer = signing_key(auth.signing_key_pem(folder), folder / "pki" / auth.SIGNING_KEY)
         with contextlib.closing(AuditLog(folder / AUDIT, clock)) as audit:
             app = await Application.open(
                 folder / DATABASE, settings.apiserver, authenticator, clock,
-                vault=Vault(folder / SECRETS_KEY), signer=signer, audit=audit, shells=shells,
+                vault=Vault(folder / SECRETS_KEY), signing_pem=credentials.signing_pem, audit=audit, shells=shells,
             )  # fmt: skip
             try:
                 app.discovery.address = f"{host}:{port}"
-                auth.write_private(folder / OPERATOR_KUBECONFIG, auth.kubeconfig(url, credentials, operator=True).encode())
-                auth.write_private(folder / KUBECONFIG, auth.kubeconfig(url, credentials).encode())
+                write_private(folder / OPERATOR_KUBECONFIG, auth.kubeconfig(url, credentials, operator=True).encode())
+                write_private(folder / KUBECONFIG, auth.kubeconfig(url, credentials).encode())
                 config = _uvicorn_config(app, credentials)
-                keeper = CertificateKeeper(_ssl_of(config), folder, settings.apiserver.host, clock)
+                keeper = CertificateKeeper(_ssl_of(config), folder, settings.apiserver.host, clock, issue)
                 await _serve(app, config, listener, keeper=keeper, stop=stop, on_ready=lambda: on_ready(url))
             finally:
                 await app.close()
@@ -108,10 +110,11 @@ def spare_collections() -> None:
 
 def _uvicorn_config(app: Application, credentials: auth.Credentials) -> uvicorn.Config:
     """TLS always: there is no way to serve without it, on any address."""
+    web_socket: Any = _web_socket
     config = uvicorn.Config(
         app, http=BoundedHeads, lifespan="off", log_config=None, access_log=False, server_header=False,
         proxy_headers=False,  # there is no proxy before it: whoever sends X-Forwarded-For would choose the source in the audit log
-        ws="wsproto", ws_max_size=WEB_SOCKET_BYTES, ws_per_message_deflate=False,
+        ws=web_socket, ws_max_size=WEB_SOCKET_BYTES, ws_per_message_deflate=False,
         # No warnings: strangers would fill the log with them. No lines for WebSockets: they tell the command, secrets included.
         log_level="error",
         ssl_certfile=credentials.certificate, ssl_keyfile=credentials.key, timeout_keep_alive=75,
@@ -119,6 +122,13 @@ def _uvicorn_config(app: Application, credentials: auth.Credentials) -> uvicorn.
     )  # fmt: skip
     config.load()
     return config
+
+
+def _web_socket(**options: Any) -> Any:
+    """The protocol of one WebSocket; read in with the first of them, since few servers ever see one."""
+    from uvicorn.protocols.websockets.wsproto_impl import WSProtocol  # noqa: PLC0415
+
+    return WSProtocol(**options)
 
 
 def _ssl_of(config: uvicorn.Config) -> ssl.SSLContext:
@@ -303,7 +313,7 @@ async def _run(settings: Settings, ready_file: Path | None) -> None:
         spare_collections()
         log.info("api server ready", url=url, kubeconfig=str(settings.data_dir / KUBECONFIG))
         if ready_file is not None:
-            auth.write_private(ready_file, url.encode() + b"\n")
+            write_private(ready_file, url.encode() + b"\n")
 
     await run_api_server(settings, clock=SystemClock(), stop=stop, on_ready=on_ready)
 

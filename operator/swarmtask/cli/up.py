@@ -21,7 +21,7 @@ from swarmtask.cli.options import Agents, Config, DataDir, Engine, EngineChoice,
 from swarmtask.cli.serve import LogJson, LogLevel, load, with_agents
 from swarmtask.clock import SystemClock
 from swarmtask.errors import ConfigurationError, EngineUnavailable
-from swarmtask.settings import Settings
+from swarmtask.settings import Settings, load_settings
 
 
 def register(app: typer.Typer, panel: str) -> None:
@@ -226,7 +226,7 @@ def _greet(plane: ControlPlane, chosen: ChosenEngine) -> None:
     from swarmtask.cli.console import Text  # noqa: PLC0415 - rich, once the children are at work
 
     console = terminal.stderr()
-    default = plane.settings.data_dir == Settings().data_dir.expanduser().absolute()
+    default = plane.settings.data_dir == load_settings().data_dir.expanduser().absolute()
     where = "" if default else f" --data-dir {shlex.quote(str(plane.settings.data_dir))}"
     console.print(Text("\nSwarmTask is up.\n", style="bold green"))
     for label, value in (

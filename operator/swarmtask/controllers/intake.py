@@ -27,11 +27,12 @@ from swarmtask.clock import Clock
 from swarmtask.controllers.waiting import supervise
 from swarmtask.errors import Expired, ServiceUnavailable
 from swarmtask.kube import Connection, KubeClient, Object, ObjectApi, ObjectList
-from swarmtask.optional import without
+from swarmtask.optional import trusting_nobody, without
 from swarmtask.resources.kinds import OWN_KINDS, Kind
 
-with without("kubernetes", "kubernetes_asyncio", "pykube"):
-    import kopf  # it would load these clients for their types and their log-in: 10 MB, and ours logs in itself
+# It would load these clients for their types and their log-in: 10 MB, and ours logs in itself, with its own TLS contexts.
+with without("kubernetes", "kubernetes_asyncio", "pykube"), trusting_nobody():
+    import kopf
 
 logger = logging.getLogger(__name__)
 

@@ -16,6 +16,10 @@ from lightkube.core.exceptions import ConfigError
 
 from swarmtask.errors import ConfigurationError, ServiceUnavailable, SwarmTaskError, Timeout
 from swarmtask.kube.connection import Connection
+from swarmtask.optional import without
+
+with without("h2"):
+    import httpcore2  # noqa: F401 - httpx2 does so with the first client; it would load HTTP/2, which nobody here speaks (1.3 MB)
 
 CONNECT_S = 5.0
 READ_S = 30.0

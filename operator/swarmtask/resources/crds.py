@@ -1,8 +1,9 @@
-"""Models -> structural CRD manifests.
+"""Models -> structural CRD manifests, as files: for `kubectl apply`, and for the API server, which installs its own kinds at start.
 
-Called by `python -m swarmtask.resources.crds DIR` (Makefile, `make check` fails when the files are stale) and by the API server,
-which installs its own kinds at start. Pydantic's schemas use `$ref` and `anyOf [.., null]`, which a structural schema does not
-allow; they are inlined and folded here.
+Called by `python -m swarmtask.resources.crds DIR` (Makefile; `make check` fails when the files are stale). The API server reads
+what was written (`written_manifests`): making the schemas at every start would take half as long as all else it does then.
+
+Pydantic's schemas use `$ref` and `anyOf [.., null]`, which a structural schema does not allow; they are inlined and folded here.
 
 Source of the rules: Kubernetes documentation, "Specifying a structural schema".
 """
@@ -13,6 +14,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import orjson
 import yaml
 
 from swarmtask.resources.kinds import OWN_KINDS, Kind
@@ -23,6 +25,14 @@ _KEEP = {
     "minProperties", "maxProperties", "default", "format", "anyOf", "x-kubernetes-int-or-string", "x-kubernetes-list-type",
     "x-kubernetes-list-map-keys", "x-kubernetes-map-type", "x-kubernetes-preserve-unknown-fields",
 }  # fmt: skip
+
+WRITTEN = Path(__file__).with_name("definitions.json")
+
+
+def written_manifests() -> dict[str, dict[str, Any]]:
+    """The CustomResourceDefinitions of our kinds, by name, as they were written from the models."""
+    written: dict[str, dict[str, Any]] = orjson.loads(WRITTEN.read_bytes())
+    return written
 
 
 def structural_schema(model: type[Model]) -> dict[str, Any]:
@@ -134,14 +144,19 @@ def render(kind: Kind) -> str:
     return header + yaml.safe_dump(crd_manifest(kind), sort_keys=False, width=120, allow_unicode=True)
 
 
+def rendered(folder: Path) -> dict[Path, str]:
+    """Every file that is written, with what is to be in it: one for each kind in `folder`, and all of them for the API server."""
+    files = {folder / f"{kind.crd_name}.yaml": render(kind) for kind in OWN_KINDS}
+    together = {kind.crd_name: crd_manifest(kind) for kind in OWN_KINDS}
+    return files | {WRITTEN: orjson.dumps(together, option=orjson.OPT_INDENT_2).decode() + "\n"}
+
+
 def main(argv: list[str]) -> int:
     """`crds DIR` writes the manifests; `crds --check DIR` exits 1 when a file differs from the models."""
     check = "--check" in argv
     folder = Path(next(argument for argument in argv if not argument.startswith("-")))
     stale = []
-    for kind in OWN_KINDS:
-        path = folder / f"{kind.crd_name}.yaml"
-        text = render(kind)
+    for path, text in rendered(folder).items():
         if check:
             if not path.is_file() or path.read_text() != text:
                 stale.append(str(path))

@@ -43,7 +43,8 @@ class Model(BaseModel):
     """
 
     model_config = ConfigDict(
-        alias_generator=to_camel, validate_by_name=True, validate_by_alias=True, extra="ignore", validate_assignment=False
+        alias_generator=to_camel, validate_by_name=True, validate_by_alias=True, extra="ignore", validate_assignment=False,
+        defer_build=True,
     )
 
     def to_dict(self) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from cryptography import x509
 
 from swarmtask.apiserver import auth
 from swarmtask.apiserver.certificates import LOOK_S, CertificateKeeper
+from swarmtask.apiserver.issued import FILES, NOTE, Issue, issue_beside, issue_here, stands
 from swarmtask.clock import ManualClock
 from tests.apiserver.server import http_client, running_api_server, tls
 
@@ -71,6 +72,47 @@ async def test_files_that_cannot_be_used_leave_the_present_certificate(tmp_path:
         await keeper.look()
     credentials.key.write_bytes(good)
     assert await keeper.look() is False
+
+
+class TestWhatWasIssued:
+    NAMES = ("localhost", "127.0.0.1")
+
+    @pytest.mark.parametrize("issue", [issue_here, issue_beside])
+    def test_it_stands_for_its_names_until_it_has_to_be_renewed(self, tmp_path: Path, issue: Issue) -> None:
+        now = ManualClock().now()
+        assert not stands(tmp_path, self.NAMES, now)
+        issue(tmp_path, self.NAMES, now)
+        assert stands(tmp_path, self.NAMES[::-1], now)
+        assert not stands(tmp_path, (*self.NAMES, "elsewhere"), now)
+        assert stands(tmp_path, self.NAMES, now + timedelta(days=300))
+        assert not stands(tmp_path, self.NAMES, now + timedelta(days=306))
+
+    @pytest.mark.parametrize("name", FILES)
+    def test_not_with_a_file_changed_or_gone(self, tmp_path: Path, name: str) -> None:
+        now = ManualClock().now()
+        issue_here(tmp_path, self.NAMES, now)
+        content = (tmp_path / name).read_bytes()
+        (tmp_path / name).write_bytes(content + b"\n")
+        assert not stands(tmp_path, self.NAMES, now)
+        (tmp_path / name).unlink()
+        assert not stands(tmp_path, self.NAMES, now)
+        (tmp_path / name).write_bytes(content)
+        assert stands(tmp_path, self.NAMES, now)
+
+    @pytest.mark.parametrize("noted", [b"", b"{}", b"[]", b"null", b'{"renew": 3}', b'{"renew": "2999-01-01T00:00:00+00:00"}'])
+    def test_not_with_a_note_that_says_nothing(self, tmp_path: Path, noted: bytes) -> None:
+        now = ManualClock().now()
+        issue_here(tmp_path, self.NAMES, now)
+        (tmp_path / NOTE).write_bytes(noted)
+        assert not stands(tmp_path, self.NAMES, now)
+
+    @pytest.mark.parametrize("issue", [issue_here, issue_beside])
+    def test_what_cannot_be_used_is_named(self, tmp_path: Path, issue: Issue) -> None:
+        now = ManualClock().now()
+        issue_here(tmp_path, self.NAMES, now)
+        (tmp_path / "accounts.key").write_text("nonsense")
+        with pytest.raises(ValueError, match=r"accounts\.key holds no signing key"):
+            issue(tmp_path, self.NAMES, now)
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "127.0.0.1"])

@@ -17,7 +17,8 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from swarmtask.apiserver.access.accounts import AUDIENCE, CLAIM, ISSUER, key_id
+from swarmtask.apiserver.access.accounts import AUDIENCE, CLAIM, ISSUER
+from swarmtask.apiserver.access.signing import key_id
 from swarmtask.clock import SystemClock, format_time
 from tests.apiserver.access.people import RBAC, TASKS, TOKENS, bind, client, new_token, person, said, task, token_object
 from tests.apiserver.server import RunningServer, http_client, running_api_server

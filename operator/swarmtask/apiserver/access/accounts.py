@@ -2,7 +2,7 @@
 
 Called by the authenticator (is this one of ours, and does what it is bound to still exist) and by the TokenRequest handler. One
 algorithm, ES256, whatever a token's header says; one key, known by its ID. A token ends with its time, its ServiceAccount, and the
-object that it is bound to.
+object that it is bound to. The cryptography is in `signing`.
 Source: Kubernetes documentation, "Managing Service Accounts" (bound tokens); RFC 8725, "JSON Web Token Best Current Practices".
 """
 
@@ -13,21 +13,18 @@ import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from pathlib import Path
-from typing import Any
-
-import jwt
-from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric import ec
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
 from swarmtask.apiserver.access.tokens import Login
 from swarmtask.apiserver.access.users import service_account
 from swarmtask.apiserver.index import Index
 from swarmtask.apiserver.records import Collection, Key
 from swarmtask.clock import Clock
-from swarmtask.errors import ConfigurationError
 
-ALGORITHM = "ES256"
+if TYPE_CHECKING:
+    from swarmtask.apiserver.access.signing import Signatures
+
 ISSUER = "https://swarmtask"
 AUDIENCE = "https://swarmtask"
 """Whom tokens are meant for that name nobody: this server."""
@@ -50,11 +47,14 @@ class Bound:
 
 
 class AccountTokens:
-    """Signs and checks. One per server."""
+    """Signs and checks. One per server.
 
-    def __init__(self, key: ec.EllipticCurvePrivateKey, index: Index, clock: Clock) -> None:
-        self._key, self._public = key, key.public_key()
-        self.key_id = key_id(self._public)
+    Args:
+        pem: the signing key, as `issuing` has made or checked it.
+    """
+
+    def __init__(self, pem: bytes, index: Index, clock: Clock) -> None:
+        self._pem = pem
         self._index, self._clock = index, clock
         self._verified: dict[bytes, dict[str, Any]] = {}
 
@@ -73,7 +73,7 @@ class AccountTokens:
             "iss": ISSUER, "sub": f"system:serviceaccount:{namespace}:{name}", "aud": audiences, "jti": secrets.token_hex(16),
             "iat": now, "nbf": now, "exp": ends, CLAIM: private,
         }  # fmt: skip
-        return jwt.encode(claims, self._key, algorithm=ALGORITHM, headers={"kid": self.key_id}), ends
+        return self._signatures.sign(claims), ends
 
     def login(self, token: str, audiences: tuple[str, ...] = (AUDIENCE,)) -> Login | None:
         """Who comes in with a token; None: it is none of ours, has ended, or is not meant for any of the audiences."""
@@ -99,6 +99,13 @@ class AccountTokens:
         user = service_account(private["namespace"], account["name"], account["uid"], extra)
         return Login(user, datetime.fromtimestamp(claims["exp"], self._clock.now().tzinfo), tuple(credential))
 
+    @cached_property
+    def _signatures(self) -> Signatures:
+        """Read in with the first token that is signed or checked: clusters without ServiceAccount tokens do without (10 MB)."""
+        from swarmtask.apiserver.access.signing import Signatures  # noqa: PLC0415
+
+        return Signatures(self._pem)
+
     def audiences(self, token: str) -> list[str]:
         """Whom a token that `login` has accepted is meant for."""
         claims = self._claims(token)
@@ -114,40 +121,10 @@ class AccountTokens:
         found = self._verified.get(known)
         if found is not None:
             return found
-        try:
-            if jwt.get_unverified_header(token).get("kid") != self.key_id:
-                return None
-            claims: dict[str, Any] = jwt.decode(
-                token, self._public, algorithms=[ALGORITHM], issuer=ISSUER,
-                # Times and audience are checked at every use, by the server's own clock.
-                options={
-                    "require": ["exp", "nbf", "iat", "aud", "sub", "jti"], "verify_aud": False, "verify_exp": False,
-                    "verify_nbf": False, "verify_iat": False,
-                },
-            )  # fmt: skip
-        except (jwt.PyJWTError, ValueError):
+        claims = self._signatures.claims(token, ISSUER)
+        if claims is None:
             return None
         if len(self._verified) >= VERIFIED_LIMIT:
             self._verified.clear()
         self._verified[known] = claims
         return claims
-
-
-def key_id(public: ec.EllipticCurvePublicKey) -> str:
-    """The ID of a signing key: the start of the SHA-256 of its public half."""
-    return hashlib.sha256(
-        public.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
-    ).hexdigest()[:32]  # fmt: skip
-
-
-def signing_key(pem: bytes, path: Path) -> ec.EllipticCurvePrivateKey:
-    """Read a signing key. Raises ConfigurationError: it is none."""
-    try:
-        key = serialization.load_pem_private_key(pem, None)
-    except (ValueError, TypeError) as error:
-        raise ConfigurationError(
-            f"{path} holds no signing key ({error}): restore it, or remove it to have a new one made"
-        ) from error
-    if not isinstance(key, ec.EllipticCurvePrivateKey) or not isinstance(key.curve, ec.SECP256R1):
-        raise ConfigurationError(f"{path} is no ECDSA key of the curve P-256: restore it, or remove it to have a new one made")
-    return key

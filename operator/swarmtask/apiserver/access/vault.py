@@ -2,7 +2,8 @@
 
 Called by the store, in its threads, for the revisions of sealed collections as they go to and come from the disk; and by the
 rotation of the key. A sealed body is bound to its resourceVersion: one copied over another does not open. The key file holds the
-present key first and, while a rotation is under way, the one before it.
+present key first and, while a rotation is under way, the one before it. The library that encrypts (10 MB) is read in with the first
+Secret.
 
 What this protects: copies of the database, backups, a disk that is given away. Not from whoever can read the key file too.
 """
@@ -16,10 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import orjson
-from cryptography.exceptions import InvalidTag
-from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from swarmtask.apiserver.auth import write_private
+from swarmtask.apiserver.private_files import write_private
 from swarmtask.apiserver.records import Collection
 from swarmtask.errors import ConfigurationError
 
@@ -84,6 +83,8 @@ class Vault:
 
     def seal(self, rv: int, body: bytes) -> bytes:
         """What goes to the disk for a revision."""
+        from cryptography.hazmat.primitives.ciphers.aead import AESGCM  # noqa: PLC0415 - see the module
+
         key = self._keys[0]
         nonce = secrets.token_bytes(NONCE_BYTES)
         return MAGIC + key.id + nonce + AESGCM(key.secret).encrypt(nonce, body, _context(rv))
@@ -96,6 +97,9 @@ class Vault:
         """
         if not is_sealed(stored):
             return stored
+        from cryptography.exceptions import InvalidTag  # noqa: PLC0415 - see the module
+        from cryptography.hazmat.primitives.ciphers.aead import AESGCM  # noqa: PLC0415
+
         wanted = stored[len(MAGIC) : len(MAGIC) + ID_BYTES]
         key = next((key for key in (*self._keys, *self._retired) if key.id == wanted), None)
         if key is None:
@@ -134,7 +138,7 @@ def _context(rv: int) -> bytes:
 
 
 def _new_key() -> _Key:
-    return _Key(secrets.token_bytes(ID_BYTES), AESGCM.generate_key(8 * KEY_BYTES))
+    return _Key(secrets.token_bytes(ID_BYTES), secrets.token_bytes(KEY_BYTES))
 
 
 def _read(path: Path) -> tuple[_Key, ...]:
