@@ -28,6 +28,7 @@ pytestmark = [pytest.mark.docker, pytest.mark.long, pytest.mark.slow, pytest.mar
 SLOW_S = 300.0
 """How long a program may take that is emulated on a machine that does much else."""
 STATE = "/var/lib/swarmtask/node-agent"
+KUBECONFIG = "/etc/swarmtask/node-agent.kubeconfig"
 NODE = "raspberry"
 
 LOAD_ALL = """
@@ -137,7 +138,8 @@ def product(tmp_path: Path) -> Iterator[Product]:
         product.data_dir.mkdir(mode=0o700)
         product.start_apiserver()
         product.apply({"apiVersion": "swarmtask.io/v1alpha1", "kind": "SwarmNode", "metadata": {"name": NODE}})
-        product.swarmtask("token", "create", NODE, "--role", "node", "--write-kubeconfig", str(tmp_path / "agent.kubeconfig"))
+        kubeconfig = str(tmp_path / "agent.kubeconfig")
+        product.swarmtask("token", "create", NODE, "--role", "node", "--write-kubeconfig", kubeconfig, timeout_s=SLOW_S)
         yield product
     finally:
         product.stop()
@@ -149,11 +151,12 @@ def agent(client: docker.DockerClient, kubeconfig: Path) -> Iterator[Container]:
     container = client.containers.create(
         worker.ARM64_TAG,
         [
-            *("node-agent", "--kubeconfig", "/etc/swarmtask/node-agent.kubeconfig", "--node", NODE, "--state", STATE, "--disk", STATE),
+            *("node-agent", "--kubeconfig", KUBECONFIG, "--node", NODE, "--state", STATE, "--disk", STATE),
             *("--proc", "/host/proc", "--cgroups", "/host/cgroup"),
         ],
-        platform="linux/arm64", user="0:0", network_mode="host", read_only=True, cap_drop=["ALL"], security_opt=["no-new-privileges"],
-        volumes=[f"{kubeconfig}:/etc/swarmtask/node-agent.kubeconfig:ro", "/proc:/host/proc:ro", "/sys/fs/cgroup:/host/cgroup:ro"],
+        platform="linux/arm64", user="0:0", network_mode="host", read_only=True, cap_drop=["ALL"],
+        security_opt=["no-new-privileges"],
+        volumes=[f"{kubeconfig}:{KUBECONFIG}:ro", "/proc:/host/proc:ro", "/sys/fs/cgroup:/host/cgroup:ro"],
         tmpfs={STATE: "mode=0700", "/tmp": ""},
     )  # fmt: skip
     try:

@@ -167,7 +167,10 @@ def _python_packages(apt: Sequence[str]) -> tuple[str, list[str]]:
     return version, sorted({*names, *(name for name in libraries if not name.startswith(("libperl", "libgdbm", "libdebconf")))})
 
 
-_WORKER_BASE = ("python3-pip", "python3-distutils", "python3-lib2to3", "docker-registry", "libc6", "ca-certificates")
+_WORKER_BASE = (
+    *("python3-pip", "python3-distutils", "python3-lib2to3", "docker-registry", "ca-certificates"),
+    *("libc6", "libstdc++6", "libgcc-s1"),  # Debian's images have them, and wheels count on them
+)
 
 
 def build_worker_base_archive() -> bytes:

@@ -101,8 +101,8 @@ def unpack_debs(packages: list[str], target: Path, *, tool: str, apt: Sequence[s
 
 @contextlib.contextmanager
 def apt_of(architecture: str, *, tool: str) -> Iterator[list[str]]:
-    """Options with which apt knows another architecture's packages while the block lasts, from this machine's own sources. Its lists
-    lie in a folder of their own: this machine's dpkg and apt are not told of that architecture.
+    """Options with which apt knows another architecture's packages while the block lasts, from this machine's own sources. Its
+    lists lie in a folder of their own: this machine's dpkg and apt are not told of that architecture.
 
     Raises:
         Missing: there is no apt here, or no source can be read.

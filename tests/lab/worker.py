@@ -12,6 +12,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
+from http import HTTPStatus
 from pathlib import Path
 
 import docker
@@ -27,7 +28,12 @@ _SOURCES = ("operator/swarmtask", "worker-image", "pyproject.toml", "requirement
 
 @dataclass(frozen=True)
 class Kind:
-    """A kind of machine to build for. `wheels`: pip's options that choose what fits it; `platform`: as Docker says it, empty: ours."""
+    """A kind of machine to build for.
+
+    Attributes:
+        wheels: pip's options that choose what fits it.
+        platform: as Docker says it; empty: this machine's.
+    """
 
     base: str
     wheels: tuple[str, ...] = ()
@@ -65,9 +71,29 @@ def built(client: docker.DockerClient, kind: Kind, tag: str) -> Iterator[str]:
         made, steps = _built(client, kind, tag)
         yield made
     finally:
-        for name in (tag, *reversed(steps), kind.base):  # a step goes when nothing is built on it any more
-            with contextlib.suppress(docker.errors.ImageNotFound):
+        _remove(client, [tag, *reversed(steps), kind.base])
+
+
+def _remove(client: docker.DockerClient, names: list[str]) -> None:
+    """Remove images; one that others are built on goes after them, whatever their order here.
+
+    Raises:
+        docker.errors.APIError: somebody else uses one.
+    """
+    while names:
+        left, refused = [], None
+        for name in names:
+            try:
                 client.images.remove(name, force=True)
+            except docker.errors.ImageNotFound:
+                continue
+            except docker.errors.APIError as error:
+                if error.status_code != HTTPStatus.CONFLICT:
+                    raise
+                left, refused = [*left, name], error
+        if refused is not None and len(left) == len(names):
+            raise refused
+        names = left
 
 
 def _built(client: docker.DockerClient, kind: Kind, tag: str) -> tuple[str, list[str]]:
