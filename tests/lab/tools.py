@@ -118,7 +118,7 @@ def apt_of(architecture: str, *, tool: str) -> Iterator[list[str]]:
             "Dir::State": f"{folder}/state", "Dir::State::status": f"{folder}/state/status", "Dir::Cache": f"{folder}/cache",
         }  # fmt: skip
         options = [word for name, value in settings.items() for word in ("-o", f"{name}={value}")]
-        run(["apt-get", *options, "-qq", "update"], tool=tool)
+        run(["apt-get", *options, "-qq", "update"], timeout_s=900, tool=tool)
         yield options
 
 
