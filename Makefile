@@ -58,14 +58,25 @@ bench: $(STAMP) ## The benchmarks with their goals: a table here, JSON in build/
 sim: $(STAMP) ## Run the simulator on SEEDS (1000) seeds in two processes; FROM and WORKLOAD choose which
 	@PYTHONPATH=operator:. $(BIN)/python -m tests.simulation --seeds $(SEEDS) --from $(or $(FROM),0) --workload "$(WORKLOAD)"
 
-image-wheels: $(STAMP) ## Wheels for the worker image into worker-image/wheels, so that its build fetches nothing
+image-wheels: $(STAMP) ## Wheels for the worker image, so that its build fetches nothing; MACHINES="x86_64 aarch64" for both kinds
 	rm -rf worker-image/wheels
-	$(BIN)/pip download --disable-pip-version-check -q --no-deps --only-binary :all: --require-hashes -r requirements.lock -d worker-image/wheels
+	for machine in $(or $(MACHINES),here); do \
+	  fit=(); \
+	  test $$machine = here || fit=(--python-version 3.11 --platform={manylinux2014,manylinux_2_{26,27,28}}_$$machine); \
+	  $(BIN)/pip download --disable-pip-version-check -q --no-deps --only-binary :all: --require-hashes "$${fit[@]}" \
+	    -r requirements.lock -d worker-image/wheels; \
+	done
 	$(BIN)/pip wheel --disable-pip-version-check -q --no-deps --no-build-isolation -w worker-image/wheels .
 
-image: ## Build the worker image for this machine, as IMAGE (swarmtask/worker:latest), on BASE (Debian)
-	docker build -f worker-image/Dockerfile -t $(or $(IMAGE),swarmtask/worker:latest) $(if $(BASE),--build-arg BASE=$(BASE)) \
+image: ## Build the worker image as IMAGE (swarmtask/worker:latest) on BASE (Debian); PLATFORMS=linux/amd64,linux/arm64 pushes both
+	$(if $(PLATFORMS),$(if $(IMAGE),,$(error Say where to push it: IMAGE=REGISTRY/swarmtask/worker)))
+	docker $(if $(PLATFORMS),buildx build --platform $(PLATFORMS) --push,build) -f worker-image/Dockerfile \
+	  -t $(or $(IMAGE),swarmtask/worker:latest) $(if $(BASE),--build-arg BASE=$(BASE)) \
 	  --build-arg VERSION="$$(sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)" \
 	  --build-arg REVISION="$$(git rev-parse HEAD 2>/dev/null || true)" --build-arg CREATED="$$(date -u +%Y-%m-%dT%H:%M:%SZ)" .
 
-.PHONY: help sim setup fmt crds lint check test lab lab-down demo bench image image-wheels
+image-arm64-check: $(STAMP) ## Build the worker image for arm64 under emulation and run what is in it (root; minutes)
+	$(BIN)/python -m tests.lab.setup
+	$(BIN)/pytest -q -s -m long tests/e2e/test_arm64_image.py
+
+.PHONY: help sim setup fmt crds lint check test lab lab-down demo bench image image-wheels image-arm64-check

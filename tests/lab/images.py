@@ -17,7 +17,7 @@ import stat
 import subprocess
 import tarfile
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,7 @@ from tests.lab import tools
 TASK_TAG = "swarmtask-test/busybox:1"
 PYTHON_TAG = "swarmtask-test/python:1"
 WORKER_BASE_TAG = "swarmtask-test/worker-base:1"
+WORKER_BASE_ARM64_TAG = "swarmtask-test/worker-base-arm64:1"
 _NODE_REPOSITORY = "swarmtask-lab/node"
 _SUITE = "bookworm"
 _NODE_PACKAGES = ("docker.io", "iptables", "iproute2", "procps", "ca-certificates")
@@ -79,10 +80,10 @@ class _Layer:
         return self._buffer.getvalue()
 
 
-def _archive(tag: str, layer: bytes, config: dict[str, Any]) -> bytes:
+def _archive(tag: str, layer: bytes, config: dict[str, Any], architecture: str = "") -> bytes:
     """A `docker load` archive of one layer. The image ID is the hash of its configuration, hence the same wherever it is loaded."""
     document = {
-        "architecture": _ARCHITECTURES.get(platform.machine(), platform.machine()),
+        "architecture": architecture or _ARCHITECTURES.get(platform.machine(), platform.machine()),
         "os": "linux",
         "created": _EPOCH,
         "config": config,
@@ -110,8 +111,13 @@ def archive_id(archive: Path) -> str:
 
 
 def _base(layer: _Layer, busybox: Path, *, skip: Iterable[str] = ()) -> None:
-    """A shell, its tools, and the few files that programs expect of any system."""
-    listed = subprocess.run([str(busybox), "--list"], capture_output=True, text=True, timeout=10, check=True).stdout.split()
+    """A shell, its tools, and the few files that programs expect of any system.
+
+    Args:
+        busybox: of whatever architecture; what it can do is asked of this machine's own, which is of the same release.
+    """
+    command = [str(tools.busybox()), "--list"]
+    listed = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.split()
     layer.file("bin/busybox", busybox.read_bytes(), 0o755)
     for applet in sorted(set(listed) - {"busybox", *skip}):
         layer.link(f"bin/{applet}", "busybox")
@@ -147,24 +153,37 @@ def build_task_archive() -> bytes:
     return _archive(TASK_TAG, layer.done(), {"Cmd": ["sh"], "Env": ["PATH=/bin"], "WorkingDir": "/"})
 
 
-def _python_packages() -> tuple[str, list[str]]:
+def _python_packages(apt: Sequence[str]) -> tuple[str, list[str]]:
     """`python3.11` and the packages that hold it and the libraries it links to, as this machine's Debian or Ubuntu names them."""
-    shown = tools.run(["apt-cache", "show", "--no-all-versions", "python3-minimal"], tool="python image")
+    shown = tools.run(["apt-cache", *apt, "show", "--no-all-versions", "python3-minimal"], tool="python image")
     wanted = re.search(r"\b(python3\.\d+)-minimal\b", shown)
     if wanted is None:
         raise tools.Missing("python image", "apt knows no python3-minimal", "Run `apt-get update` as root.")
     version = wanted[1]
     names = [f"{version}-minimal", f"lib{version}-stdlib"]
     hard_only = [f"--no-{kind}" for kind in ("recommends", "suggests", "conflicts", "breaks", "replaces", "enhances")]
-    closure = tools.run(["apt-cache", "depends", "--recurse", *hard_only, *names], tool="python image")
+    closure = tools.run(["apt-cache", *apt, "depends", "--recurse", *hard_only, *names], tool="python image")
     libraries = {line for line in closure.splitlines() if re.fullmatch(r"(lib|zlib)[a-z0-9.+-]+", line)}
     return version, sorted({*names, *(name for name in libraries if not name.startswith(("libperl", "libgdbm", "libdebconf")))})
 
 
+_WORKER_BASE = (
+    *("python3-pip", "python3-distutils", "python3-lib2to3", "docker-registry", "ca-certificates"),
+    *("libc6", "libstdc++6", "libgcc-s1"),  # Debian's images have them, and wheels count on them
+)
+
+
 def build_worker_base_archive() -> bytes:
     """What `worker-image/Dockerfile` takes as BASE where no Debian image can be had: the Python image, pip, and the registry."""
-    extra = ("python3-pip", "python3-distutils", "python3-lib2to3", "docker-registry", "libc6", "ca-certificates")
-    return _python_archive(WORKER_BASE_TAG, extra)
+    return _python_archive(WORKER_BASE_TAG, _WORKER_BASE)
+
+
+def build_worker_base_arm64_archive() -> bytes:
+    """The same of Debian's arm64 packages, whatever this machine is: they are unpacked, and nothing of them runs."""
+    with tools.apt_of("arm64", tool="arm64 packages") as apt, tempfile.TemporaryDirectory(prefix="swarmtask-busybox-") as folder:
+        tools.unpack_debs(["busybox-static"], Path(folder), tool="arm64 packages", apt=apt)
+        busybox = next(path for path in (Path(folder, "bin/busybox"), Path(folder, "usr/bin/busybox")) if path.exists())
+        return _python_archive(WORKER_BASE_ARM64_TAG, _WORKER_BASE, busybox=busybox, architecture="arm64", apt=apt)
 
 
 def build_python_archive() -> bytes:
@@ -172,11 +191,14 @@ def build_python_archive() -> bytes:
     return _python_archive(PYTHON_TAG)
 
 
-def _python_archive(tag: str, extra: Iterable[str] = ()) -> bytes:
+def _python_archive(
+    tag: str, extra: Iterable[str] = (), *, busybox: Path | None = None, architecture: str = "", apt: Sequence[str] = ()
+) -> bytes:
+    """`busybox`, `architecture` and `apt` go together: of another kind of machine than this."""
     with tempfile.TemporaryDirectory(prefix="swarmtask-python-") as folder:
         root = Path(folder)
-        version, packages = _python_packages()
-        tools.unpack_debs(sorted({*packages, *extra}), root, tool="python image")
+        version, packages = _python_packages(apt)
+        tools.unpack_debs(sorted({*packages, *extra}), root, tool="python image", apt=apt)
         for waste in ("usr/share/doc", "usr/share/man", "usr/share/lintian", "usr/share/locale"):
             shutil.rmtree(root / waste, ignore_errors=True)
         for name in ("lib", "lib64"):  # newer releases ship everything under /usr and expect these links of the base system
@@ -185,12 +207,18 @@ def _python_archive(tag: str, extra: Iterable[str] = ()) -> bytes:
         (root / "usr/bin/python3").symlink_to(version)
         layer = _Layer()
         layer.tree(root)
-        _base(layer, tools.busybox())
+        _base(layer, busybox or tools.busybox())
         environment = ["PATH=/usr/bin:/bin", "PYTHONUNBUFFERED=1", "LANG=C.UTF-8"]
-        return _archive(tag, layer.done(), {"Cmd": ["python3"], "Env": environment, "WorkingDir": "/work"})
+        config = {"Cmd": ["python3"], "Env": environment, "WorkingDir": "/work"}
+        return _archive(tag, layer.done(), config, architecture)
 
 
-_BUILDERS = {TASK_TAG: build_task_archive, PYTHON_TAG: build_python_archive, WORKER_BASE_TAG: build_worker_base_archive}
+_BUILDERS = {
+    TASK_TAG: build_task_archive,
+    PYTHON_TAG: build_python_archive,
+    WORKER_BASE_TAG: build_worker_base_archive,
+    WORKER_BASE_ARM64_TAG: build_worker_base_arm64_archive,
+}
 
 
 def image_tar(tag: str = TASK_TAG, client: docker.DockerClient | None = None) -> Path:

@@ -5,10 +5,13 @@ import re
 import tarfile
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 
+import docker.errors
 import pytest
+import requests
 
-from tests.lab import images, tools
+from tests.lab import images, tools, worker
 
 
 @pytest.fixture(scope="module")
@@ -85,6 +88,36 @@ def test_the_worker_image_names_no_architecture():
     """Whatever Docker builds it for: nothing in it, and nothing that it depends on, is for one kind of machine."""
     home = tools.ROOT / "worker-image"
     for path in (home / "Dockerfile", *sorted(home.glob("*.*"))):
-        lines = [line for line in path.read_text().splitlines() if "docker buildx build" not in line]
+        lines = [line for line in path.read_text().splitlines() if not line.startswith("#")]
         assert not re.search(r"amd64|arm64|x86_64|aarch64|uname -m|--platform", "\n".join(lines)), path
     assert "platform_machine" not in (tools.ROOT / "requirements.lock").read_text()
+
+
+class Images:
+    """A dockerd's images as they are built on each other."""
+
+    def __init__(self, parents: dict[str, str]) -> None:
+        self.parents = parents
+        self.removed: list[str] = []
+
+    def remove(self, name: str, *, force: bool) -> None:
+        assert force
+        if name not in self.parents:
+            raise docker.errors.ImageNotFound(name)
+        if name in self.parents.values():
+            response = requests.Response()
+            response.status_code = 409
+            raise docker.errors.APIError("image has dependent child images", response=response)
+        del self.parents[name]
+        self.removed.append(name)
+
+
+def test_images_are_removed_before_what_they_are_built_on():
+    kept = Images({"base": "", "step": "base", "tag": "step"})
+    worker._remove(SimpleNamespace(images=kept), ["base", "gone", "step", "tag"])
+    assert kept.removed == ["tag", "step", "base"]
+
+
+def test_an_image_that_somebody_else_builds_on_is_an_error():
+    with pytest.raises(docker.errors.APIError, match="409"):
+        worker._remove(SimpleNamespace(images=Images({"base": "", "theirs": "base"})), ["base"])

@@ -16,7 +16,7 @@ import sys
 import tarfile
 import tempfile
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -81,8 +81,11 @@ def run(command: list[str], *, cwd: Path | None = None, timeout_s: float = _DOWN
     return done.stdout
 
 
-def unpack_debs(packages: list[str], target: Path, *, tool: str) -> None:
+def unpack_debs(packages: list[str], target: Path, *, tool: str, apt: Sequence[str] = ()) -> None:
     """Download Debian packages (not what they depend on) and unpack them into `target`, without installing anything or being root.
+
+    Args:
+        apt: further options of apt, as from `apt_of`.
 
     Raises:
         Missing: apt or dpkg is not there, or the package lists do not know a name.
@@ -91,9 +94,32 @@ def unpack_debs(packages: list[str], target: Path, *, tool: str) -> None:
         raise Missing(tool, "this machine has no apt", f"Install {tool} by the machine's own package manager.")
     with tempfile.TemporaryDirectory(prefix="swarmtask-debs-") as downloads:
         unsandboxed = ["-o", "APT::Sandbox::User=root"] if os.getuid() == 0 else []
-        run(["apt-get", *unsandboxed, "-qq", "download", *packages], cwd=Path(downloads), tool=tool)
+        run(["apt-get", *apt, *unsandboxed, "-qq", "download", *packages], cwd=Path(downloads), tool=tool)
         for deb in sorted(Path(downloads).glob("*.deb")):
             run(["dpkg", "-x", str(deb), str(target)], tool=tool)
+
+
+@contextlib.contextmanager
+def apt_of(architecture: str, *, tool: str) -> Iterator[list[str]]:
+    """Options with which apt knows another architecture's packages while the block lasts, from this machine's own sources. Its
+    lists lie in a folder of their own: this machine's dpkg and apt are not told of that architecture.
+
+    Raises:
+        Missing: there is no apt here, or no source can be read.
+    """
+    if shutil.which("apt-get") is None:
+        raise Missing(tool, "this machine has no apt", "Run it on Debian or Ubuntu.")
+    with tempfile.TemporaryDirectory(prefix="swarmtask-apt-") as folder:
+        for name in ("state/lists/partial", "cache/archives/partial"):
+            (Path(folder) / name).mkdir(parents=True)
+        (Path(folder) / "state/status").touch()
+        settings = {
+            "APT::Architecture": architecture, "APT::Architectures": architecture, "APT::Sandbox::User": "root",
+            "Dir::State": f"{folder}/state", "Dir::State::status": f"{folder}/state/status", "Dir::Cache": f"{folder}/cache",
+        }  # fmt: skip
+        options = [word for name, value in settings.items() for word in ("-o", f"{name}={value}")]
+        run(["apt-get", *options, "-qq", "update"], timeout_s=900, tool=tool)
+        yield options
 
 
 @contextlib.contextmanager
@@ -140,6 +166,23 @@ def busybox() -> Path:
                     if found != draft / "bin/busybox":
                         found.rename(draft / "bin/busybox")
     return binary
+
+
+def qemu_aarch64() -> tuple[Path, str]:
+    """Debian's static emulator of arm64 programs and its line about it for the kernel (binfmt.d); in the cache, 60 MB to fetch.
+
+    Raises:
+        Missing: it cannot be had here.
+    """
+    home = TOOLS / f"qemu-aarch64-on-{platform.machine()}"
+    with machine_lock("tools"):
+        if not home.exists():
+            with _made_whole(home) as draft:
+                unpack_debs(["qemu-user-static"], draft / "deb", tool="qemu-user-static")
+                (draft / "deb/usr/bin/qemu-aarch64-static").rename(draft / "qemu")
+                (draft / "deb/usr/lib/binfmt.d/qemu-aarch64.conf").rename(draft / "binfmt.conf")
+                shutil.rmtree(draft / "deb")
+    return home / "qemu", (home / "binfmt.conf").read_text().strip()
 
 
 def fetch_kubectl_debian() -> Path:
