@@ -109,9 +109,17 @@ async def test_its_own_status_and_of_that_what_it_may_say(agent: httpx.AsyncClie
 
     assert (await agent.patch(f"{NODES}/n1/status", content=status(bootID="b"), headers=MERGE)).status_code == 200
     assert (await agent.patch(f"{NODES}/n2/status", content=status(bootID="b"), headers=MERGE)).status_code == 403
+
+    def condition(type_: str) -> dict[str, Any]:
+        told = {"type": type_, "status": "True", "reason": "Yes", "message": "", "lastTransitionTime": "2026-01-01T00:00:00Z"}
+        return {"conditions": [told]}
+
+    assert (
+        await agent.patch(f"{NODES}/n1/status", content=status(**condition("MemoryPressure")), headers=MERGE)
+    ).status_code == 200
     for fields in ({"phase": "Gone"}, {"engines": [{"name": "swarm", "id": "id-n2"}]}, {"allocatable": {"cpu": "9"}}, {"tasks": 7},
-                   {"conditions": [{"type": "Ready", "status": "False", "reason": "No", "message": "",
-                                    "lastTransitionTime": "2026-01-01T00:00:00Z"}]}):  # fmt: skip
+                   {"arch": "arm64"}, {"os": "plan9"}, {"message": "all is well"}, condition("Ready"), condition("Drained"),
+                   condition("QuietHours")):  # fmt: skip
         refused = await agent.patch(f"{NODES}/n1/status", content=status(**fields), headers=MERGE)
         assert refused.status_code == 403, fields
     assert (await agent.patch(f"{NODES}/n1", content=json.dumps({"spec": {"maxTasks": 9}}), headers=MERGE)).status_code == 403

@@ -18,8 +18,11 @@ from swarmtask.resources.node import NodeStatus
 
 LEASES = "coordination.k8s.io"
 LEASE_NAMESPACE = "kube-node-lease"
-OPERATORS_FIELDS = frozenset({"phase", "engines", "capacity", "allocatable", "requested", "tasks", "address", "lastHeartbeatTime"})
+OPERATORS_FIELDS = frozenset({
+    "phase", "message", "engines", "capacity", "allocatable", "requested", "tasks", "address", "arch", "os", "lastHeartbeatTime",
+})  # fmt: skip
 """Of a SwarmNode's status: what the operator writes from what engines and bindings say."""
+OPERATORS_CONDITIONS = ("Ready", "Drained", "QuietHours")
 
 UNSAID: Mapping[str, Any] = NodeStatus().to_dict()
 """A status in which nobody has said anything yet."""
@@ -78,9 +81,8 @@ def node_status_problem(new: Mapping[str, Any], old: Mapping[str, Any]) -> str:
     changed = sorted(name for name in OPERATORS_FIELDS if before.get(name) != after.get(name))
     if changed:
         return f"a node may not change what the operator says of it: status.{', status.'.join(changed)}"
-    if _ready(before) != _ready(after):
-        return "a node may not change its condition Ready: the operator decides that"
-    return ""
+    decided = next((type_ for type_ in OPERATORS_CONDITIONS if _of_type(before, type_) != _of_type(after, type_)), None)
+    return "" if decided is None else f"a node may not change its condition {decided}: the operator decides that"
 
 
 def token_problem(token: Mapping[str, Any], node: Mapping[str, Any] | None, now: datetime, living: int) -> str:
@@ -107,8 +109,8 @@ def token_problem(token: Mapping[str, Any], node: Mapping[str, Any] | None, now:
     return ""
 
 
-def _ready(status: Mapping[str, Any]) -> list[Any]:
-    return [item for item in status.get("conditions") or () if isinstance(item, Mapping) and item.get("type") == "Ready"]
+def _of_type(status: Mapping[str, Any], type_: str) -> list[Any]:
+    return [item for item in status.get("conditions") or () if isinstance(item, Mapping) and item.get("type") == type_]
 
 
 def attempts_problem(node: str, new: Mapping[str, Any], old: Mapping[str, Any]) -> str:
