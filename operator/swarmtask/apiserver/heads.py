@@ -6,12 +6,12 @@ before anybody has shown a token.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
-from uvicorn.protocols.websockets.wsproto_impl import WSProtocol
 
 MOST_HEAD_BYTES = 64 * 1024
 """Of one request, and one read of the socket more. A token with its groups takes one or two kilobytes."""
@@ -57,7 +57,7 @@ class BoundedHeads(HttpToolsProtocol):
 
     def handle_websocket_upgrade(self) -> None:
         self._handed_over = True
-        self.ws_protocol_class = partial(_Socket, on_lost=self.on_lost)  # type: ignore[assignment]  # called, and no more
+        self.ws_protocol_class = partial(web_socket, on_lost=self.on_lost)  # type: ignore[assignment]  # called, and no more
         super().handle_websocket_upgrade()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -65,13 +65,8 @@ class BoundedHeads(HttpToolsProtocol):
         self.on_lost()
 
 
-class _Socket(WSProtocol):
-    """A WebSocket, on a connection that began as HTTP."""
+def web_socket(*args: Any, on_lost: Callable[[], None] = _nothing, **options: Any) -> asyncio.Protocol:
+    """The protocol of a WebSocket; read in with the first of them, since few servers ever see one."""
+    from swarmtask.apiserver.sockets import Socket  # noqa: PLC0415
 
-    def __init__(self, *args: Any, on_lost: Callable[[], None], **options: Any) -> None:
-        super().__init__(*args, **options)
-        self._on_lost = on_lost
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        super().connection_lost(exc)
-        self._on_lost()
+    return Socket(*args, on_lost=on_lost, **options)

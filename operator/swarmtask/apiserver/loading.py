@@ -28,6 +28,9 @@ log = structlog.get_logger(__name__)
 
 _CLUSTER_NAMESPACE = Key(("", "namespaces"), "", "kube-system")
 """Its UID is the cluster's: without it nothing that runs is known any more."""
+MANY = 10_000
+"""So many records are left out of the next garbage collections, before the server is ready and leaves out the rest: one look at
+100,000 takes 0.1 s. Fewer are left as they are: whatever else there is at that moment would stay for good with them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +92,8 @@ class Loader:
             for group, plural, namespace, name, uid, rv, reason in rows:
                 content.quarantined.append(Quarantined(Key((group, plural), namespace, name), uid, rv, reason, new=rv in known))
             content.log = self._log(db, content.records)
+            if len(content.records) >= MANY:
+                gc.freeze()
         db.text_factory = str
         self._keep_facts(db)
         return content

@@ -17,7 +17,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import structlog
 import uvicorn
@@ -31,7 +31,7 @@ from swarmtask.apiserver.app import Application
 from swarmtask.apiserver.certificates import CertificateKeeper
 from swarmtask.apiserver.door import Door
 from swarmtask.apiserver.guests import use_all_files
-from swarmtask.apiserver.heads import BoundedHeads
+from swarmtask.apiserver.heads import BoundedHeads, web_socket
 from swarmtask.apiserver.issued import Issue, issue_here
 from swarmtask.apiserver.places import AUDIT, DATABASE, KUBECONFIG, OPERATOR_KUBECONFIG, SECRETS_KEY, locked
 from swarmtask.apiserver.private_files import prepare_data_dir, write_private
@@ -111,11 +111,10 @@ def spare_collections() -> None:
 
 def _uvicorn_config(app: Application, credentials: auth.Credentials) -> uvicorn.Config:
     """TLS always: there is no way to serve without it, on any address."""
-    web_socket: Any = _web_socket
     config = uvicorn.Config(
         app, http=BoundedHeads, lifespan="off", log_config=None, access_log=False, server_header=False,
         proxy_headers=False,  # there is no proxy before it: whoever sends X-Forwarded-For would choose the source in the audit log
-        ws=web_socket, ws_max_size=WEB_SOCKET_BYTES, ws_per_message_deflate=False,
+        ws=cast(Any, web_socket), ws_max_size=WEB_SOCKET_BYTES, ws_per_message_deflate=False,
         # No warnings: strangers would fill the log with them. No lines for WebSockets: they tell the command, secrets included.
         log_level="error",
         ssl_certfile=credentials.certificate, ssl_keyfile=credentials.key, timeout_keep_alive=75,
@@ -123,13 +122,6 @@ def _uvicorn_config(app: Application, credentials: auth.Credentials) -> uvicorn.
     )  # fmt: skip
     config.load()
     return config
-
-
-def _web_socket(**options: Any) -> Any:
-    """The protocol of one WebSocket; read in with the first of them, since few servers ever see one."""
-    from uvicorn.protocols.websockets.wsproto_impl import WSProtocol  # noqa: PLC0415
-
-    return WSProtocol(**options)
 
 
 def _ssl_of(config: uvicorn.Config) -> ssl.SSLContext:

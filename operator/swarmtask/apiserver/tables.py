@@ -13,8 +13,6 @@ from functools import lru_cache
 from typing import Any, Literal
 
 import orjson
-from jsonpath_ng.exceptions import JSONPathError
-from jsonpath_ng.ext.parser import parse as parse_json_path
 
 from swarmtask.apiserver.projections.cells import CELLS
 from swarmtask.apiserver.types import ResourceType
@@ -139,6 +137,9 @@ def compile_path(path: str) -> Callable[[Mapping[str, Any]], list[Any]]:
         return walk
     if not text.startswith((".", "[")):
         raise ValueError(f"a JSON path starts with a dot, this one does not: {path}")
+    from jsonpath_ng.exceptions import JSONPathError  # noqa: PLC0415 - 1 MB that our own definitions have no need of
+    from jsonpath_ng.ext.parser import parse as parse_json_path  # noqa: PLC0415
+
     # kubectl writes a dot inside a key as \. and compares with ==, jsonpath-ng wants quotes.
     quoted = re.sub(r"\.((?:[^.\[\]\\\s]|\\.)*\\\.(?:[^.\[\]\\\s]|\\.)*)", lambda m: '."' + m[1].replace("\\.", ".") + '"', text)
     try:
