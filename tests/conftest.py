@@ -12,12 +12,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import settings
 
 from tests.lab import tools
 
 if TYPE_CHECKING:
     from tests.lab.cluster import Lab
     from tests.lab.outer import OuterDocker
+
+# Examples are a function of the test, and how long one takes is no failure: a run says the same again. Others are looked for with
+# `pytest --hypothesis-profile=explore`.
+settings.register_profile("house", deadline=None, derandomize=True)
+settings.register_profile("explore", deadline=None, print_blob=True)
+settings.load_profile("house")
 
 _MARK_OF_FIXTURE = {"outer_docker": "docker", "lab": "lab", "clean_lab": "lab", "kubectl": "kubectl"}
 

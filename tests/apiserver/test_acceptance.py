@@ -67,7 +67,7 @@ def _has_large(value: Any) -> bool:
     return type(value) is int and not -(2**63) <= value < 2**63
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(st.data())
 def test_pruning_and_defaults_are_what_the_schema_says(data: st.DataObject) -> None:
     schema = data.draw(schemas.schemas())
@@ -83,7 +83,7 @@ def test_pruning_and_defaults_are_what_the_schema_says(data: st.DataObject) -> N
     assert text(obj) == text(expected)
 
 
-@settings(max_examples=1000, deadline=None)
+@settings(max_examples=1000)
 @given(st.data())
 def test_what_is_accepted_loses_nothing_and_is_valid_with_its_defaults(data: st.DataObject) -> None:
     schema = data.draw(schemas.schemas())
@@ -210,7 +210,7 @@ METADATA = st.fixed_dictionaries({}, optional={
 })  # fmt: skip
 
 
-@settings(max_examples=600, deadline=None)
+@settings(max_examples=600)
 @given(st.data(), METADATA)
 def test_all_fields_of_an_object_are_the_difference_to_nothing(data: st.DataObject, metadata: dict[str, Any]) -> None:
     schema = data.draw(schemas.schemas())
@@ -252,7 +252,7 @@ def written(tree: Any, rest: st.DataObject) -> str:
     return plain
 
 
-@settings(max_examples=600, deadline=None)
+@settings(max_examples=600)
 @given(TREES, st.data())
 def test_a_key_given_twice_is_always_found(tree: Any, data: st.DataObject) -> None:
     body = written((("x", tree),), data).encode()
@@ -271,7 +271,7 @@ def test_a_key_given_twice_is_always_found(tree: Any, data: st.DataObject) -> No
 PLURALS = [kind.plural for kind in OWN_KINDS if kind.model is not None]
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.data(), st.sampled_from(PLURALS))
 def test_models_say_the_same_of_parts_that_were_made_before(data: st.DataObject, plural: str) -> None:
     rt = own_type(plural)

@@ -247,7 +247,7 @@ leaves = (
 )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.data())
 def test_no_definition_raises_and_what_is_accepted_compiles(data: st.DataObject) -> None:
     """One or two places of a sound definition are replaced by something else."""

@@ -361,7 +361,7 @@ _WORDS = st.sampled_from(
 )  # fmt: skip
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.lists(_WORDS, max_size=25).map(" ".join))
 def test_any_text_is_a_rule_or_a_refusal(text: str) -> None:
     for cause in schema_causes(with_rule(text, message="m"), "schema"):

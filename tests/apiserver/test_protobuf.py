@@ -121,7 +121,7 @@ def test_garbage_is_a_bad_request(body: bytes) -> None:
         decode(body)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.sampled_from(sorted(MESSAGES)), st.binary(max_size=60))
 def test_no_bytes_raise_anything_else(key: tuple[str, str], raw: bytes) -> None:
     for body in (envelope(*key, raw), MAGIC + raw, envelope(*key, message(f1=raw, f2=raw))):

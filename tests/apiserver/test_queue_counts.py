@@ -54,7 +54,7 @@ def counted(store: Store) -> dict[tuple[str, str], int]:
 
 
 @given(writes=st.lists(write, max_size=25), full_after=st.integers(0, 25))
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=40, suppress_health_check=[HealthCheck.too_slow])
 def test_the_count_agrees_with_a_recount(writes: list[Any], full_after: int) -> None:
     async def play(folder: Path) -> None:
         store = await Store.open(folder / "x.db", event_log_rows=100)

@@ -371,7 +371,7 @@ def schemas() -> st.SearchStrategy[dict[str, Any]]:
     )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(schemas(), json_values)
 def test_prune_and_default_are_idempotent_and_nothing_raises(schema: dict[str, Any], value: Any) -> None:
     structural = spec(f=schema)

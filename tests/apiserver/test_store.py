@@ -98,7 +98,7 @@ async def test_listeners_hear_before_writers_and_in_order(tmp_path: Path) -> Non
     await store.close()
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(steps=st.lists(st.tuples(st.sampled_from("abcd"), st.booleans()), max_size=40))
 def test_every_retained_version_can_be_read(tmp_path_factory: pytest.TempPathFactory, steps: list[tuple[str, bool]]) -> None:
     async def check() -> None:

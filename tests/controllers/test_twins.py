@@ -171,7 +171,7 @@ def _inverted(uid: str) -> tuple[int, ...]:
     return tuple(-ord(letter) for letter in uid)
 
 
-@settings(max_examples=150, deadline=None, derandomize=True, database=None)
+@settings(max_examples=150)
 @given(OPS)
 def test_after_every_change_everybody_who_has_to_know_has_looked(ops: list[tuple[str, int, str]]) -> None:
     crowd = Crowd()
@@ -182,7 +182,7 @@ def test_after_every_change_everybody_who_has_to_know_has_looked(ops: list[tuple
         crowd.now += timedelta(seconds=0.4)
 
 
-@settings(max_examples=60, deadline=None, derandomize=True, database=None)
+@settings(max_examples=60)
 @given(st.lists(OPS, max_size=8))
 def test_after_many_changes_at_once_too(batches: list[list[tuple[str, int, str]]]) -> None:
     crowd = Crowd()

@@ -166,7 +166,7 @@ def logs(draw: st.DrawFn) -> list[Message]:
     return found
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(logs(), st.data())
 def test_from_any_mark_on_the_records_are_the_same(log: list[Message], data: st.DataObject) -> None:
     """Read in one go, or broken off anywhere and gone on from the last mark with what Docker gives from `since` on."""

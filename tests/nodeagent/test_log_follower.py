@@ -361,7 +361,7 @@ STEPS = st.sampled_from(
 )
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.lists(st.tuples(STEPS, st.integers(1, 12)), max_size=25), st.booleans())
 def test_whatever_happens_the_log_is_complete_with_notes_where_lines_were_dropped(
     tmp_path_factory: pytest.TempPathFactory, story: list[tuple[str, int]], real: bool

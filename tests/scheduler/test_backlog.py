@@ -45,7 +45,7 @@ def all_refusals(cut: Cut, result: CycleResult) -> list[object]:
 
 
 @given(snapshots() | crowded(preempts=True), st.integers(1, 12), st.integers(0, 20_000), st.integers(1, 3))
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 def test_a_cut_changes_no_decision(cluster: Snapshot, whole: int, free: int, preemptors: int) -> None:
     """Also where the bound on what may start is far too low or too high, where tasks gain priority by waiting, and where several of
     a line preempt; what runs is stopped for the same tasks."""
@@ -66,7 +66,7 @@ def test_a_cut_changes_no_decision(cluster: Snapshot, whole: int, free: int, pre
 
 
 @given(snapshots(), st.integers(1, 6), st.integers(0, 20_000))
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 def test_what_was_learned_from_earlier_cycles_changes_no_decision(cluster: Snapshot, whole: int, free: int) -> None:
     """Cycle after cycle over one backlog; what starts has left it by the next, as if it had ended at once."""
     place = place_of(cluster.queues, cluster.now)

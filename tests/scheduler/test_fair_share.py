@@ -106,7 +106,7 @@ def test_the_explanation_follows_the_turns() -> None:
     st.integers(1, 3),
     st.integers(0, 2**32),
 )
-@settings(deadline=None, max_examples=6)
+@settings(max_examples=6)
 def test_in_the_long_run_shares_are_the_weights_within_five_percent(
     weights: list[int], sizes: list[int], busiest: int, seed: int
 ) -> None:

@@ -77,7 +77,7 @@ def test_a_task_that_waits_for_a_limit_holds_back_nobody_who_does_not_need_it() 
     st.lists(st.tuples(st.sampled_from([DEFAULT, NIGHT]), st.integers(0, 3), st.integers(0, 3)), max_size=25),
     st.lists(st.tuples(st.integers(3, 6), st.integers(0, 2**25 - 1)), min_size=1, max_size=6),
 )
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 def test_over_many_cycles_no_limit_is_exceeded_and_everything_comes_to_its_turn(
     wishes: list[tuple[QueueKey, int, int]], steps: list[tuple[int, int]]
 ) -> None:

@@ -179,7 +179,7 @@ def test_who_was_moved_to_the_front_is_not_stopped_by_its_own_queue() -> None:
 
 
 @given(crowded(preempts=True, fronts=False) | packed())
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 def test_victims_are_lower_few_and_needed_and_the_decision_is_final(before: Snapshot) -> None:
     """(Nobody was moved to the front: that can put a low priority first for a moment, which another queue then preempts. And nobody
     who waits has a known duration: once he has started, his end can move what is kept for another, see docs/scheduler.md.)"""
@@ -205,7 +205,7 @@ def test_victims_are_lower_few_and_needed_and_the_decision_is_final(before: Snap
 
 
 @given(crowded(preempts=True) | packed())
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 def test_who_preempts_alone_starts_next_and_with_one_victim_less_would_not(before: Snapshot) -> None:
     alone = replace(before, pending=before.pending[:1])
     result = run_cycle(alone)
@@ -223,7 +223,7 @@ def test_there_is_something_to_choose_in_packed_crowds() -> None:
     seen = Counter[str]()
 
     @given(packed())
-    @settings(deadline=None, max_examples=60, derandomize=True, database=None)
+    @settings(max_examples=300)
     def count(before: Snapshot) -> None:
         stops = run_cycle(replace(before, pending=before.pending[:1])).preemptions
         names = {one.victim.key for one in stops}
@@ -241,7 +241,7 @@ def test_there_is_something_to_choose_in_packed_crowds() -> None:
 
 
 @given(crowded(preempts=True) | packed())
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 def test_it_comes_to_an_end(before: Snapshot) -> None:
     """Everything that is stopped waits again in its old place; nothing else happens. Every task is stopped a few times at most, by
     ever higher priorities, until nobody preempts any more."""
@@ -260,7 +260,7 @@ def test_it_comes_to_an_end(before: Snapshot) -> None:
 
 
 @given(crowded())
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 def test_for_equal_priorities_it_changes_nothing(waiting: Snapshot) -> None:
     """Who may preempt among equals stops nobody, and everybody starts who would have started otherwise."""
     equal = replace(

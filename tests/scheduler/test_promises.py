@@ -88,7 +88,7 @@ def assert_nothing_is_over_committed(state: Snapshot) -> None:
 
 
 @given(st.integers(0, 2**32))
-@settings(deadline=None, max_examples=15)
+@settings(max_examples=15)
 def test_over_many_cycles_nothing_is_over_committed_whatever_meets(seed: int) -> None:
     """Tasks of every kind come, are preempted, end and come again, for some hundreds of seconds."""
     chance = random.Random(seed)
@@ -147,7 +147,7 @@ def kept_for_others(better: PendingTask, fits: set[str], before: Snapshot, resul
 
 
 @given(crowded(preempts=True))
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 def test_nobody_is_passed_over_who_could_have_started(before: Snapshot) -> None:
     """When a task starts, every better one that stays behind fits nowhere, or its queue lets it not, or what it could take is
     kept for one that comes before it; it then waits (Reserved) or preempts on another node. Queues of one cohort take turns and
@@ -236,7 +236,7 @@ def sharing(cohort: str = "", most: int | None = 4) -> list[QueueInfo]:
 
 
 @given(st.integers(0, 2**32), st.booleans(), st.sampled_from(["", "all"]))
-@settings(deadline=None, max_examples=12)
+@settings(max_examples=12)
 def test_a_task_that_takes_gpus_and_slots_starts_in_spite_of_endless_streams(seed: int, own: bool, cohort: str) -> None:
     """It needs most of the cores, both cards and all slots of a limit at the same moment, while other tasks, of its own queue too
     and of one that shares with it, take one of each again and again."""
@@ -299,7 +299,7 @@ def shares_over_time(
 
 
 @given(st.sampled_from([(1, 1), (1, 2), (1, 3)]), st.integers(0, 2**32))
-@settings(deadline=None, max_examples=3)
+@settings(max_examples=3)
 def test_dominant_shares_are_the_weights_within_five_percent_where_they_are_of_different_resources(
     weights: tuple[int, int], seed: int
 ) -> None:
@@ -323,7 +323,7 @@ def test_where_sizes_differ_shares_are_off_by_what_is_left_on_single_nodes(weigh
 
 
 @given(crowded(preempts=True, fronts=False))
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 def test_nobody_is_stopped_for_a_task_that_can_start_or_for_an_equal(before: Snapshot) -> None:
     """And what was decided is final: another cycle stops nobody else for it."""
     alone = replace(before, pending=before.pending[:1])

@@ -215,7 +215,7 @@ def snapshots(draw: st.DrawFn) -> Snapshot:
 
 
 @given(snapshots() | crowded())
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 def test_replayed_in_order_every_decision_is_the_oracles(snapshot: Snapshot) -> None:
     """No over-commitment, no better task passed over, no worse node taken, the right reason and counts for everyone else."""
     result = run_cycle(snapshot)
@@ -285,7 +285,7 @@ def test_replayed_in_order_every_decision_is_the_oracles(snapshot: Snapshot) -> 
 
 
 @given(snapshots() | crowded(preempts=True))
-@settings(deadline=None, max_examples=80)
+@settings(max_examples=80)
 def test_nothing_is_over_committed(snapshot: Snapshot) -> None:
     """The sums alone, without the oracle."""
     result = run_cycle(snapshot)
@@ -318,7 +318,7 @@ def test_nothing_is_over_committed(snapshot: Snapshot) -> None:
 
 
 @given(snapshots() | crowded(preempts=True))
-@settings(deadline=None, max_examples=80)
+@settings(max_examples=80)
 def test_positions_number_the_waiting_tasks_of_each_queue_in_order(snapshot: Snapshot) -> None:
     refused = {refusal.task.uid: refusal for refusal in run_cycle(snapshot).refusals}
     for queue in {task.queue for task in snapshot.pending}:
@@ -327,7 +327,7 @@ def test_positions_number_the_waiting_tasks_of_each_queue_in_order(snapshot: Sna
 
 
 @given(snapshots(), st.randoms(use_true_random=False))
-@settings(deadline=None, max_examples=80)
+@settings(max_examples=80)
 def test_the_order_of_the_input_does_not_matter(snapshot: Snapshot, shuffler: random.Random) -> None:
     mixed_nodes, mixed_pending, mixed_queues = list(snapshot.nodes), list(snapshot.pending), list(snapshot.queues.items())
     mixed_running = list(snapshot.running)
@@ -338,7 +338,7 @@ def test_the_order_of_the_input_does_not_matter(snapshot: Snapshot, shuffler: ra
 
 
 @given(snapshots() | crowded(preempts=True))
-@settings(deadline=None, max_examples=80)
+@settings(max_examples=80)
 def test_the_explanation_is_the_decision(snapshot: Snapshot) -> None:
     result = run_cycle(snapshot)
     decided = {decision.task.uid: decision for decision in (*result.bindings, *result.refusals)}
@@ -366,7 +366,7 @@ def test_the_explanation_is_the_decision(snapshot: Snapshot) -> None:
 
 
 @given(snapshots() | crowded(preempts=True))
-@settings(deadline=None, max_examples=80)
+@settings(max_examples=80)
 def test_a_cycle_leaves_nothing_for_a_second_one(snapshot: Snapshot) -> None:
     """With the bindings assumed, the tasks that were refused fit nowhere, or where something is kept for others."""
     result = run_cycle(snapshot)

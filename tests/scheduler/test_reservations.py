@@ -110,7 +110,7 @@ def test_the_explanation_shows_where_something_is_kept() -> None:
 
 
 @given(st.integers(0, 2**32), st.integers(1, 3), st.sampled_from(["none", "right", "wrong"]), st.booleans())
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 def test_a_large_task_starts_in_spite_of_an_endless_stream(seed: int, count: int, known: str, elsewhere: bool) -> None:
     """Nodes full of tasks of at most 20 s, and always more of them; ends are not known, known, or expected wrongly. When nobody may
     start on a kept node who does not end in time, it is free within the longest run; a wrong guess can cost some of them."""
@@ -142,7 +142,7 @@ def test_a_large_task_starts_in_spite_of_an_endless_stream(seed: int, count: int
 
 
 @given(st.integers(0, 2**32))
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 def test_a_right_expectation_is_kept(seed: int) -> None:
     """Where every end is known, whoever is let in does not put off the moment that the large task was told at first."""
     chance = random.Random(seed)
