@@ -141,12 +141,13 @@ def _untrue(world: World, tasks: list[SwarmTask]) -> Iterator[str]:
         if marked != (task.status.phase is Phase.FAILED):
             yield f"{task.metadata.name} is {task.status.phase.value}, dead-letter label {marked}"
         for attempt in task.status.attempts:
-            if attempt.exit_code is not None and world.exit_codes.get(attempt.id, attempt.exit_code) != attempt.exit_code:
-                yield f"{attempt.id} is stored with exit code {attempt.exit_code}, it was {world.exit_codes[attempt.id]}"
+            true = world.exit_codes.get(attempt.id, {attempt.exit_code})
+            if attempt.exit_code is not None and attempt.exit_code not in true:
+                yield f"{attempt.id} is stored with exit code {attempt.exit_code}, it was {true}"
         current = task.status.current
         if task.is_array or task.status.reason == "Deduplicated":
             continue
-        if task.status.phase is Phase.SUCCEEDED and (current is None or world.exit_codes.get(current.id) != 0):
+        if task.status.phase is Phase.SUCCEEDED and (current is None or 0 not in world.exit_codes.get(current.id, ())):
             yield f"{task.metadata.name} is Succeeded, yet its attempt never ended with 0"
 
 

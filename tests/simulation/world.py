@@ -12,7 +12,7 @@ import hashlib
 import logging
 import random
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Collection
 from contextvars import Context
 from datetime import UTC, datetime, timedelta
@@ -143,7 +143,9 @@ class World:
         """Orphans that were put onto the engine behind the operator's back."""
         self.died_at: Counter[str] = Counter()
         """Crash point -> how often an operator was killed there."""
-        self.exit_codes: dict[str, int | None] = {}
+        self.exit_codes: defaultdict[str, set[int | None]] = defaultdict(set)
+        """Attempt -> how it ended. More than one only where it was removed by hand while a submit of it was under way: the checker
+        allows no other second run."""
 
         self.checker = Checker(cleanup_s=1e6, orphan_s=1e6)  # how soon it must be tidy, `verdict` says: faults may last
         self.limits = Limits(self._tell_limits)
@@ -492,7 +494,7 @@ class World:
             self.checker.container_started(interval.node_id, interval.name, interval.started)
         else:
             self.note(f"ends {interval.name} with {interval.exit_code}")
-            self.exit_codes[interval.name] = interval.exit_code
+            self.exit_codes[interval.name].add(interval.exit_code)
             self.checker.container_stopped(interval.node_id, interval.name, interval.ended)
 
     def _touched(self, verb: str, name: str) -> None:
