@@ -90,8 +90,5 @@ def clean_lab(lab: "Lab") -> Iterator["Lab"]:
 @pytest.fixture(params=["debian", "current"])
 def kubectl(request: pytest.FixtureRequest) -> Path:
     """A real kubectl: Debian's old one and a current one, in turn."""
-    found = tools.kubectl_binaries().get(request.param)
-    if found is None:
-        missing = tools.Missing(f"kubectl ({request.param})", "it was not fetched", "Run `python -m tests.lab.setup`.")
-        pytest.skip(str(missing))
-    return found
+    with tools.or_skip():
+        return tools.named_kubectl(request.param)

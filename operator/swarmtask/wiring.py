@@ -49,6 +49,7 @@ async def kube_client(
     """A client of the API that the kubeconfig names.
 
     Args:
+        decides: for the operator: its writes are refused unless it has the tenure (`resources.tenure`).
         for_person: a misspelled field in a write is refused, not dropped; writes are recorded as the CLI's; objects come whole.
 
     Raises:

@@ -265,6 +265,14 @@ def kubectl_binaries() -> dict[str, Path]:
     return {name: path for name, path in found.items() if path is not None}
 
 
+def named_kubectl(name: str) -> Path:
+    """`debian` or `current`. Raises Missing."""
+    found = kubectl_binaries().get(name)
+    if found is None:
+        raise Missing(f"kubectl ({name})", "it was not fetched", "Run `python -m tests.lab.setup`.")
+    return found
+
+
 def any_kubectl() -> Path:
     """A current one, else Debian's. Raises Missing."""
     programs = kubectl_binaries()

@@ -67,6 +67,6 @@ class BoundedHeads(HttpToolsProtocol):
 
 def web_socket(*args: Any, on_lost: Callable[[], None] = _nothing, **options: Any) -> asyncio.Protocol:
     """The protocol of a WebSocket; read in with the first of them, since few servers ever see one."""
-    from swarmtask.apiserver.sockets import Socket  # noqa: PLC0415
+    from swarmtask.apiserver.web_sockets import Socket  # noqa: PLC0415
 
     return Socket(*args, on_lost=on_lost, **options)

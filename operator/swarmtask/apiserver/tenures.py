@@ -10,9 +10,10 @@ from swarmtask.apiserver.records import Key
 from swarmtask.apiserver.routing import Target
 from swarmtask.apiserver.store import Store
 from swarmtask.apiserver.wire import Request
+from swarmtask.resources.kinds import LEASE
 from swarmtask.resources.tenure import HEADER, Tenure
 
-LEASES = ("coordination.k8s.io", "leases")
+LEASES = (LEASE.group, LEASE.plural)
 
 
 def check(store: Store, request: Request, target: Target) -> None:

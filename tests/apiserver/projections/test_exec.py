@@ -21,7 +21,7 @@ from swarmtask.errors import BadRequest, EngineUnavailable
 from tests.apiserver.access.people import RBAC, bind, new_token
 from tests.apiserver.projections.swarm import attempt, store_task
 from tests.apiserver.server import RunningServer, http_client, kubectl_environment, running_api_server, tls
-from tests.lab.tools import kubectl_binaries
+from tests.lab.tools import kubectl_binaries, named_kubectl, or_skip
 
 EXEC = "/api/v1/namespaces/default/pods/lint-1/exec"
 TIMEOUT_S = 60
@@ -289,8 +289,8 @@ async def test_a_client_that_leaves_and_a_server_that_stops_let_go_of_the_comman
 async def test_a_real_kubectl(server: RunningServer, api: httpx.AsyncClient, shells: Shells, tmp_path: Path) -> None:
     await store_task(api, attempt(1), attempt(2, node="laptop-2"))
     binaries = kubectl_binaries()
-    if "current" not in binaries:
-        pytest.skip("[missing: kubectl (current)] `python -m tests.lab.setup` fetches it")
+    with or_skip():
+        named_kubectl("current")
 
     async def kubectl(version: str, *arguments: str, stdin: bytes = b"") -> tuple[int, str, str]:
         process = await asyncio.create_subprocess_exec(

@@ -18,7 +18,7 @@ from swarmtask.resources.log_records import CONTENT_TYPE, Kind, LogRecord, encod
 from tests.apiserver.access.people import person
 from tests.apiserver.projections.swarm import TASKS, attempt, store_task
 from tests.apiserver.server import RunningServer, http_client, kubectl_environment, running_api_server
-from tests.lab.tools import kubectl_binaries
+from tests.lab.tools import named_kubectl, or_skip
 
 LOG = "/api/v1/namespaces/default/pods/{}/log"
 START = datetime(2026, 3, 1, 12, 0, 0, 123456, tzinfo=UTC)
@@ -209,9 +209,8 @@ async def test_a_log_ends_with_the_right_to_read_it(server: RunningServer, api: 
 @pytest.mark.kubectl
 @pytest.mark.parametrize("version", ["debian", "current"])
 async def test_a_real_kubectl(server: RunningServer, api: httpx.AsyncClient, tmp_path: Path, version: str) -> None:
-    binary = kubectl_binaries().get(version)
-    if binary is None:
-        pytest.skip(f"[missing: kubectl ({version})] `python -m tests.lab.setup` fetches it")
+    with or_skip():
+        binary = named_kubectl(version)
     agent = await two_attempts(api)
 
     async def kubectl(*arguments: str) -> tuple[str, str]:
