@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
@@ -14,9 +14,10 @@ import pytest
 from swarmtask.errors import EngineUnavailable
 from swarmtask.nodeagent import attempts as attempts_module
 from swarmtask.nodeagent.attempts import Attempts
-from swarmtask.nodeagent.cgroups import Cgroups
+from swarmtask.nodeagent.cgroups import Cgroups, Usage
 from swarmtask.nodeagent.containers import signal_number
 from swarmtask.nodeagent.daemon import Daemon
+from swarmtask.nodeagent.early_figures import EarlyFigures
 from swarmtask.nodeagent.records import Records
 from swarmtask.resources.node import NodeAttempt
 from tests.nodeagent.fakes import GIB, CgroupTree, FakeDocker, HandClock, attempt, container_id
@@ -35,11 +36,11 @@ class Place:
     def __post_init__(self) -> None:
         self.restart()
 
-    def restart(self) -> None:
+    def restart(self, early: Callable[[str], Usage | None] = lambda name: None) -> None:
         daemon = Daemon(self.docker.path, cluster="c1", timeout_s=5)
         self.attempts = Attempts(
             daemon, Cgroups(self.tree.root, self.tree.proc), Records(self.path / "state"), now=self.clock.now,
-            changed=lambda: self.changes.append(None),
+            changed=lambda: self.changes.append(None), early=early,
         )  # fmt: skip
 
     def begin(self, number: int, **options: Any) -> str:
@@ -100,6 +101,17 @@ def test_an_attempt_from_its_beginning_to_its_end(place: Place) -> None:
     assert (seen.state, seen.exit_code, seen.reason, seen.peak_memory, seen.cpu_seconds) == ("Exited", 3, "", str(2**29), 7.25)
     assert seen.started_at is not None
     assert seen.finished_at == seen.started_at + timedelta(seconds=5)
+
+
+def test_figures_of_one_that_no_look_has_seen_running(place: Place) -> None:
+    early = EarlyFigures(Cgroups(place.tree.root, place.tree.proc), place.clock.monotonic)
+    place.restart(early=early.usage)
+    name = place.begin(1)
+    place.tree.use(name, memory=2**22, peak=2**24, cpu_s=0.125)
+    early.begun(name)
+    place.end(name, 0)
+    seen = place.one()
+    assert (seen.state, seen.exit_code, seen.peak_memory, seen.cpu_seconds) == ("Exited", 0, str(2**24), 0.125)
 
 
 def test_an_end_is_on_the_disk_before_it_is_told(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -42,6 +42,19 @@ def test_nested_and_systemd_s_names_are_found_without_the_process(tree: CgroupTr
     assert Cgroups(tree.root, tree.proc).find(0, NAME) is not None
 
 
+def test_others_are_found_beside_the_last_and_wherever_else_they_are(tree: CgroupTree) -> None:
+    cgroups = Cgroups(tree.root, tree.proc)
+    names = [container_id(number) for number in range(0xB1, 0xB5)]
+    for name, parent in zip(names, ("docker", "docker", "other", "docker"), strict=True):
+        tree.begin(name, 77, parent)
+        found = cgroups.find(0, name)
+        assert found is not None
+        assert found.memory.parent.name == parent
+        assert found.memory.name == name
+    tree.end(names[-1])
+    assert cgroups.find(0, names[-1]) is None
+
+
 def test_a_number_that_now_is_another_process_s_leads_nowhere(tree: CgroupTree) -> None:
     """Else the fence's last resort could kill the wrong one."""
     tree.begin(container_id(1), 77)

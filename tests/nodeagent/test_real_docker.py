@@ -88,6 +88,12 @@ def test_figures_and_ends_are_those_of_the_kernel(node: Node) -> None:
     assert (first["exitCode"], first["reason"]) == (7, "")
     assert int(first["peakMemory"]) > 2 * MIB
     assert first["cpuSeconds"] > 0
+    for number in range(4, 9):  # gone before anybody has looked at Docker's list
+        node.run(number, "head -c 8388608 /dev/zero | tail -c 8388608 > /dev/null; sleep 0.3")
+    for number in range(4, 9):
+        short = node.until(number, ended)
+        assert int(short["peakMemory"]) > 2 * MIB
+        assert short["cpuSeconds"] > 0
     second, third = node.until(2, ended), node.until(3, ended)
     assert (second["exitCode"], second["reason"]) == (137, "OOMKilled"), second
     assert "memory limit of 32 MiB" in second["message"]

@@ -70,6 +70,7 @@ class Attempts:
 
     Args:
         now: wall time, UTC.
+        early: figures of a container from its first seconds, which a look may have missed.
         changed: called, from whichever thread, when `told` says something else of some attempt than before.
     """
 
@@ -80,10 +81,11 @@ class Attempts:
         records: Records,
         *,
         now: Callable[[], datetime],
+        early: Callable[[str], Usage | None] = lambda container_id: None,
         changed: Callable[[], None] = lambda: None,
     ) -> None:
         self._daemon, self._cgroups, self._disk, self._now = daemon, cgroups, records, now
-        self.changed = changed
+        self.changed, self._early = changed, early
         self._lock = threading.Lock()
         self._records = records.load()
         self._running: dict[str, _Running] = {}
@@ -233,11 +235,7 @@ class Attempts:
             about.own_ooms = usage.own_ooms or 0
             record = self._records.get(one.item.attempt)
             if record is not None and not record.exited:
-                self._records[record.attempt] = replace(
-                    record,
-                    peak_bytes=max(record.peak_bytes or 0, usage.peak_bytes),
-                    cpu_s=record.cpu_s if usage.cpu_s is None else max(record.cpu_s or 0.0, usage.cpu_s),
-                )
+                self._records[record.attempt] = _with_figures(record, usage)
         return False
 
     def _note_marks(self) -> None:
@@ -337,6 +335,9 @@ class Attempts:
             if mark is None and before.reason and before.stopping_at is not None:
                 mark = Mark(before.reason, before.message, before.stopping_at)
             about = self._heard.get(container_id) or _Heard()
+        early = self._early(container_id)
+        if early is not None:
+            before = _with_figures(before, early)
         exit_code = seen.exit_code if exit_known else None
         evidence = Evidence(tuple(about.ooms), about.by_host, seen.oom_killed, seen.memory_limit_bytes, before.peak_bytes)
         reason, message = cause(exit_code, seen.finished_at, mark, evidence)
@@ -372,6 +373,14 @@ class Attempts:
                 self._disk.drop(record.attempt)
                 if not gone:
                     self._forgotten.add(record.container_id)
+
+
+def _with_figures(record: Record, usage: Usage) -> Record:
+    return replace(
+        record,
+        peak_bytes=max(record.peak_bytes or 0, usage.peak_bytes),
+        cpu_s=record.cpu_s if usage.cpu_s is None else max(record.cpu_s or 0.0, usage.cpu_s),
+    )
 
 
 def _was_told_to_end(one: _Running, signals: Mapping[str, datetime], now: datetime) -> bool:

@@ -19,6 +19,7 @@ DEEPEST = 8
 MOST_DIRECTORIES = 4096
 """Where a container's path cannot be read from /proc, its directory is searched by name: so deep, and so many."""
 _CPU_MOUNTS = ("cpuacct", "cpu,cpuacct", "cpuacct,cpu")
+_ID = re.compile(r"[0-9a-f]{12,64}")
 NANOS_PER_S = 1_000_000_000
 MICROS_PER_S = 1_000_000
 
@@ -115,6 +116,7 @@ class Cgroups:
 
     def __init__(self, root: Path = Path("/sys/fs/cgroup"), proc: Path = Path("/proc")) -> None:
         self._root, self._proc = root, proc
+        self._last: dict[Path, tuple[Path, str]] = {}
 
     def find(self, pid: int, container_id: str) -> Cgroup | None:
         """Of a container that runs; None when it cannot be found (it has just ended, or the host's files are not here)."""
@@ -147,7 +149,21 @@ class Cgroups:
             found = mount / path.lstrip("/")
             if found.is_dir():
                 return found
-        return _search(mount, container_id)
+        return self._beside_the_last(mount, container_id)
+
+    def _beside_the_last(self, mount: Path, container_id: str) -> Path | None:
+        """Containers of one Docker lie side by side: the tree is searched for the first, and whenever that is no help."""
+        if not _ID.fullmatch(container_id):
+            return None
+        if mount in self._last:
+            last, its_id = self._last[mount]
+            sibling = last.with_name(last.name.replace(its_id, container_id))
+            if sibling.is_dir():
+                return sibling
+        found = _search(mount, container_id)
+        if found is not None:
+            self._last[mount] = (found, container_id)
+        return found
 
 
 def _paths(text: str) -> dict[str, str]:
@@ -161,8 +177,6 @@ def _paths(text: str) -> dict[str, str]:
 
 
 def _search(mount: Path, container_id: str) -> Path | None:
-    if not re.fullmatch(r"[0-9a-f]{12,64}", container_id):
-        return None
     for looked, (directory, names, _) in enumerate(os.walk(mount), start=1):
         here = Path(directory)
         for name in names:

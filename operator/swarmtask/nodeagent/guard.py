@@ -20,6 +20,7 @@ from swarmtask.nodeagent.attempts import Attempts
 from swarmtask.nodeagent.cgroups import Cgroups
 from swarmtask.nodeagent.containers import listed
 from swarmtask.nodeagent.daemon import Daemon, NoDaemon
+from swarmtask.nodeagent.early_figures import EarlyFigures
 from swarmtask.nodeagent.eviction import Strain
 from swarmtask.nodeagent.fence import Fence, Terms
 from swarmtask.nodeagent.records import Records
@@ -77,11 +78,14 @@ class Guard:
         self._daemon = Daemon(places.docker, cluster=places.cluster, timeout_s=IMPATIENT_S)
         records = Records(places.state)
         patient = Daemon(places.docker, cluster=places.cluster)
-        self.attempts = Attempts(patient, Cgroups(places.cgroups, places.proc), records, now=clock.now)
+        cgroups = Cgroups(places.cgroups, places.proc)
+        self.early = EarlyFigures(cgroups, clock.monotonic)
+        self.attempts = Attempts(patient, cgroups, records, now=clock.now, early=self.early.usage)
         self._stopper = Stopper(self._daemon, Pace(clock.boot_time, wait), self.attempts.kill)
         self.watch = Watch(
             self.attempts, patient, self._stopper, strain, clock=clock.monotonic, boot_clock=clock.boot_time, now=clock.now,
             reaches=lambda: clock.boot_time() - self.fence.renewed_at < REACHED_S, rng=rng,
+            begun=self.early.begun,
         )  # fmt: skip
         self.fence = Fence(
             self._sweep, clock.boot_time, terms=terms, renewed_at=records.lease(boot_id),
@@ -91,7 +95,7 @@ class Guard:
         self._threads: list[threading.Thread] = []
 
     def __enter__(self) -> Guard:
-        for name, run in (("fence", self.fence.run), ("watch", self.watch.run), ("listen", self.watch.listen)):
+        for name, run in (("fence", self.fence.run), ("watch", self.watch.run), ("listen", self.watch.listen), ("early", self.early.run)):
             thread = threading.Thread(target=run, name=name, daemon=True)
             thread.start()
             self._threads.append(thread)
@@ -100,6 +104,7 @@ class Guard:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.fence.end()
         self.watch.end()
+        self.early.end()
         for thread in self._threads:
             thread.join(timeout=2)
 

@@ -34,6 +34,7 @@ class Watch:
     Args:
         clock: monotonic seconds; boot_clock: the clock of the stopper's deadlines; now: wall time, UTC.
         reaches: the API was reached a moment ago: it makes sense to ask the operator.
+        begun: told the ID of each container that Docker has started, from the thread that listens.
 
     Attributes:
         pleaded: called, from the watch's thread, when `plea` says something else than before.
@@ -51,10 +52,11 @@ class Watch:
         now: Callable[[], datetime],
         reaches: Callable[[], bool],
         rng: random.Random,
+        begun: Callable[[str], None] = lambda container_id: None,
     ) -> None:
         self._attempts, self._daemon, self._stopper, self._strain = attempts, daemon, stopper, strain
         self._clock, self._boot_clock, self._rng = clock, boot_clock, rng
-        self._now, self._reaches = now, reaches
+        self._now, self._reaches, self._begun = now, reaches, begun
         self._alarm = Alarm()
         self._plea: Plea | None = None
         self._hastened: set[str] = set()
@@ -175,6 +177,9 @@ class Watch:
                         failures = 0
                         self._attempts.heard(event)
                         self.doubt()
+                        actor = event.get("Actor")
+                        if event.get("Action") == "start" and isinstance(actor, dict):
+                            self._begun(str(actor.get("ID")))
             except EngineUnavailable as error:
                 logger.debug("no events: %s", error.message)
                 failures += 1
