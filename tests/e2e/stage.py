@@ -22,7 +22,7 @@ from tests.e2e.recorder import Recorder
 from tests.lab.cluster import Lab
 from tests.lab.images import TASK_TAG
 
-FENCE_S, FENCE_GRACE_S, MARGIN_S, UNREACHABLE_S = 12, 2, 14, 4.5
+FENCE_S, FENCE_GRACE_S, MARGIN_S, UNREACHABLE_S = 15, 2, 14, 4.5
 LOST_GRACE_S = 5
 """`nodeLoss.graceSeconds` of `Stage.task`."""
 GRACE_S = 2

@@ -15,7 +15,8 @@ import ipaddress
 import secrets
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable
+import time
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TextIO
@@ -46,6 +47,8 @@ from tests.lab.node import (
 DEFAULT_NODES = (NodeSize("desktop", 2, 16 * GIB), NodeSize("laptop-1", 2, 8 * GIB), NodeSize("laptop-2", 1, 4 * GIB))
 _FIRST_HOST = 11
 _PREFIX = "stlab-"
+HEARTBEAT_S = 5
+"""Swarm's own, unless it is told otherwise."""
 _REMOVAL_S = 300
 """A disk on which images were built has hundreds of thousands of files."""
 
@@ -350,6 +353,23 @@ class Lab:
         self._join(node)
         poll(f"{name} to be ready again", 60, lambda: self.swarm_state(name) == "ready")
         return node.swarm_id
+
+    @contextlib.contextmanager
+    def heartbeats(self, period_s: int) -> Iterator[None]:
+        """Nodes report to Swarm so often, and are Down after three periods; every node has heard of it when this is entered."""
+
+        def ask_for(seconds: int) -> None:
+            api = self.manager_client().api
+            swarm = api.inspect_swarm()
+            spec = {**swarm["Spec"], "Dispatcher": {"HeartbeatPeriod": seconds * 10**9}}
+            api.update_swarm(swarm["Version"]["Index"], swarm_spec=spec)
+
+        ask_for(period_s)
+        try:
+            time.sleep(HEARTBEAT_S + 1)  # the answer to its next one tells a node of the new period; nothing shows that it has come
+            yield
+        finally:
+            ask_for(HEARTBEAT_S)
 
     # --- between tests --------------------------------------------------------------------------------------------
 
