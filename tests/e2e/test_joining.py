@@ -17,7 +17,7 @@ import docker.errors
 import pytest
 
 from tests.e2e.product import Process, Product, task, wait_until
-from tests.lab import worker
+from tests.lab import images, worker
 from tests.lab.cluster import Lab
 from tests.lab.images import TASK_TAG
 from tests.lab.node import GIB, NodeSize
@@ -199,12 +199,16 @@ def test_laptops_join_leave_and_come_back_while_work_goes_on(scene: Scene) -> No
     assert took["from a first join to Ready with labels"] < JOINED_S
     assert took["from `docker swarm leave` to Gone"] < 90
 
-    # An image of the desktop, on a laptop that had none: by the name that is printed.
+    # An image of the desktop, on a laptop that had none: by the name that is printed, for each kind of machine its own.
     lab.manager_client().images.get(TASK_TAG).tag("acme/lint", "1.4")
+    lab.manager_client().images.load(images.stranger_archive(f"acme/lint:1.4-{images.other_kind()}"))
     name = product.swarmtask("image", "push", "acme/lint:1.4", timeout_s=120).stdout.strip()
     assert re.fullmatch(rf"127\.0\.0\.1:{PORT}/acme/lint@sha256:[0-9a-f]{{64}}", name)
     for number, image in enumerate((name, f"127.0.0.1:{PORT}/acme/lint:1.4")):
         product.apply(task(f"pushed-{number}", "echo from the desktop", image=image, placement={"nodeName": "laptop-9"}))
+
+    carried = lab.client("laptop-2").images.pull(f"127.0.0.1:{PORT}/acme/lint", tag="1.4", platform=f"linux/{images.other_kind()}")
+    assert carried.attrs["Architecture"] == images.other_kind()
 
     # Not so by the desktop's own address: why images come through 127.0.0.1 (docs/adr/0008).
     manager = lab.node(lab.manager).address

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Iterator
 from typing import Any
 
+import httpx
+import orjson
 import pytest
 
 from swarmtask.engines.swarm import registry as registries
 from swarmtask.engines.swarm.agent_spec import Names
+from swarmtask.engines.swarm.image_list import LIST, MANIFESTS, join
 from swarmtask.engines.swarm.registry import RECEIVE, Registry, serving
 from swarmtask.errors import EngineRejected, EngineUnavailable
 from swarmtask.settings import AgentSettings
@@ -29,6 +34,8 @@ class Machine(FakeSwarm):
         self.alive = True
         self.tags: list[str] = []
         self.pushed: list[str] = []
+        self.joined: list[dict[str, Any]] = []
+        self.said = (0, b"sha256:def\n")
 
     def create_host_config(self, **config: Any) -> dict[str, Any]:
         return config
@@ -55,6 +62,18 @@ class Machine(FakeSwarm):
         self.pushed.append(f"{repository}:{tag}")
         return iter(self.answers.pop(0) if len(self.answers) > 1 else self.answers[0])
 
+    def exec_create(self, container: str, command: list[str]) -> dict[str, Any]:
+        assert container in self.running
+        assert command[:3] == ["python3", "-m", "swarmtask.engines.swarm.image_list"]
+        self.joined.append(json.loads(command[3]))
+        return {"Id": "e1"}
+
+    def exec_start(self, command: str) -> bytes:
+        return self.said[1]
+
+    def exec_inspect(self, command: str) -> dict[str, Any]:
+        return {"ExitCode": self.said[0]}
+
     def remove_image(self, name: str, noprune: bool) -> None:
         assert noprune, "the image itself stays"
         self.tags.remove(name)
@@ -80,6 +99,77 @@ async def test_an_image_is_pushed_once_and_named_as_nodes_name_it(machine: Machi
     assert machine.pushed == ["127.0.0.1:49153/acme/lint:1.4"]
     assert (machine.tags, machine.running) == ([], {}), "nothing but the image and the service is left"
     assert machine.written == ["create service"]
+
+
+async def test_both_kinds_of_one_image_get_one_name(machine: Machine) -> None:
+    images = registry(machine)
+    machine.images["acme/lint:1.4"] = LINT | {"Architecture": "amd64"}
+    assert (await images.publish("acme/lint:1.4")).endswith("@sha256:abc")
+    other = LINT | {"Id": "sha256:" + "8" * 64, "Architecture": "arm64", "Variant": "v8"}
+    machine.images["acme/lint:1.4-arm64"] = other
+    assert (await images.publish("acme/lint:1.4")).endswith("@sha256:def"), "a kind that has come makes another image"
+    assert machine.pushed[1:] == ["127.0.0.1:49153/acme/lint:1.4-amd64", "127.0.0.1:49153/acme/lint:1.4-arm64"]
+    (asked,) = machine.joined
+    assert (asked["registry"], asked["repository"], asked["tag"]) == ("http://127.0.0.1:5000", "acme/lint", "1.4")
+    assert asked["kinds"] == [
+        {"digest": "sha256:abc", "architecture": "amd64", "variant": ""},
+        {"digest": "sha256:abc", "architecture": "arm64", "variant": "v8"},
+    ]
+    assert (machine.tags, machine.running) == ([], {})
+
+
+async def test_a_name_of_another_kind_than_its_image_is_not_brought_along(machine: Machine) -> None:
+    machine.images["acme/lint:1.4"] = LINT | {"Architecture": "amd64"}
+    machine.images["acme/lint:1.4-arm64"] = LINT | {"Architecture": "amd64"}
+    assert (await registry(machine).publish("acme/lint:1.4")).endswith("@sha256:abc")
+    assert machine.joined == []
+
+
+async def test_a_registry_that_refuses_the_list_says_why(machine: Machine) -> None:
+    machine.images["acme/lint:1.4"] = LINT | {"Architecture": "arm64"}
+    machine.images["acme/lint:1.4-amd64"] = LINT | {"Id": "sha256:" + "8" * 64, "Architecture": "amd64"}
+    machine.said = 1, b"Traceback\nNo module named image_list\n"
+    with pytest.raises(EngineRejected, match="No module named image_list"):
+        await registry(machine).publish("acme/lint:1.4")
+    assert (machine.tags, machine.running) == ([], {})
+
+
+class Shelf:
+    """A registry that has two manifests and takes a list of them."""
+
+    def __init__(self) -> None:
+        self.manifests = {"sha256:a": b"{}", "sha256:b": b'{"oci":1}'}
+        self.lists: dict[str, Any] = {}
+
+    def __call__(self, request: httpx.Request) -> httpx.Response:
+        name = request.url.path.removeprefix("/v2/acme/lint/manifests/")
+        if request.method == "GET":
+            kind = MANIFESTS[name == "sha256:b"]
+            assert kind in request.headers["accept"]
+            found = self.manifests.get(name)
+            return httpx.Response(404 if found is None else 200, content=found or b"", headers={"content-type": kind})
+        assert request.headers["content-type"] == LIST
+        self.lists[name] = json.loads(request.content)
+        return httpx.Response(201)
+
+
+def test_the_list_names_each_kind_with_its_size() -> None:
+    shelf = Shelf()
+    kinds = [{"digest": "sha256:a", "architecture": "amd64", "variant": ""}, {"digest": "sha256:b", "architecture": "arm64", "variant": "v8"}]
+    with httpx.Client(base_url="http://registry", transport=httpx.MockTransport(shelf)) as client:
+        digest = join(client, "acme/lint", "1.4", kinds)
+        with pytest.raises(httpx.HTTPStatusError):
+            join(client, "acme/lint", "1.5", [{"digest": "sha256:c", "architecture": "amd64"}])
+    made = shelf.lists.pop("1.4")
+    assert shelf.lists == {}
+    assert digest == "sha256:" + hashlib.sha256(orjson.dumps(made)).hexdigest()
+    assert made["manifests"] == [
+        {"mediaType": MANIFESTS[0], "size": 2, "digest": "sha256:a", "platform": {"architecture": "amd64", "os": "linux"}},
+        {
+            "mediaType": MANIFESTS[1], "size": 9, "digest": "sha256:b",
+            "platform": {"architecture": "arm64", "os": "linux", "variant": "v8"},
+        },
+    ]  # fmt: skip
 
 
 async def test_what_receives_listens_to_this_machine_alone(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:

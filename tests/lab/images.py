@@ -102,6 +102,18 @@ def _archive(tag: str, layer: bytes, config: dict[str, Any], architecture: str =
     return outer.done()
 
 
+def other_kind() -> str:
+    """A kind of machine that this one is not, in Go's name."""
+    return "amd64" if _ARCHITECTURES.get(platform.machine()) == "arm64" else "arm64"
+
+
+def stranger_archive(tag: str) -> bytes:
+    """A `docker load` archive for machines of `other_kind`: to be carried about, not to be run."""
+    layer = _Layer()
+    layer.file("kind", other_kind().encode())
+    return _archive(tag, layer.done(), {"Cmd": ["/kind"]}, other_kind())
+
+
 def archive_id(archive: Path) -> str:
     """The image ID (`sha256:...`) that an archive made here gets wherever it is loaded."""
     with tarfile.open(archive) as outer:

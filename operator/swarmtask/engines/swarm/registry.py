@@ -4,15 +4,20 @@ Called by `agents` (the agent's own image, for laptops that have just joined) an
 volume. What nodes ask is a Swarm service that only reads, published by Swarm's ingress, so that 127.0.0.1:PORT leads to it from
 every node; Docker speaks plain HTTP to 127.0.0.0/8 without being told to. What writes is a container that lives as long as one
 push, bound to this machine's loopback at a port that the system chooses: nobody on the network can put an image there.
+
+Docker keeps one kind of machine under a name. An image that is here once more under its name with `-amd64` or `-arm64` behind it, and
+is for that kind, is brought along: nodes call both by one name, and each takes its own.
 """
 
 from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+import orjson
+import structlog
 from docker.errors import NotFound
 
 from swarmtask.engines.base import LABEL_SPEC_HASH
@@ -22,8 +27,12 @@ from swarmtask.engines.swarm.spec import NANOS_PER_S
 from swarmtask.errors import EngineRejected, EngineUnavailable
 from swarmtask.settings import AgentSettings, SwarmSettings
 
+log = structlog.get_logger(__name__)
+
 PART_IMAGES = "images"
 INSIDE_PORT = 5000
+KINDS = ("amd64", "arm64")
+"""Kinds of machine, in Go's names, for which there is a worker image."""
 FOLDER = "/var/lib/registry"
 SERVE, RECEIVE = "/etc/swarmtask/registry-serve.yml", "/etc/swarmtask/registry-receive.yml"
 """Configurations of the registry in the worker image: for reading alone, and for a push."""
@@ -71,13 +80,33 @@ class Registry:
             found: Json = await self._docker.call(lambda api: api.inspect_image(image))
         except Missing as error:
             raise EngineRejected(f"the image {image} is not on this machine: make it or pull it first") from error
-        known = f"{image} {found['Id']}"
+        kinds = [found, *await self._other_kinds(image, found)]
+        known = " ".join([image, *(kind["Id"] for kind in kinds)])
         if known not in self._published:
             repository, tag = repository_of(image, found)
             await self._docker.call(self._serve)
-            digest = await self._docker.call(lambda api: self._push(api, found["Id"], repository, tag))
+            digest = await self._docker.call(lambda api: self._push(api, kinds, repository, tag))
             self._published[known] = f"127.0.0.1:{self._settings.images_port}/{repository}@{digest}"
         return self._published[known]
+
+    async def _other_kinds(self, image: str, found: Json) -> list[Json]:
+        """The same image for other machines, as far as it is here."""
+        if "@" in image or not found.get("Architecture"):
+            return []
+        name = image if ":" in image.rpartition("/")[2] else f"{image}:latest"
+        others: list[Json] = []
+        for kind in KINDS:
+            if kind == found["Architecture"]:
+                continue
+            try:
+                other: Json = await self._docker.call(lambda api, kind=kind: api.inspect_image(f"{name}-{kind}"))
+            except (Missing, EngineRejected):
+                continue  # not here, or an ID, which has no such neighbours
+            if other.get("Architecture") == kind:
+                others.append(other)
+            else:
+                log.warning("an image is not brought along", image=f"{name}-{kind}", architecture=other.get("Architecture"))
+        return others
 
     # --- in a thread of the client ----------------------------------------------------------------------------------------
 
@@ -110,7 +139,8 @@ class Registry:
                 labels=wanted["Labels"], mode=wanted["Mode"], endpoint_spec=wanted["EndpointSpec"],
             )  # fmt: skip
 
-    def _push(self, api: Api, image_id: str, repository: str, tag: str) -> str:
+    def _push(self, api: Api, kinds: Sequence[Json], repository: str, tag: str) -> str:
+        """The digest by which nodes ask: of the only one, or of the list of all kinds."""
         host = api.create_host_config(
             port_bindings={INSIDE_PORT: ("127.0.0.1", None)}, binds=[f"{self._volume}:{FOLDER}"], cap_drop=["ALL"],
             security_opt=["no-new-privileges"], mem_limit=512 * 2**20, auto_remove=False,
@@ -123,13 +153,34 @@ class Registry:
             api.start(container)
             port = api.inspect_container(container)["NetworkSettings"]["Ports"][f"{INSIDE_PORT}/tcp"][0]["HostPort"]
             local = f"127.0.0.1:{port}/{repository}"
-            api.tag(image_id, local, tag)
-            try:
-                return self._pushed(api, local, tag, container)
-            finally:
-                api.remove_image(f"{local}:{tag}", noprune=True)
+            if len(kinds) == 1:
+                return self._push_one(api, kinds[0]["Id"], local, tag, container)
+            listed = [
+                {
+                    "digest": self._push_one(api, kind["Id"], local, f"{tag}-{kind['Architecture']}", container),
+                    "architecture": kind["Architecture"], "variant": kind.get("Variant") or "",
+                }
+                for kind in kinds
+            ]  # fmt: skip
+            return self._join(api, container, {"repository": repository, "tag": tag, "kinds": listed})
         finally:
             api.remove_container(container, force=True, v=False)
+
+    def _push_one(self, api: Api, image_id: str, local: str, tag: str, container: str) -> str:
+        api.tag(image_id, local, tag)
+        try:
+            return self._pushed(api, local, tag, container)
+        finally:
+            api.remove_image(f"{local}:{tag}", noprune=True)
+
+    def _join(self, api: Api, container: str, asked: Json) -> str:
+        argument = orjson.dumps(asked | {"registry": f"http://127.0.0.1:{INSIDE_PORT}"}).decode()
+        command = api.exec_create(container, ["python3", "-m", "swarmtask.engines.swarm.image_list", argument])
+        said = api.exec_start(command["Id"]).decode(errors="replace").strip()
+        if api.exec_inspect(command["Id"])["ExitCode"] != 0:
+            last = said.splitlines()[-1] if said else "it said nothing"
+            raise EngineRejected(f"{asked['repository']} cannot be offered for several kinds of machine: {last}")
+        return said
 
     def _pushed(self, api: Api, repository: str, tag: str, container: str) -> str:
         """Push until the registry, which has just been started, answers; the digest."""
