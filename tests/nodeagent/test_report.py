@@ -31,6 +31,12 @@ def test_the_status_is_one_that_the_model_reads() -> None:
     assert (told.usage.cpu, told.usage.memory, told.usage.load1) == ("2000m", "8192Mi", "1500m")
     assert told.usage.pressure.memory == 10
     assert [(gpu.index, gpu.model, gpu.memory) for gpu in told.gpus] == [(0, "H200", "142336Mi")]
+    assert [(gpu.usage.memory, gpu.usage.percent) for gpu in told.gpus if gpu.usage is not None] == [("0Mi", 0)]
+
+
+def test_what_a_driver_does_not_say_of_a_gpu_is_left_out() -> None:
+    silent = replace(READING.gpus[0], used_bytes=None, busy=None)
+    assert [gpu["usage"] for gpu in status(Sight(replace(READING, gpus=(silent,))), "1")["gpus"]] == [{}]
 
 
 def test_what_a_machine_offers_is_told_and_is_news() -> None:
@@ -100,7 +106,10 @@ def test_a_small_disk_is_judged_by_its_size() -> None:
         ({"temperature_c": 64.0}, False),
         ({"temperature_c": 66.0}, True),
         ({"gpus": ()}, True),
-        ({"gpus": (replace(READING.gpus[0], used_bytes=GIB, busy=1.0),)}, False),
+        ({"gpus": (replace(READING.gpus[0], used_bytes=GIB, busy=0.05),)}, False),
+        ({"gpus": (replace(READING.gpus[0], busy=1.0),)}, True),
+        ({"gpus": (replace(READING.gpus[0], used_bytes=100 * GIB),)}, True),
+        ({"gpus": (replace(READING.gpus[0], used_bytes=None),)}, True),
         ({"facts": replace(FACTS, boot_id="boot-2")}, True),
         ({"disk_free_bytes": 1}, True),
     ],

@@ -117,6 +117,10 @@ def _gpu(gpu: GpuReading) -> dict[str, Any]:
     return {
         "index": gpu.index, "vendor": gpu.vendor, "model": gpu.model[:128], "uuid": gpu.uuid[:128],
         "memory": _mebibytes(gpu.memory_bytes),
+        "usage": {
+            **({} if gpu.used_bytes is None else {"memory": _mebibytes(gpu.used_bytes)}),
+            **({} if gpu.busy is None else {"percent": min(max(round(100 * gpu.busy), 0), 100)}),
+        },
     }  # fmt: skip
 
 
@@ -144,6 +148,7 @@ def is_news(told: Sight, now: Sight, told_conditions: Mapping[str, Condition], n
         or _apart(old.battery_percent, new.battery_percent, MOVED_PERCENT)
         or _apart(old.temperature_c, new.temperature_c, MOVED_C)
         or _farther(told.latency_ms, now.latency_ms)
+        or any(map(_moved, old.gpus, new.gpus))
     )
 
 
@@ -156,6 +161,11 @@ def outline(attempts: Sequence[Mapping[str, Any]]) -> Outline:
 
 def _kinds(reading: Reading) -> list[tuple[int, str, str, str, int]]:
     return [(gpu.index, gpu.vendor, gpu.model, gpu.uuid, gpu.memory_bytes) for gpu in reading.gpus]
+
+
+def _moved(old: GpuReading, new: GpuReading) -> bool:
+    share = MOVED_SHARE * max(new.memory_bytes, 1)
+    return _apart(old.busy, new.busy, MOVED_CPU) or _apart(old.used_bytes, new.used_bytes, share)
 
 
 def _apart(old: float | None, new: float | None, by: float) -> bool:

@@ -105,6 +105,13 @@ class Placement(Model):
     )
 
 
+class GpuUsage(Model):
+    """What is used of a GPU, by tasks and by everybody else. What its driver does not say is left out."""
+
+    memory: Quantity | None = Field(default=None, description="Bytes on the device.")
+    percent: Annotated[StrictInt, Field(ge=0, le=100)] | None = Field(default=None, description="Of its time.")
+
+
 class Gpu(Model):
     """One GPU of a node."""
 
@@ -113,6 +120,7 @@ class Gpu(Model):
     model: str = Field(default="", max_length=128, description="Name of the model.")
     uuid: str = Field(default="", max_length=128, description="As the driver tells it.")
     memory: Quantity = Field(default="0", description="Bytes on the device.")
+    usage: GpuUsage | None = Field(default=None, description="As its node agent measured it last.")
 
 
 class Power(Model):
