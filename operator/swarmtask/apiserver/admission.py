@@ -121,7 +121,9 @@ def validate(
         causes += found or structural.evaluate(obj, old)
     rule = _KIND_RULES.get((rt.group, rt.plural))
     if rule is not None:
-        causes += rule(obj, old)
+        own = rule(obj, old)
+        better = {(cause.field, cause.reason) for cause in own}  # it says why; the schema only that
+        causes = [*(cause for cause in causes if (cause.field, cause.reason) not in better), *own]
     if not causes and spec_changed:
         causes += model_causes(rt, obj)
     if causes:

@@ -197,7 +197,10 @@ class TestEscalation:
         {"metadata": {"name": "r"}, "rules": [{"apiGroups": [""], "resources": ["pods"], "verbs": ["get"]}] * 1001},
     ])  # fmt: skip
     async def test_malformed_roles(self, api: httpx.AsyncClient, body: dict[str, object]) -> None:
-        assert (await api.post(f"{RBAC}/namespaces/default/roles", json=body)).status_code in (400, 422)
+        answer = await api.post(f"{RBAC}/namespaces/default/roles", json=body)
+        assert answer.status_code in (400, 422)
+        fields = [cause["field"] for cause in answer.json().get("details", {}).get("causes", ())]
+        assert len(fields) == len(set(fields)), "each mistake is told once"
 
     @pytest.mark.parametrize("subject", [
         {"kind": "Robot", "name": "r"}, {"kind": "User"}, {"kind": "User", "name": "u", "apiGroup": "apps"},
