@@ -71,7 +71,7 @@ image-wheels: $(STAMP) ## Wheels for the worker image, so that its build fetches
 image: ## Build the worker image as IMAGE (swarmtask/worker:latest) on BASE (Debian); KIND=arm64 beside it; PLATFORMS=... pushes
 	$(if $(PLATFORMS),$(if $(IMAGE),,$(error Say where to push it: IMAGE=REGISTRY/swarmtask/worker)))
 	docker $(if $(PLATFORMS),buildx build --platform $(PLATFORMS) --push,build) -f worker-image/Dockerfile \
-	  $(if $(KIND),--platform linux/$(KIND)) -t $(or $(IMAGE),swarmtask/worker:latest)$(if $(KIND),-$(KIND)) $(if $(BASE),--build-arg BASE=$(BASE)) \
+	  $(if $(KIND),--platform linux/$(KIND)) -t $(or $(IMAGE),swarmtask/worker:latest)$(if $(KIND),$(if $(findstring :,$(notdir $(or $(IMAGE),:))),,:latest)-$(KIND)) $(if $(BASE),--build-arg BASE=$(BASE)) \
 	  --build-arg VERSION="$$(sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)" \
 	  --build-arg REVISION="$$(git rev-parse HEAD 2>/dev/null || true)" --build-arg CREATED="$$(date -u +%Y-%m-%dT%H:%M:%SZ)" .
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import subprocess
 import sys
 import zipfile
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
@@ -65,6 +67,21 @@ def _install(python: Path, *arguments: str, folder: Path) -> subprocess.Complete
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
+def test_what_the_product_imports_is_what_it_installs() -> None:
+    """The tests' own environment has more: an import of that would fail on every machine but this one."""
+    locked = set(re.findall(r"^([a-z0-9-]+)==", (ROOT / "requirements.lock").read_text(), re.MULTILINE))
+    brought = {name: {one.lower().replace("_", "-") for one in of} for name, of in packages_distributions().items()}
+    missing = set()
+    for path in (ROOT / "operator").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = [one.name for one in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module] if isinstance(node, ast.ImportFrom) and node.module and not node.level else []
+            for name in (one.partition(".")[0] for one in names):
+                if name not in sys.stdlib_module_names and name != "swarmtask" and not brought.get(name, set()) & locked:
+                    missing.add((path.relative_to(ROOT).as_posix(), name))
+    assert missing == set()
+
+
 def test_the_wheel_works_in_an_empty_environment(tmp_path: Path) -> None:
     """Built by hatchling from this tree; installed with the locked dependencies where nothing of this tree is on the path."""
     subprocess.run(

@@ -7,8 +7,7 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-import httpx
-import orjson
+import httpx2
 import pytest
 
 from swarmtask.engines.swarm import registry as registries
@@ -20,6 +19,7 @@ from swarmtask.settings import AgentSettings
 from tests.engines.test_swarm_agents import CLUSTER, Daemon, FakeSwarm
 from tests.lab.tools import ROOT
 
+LISTED = "sha256:" + "d" * 64
 LINT = {"Id": "sha256:" + "7" * 64, "RepoTags": ["acme/lint:1.4"], "RepoDigests": []}
 
 
@@ -35,7 +35,7 @@ class Machine(FakeSwarm):
         self.tags: list[str] = []
         self.pushed: list[str] = []
         self.joined: list[dict[str, Any]] = []
-        self.said = (0, b"sha256:def\n")
+        self.said = (0, f"a warning\n{LISTED}\n".encode())
 
     def create_host_config(self, **config: Any) -> dict[str, Any]:
         return config
@@ -104,12 +104,13 @@ async def test_an_image_is_pushed_once_and_named_as_nodes_name_it(machine: Machi
 async def test_both_kinds_of_one_image_get_one_name(machine: Machine) -> None:
     images = registry(machine)
     machine.images["acme/lint:1.4"] = LINT | {"Architecture": "amd64"}
-    assert (await images.publish("acme/lint:1.4")).endswith("@sha256:abc")
+    assert (await images.publish("acme/lint:1.4")).endswith(f"@{LISTED}")
     other = LINT | {"Id": "sha256:" + "8" * 64, "Architecture": "arm64", "Variant": "v8"}
     machine.images["acme/lint:1.4-arm64"] = other
-    assert (await images.publish("acme/lint:1.4")).endswith("@sha256:def"), "a kind that has come makes another image"
+    machine.said = 0, f"sha256:{'e' * 64}".encode()
+    assert (await images.publish("acme/lint:1.4")).endswith(f"@sha256:{'e' * 64}"), "a kind that has come makes another image"
     assert machine.pushed[1:] == ["127.0.0.1:49153/acme/lint:1.4-amd64", "127.0.0.1:49153/acme/lint:1.4-arm64"]
-    (asked,) = machine.joined
+    asked = machine.joined[1]
     assert (asked["registry"], asked["repository"], asked["tag"]) == ("http://127.0.0.1:5000", "acme/lint", "1.4")
     assert asked["kinds"] == [
         {"digest": "sha256:abc", "architecture": "amd64", "variant": ""},
@@ -121,17 +122,24 @@ async def test_both_kinds_of_one_image_get_one_name(machine: Machine) -> None:
 async def test_a_name_of_another_kind_than_its_image_is_not_brought_along(machine: Machine) -> None:
     machine.images["acme/lint:1.4"] = LINT | {"Architecture": "amd64"}
     machine.images["acme/lint:1.4-arm64"] = LINT | {"Architecture": "amd64"}
-    assert (await registry(machine).publish("acme/lint:1.4")).endswith("@sha256:abc")
-    assert machine.joined == []
+    await registry(machine).publish("acme/lint:1.4")
+    assert [[kind["architecture"] for kind in asked["kinds"]] for asked in machine.joined] == [["amd64"]]
 
 
 async def test_a_registry_that_refuses_the_list_says_why(machine: Machine) -> None:
     machine.images["acme/lint:1.4"] = LINT | {"Architecture": "arm64"}
     machine.images["acme/lint:1.4-amd64"] = LINT | {"Id": "sha256:" + "8" * 64, "Architecture": "amd64"}
     machine.said = 1, b"Traceback\nNo module named image_list\n"
-    with pytest.raises(EngineRejected, match="No module named image_list"):
+    with pytest.raises(EngineRejected, match=r"No module named image_list.*make image"):
         await registry(machine).publish("acme/lint:1.4")
     assert (machine.tags, machine.running) == ([], {})
+
+
+async def test_one_kind_is_brought_by_a_worker_image_of_before_too(machine: Machine) -> None:
+    machine.images["acme/lint:1.4"] = LINT | {"Architecture": "arm64"}
+    machine.said = 1, b"No module named image_list\n"
+    assert (await registry(machine).publish("acme/lint:1.4")).endswith("@sha256:abc")
+    assert [name.rpartition(":")[2] for name in machine.pushed] == ["1.4-arm64", "1.4"]
 
 
 class Shelf:
@@ -139,30 +147,58 @@ class Shelf:
 
     def __init__(self) -> None:
         self.manifests = {"sha256:a": b"{}", "sha256:b": b'{"oci":1}'}
-        self.lists: dict[str, Any] = {}
+        self.tags: dict[str, tuple[bytes, str]] = {}
 
-    def __call__(self, request: httpx.Request) -> httpx.Response:
+    def __call__(self, request: httpx2.Request) -> httpx2.Response:
         name = request.url.path.removeprefix("/v2/acme/lint/manifests/")
         if request.method == "GET":
             kind = MANIFESTS[name == "sha256:b"]
             assert kind in request.headers["accept"]
+            if name in self.tags:
+                content, kind = self.tags[name]
+                return httpx2.Response(200, content=content, headers={"content-type": kind})
             found = self.manifests.get(name)
-            return httpx.Response(404 if found is None else 200, content=found or b"", headers={"content-type": kind})
-        assert request.headers["content-type"] == LIST
-        self.lists[name] = json.loads(request.content)
-        return httpx.Response(201)
+            return httpx2.Response(404 if found is None else 200, content=found or b"", headers={"content-type": kind})
+        self.tags[name] = request.content, request.headers["content-type"]
+        return httpx2.Response(201)
 
 
-def test_the_list_names_each_kind_with_its_size() -> None:
-    shelf = Shelf()
-    kinds = [{"digest": "sha256:a", "architecture": "amd64", "variant": ""}, {"digest": "sha256:b", "architecture": "arm64", "variant": "v8"}]
-    with httpx.Client(base_url="http://registry", transport=httpx.MockTransport(shelf)) as client:
-        digest = join(client, "acme/lint", "1.4", kinds)
-        with pytest.raises(httpx.HTTPStatusError):
-            join(client, "acme/lint", "1.5", [{"digest": "sha256:c", "architecture": "amd64"}])
-    made = shelf.lists.pop("1.4")
-    assert shelf.lists == {}
-    assert digest == "sha256:" + hashlib.sha256(orjson.dumps(made)).hexdigest()
+OWN = {"digest": "sha256:a", "architecture": "amd64", "variant": ""}
+OTHER = {"digest": "sha256:b", "architecture": "arm64", "variant": "v8"}
+
+
+@pytest.fixture
+def shelf() -> Shelf:
+    return Shelf()
+
+
+@pytest.fixture
+def client(shelf: Shelf) -> Iterator[httpx2.Client]:
+    with httpx2.Client(base_url="http://registry", transport=httpx2.MockTransport(shelf)) as client:
+        yield client
+
+
+def test_one_kind_alone_is_named_as_it_is(shelf: Shelf, client: httpx2.Client) -> None:
+    assert join(client, "acme/lint", "1.4", [OWN]) == "sha256:" + hashlib.sha256(b"{}").hexdigest()
+    assert shelf.tags == {"1.4": (b"{}", MANIFESTS[0])}
+    with pytest.raises(httpx2.HTTPStatusError):
+        join(client, "acme/lint", "1.5", [{"digest": "sha256:c", "architecture": "amd64"}])
+    assert "1.5" not in shelf.tags
+
+
+def test_a_kind_that_is_here_no_more_stays_until_what_is_here_changes(shelf: Shelf, client: httpx2.Client) -> None:
+    both = join(client, "acme/lint", "1.4", [OWN, OTHER])
+    assert join(client, "acme/lint", "1.4", [OWN]) == both
+    shelf.manifests["sha256:n"] = b'{"new":1}'
+    assert join(client, "acme/lint", "1.4", [OWN | {"digest": "sha256:n"}]) == "sha256:" + hashlib.sha256(b'{"new":1}').hexdigest()
+
+
+def test_the_list_names_each_kind_with_its_size(shelf: Shelf, client: httpx2.Client) -> None:
+    digest = join(client, "acme/lint", "1.4", [OWN, OTHER])
+    body, kind = shelf.tags["1.4"]
+    made = json.loads(body)
+    assert kind == LIST
+    assert digest == "sha256:" + hashlib.sha256(body).hexdigest()
     assert made["manifests"] == [
         {"mediaType": MANIFESTS[0], "size": 2, "digest": "sha256:a", "platform": {"architecture": "amd64", "os": "linux"}},
         {
@@ -230,6 +266,16 @@ async def test_a_service_of_that_name_that_is_not_ours_is_left_alone(machine: Ma
     with pytest.raises(EngineRejected, match="is not ours"):
         await registry(machine).publish("acme/lint:1.4")
     assert machine.pushed == []
+
+
+async def test_a_registry_that_was_removed_is_made_again_with_what_it_had(machine: Machine) -> None:
+    images = registry(machine)
+    await images.publish("acme/lint:1.4")
+    machine.remove_service(next(iter(machine.all["service"])))
+    await images.publish("acme/lint:1.4")
+    await images.publish("acme/lint:1.4")
+    assert machine.written.count("create service") == 2
+    assert len(machine.pushed) == 2
 
 
 async def test_another_port_updates_the_service(machine: Machine) -> None:

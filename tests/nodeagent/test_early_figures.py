@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 import pytest
@@ -57,7 +58,7 @@ def test_what_was_used_is_known_after_an_end_that_no_look_each_second_could_see(
 def test_looks_become_rare_as_it_grows_old_and_end_when_others_see_enough(place: Place) -> None:
     place.begin()
     moments = place.looks()
-    pauses = [later - earlier for earlier, later in zip(moments, moments[1:], strict=False)]
+    pauses = [later - earlier for earlier, later in itertools.pairwise(moments)]
     assert pauses == sorted(pauses)
     assert all(pause <= max(SOONEST_S, 0.2 * at) + 1e-9 for at, pause in zip(moments, pauses, strict=False))
     assert OLD_S <= moments[-1] <= OLD_S + 1

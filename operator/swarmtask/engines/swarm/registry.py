@@ -5,8 +5,8 @@ volume. What nodes ask is a Swarm service that only reads, published by Swarm's 
 every node; Docker speaks plain HTTP to 127.0.0.0/8 without being told to. What writes is a container that lives as long as one
 push, bound to this machine's loopback at a port that the system chooses: nobody on the network can put an image there.
 
-Docker keeps one kind of machine under a name. An image that is here once more under its name with `-amd64` or `-arm64` behind it, and
-is for that kind, is brought along: nodes call both by one name, and each takes its own.
+Docker keeps one kind of machine under a name. An image that is here once more under its name with `-amd64` or `-arm64` behind it,
+and is for that kind, is brought along: nodes call both by one name, and each takes its own.
 """
 
 from __future__ import annotations
@@ -42,6 +42,7 @@ STARTING_S = 20.0
 PUSH_S = 900.0
 """The longest push that is waited for."""
 LOOK_S = 0.3
+_DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 _REPOSITORY = re.compile(r"[a-z0-9]+(?:[._-]+[a-z0-9]+)*(?:/[a-z0-9]+(?:[._-]+[a-z0-9]+)*)*")
 
 
@@ -82,9 +83,10 @@ class Registry:
             raise EngineRejected(f"the image {image} is not on this machine: make it or pull it first") from error
         kinds = [found, *await self._other_kinds(image, found)]
         known = " ".join([image, *(kind["Id"] for kind in kinds)])
+        if await self._docker.call(self._serve):
+            self._published.clear()  # it was removed, and what it had may be, too
         if known not in self._published:
             repository, tag = repository_of(image, found)
-            await self._docker.call(self._serve)
             digest = await self._docker.call(lambda api: self._push(api, kinds, repository, tag))
             self._published[known] = f"127.0.0.1:{self._settings.images_port}/{repository}@{digest}"
         return self._published[known]
@@ -102,10 +104,15 @@ class Registry:
                 other: Json = await self._docker.call(lambda api, kind=kind: api.inspect_image(f"{name}-{kind}"))
             except (Missing, EngineRejected):
                 continue  # not here, or an ID, which has no such neighbours
-            if other.get("Architecture") == kind:
-                others.append(other)
-            else:
+            if other.get("Architecture") != kind:
                 log.warning("an image is not brought along", image=f"{name}-{kind}", architecture=other.get("Architecture"))
+                continue
+            if _version(other) != _version(found):
+                log.warning(
+                    "an image for other machines is of another version", image=f"{name}-{kind}", version=_version(other),
+                    beside=_version(found),
+                )  # fmt: skip
+            others.append(other)
         return others
 
     # --- in a thread of the client ----------------------------------------------------------------------------------------
@@ -119,7 +126,8 @@ class Registry:
                 f"the image {self._settings.image}, which holds the registry, is not on this machine: make it with `make image`"
             ) from error
 
-    def _serve(self, api: Api) -> None:
+    def _serve(self, api: Api) -> bool:
+        """See that nodes are served. True: they were not."""
         node = str(api.info()["Swarm"]["NodeID"])
         wanted = serving(self._settings, self._cluster, self._program(api), node)
         try:
@@ -129,7 +137,7 @@ class Registry:
                 wanted["TaskTemplate"], name=wanted["Name"], labels=wanted["Labels"], mode=wanted["Mode"],
                 endpoint_spec=wanted["EndpointSpec"],
             )  # fmt: skip
-            return
+            return True
         labels = present["Spec"].get("Labels") or {}
         if not is_part(labels, self._cluster, PART_IMAGES):
             raise EngineRejected(f"a service named {wanted['Name']} exists and is not ours: rename or remove it")
@@ -138,9 +146,10 @@ class Registry:
                 present["ID"], present["Version"]["Index"], task_template=wanted["TaskTemplate"], name=wanted["Name"],
                 labels=wanted["Labels"], mode=wanted["Mode"], endpoint_spec=wanted["EndpointSpec"],
             )  # fmt: skip
+        return False
 
     def _push(self, api: Api, kinds: Sequence[Json], repository: str, tag: str) -> str:
-        """The digest by which nodes ask: of the only one, or of the list of all kinds."""
+        """The digest by which nodes ask."""
         host = api.create_host_config(
             port_bindings={INSIDE_PORT: ("127.0.0.1", None)}, binds=[f"{self._volume}:{FOLDER}"], cap_drop=["ALL"],
             security_opt=["no-new-privileges"], mem_limit=512 * 2**20, auto_remove=False,
@@ -153,7 +162,7 @@ class Registry:
             api.start(container)
             port = api.inspect_container(container)["NetworkSettings"]["Ports"][f"{INSIDE_PORT}/tcp"][0]["HostPort"]
             local = f"127.0.0.1:{port}/{repository}"
-            if len(kinds) == 1:
+            if not kinds[0].get("Architecture"):  # a Docker that does not say it
                 return self._push_one(api, kinds[0]["Id"], local, tag, container)
             listed = [
                 {
@@ -162,7 +171,13 @@ class Registry:
                 }
                 for kind in kinds
             ]  # fmt: skip
-            return self._join(api, container, {"repository": repository, "tag": tag, "kinds": listed})
+            try:
+                return self._join(api, container, {"repository": repository, "tag": tag, "kinds": listed})
+            except EngineRejected as error:
+                if len(kinds) > 1:
+                    raise
+                log.warning("an image is offered for this kind of machine alone", image=f"{repository}:{tag}", why=error.message)
+                return self._push_one(api, kinds[0]["Id"], local, tag, container)
         finally:
             api.remove_container(container, force=True, v=False)
 
@@ -176,11 +191,14 @@ class Registry:
     def _join(self, api: Api, container: str, asked: Json) -> str:
         argument = orjson.dumps(asked | {"registry": f"http://127.0.0.1:{INSIDE_PORT}"}).decode()
         command = api.exec_create(container, ["python3", "-m", "swarmtask.engines.swarm.image_list", argument])
-        said = api.exec_start(command["Id"]).decode(errors="replace").strip()
-        if api.exec_inspect(command["Id"])["ExitCode"] != 0:
-            last = said.splitlines()[-1] if said else "it said nothing"
-            raise EngineRejected(f"{asked['repository']} cannot be offered for several kinds of machine: {last}")
-        return said
+        said = api.exec_start(command["Id"]).decode(errors="replace").strip().splitlines()
+        last = said[-1] if said else "it said nothing"
+        if api.exec_inspect(command["Id"])["ExitCode"] == 0 and _DIGEST.fullmatch(last):
+            return last
+        raise EngineRejected(
+            f"{asked['repository']}:{asked['tag']} cannot be named in this machine's registry: {last} "
+            f"({self._settings.image} must be of this version: make it anew with `make image`)"
+        )
 
     def _pushed(self, api: Api, repository: str, tag: str, container: str) -> str:
         """Push until the registry, which has just been started, answers; the digest."""
@@ -195,6 +213,11 @@ class Registry:
             if time.monotonic() > until:
                 raise EngineUnavailable(f"the image cannot be pushed to this machine's registry: {failure}")
             time.sleep(LOOK_S)
+
+
+def _version(found: Mapping[str, Any]) -> str:
+    """What an image says of itself; empty where it says nothing."""
+    return str(((found.get("Config") or {}).get("Labels") or {}).get("org.opencontainers.image.version", ""))
 
 
 def outcome(said: Iterable[Mapping[str, Any]]) -> tuple[str, str]:
