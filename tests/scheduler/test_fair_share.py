@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from swarmtask.scheduler.cohorts import offered
 from swarmtask.scheduler.cycle import explain_task, run_cycle
 from swarmtask.scheduler.model import Amounts, Binding, PendingTask, QueueInfo, QueueKey
 from tests.scheduler.builders import DEFAULT, GIB, node, shape, snapshot, task
@@ -80,6 +81,12 @@ def test_the_dominant_resource_counts() -> None:
     pending += [task(f"b{number}", shape(cpu=3000, memory=GIB), at=float(number), queue=BOB) for number in range(9)]
     result = run_cycle(snapshot([node(cpu=9000, memory=18 * GIB)], pending, queue(ALICE), queue(BOB)))
     assert Counter(binding.task.queue for binding in result.bindings) == {ALICE: 3, BOB: 2}
+
+
+def test_the_whole_has_what_sleeps_and_not_what_has_left() -> None:
+    here = node(cpu=4000)
+    asleep, left = node("asleep", cpu=8000, gpus=2, ready=False), node("left", cpu=64_000, gpus=8, ready=False, gone=True)
+    assert offered([here, asleep, left]) == Amounts(12_000, 16 * GIB, 2)
 
 
 def test_shares_without_any_nodes_or_any_requests() -> None:

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
 
 def offered(nodes: Iterable[NodeInfo]) -> Amounts:
-    """What all nodes offer together."""
-    amounts = [node.allocatable for node in nodes]
+    """What all nodes offer together, those that sleep too: a lid that is closed moves nobody's share."""
+    amounts = [node.allocatable for node in nodes if not node.gone]
     return Amounts(
         sum(amount.cpu_milli for amount in amounts),
         sum(amount.memory_bytes for amount in amounts),

@@ -78,7 +78,7 @@ class Registry:
             EngineRejected: it is not on this machine, or cannot be pushed. EngineUnavailable: not now.
         """
         try:
-            found: Json = await self._docker.call(lambda api: api.inspect_image(image))
+            found = await self._inspect(image)
         except Missing as error:
             raise EngineRejected(f"the image {image} is not on this machine: make it or pull it first") from error
         kinds = [found, *await self._other_kinds(image, found)]
@@ -101,7 +101,7 @@ class Registry:
             if kind == found["Architecture"]:
                 continue
             try:
-                other: Json = await self._docker.call(lambda api, kind=kind: api.inspect_image(f"{name}-{kind}"))
+                other = await self._inspect(f"{name}-{kind}")
             except (Missing, EngineRejected):
                 continue  # not here, or an ID, which has no such neighbours
             if other.get("Architecture") != kind:
@@ -114,6 +114,10 @@ class Registry:
                 )  # fmt: skip
             others.append(other)
         return others
+
+    async def _inspect(self, image: str) -> Json:
+        found: Json = await self._docker.call(lambda api: api.inspect_image(image))
+        return found
 
     # --- in a thread of the client ----------------------------------------------------------------------------------------
 
