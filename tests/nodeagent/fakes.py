@@ -19,6 +19,8 @@ from swarmtask.clock import SystemClock
 START = datetime(2026, 1, 1, tzinfo=UTC)
 UID = "11111111-2222-4333-8444-{:012d}"
 GIB = 2**30
+MOST_TOLD = 256
+"""Docker remembers so many events, for those who ask `since`."""
 
 
 class HandClock:
@@ -80,6 +82,7 @@ class FakeDocker:
         self.signals: list[tuple[str, str, float]] = []
         self.asked: list[str] = []
         self.unexpected: list[str] = []
+        self.told: list[dict[str, Any]] = []
         self.streams: list[queue.Queue[dict[str, Any] | None]] = []
         self.listening = threading.Event()
         self.lock = threading.RLock()
@@ -161,6 +164,7 @@ class FakeDocker:
         nanos = round((self.clock.now() - datetime(1970, 1, 1, tzinfo=UTC)).total_seconds() * 1e9)
         event = {"Type": "container", "Action": action, "Actor": {"ID": name, "Attributes": attributes}, "timeNano": nanos}
         with self.lock:
+            self.told = [*self.told, event][-MOST_TOLD:]
             for stream in self.streams:
                 stream.put(event)
 
@@ -232,7 +236,13 @@ class FakeDocker:
         handler.send_header("Transfer-Encoding", "chunked")
         handler.end_headers()
         handler.wfile.flush()
+        seconds, _, nanos = query.get("since", "").partition(".")
         with self.lock:
+            if seconds:
+                since_nanos = int(seconds) * 10**9 + int(nanos.ljust(9, "0"))
+                for told in self.told:
+                    if told["timeNano"] >= since_nanos:
+                        stream.put(told)
             self.streams.append(stream)
             self.listening.set()
         while (event := stream.get()) is not None:
