@@ -311,6 +311,12 @@ class CgroupTree:
         for file, text in files.items():
             (directories[0] / file).write_text(text)
 
+    def around(self, *, ooms: int, kills: int, parent: str = "docker") -> None:
+        """What version 2 counts in the cgroup above the containers: of all of them, also of those that have ended."""
+        assert self.version == 2
+        text = f"low 0\nhigh 0\nmax 0\noom {ooms}\noom_kill {kills}\noom_group_kill 0\n"
+        (self.root / parent / "memory.events").write_text(text)
+
     def end(self, name: str, parent: str = "docker") -> None:
         for directory in self._directories(f"/{parent}/{name}"):
             for file in directory.iterdir():
