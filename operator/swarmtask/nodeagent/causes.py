@@ -66,7 +66,7 @@ def below_limit(usage: Usage, limit_bytes: int, own_ooms_before: int = 0) -> boo
 def is_unmet(figures: Sequence[Usage], limit_bytes: int, peak_bytes: int | None) -> bool:
     """What was killed without anybody's counting it in its own cgroup was not killed for its own limit.
 
-    With cgroup v2 Docker's event and flag are no proof that it was: containerd sends an oom event for each kill, by the machine, too.
+    With cgroup v2 Docker's event and flag are no proof that it was: containerd sends an oom event for each kill, the machine's too.
     The cgroup around it knows; where that does not say, one that was far below its limit when it was seen last has not met it. With
     v1 they come from kills at the own limit alone.
 

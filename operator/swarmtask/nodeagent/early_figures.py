@@ -1,6 +1,6 @@
 """The figures of containers that have just begun: one that lives for less than the watch's second would leave none behind.
 
-Called by `watch` when Docker tells of a start, and asked by `attempts` when one has ended; a thread of its own looks, first soon and
+Called by `watch` when Docker tells of a start and asked by `attempts` when one has ended; a thread of its own looks, first soon and
 then ever less often, until the watch's own looks are often enough. Reads the kernel's files and nothing else.
 """
 
