@@ -95,12 +95,7 @@ class Guard:
         self._threads: list[threading.Thread] = []
 
     def __enter__(self) -> Guard:
-        for name, run in (
-            ("fence", self.fence.run),
-            ("watch", self.watch.run),
-            ("listen", self.watch.listen),
-            ("early", self.early.run),
-        ):
+        for name, run in (("fence", self.fence.run), ("watch", self.watch.run), ("listen", self.watch.listen), ("early", self.early.run)):
             thread = threading.Thread(target=run, name=name, daemon=True)
             thread.start()
             self._threads.append(thread)
