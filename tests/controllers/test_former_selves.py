@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from swarmtask.controllers.node_facts import Listed, NodeFacts, match, phase_of, without_former_selves
+from swarmtask.controllers.node_facts import Listed, NodeFacts, known_apart, match, phase_of, without_former_selves
 from swarmtask.engines.base import EngineNode, NodeState
 from swarmtask.resources.node import NodePhase, SwarmNode
 
@@ -35,13 +35,36 @@ def test_two_machines_of_one_name_stay_two_while_nothing_says_otherwise() -> Non
     assert ids(machine("a", "ubuntu", NodeState.UNKNOWN), machine("b", "ubuntu", day=3)) == ["a", "b"], "it is just joining"
 
 
-def known(name: str, engine_id: str) -> SwarmNode:
+def known(name: str, engine_id: str, boot_id: str | None = None) -> SwarmNode:
     return SwarmNode.model_validate(
         {
             "metadata": {"name": name}, "spec": {"maxTasks": 3},
-            "status": {"phase": "Gone", "engines": [{"name": "swarm", "id": engine_id}]},
+            "status": {"phase": "Gone", "engines": [{"name": "swarm", "id": engine_id}], "bootID": boot_id},
         }
     )  # fmt: skip
+
+
+def left_in(nodes: list[EngineNode], *swarm_nodes: SwarmNode) -> list[str]:
+    apart = known_apart("swarm", {node.metadata.name: node for node in swarm_nodes})
+    return [node.id for node in without_former_selves(nodes, apart)]
+
+
+def test_two_that_have_worked_at_once_stay_two_whichever_of_them_sleeps() -> None:
+    earlier, later = machine("a", "ubuntu", NodeState.DOWN), machine("b", "ubuntu", day=3)
+    assert left_in([earlier, later], known("ubuntu", "a", "boot-a"), known("ubuntu-b", "b", "boot-b")) == ["a", "b"]
+    assert left_in([earlier, later], known("ubuntu", "a"), known("ubuntu-b", "b")) == ["a", "b"], "nobody tells a boot"
+    assert left_in([earlier, later], known("ubuntu", "a")) == ["b"], "the later one is new"
+    assert left_in([earlier, later], known("ubuntu", "b")) == ["b"], "it is the SwarmNode that the lost entry was"
+
+
+def test_one_that_joined_again_before_it_was_missed_is_one_by_its_boot() -> None:
+    earlier, later = machine("a", "ubuntu", NodeState.DOWN), machine("b", "ubuntu", day=3)
+    assert left_in([earlier, later], known("ubuntu", "a", "boot"), known("ubuntu-b", "b", "boot")) == ["b"]
+
+
+def test_one_of_two_that_joins_again_is_a_former_self_all_the_same() -> None:
+    nodes = [machine("a", "ubuntu", NodeState.DOWN), machine("b", "ubuntu", day=3), machine("c", "ubuntu", day=4)]
+    assert left_in(nodes, known("ubuntu", "a"), known("ubuntu-b", "b")) == ["b", "c"]
 
 
 def test_it_goes_on_as_the_swarmnode_that_it_was() -> None:

@@ -5,15 +5,19 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 
+from swarmtask.engines.base import EngineNode, NodeState
 from swarmtask.resources.kinds import LEASE, SWARM_NODE, SWARM_TASK
 from tests.controllers.world import World, running
 from tests.fakes.agent import LEASES, FakeAgent
 from tests.fakes.engine import Outcome
 
+GIB = 2**30
+BEGAN = datetime(2026, 1, 1, tzinfo=UTC)
 FENCE_S = 20.0
 DUE_S = FENCE_S + 10 + 10
 """The fence, the grace period that tasks have unless they say otherwise, and the operator's margin."""
@@ -31,6 +35,9 @@ class Laptops:
 
     def phase(self, node: str) -> str:
         return str(self.world.node(node)["status"]["phase"])
+
+    def names(self) -> set[str]:
+        return {str(node["metadata"]["name"]) for node in self.world.kube.all(SWARM_NODE)}
 
     async def settle(self) -> None:
         """Every node has been heard."""
@@ -353,6 +360,77 @@ async def test_a_node_that_left_while_it_was_silent_may_still_run_its_work() -> 
         world.engine.remove_node("n1")
         took_s = 6 + await since(world, lambda: world.task("work").status.attempts[0].reason == "NodeLost")
         assert DUE_S <= took_s <= DUE_S + 3
+        await world.until(lambda: world.phase("work") == "Succeeded")
+
+
+def ubuntu(node_id: str, day: int) -> EngineNode:
+    """Machines that were all set up alike: one hostname."""
+    return EngineNode(
+        id=node_id, hostname="ubuntu", state=NodeState.READY, cpu_milli=4000, memory_bytes=8 * GIB, arch="x86_64", os="linux",
+        engine_version="fake", joined_at=BEGAN + timedelta(days=day),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("restart", [False, True])
+async def test_a_machine_that_sleeps_is_not_taken_for_another_of_its_hostname(restart: bool) -> None:
+    async with laptops(ubuntu("n1", 0)) as lab:
+        world = lab.world
+        await lab.run_on("work", "ubuntu", Outcome(duration_s=10), nodeLoss={"replace": "never"})
+        world.engine.add_node(ubuntu("n2", 1))
+        await world.until(lambda: "ubuntu-n2" in lab.names())
+        world.engine.freeze("n1")
+        await world.pass_time(30)
+        if restart:
+            await world.crash()
+            await world.start()
+        await world.pass_time(60)
+        assert (world.phase("work"), lab.phase("ubuntu"), lab.phase("ubuntu-n2")) == ("Unknown", "Unreachable", "Ready")
+        world.engine.reconnect("n1")
+        await world.until(lambda: lab.phase("ubuntu") == "Ready", 40)
+        await world.until(lambda: world.task("work").finished)
+        assert lab.names() == {"ubuntu", "ubuntu-n2"}
+
+
+@pytest.mark.parametrize("restart", [False, True])
+async def test_a_laptop_that_joins_again_is_the_node_that_it_was(restart: bool) -> None:
+    async with laptops(ubuntu("n1", 0)) as lab:
+        world = lab.world
+        world.kube.edit(SWARM_NODE, "ubuntu", None, {"spec": {"maxTasks": 3}})
+        world.engine.power_off("n1")
+        await world.pass_time(30)
+        assert lab.phase("ubuntu") == "Unreachable"
+        if restart:
+            await world.crash()
+        world.engine.add_node(ubuntu("n2", 1))
+        if restart:
+            await world.start()
+        again = FakeAgent(world.kube, world.engine, world.clock, "n2", fence_s=FENCE_S)
+        agent = asyncio.create_task(again.run())
+        await world.until(lambda: lab.phase("ubuntu") == "Ready", 40)
+        node = world.node("ubuntu")
+        assert ([item["id"] for item in node["status"]["engines"]], node["spec"]["maxTasks"]) == (["n2"], 3)
+        assert lab.names() == {"ubuntu"}
+        agent.cancel()
+        with suppress(asyncio.CancelledError):
+            await agent
+
+
+@pytest.mark.parametrize(("replace", "due_s"), [("never", None), ("afterLost", 4.5 + 30)])
+async def test_a_node_that_left_while_it_was_silent_is_waited_for_as_its_task_says(replace: str, due_s: float | None) -> None:
+    async with laptops("n1") as lab:
+        world = lab.world
+        await lab.run_on("work", "n1", nodeLoss={"replace": replace})
+        second(world)
+        await world.until(last_renewal(world, "n1"))
+        world.engine.disconnect("n1")
+        await world.pass_time(6)
+        world.engine.remove_node("n1")
+        if due_s is None:
+            await world.pass_time(120)
+            assert (world.phase("work"), world.task("work").status.attempt) == ("Unknown", 1)
+            world.kube.remove(LEASE, "n1", LEASES)  # a person knows that it will not come back
+        took_s = 6 + await since(world, lambda: world.task("work").status.attempts[0].reason == "NodeLost", 60)
+        assert due_s is None or due_s <= took_s <= due_s + 3
         await world.until(lambda: world.phase("work") == "Succeeded")
 
 

@@ -19,6 +19,8 @@ from swarmtask.clock import SystemClock
 START = datetime(2026, 1, 1, tzinfo=UTC)
 UID = "11111111-2222-4333-8444-{:012d}"
 GIB = 2**30
+MOST_TOLD = 256
+"""Docker remembers so many events, for those who ask `since`."""
 
 
 class HandClock:
@@ -80,6 +82,7 @@ class FakeDocker:
         self.signals: list[tuple[str, str, float]] = []
         self.asked: list[str] = []
         self.unexpected: list[str] = []
+        self.told: list[dict[str, Any]] = []
         self.streams: list[queue.Queue[dict[str, Any] | None]] = []
         self.listening = threading.Event()
         self.lock = threading.RLock()
@@ -161,6 +164,7 @@ class FakeDocker:
         nanos = round((self.clock.now() - datetime(1970, 1, 1, tzinfo=UTC)).total_seconds() * 1e9)
         event = {"Type": "container", "Action": action, "Actor": {"ID": name, "Attributes": attributes}, "timeNano": nanos}
         with self.lock:
+            self.told = [*self.told, event][-MOST_TOLD:]
             for stream in self.streams:
                 stream.put(event)
 
@@ -232,7 +236,13 @@ class FakeDocker:
         handler.send_header("Transfer-Encoding", "chunked")
         handler.end_headers()
         handler.wfile.flush()
+        seconds, _, nanos = query.get("since", "").partition(".")
         with self.lock:
+            if seconds:
+                since_nanos = int(seconds) * 10**9 + int(nanos.ljust(9, "0"))
+                for told in self.told:
+                    if told["timeNano"] >= since_nanos:
+                        stream.put(told)
             self.streams.append(stream)
             self.listening.set()
         while (event := stream.get()) is not None:
@@ -300,6 +310,12 @@ class CgroupTree:
             }  # fmt: skip
         for file, text in files.items():
             (directories[0] / file).write_text(text)
+
+    def around(self, *, ooms: int, kills: int, parent: str = "docker") -> None:
+        """What version 2 counts in the cgroup above the containers: of all of them, also of those that have ended."""
+        assert self.version == 2
+        text = f"low 0\nhigh 0\nmax 0\noom {ooms}\noom_kill {kills}\noom_group_kill 0\n"
+        (self.root / parent / "memory.events").write_text(text)
 
     def end(self, name: str, parent: str = "docker") -> None:
         for directory in self._directories(f"/{parent}/{name}"):

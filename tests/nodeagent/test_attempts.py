@@ -75,6 +75,7 @@ def place(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Place]:
 
 def test_an_end_that_docker_lists_late_is_asked_about_until_it_is_listed(place: Place) -> None:
     name = place.begin(1)
+    place.tree.use(name, memory=GIB, peak=GIB)
     assert place.one().state == "Running"
     place.tree.end(name)
     place.attempts.heard({"Action": "oom", "Actor": {"ID": name}})
@@ -208,9 +209,97 @@ def test_cgroup_v2_tells_a_machine_without_memory_from_a_full_page_cache(tmp_pat
         docker.stop()
 
 
+@pytest.fixture
+def second(tmp_path: Path) -> Iterator[Place]:
+    """A place with cgroup v2, where containerd sends an oom event for every kill."""
+    clock = HandClock()
+    docker = FakeDocker(tmp_path / "docker.sock", clock)
+    docker.start()
+    yield Place(tmp_path, clock, docker, CgroupTree(tmp_path, 2))
+    docker.stop()
+
+
+def told_of_a_kill(place: Place, name: str) -> NodeAttempt:
+    """Docker tells of it, and the cgroup is gone before anybody has looked again."""
+    place.clock.elapsed_s += 0.5
+    place.attempts.heard({"Action": "oom", "Actor": {"ID": name}, "timeNano": int(place.clock.now().timestamp() * 1e9)})
+    place.end(name, 137, oom=True)
+    return place.one()
+
+
+@pytest.mark.parametrize(("peak", "reason"), [(GIB // 2, "Evicted"), (GIB * 19 // 20 + 1, "OOMKilled")])
+def test_with_cgroup_v2_an_event_is_no_proof_of_its_own_limit(second: Place, peak: int, reason: str) -> None:
+    name = second.begin(1)
+    second.tree.use(name, memory=peak, peak=peak)
+    second.look()
+    ended = told_of_a_kill(second, name)
+    assert ended.reason == reason
+    if reason == "Evicted":
+        assert ended.message == (
+            "the kernel killed it for memory, and not at its limit of 1024 MiB: the machine must have been out of memory; "
+            "the most it used was 512 MiB"
+        )
+
+
+def test_an_own_oom_that_was_counted_before_the_kill_was_is_proof_enough(second: Place) -> None:
+    """Also where the kernel keeps no peak."""
+    name = second.begin(1)
+    second.tree.use(name, memory=GIB // 2, peak=GIB // 2, own=1)
+    second.look()
+    assert told_of_a_kill(second, name).reason == "OOMKilled"
+
+
+@pytest.mark.parametrize(
+    ("ooms", "kills", "peak", "reason"),
+    [
+        (3, 6, GIB // 2, "Evicted"), (4, 6, GIB // 2, "OOMKilled"), (3, 6, GIB, "Evicted"),
+        (3, 5, GIB // 2, "Evicted"), (3, 5, GIB, "OOMKilled"),
+    ],
+    ids=["the machine's", "its own, and it grew fast", "the machine's, full of page cache", "not counted there", "nor here"],
+)  # fmt: skip
+def test_the_cgroup_around_it_knows_whose_limit_it_was(second: Place, ooms: int, kills: int, peak: int, reason: str) -> None:
+    name = second.begin(1)
+    second.tree.around(ooms=3, kills=5)
+    second.tree.use(name, memory=peak, peak=peak)
+    second.look()
+    second.tree.around(ooms=ooms, kills=kills)
+    assert told_of_a_kill(second, name).reason == reason
+
+
+@pytest.mark.parametrize(("own", "peak", "reason"), [(1, GIB, "OOMKilled"), (0, GIB // 2, "Evicted")])
+def test_one_that_lived_for_less_than_a_second_is_judged_by_its_first_figures(
+    second: Place, own: int, peak: int, reason: str
+) -> None:
+    early = EarlyFigures(Cgroups(second.tree.root, second.tree.proc), second.clock.monotonic)
+    second.restart(early=early.usage)
+    counted, told = second.begin(1), second.begin(2)
+    for name in (counted, told):
+        second.tree.use(name, memory=peak, peak=peak)
+        early.begun(name)
+    second.clock.elapsed_s += 0.1
+    second.tree.use(counted, memory=peak, peak=peak, kills=1, own=own)
+    early.step()
+    second.end(counted, 137)
+    second.attempts.heard({"Action": "oom", "Actor": {"ID": told}, "timeNano": int(second.clock.now().timestamp() * 1e9)})
+    second.end(told, 137, oom=True)
+    assert [item.reason for item in second.look()] == [reason, reason]
+
+
+def test_a_child_killed_in_its_first_second_is_not_why_it_was_killed_later(second: Place) -> None:
+    early = EarlyFigures(Cgroups(second.tree.root, second.tree.proc), second.clock.monotonic)
+    second.restart(early=early.usage)
+    name = second.begin(1)
+    second.tree.use(name, memory=GIB, peak=GIB, kills=1)
+    early.begun(name)
+    second.clock.elapsed_s += 60
+    second.end(name, 137)
+    assert second.one().reason == ""
+
+
 def test_killed_at_its_limit_and_removed_before_anybody_could_ask(place: Place) -> None:
     """What limit it had is known from when it ran."""
     name = place.begin(1)
+    place.tree.use(name, memory=GIB, peak=GIB)
     place.look()
     nanos = int(place.clock.now().timestamp() * 1e9)
     for action, attributes in (("oom", {}), ("die", {"exitCode": "137"})):

@@ -537,6 +537,22 @@ def test_an_answer_that_is_none(node: Node) -> None:
         client.events()
 
 
-def test_a_silent_stream_ends(node: Node) -> None:
-    with Daemon(node.docker.path).events(silence_s=1.0) as stream, pytest.raises(EngineUnavailable, match="broke off"):
+def test_a_silent_stream_ends_and_the_next_begins_where_it_stopped(node: Node) -> None:
+    client = Daemon(node.docker.path)
+    with client.events(silence_s=0.5) as stream:
+        until(node.docker.listening.is_set)
+        node.docker.emit("oom", container_id(1))
+        (heard,) = list(stream)
+    node.clock.elapsed_s += 1
+    node.docker.emit("die", container_id(1), exitCode="137")
+    with client.events(since_nanos=heard["timeNano"], silence_s=0.5) as stream:
+        assert [event["Action"] for event in stream] == ["oom", "die"], "that moment included"
+    with client.events(since_nanos=heard["timeNano"] + 1, silence_s=0.5) as stream:
+        assert [event["Action"] for event in stream] == ["die"]
+
+
+def test_a_stream_that_breaks_is_no_silence(node: Node) -> None:
+    with Daemon(node.docker.path).events() as stream, pytest.raises(EngineUnavailable, match="ended"):
+        until(node.docker.listening.is_set)
+        node.docker.break_streams()
         list(stream)

@@ -6,7 +6,7 @@ Called by the node controller. Takes lists and known nodes, returns values; read
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -79,21 +79,46 @@ def node_name(hostname: str) -> str:
     return ".".join(part for part in parts if part)[:240].strip("-.") or "node"
 
 
-def without_former_selves(nodes: Sequence[EngineNode]) -> tuple[EngineNode, ...]:
+Apart = Callable[[str, str], bool]
+
+
+def known_apart(engine: str, known: Mapping[str, SwarmNode]) -> Apart:
+    """Of two IDs of one engine: are they known to be two machines? Those are that have worked at once, and so became SwarmNodes of
+    different names. It outlives an operator, as they do.
+
+    A machine that leaves and joins again before its engine has missed it seems to be two for a moment, too; its boot ID tells.
+    """
+    owners = {
+        item.id: (name, node.status.boot_id) for name, node in known.items() for item in node.status.engines if item.name == engine
+    }
+
+    def apart(one: str, other: str) -> bool:
+        if one not in owners or other not in owners:
+            return False
+        (name, boot_id), (other_name, other_boot_id) = owners[one], owners[other]
+        return name != other_name and not (boot_id and boot_id == other_boot_id)
+
+    return apart
+
+
+def without_former_selves(nodes: Sequence[EngineNode], apart: Apart = lambda one, other: False) -> tuple[EngineNode, ...]:
     """An engine's list without what machines were before they came back under another ID: an engine keeps such entries for ever.
 
     One that is lost is left out when a machine of the same hostname has joined later and works: it is the same machine, as far as
-    anybody can tell, which goes on under the new ID.
+    anybody can tell, which goes on under the new ID; unless the two are known to be two, one of which sleeps.
     """
-    newest: dict[str, datetime] = {}
+    working: dict[str, list[tuple[datetime, str]]] = {}
     for node in nodes:
         if node.state is NodeState.READY and node.joined_at is not None:
-            newest[node.hostname] = max(newest.get(node.hostname, node.joined_at), node.joined_at)
-    return tuple(
-        node
-        for node in nodes
-        if node.state is not NodeState.DOWN or node.joined_at is None or newest.get(node.hostname, node.joined_at) <= node.joined_at
-    )
+            working.setdefault(node.hostname, []).append((node.joined_at, node.id))
+
+    def goes_on(node: EngineNode) -> bool:
+        joined_at = node.joined_at
+        if node.state is not NodeState.DOWN or joined_at is None:
+            return False
+        return any(later > joined_at and not apart(node.id, other) for later, other in working.get(node.hostname, ()))
+
+    return tuple(node for node in nodes if not goes_on(node))
 
 
 def match(lists: Mapping[str, tuple[Sequence[EngineNode], bool]], known: Mapping[str, SwarmNode]) -> dict[str, NodeFacts]:

@@ -16,7 +16,7 @@ from swarmtask.controllers.crashpoints import write_point
 from swarmtask.controllers.executor import Executor
 from swarmtask.controllers.lane import EngineLane
 from swarmtask.controllers.leases import AGENT_SILENT, LEASE_EXPIRED
-from swarmtask.controllers.node_facts import NodeFacts, engine_labels, match, status_of, without_former_selves
+from swarmtask.controllers.node_facts import NodeFacts, engine_labels, known_apart, match, status_of, without_former_selves
 from swarmtask.controllers.node_rules import NodeRules
 from swarmtask.controllers.reading import difference
 from swarmtask.controllers.surroundings import Surroundings
@@ -27,8 +27,6 @@ from swarmtask.lifecycle.messages import NodeGone
 from swarmtask.resources.kinds import SWARM_NODE
 from swarmtask.resources.node import NodeEngine, SwarmNode
 from swarmtask.resources.quiet_hours import Stand
-from swarmtask.resources.task import Attempt
-from swarmtask.scheduler.model import TaskKey
 
 logger = logging.getLogger(__name__)
 
@@ -73,7 +71,7 @@ class Nodes:
         while True:
             asked_at = self._clock.monotonic()
             try:
-                found = without_former_selves(await lane.engine.nodes())
+                found = without_former_selves(await lane.engine.nodes(), known_apart(lane.name, self._cache.nodes))
             except SwarmTaskError as error:
                 if not failed:
                     logger.warning("engine %s does not list its nodes: %s", lane.name, error)
@@ -94,7 +92,8 @@ class Nodes:
         return lane.nodes is None or self._clock.monotonic() - lane.nodes_at > limit_s
 
     def _tell_gone(self, lane: EngineLane) -> None:
-        """Attempts on nodes that complete lists have not shown for as long as a workload may be missing."""
+        """Attempts on nodes that complete lists have not shown for as long as a workload may be missing. Not those on a node whose
+        agent is silent: it has left its engine, or was taken out of it, while it slept."""
         assert lane.nodes is not None  # noqa: S101 - the caller has just set it
         present = {node.id for node in lane.nodes}
         wanted = set()
@@ -104,19 +103,13 @@ class Nodes:
             node = (lane.name, attempt.engine_node_id)
             wanted.add(node)
             since = self._absent_since.setdefault(node, lane.nodes_at)
-            if self._fenced(key, attempt):
-                continue
+            if self.uncertain(attempt.node):
+                continue  # it may still run there: `leases` says when it is given up, if ever
             if lane.nodes_at - since >= self._settings.vanish_grace_s:
                 message = f"node {attempt.node} has left {lane.name} for good"
                 self._executor.offer(key, self._cache.tasks[key].task.metadata.uid, NodeGone(attempt.number, message))
         for node in [node for node in self._absent_since if node[0] == lane.name and node not in wanted]:
             del self._absent_since[node]
-
-    def _fenced(self, key: TaskKey, attempt: Attempt) -> bool:
-        """Its node has left the engine and is silent: the attempt may still run there, until the node's agent has stopped it. When
-        that must have happened, `leases` says."""
-        policy = self._cache.tasks[key].task.spec.node_loss.replace
-        return policy == "afterFence" and self.uncertain(attempt.node)
 
     def engine_ready(self, engine: NodeEngine) -> bool:
         """Does this engine offer this node for work, as far as its newest list says?"""

@@ -14,10 +14,11 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from swarmtask.nodeagent.causes import Evidence, Mark, below_limit, cause
+from swarmtask.nodeagent.causes import CLOSE, KILLED, Evidence, Mark, below_limit, cause, is_unmet
 from swarmtask.nodeagent.cgroups import Cgroup, Cgroups, Usage
 from swarmtask.nodeagent.containers import ENDED, Details, Listed, details, listed, signal_number
 from swarmtask.nodeagent.daemon import Daemon
+from swarmtask.nodeagent.early_figures import OLD_S
 from swarmtask.nodeagent.eviction import Candidate
 from swarmtask.nodeagent.records import Reason, Record, Records
 
@@ -54,9 +55,10 @@ class _Running:
 
 @dataclass(slots=True)
 class _Heard:
-    """Of one container, from Docker's events and from looks while it ran."""
+    """Of one container, from Docker's events and from looks while it ran. `counted_at`: when a look has counted a kill last."""
 
     ooms: list[datetime] = field(default_factory=list)
+    counted_at: datetime | None = None
     oom_kills: int = 0
     own_ooms: int = 0
     by_host: bool = False
@@ -231,7 +233,8 @@ class Attempts:
             if (usage.oom_kills or 0) > about.oom_kills:
                 about.oom_kills = usage.oom_kills or 0
                 about.by_host = below_limit(usage, one.details.memory_limit_bytes, about.own_ooms)
-                about.ooms = [*about.ooms, self._now()][-MOST_MOMENTS:]
+                about.counted_at = self._now()
+                about.ooms = [*about.ooms, about.counted_at][-MOST_MOMENTS:]
             about.own_ooms = usage.own_ooms or 0
             record = self._records.get(one.item.attempt)
             if record is not None and not record.exited:
@@ -335,11 +338,15 @@ class Attempts:
             if mark is None and before.reason and before.stopping_at is not None:
                 mark = Mark(before.reason, before.message, before.stopping_at)
             about = self._heard.get(container_id) or _Heard()
+            one = self._running.get(attempt)
         early = self._early(container_id)
         if early is not None:
             before = _with_figures(before, early)
         exit_code = seen.exit_code if exit_known else None
-        evidence = Evidence(tuple(about.ooms), about.by_host, seen.oom_killed, seen.memory_limit_bytes, before.peak_bytes)
+        evidence = Evidence(flag=seen.oom_killed, limit_bytes=seen.memory_limit_bytes, peak_bytes=before.peak_bytes)
+        if exit_code == KILLED:
+            late = one.usage if one is not None and one.item.id == container_id else None
+            evidence = self._kills(evidence, about, seen, early, late)
         reason, message = cause(exit_code, seen.finished_at, mark, evidence)
         record = replace(
             before, exited=True, started_at=seen.started_at or before.started_at, finished_at=seen.finished_at, exit_code=exit_code,
@@ -351,6 +358,24 @@ class Attempts:
             self._marks.pop(container_id, None)
             self._heard.pop(container_id, None)
         logger.info("attempt %s has ended: exit code %s %s", attempt, exit_code, reason)
+
+    def _kills(self, evidence: Evidence, about: _Heard, seen: Details, early: Usage | None, late: Usage | None) -> Evidence:
+        """The evidence, with what is known of kills for memory.
+
+        Args:
+            early: what was seen of it in its first seconds; late: in the last look each second.
+        """
+        moments, counted_at, by_host = list(about.ooms), about.counted_at, about.by_host
+        if early is not None and (early.oom_kills or 0) > about.oom_kills:  # no look each second has counted it
+            counted_at = seen.finished_at or self._now()
+            if seen.started_at is not None:
+                counted_at = min(counted_at, seen.started_at + timedelta(seconds=OLD_S))
+            moments.append(counted_at)
+            by_host = below_limit(early, seen.memory_limit_bytes, about.own_ooms)
+        if counted_at is not None and (seen.finished_at is None or seen.finished_at - counted_at <= CLOSE):
+            return replace(evidence, moments=tuple(moments), by_host=by_host)
+        figures = [usage for usage in (early, late) if usage is not None]
+        return replace(evidence, moments=tuple(moments), unmet=is_unmet(figures, seen.memory_limit_bytes, evidence.peak_bytes))
 
     def _keep(self, record: Record, *, durable: bool) -> None:
         """On the disk first: what was told is not forgotten."""

@@ -6,6 +6,7 @@ the kernel's counter tells alone whether the main process died of it: both count
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -37,11 +38,13 @@ class Evidence:
     Attributes:
         moments: when such a kill was noticed, by counting or by Docker's event.
         by_host: at the last such count the container had never run against its own limit: the machine itself was out of memory.
+        unmet: nobody counted the last such kill, and by all that is known it was not at the container's own limit.
         flag: Docker's own, which does not say when, nor of which process.
     """
 
     moments: tuple[datetime, ...] = ()
     by_host: bool = False
+    unmet: bool = False
     flag: bool = False
     limit_bytes: int = 0
     peak_bytes: int | None = None
@@ -58,6 +61,26 @@ def below_limit(usage: Usage, limit_bytes: int, own_ooms_before: int = 0) -> boo
     if usage.own_ooms is not None:
         return usage.own_ooms <= own_ooms_before
     return usage.limit_hits == 0 and usage.peak_bytes < NEAR * limit_bytes
+
+
+def is_unmet(figures: Sequence[Usage], limit_bytes: int, peak_bytes: int | None) -> bool:
+    """What was killed without anybody's counting it in its own cgroup was not killed for its own limit.
+
+    With cgroup v2 Docker's event and flag are no proof that it was: containerd sends an oom event for each kill, the machine's too.
+    The cgroup around it knows; where that does not say, one that was far below its limit when it was seen last has not met it. With
+    v1 they come from kills at the own limit alone.
+
+    Args:
+        figures: looks at it, in no order.
+        peak_bytes: the most that it is known to have used.
+    """
+    last = max(figures, key=lambda usage: (usage.own_ooms or 0, usage.peak_bytes), default=None)
+    if last is None or last.own_ooms is None:
+        return False
+    met = None if last.above is None else last.above.met_limit()
+    if met is not None:
+        return not met
+    return last.own_ooms == 0 and peak_bytes is not None and peak_bytes < NEAR * limit_bytes
 
 
 def cause(exit_code: int | None, finished_at: datetime | None, mark: Mark | None, evidence: Evidence) -> tuple[Reason, str]:
@@ -78,6 +101,10 @@ def cause(exit_code: int | None, finished_at: datetime | None, mark: Mark | None
         return "", ""
     if evidence.by_host or not evidence.limit_bytes:
         return "Evicted", f"the kernel killed it because the machine was out of memory{_peak(evidence)}"
+    if evidence.unmet:
+        limit = f"{evidence.limit_bytes / MIB:.0f} MiB"
+        words = f"the kernel killed it for memory, and not at its limit of {limit}: the machine must have been out of memory"
+        return "Evicted", words + _peak(evidence)
     return "OOMKilled", f"the kernel killed it at its memory limit of {evidence.limit_bytes / MIB:.0f} MiB{_peak(evidence)}"
 
 

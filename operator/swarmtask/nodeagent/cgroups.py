@@ -10,7 +10,7 @@ import logging
 import os
 import re
 import signal
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 logger = logging.getLogger(__name__)
@@ -25,6 +25,25 @@ MICROS_PER_S = 1_000_000
 
 
 @dataclass(frozen=True, slots=True)
+class Above:
+    """The cgroup (v2) around a container's as it was at one look. It counts what happens in all that are in it, and stays.
+
+    Attributes:
+        ooms, kills: `oom` and `oom_kill` of its memory.events.
+    """
+
+    directory: Path
+    ooms: int
+    kills: int
+
+    def met_limit(self) -> bool | None:
+        """Of the kills in it since then: was one of them at the limit of who was killed? None: nobody can say, because there was
+        none, or because its counts are its own alone (mount option memory_localevents)."""
+        now = _above(self.directory)
+        return None if now is None or now.kills <= self.kills else now.ooms > self.ooms
+
+
+@dataclass(frozen=True, slots=True)
 class Usage:
     """One look at a container that runs.
 
@@ -35,6 +54,7 @@ class Usage:
         cpu_s: CPU time so far; None where it is not counted.
         own_ooms: how often it had no memory left within its own limit; None where the kernel does not count that apart from kills
             (cgroup v1).
+        above: the cgroup around it at the same moment.
     """
 
     oom_kills: int | None
@@ -43,6 +63,7 @@ class Usage:
     peak_bytes: int
     cpu_s: float | None
     own_ooms: int | None = None
+    above: Above | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +115,7 @@ class Cgroup:
             peak_bytes=max(now, _number(self.memory / "memory.peak") or 0),
             cpu_s=_cpu_v2(self.memory),
             own_ooms=events.get("oom"),
+            above=_above(self.memory.parent),
         )
 
     def _read_v1(self) -> Usage:
@@ -198,6 +220,15 @@ def _cpu_v1(directory: Path) -> float | None:
     """Memory may be counted by v1 and CPU by v2 on one machine."""
     used = _number(directory / "cpuacct.usage")
     return used / NANOS_PER_S if used is not None else _cpu_v2(directory)
+
+
+def _above(directory: Path) -> Above | None:
+    """None where nothing is counted: the root."""
+    try:
+        events = _counts(directory / "memory.events")
+    except (OSError, ValueError):
+        return None
+    return Above(directory, events["oom"], events["oom_kill"]) if events.keys() >= {"oom", "oom_kill"} else None
 
 
 def _kill(pid: int) -> None:

@@ -24,6 +24,7 @@ LABEL_CLUSTER = "swarmtask.io/cluster"
 """These two as in `swarmtask.engines.base`, which loads more than this process may; a test compares them."""
 
 EVENTS = ("start", "kill", "die", "oom", "destroy")
+NANOS_PER_S = 1_000_000_000
 MOST_BYTES = 64 * 2**20
 """A longer answer is none: ten thousand containers list in less."""
 
@@ -68,19 +69,24 @@ class Daemon:
         code, _ = self._call("POST", f"/containers/{quote(container_id, safe='')}/kill", {"signal": signal})
         return code < http.HTTPStatus.BAD_REQUEST
 
-    def events(self, *, silence_s: float = 60.0) -> Events:
+    def events(self, *, since_nanos: int | None = None, silence_s: float = 60.0) -> Events:
         """What happens to our containers from now on.
 
         Args:
-            silence_s: after so long without an event the stream ends with EngineUnavailable: it may be dead.
+            since_nanos: and what has happened since then, that moment included, as far as Docker remembers (its last 256 events of
+                all kinds); nanoseconds since the epoch, as `timeNano` of events.
+            silence_s: after so long without an event the stream ends: it may be dead, and nobody could tell.
 
         Raises:
             NoDaemon, EngineUnavailable: it could not be opened.
         """
         filters = {"type": ["container"], "label": self._labels, "event": EVENTS}
+        query = {"filters": _filters(filters)}
+        if since_nanos is not None:
+            query["since"] = f"{since_nanos // NANOS_PER_S}.{since_nanos % NANOS_PER_S:09d}"
         connection = _Connection(self._path, silence_s)
         try:
-            connection.request("GET", "/events?" + urlencode({"filters": _filters(filters)}))
+            connection.request("GET", "/events?" + urlencode(query))
             response = connection.getresponse()
         except (OSError, http.client.HTTPException) as error:
             connection.close()
@@ -118,7 +124,7 @@ _ANSWERS = (http.HTTPStatus.NOT_FOUND, http.HTTPStatus.CONFLICT)
 
 
 class Events:
-    """A stream of events; iterate, and close it from any thread. Ends with EngineUnavailable when it breaks."""
+    """A stream of events; iterate, and close it from any thread. Ends when it was silent for long; EngineUnavailable: it broke."""
 
     def __init__(self, connection: _Connection, response: http.client.HTTPResponse) -> None:
         self._connection, self._response = connection, response
@@ -136,6 +142,8 @@ class Events:
             try:
                 line = self._response.readline(MOST_BYTES)
                 event = orjson.loads(line) if line else None
+            except TimeoutError:
+                return
             except (OSError, ValueError, http.client.HTTPException) as error:  # ValueError: closed meanwhile, or no JSON
                 raise EngineUnavailable(f"Docker's events broke off: {error or type(error).__name__}") from error
             if event is None:

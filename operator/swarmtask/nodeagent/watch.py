@@ -1,8 +1,8 @@
 """Keeps `attempts` up to date, and makes room when the machine runs out of memory: two threads.
 
 Called by `guard`. One thread looks every second, and reads Docker's whole list when something may have changed, after any doubt,
-and every half minute anyway. The other waits for Docker's events, which are hints: a stream that broke is opened again with growing
-pauses, and a list follows. Never calls the API.
+and every half minute anyway. The other waits for Docker's events, which are hints: a stream that was silent for long is opened
+again at once, one that broke after growing pauses, where it stopped, and a list follows. Never calls the API.
 """
 
 from __future__ import annotations
@@ -10,8 +10,10 @@ from __future__ import annotations
 import logging
 import random
 import threading
-from collections.abc import Callable
-from datetime import datetime
+from collections import deque
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime, timedelta
+from typing import Any
 
 from swarmtask.errors import EngineUnavailable
 from swarmtask.nodeagent.attempts import Attempts
@@ -26,6 +28,9 @@ LIST_S = 30.0
 GATHER_S = 0.1
 """Events come in waves; one list is enough for each."""
 LONGEST_PAUSE_S = 5.0
+REMEMBERED = 512
+"""Events that are known when they come again: more than Docker can repeat."""
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class Watch:
@@ -64,6 +69,7 @@ class Watch:
         self._doubt, self._ended = threading.Event(), threading.Event()
         self._list_at, self._failures = float("-inf"), 0
         self._stream: Events | None = None
+        self._known: deque[tuple[int, str, str]] = deque(maxlen=REMEMBERED)
 
     def doubt(self) -> None:
         """Something may have changed: read Docker's list."""
@@ -167,26 +173,47 @@ class Watch:
 
     def listen(self) -> None:
         """The thread that listens: until `end`."""
-        failures = 0
+        failures, since_nanos = 0, None
         while not self._ended.is_set():
+            opened = latest = (self._now() - _EPOCH) // timedelta(microseconds=1) * 1000
             try:
-                with self._daemon.events() as stream:
+                with self._daemon.events(since_nanos=since_nanos) as stream:
                     self._stream = stream
+                    since_nanos = since_nanos or opened
                     self.doubt()  # what happened while nobody listened
                     for event in stream:
-                        failures = 0
-                        self._attempts.heard(event)
-                        self.doubt()
-                        actor = event.get("Actor")
-                        if event.get("Action") == "start" and isinstance(actor, dict):
-                            self._begun(str(actor.get("ID")))
+                        since_nanos = latest = _moment(event) or latest
+                        if self._is_news(event):
+                            failures = 0
+                            self._hear(event)
             except EngineUnavailable as error:
                 logger.debug("no events: %s", error.message)
                 failures += 1
+            else:  # nothing happened for long, which is no failure; that the stream is not dead the next one shows
+                failures, since_nanos = 0, latest
             finally:
                 self._stream = None
             self.doubt()
-            self._ended.wait(self._pause_s(failures))
+            if failures:
+                self._ended.wait(self._pause_s(failures))
+
+    def _is_news(self, event: Mapping[str, Any]) -> bool:
+        """It was not heard before: a stream begins with the moment at which the one before it stopped."""
+        at, actor = _moment(event), event.get("Actor")
+        if at is None:
+            return True
+        name = (at, str(event.get("Action")), str(actor.get("ID")) if isinstance(actor, dict) else "")
+        known = name in self._known
+        if not known:
+            self._known.append(name)
+        return not known
+
+    def _hear(self, event: Mapping[str, Any]) -> None:
+        self._attempts.heard(event)
+        self.doubt()
+        actor = event.get("Actor")
+        if event.get("Action") == "start" and isinstance(actor, dict):
+            self._begun(str(actor.get("ID")))
 
     def end(self) -> None:
         """Let both threads end."""
@@ -198,3 +225,9 @@ class Watch:
 
     def _pause_s(self, failures: int) -> float:
         return self._rng.uniform(0.2, min(LONGEST_PAUSE_S, 0.5 * 2 ** min(failures, 10)))
+
+
+def _moment(event: Mapping[str, Any]) -> int | None:
+    """When it happened, by Docker's own clock: nanoseconds since the epoch. None where it does not say."""
+    nanos = event.get("timeNano")
+    return nanos if isinstance(nanos, int) and 0 < nanos < 2**62 else None
