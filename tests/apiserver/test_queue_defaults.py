@@ -101,6 +101,60 @@ async def test_server_side_apply_gets_them_and_does_not_own_them(api: httpx.Asyn
     assert other["spec"]["backoffLimit"] == 2, "nobody is in the way of whoever sets one"
 
 
+@pytest.mark.parametrize("way", ["apply", "merge", "replace"])
+@pytest.mark.parametrize("created", ["posted", "applied"])
+async def test_a_priority_that_is_set_later_takes_the_place_of_the_class_that_nobody_said(
+    api: httpx.AsyncClient, created: str, way: str
+) -> None:
+    first = await post(api) if created == "posted" else await apply(api, task())
+    if way == "apply":
+        now = await apply(api, task(priority=5))
+    elif way == "merge":
+        now = (await api.patch(f"{TASKS}/t", json={"spec": {"priority": 5}}, headers=MERGE)).json()
+    else:
+        read = first | {"spec": first["spec"] | {"priority": 5}}
+        now = (await api.put(f"{TASKS}/t", json=read)).json()
+    assert chosen(now) == DEFAULTS | {"priority": 5, "priorityClass": None}
+    assert now == (await api.get(f"{TASKS}/t")).json()
+
+
+async def test_a_class_that_somebody_said_excludes_a_priority(api: httpx.AsyncClient) -> None:
+    await post(api, name="posted", priorityClass="high")
+    await apply(api, task("applied", priorityClass="high"))
+    await post(api, name="edited")
+    assert (await api.patch(f"{TASKS}/edited", json={"spec": {"priorityClass": "low"}}, headers=MERGE)).status_code == 200
+    for name in ("posted", "applied", "edited"):
+        refused = await api.patch(f"{TASKS}/{name}", json={"spec": {"priority": 5}}, headers=MERGE)
+        assert (refused.status_code, "exclude each other" in refused.text) == (422, True), name
+    both = await api.patch(
+        f"{TASKS}/applied", json=task("applied", priorityClass="high", priority=5), headers=APPLY, params=PARAMETERS
+    )
+    assert both.status_code == 422
+    moved = await apply(api, task("applied", priority=5))
+    assert chosen(moved)["priority"] == 5
+
+
+async def test_who_applies_both_is_refused_although_the_class_was_filled_in(api: httpx.AsyncClient) -> None:
+    await apply(api, task())
+    both = await api.patch(f"{TASKS}/t", json=task(priority=5, priorityClass="high"), headers=APPLY, params=PARAMETERS)
+    assert (both.status_code, "exclude each other" in both.text) == (422, True)
+
+
+async def test_a_class_stays_where_nobody_knows_who_said_it(api: httpx.AsyncClient) -> None:
+    await post(api)
+    untracked = await api.patch(f"{TASKS}/t", json={"metadata": {"managedFields": [{}]}}, headers=MERGE)
+    assert "managedFields" not in untracked.json()["metadata"]
+    refused = await api.patch(f"{TASKS}/t", json={"spec": {"priority": 5}}, headers=MERGE)
+    assert (refused.status_code, "exclude each other" in refused.text) == (422, True)
+
+
+async def test_what_a_post_did_not_say_is_owned_by_nobody(api: httpx.AsyncClient) -> None:
+    created = await post(api, activeDeadlineSeconds=9)
+    owned = created["metadata"]["managedFields"][0]["fieldsV1"]["f:spec"]
+    assert "f:activeDeadlineSeconds" in owned and "f:container" in owned
+    assert not owned.keys() & {f"f:{name}" for name in DEFAULTS if name != "activeDeadlineSeconds"}
+
+
 async def test_the_tasks_of_an_array_are_as_it_made_them(api: httpx.AsyncClient) -> None:
     array = await post(api, name="array", completions=2)
     response = await api.post(TASKS, json=member("array-0", array, 0, queue="default", backoffLimit=1))

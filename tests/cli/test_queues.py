@@ -12,8 +12,9 @@ import pytest
 
 from swarmtask.clock import format_time
 from swarmtask.kube import Object
+from swarmtask.lifecycle.members import member_object
 from swarmtask.resources.kinds import SWARM_QUEUE, SWARM_TASK
-from swarmtask.resources.task import ANNOTATION_CANCEL, ANNOTATION_FRONT
+from swarmtask.resources.task import ANNOTATION_CANCEL, ANNOTATION_FRONT, SwarmTask
 from tests.cli.conftest import Swarmtask
 from tests.cli.tasks import add_queue, add_task, attempt
 from tests.fakes.kube import FakeKube
@@ -271,16 +272,127 @@ def test_drain_cancels_what_waits_in_that_queue_only(swarmtask: Swarmtask, kube:
     on_watch(kube, "SwarmQueue", lambda: operator_sees(kube, 0))
     result = swarmtask("queue", "drain", "default", "--cancel-queued")
     assert result.exit_code == 0, result.stderr
-    cancelled = {
-        task["metadata"]["name"]
-        for task in kube.all(SWARM_TASK)
-        if ANNOTATION_CANCEL in (task["metadata"].get("annotations") or {})
-    }
-    assert cancelled == {"waits", "retries"}
+    assert cancelled(kube) == {"waits", "retries"}
     assert result.stdout.count("cancel requested") == 2
     assert stored(kube, SWARM_TASK, "waits")["metadata"]["annotations"][ANNOTATION_CANCEL].startswith(
         "queue default is drained at "
     )
+
+
+def cancelled(kube: FakeKube) -> set[str]:
+    return {
+        task["metadata"]["name"]
+        for task in kube.all(SWARM_TASK)
+        if ANNOTATION_CANCEL in (task["metadata"].get("annotations") or {})
+    }
+
+
+def add_array(kube: FakeKube, phase: str, *runs: str, queue: str = "default", **status: Any) -> None:
+    """The array `many` of twelve runs, of which those from 0 on are in the phases given, in the queue `default`."""
+    array = add_task(kube, "many", phase, spec={"completions": 12, "parallelism": 4}, **status)
+    for index, run in enumerate(runs):
+        attempts = [attempt()] if run in ("Starting", "Running") else []
+        kube.add(SWARM_TASK, member_object(SwarmTask.model_validate(array), index), status={"phase": run, "attempts": attempts})
+    if queue != "default":
+        kube.edit(SWARM_TASK, "many", "default", {"spec": {"queue": queue}})
+
+
+@pytest.mark.parametrize(("phase", "first"), [("Running", "Running"), ("Queued", "Starting")])
+def test_drain_lets_the_runs_of_an_array_end_and_then_cancels_it_as_a_whole(
+    swarmtask: Swarmtask, kube: FakeKube, phase: str, first: str
+) -> None:
+    add_queue(kube, running=1)
+    since = {"startTime": "2026-01-01T00:00:00Z"} if phase == "Running" else {}
+    add_array(kube, phase, first, "Queued", "Backoff", "Pending", **since)
+    add_task(kube, "waits", "Queued")
+    steps = []
+
+    def go_on() -> None:
+        operator_sees(kube, 1)
+        steps.append(cancelled(kube))
+        end(kube, "many-0")
+        operator_sees(kube, 0)
+
+    on_watch(kube, "SwarmQueue", go_on)
+    result = swarmtask("queue", "drain", "default", "--cancel-queued")
+    assert result.exit_code == 0, result.stderr
+    assert steps[0] == {"waits"}, "while a run of it runs, cancelling the array would stop that run"
+    assert cancelled(kube) == {"waits", "many"}, "a run that is cancelled by itself is a failure that nobody asked for"
+    assert "1 run of array many still runs: the array is cancelled when that one has ended." in result.stderr
+    more = "; `swarmtask retry many` runs the rest" if since else ""
+    assert result.stdout.splitlines() == [
+        "swarmtask.swarmtask.io/waits cancel requested",
+        f"swarmtask.swarmtask.io/many cancel requested{more}",
+        "swarmqueue.swarmtask.io/default drained",
+    ]
+
+
+def test_drain_cancels_an_array_of_which_nothing_runs_before_the_rest_of_the_queue_has_ended(
+    swarmtask: Swarmtask, kube: FakeKube
+) -> None:
+    add_queue(kube, running=1)
+    add_array(kube, "Running", "Queued", "Queued")
+    add_task(kube, "runs", "Running", attempts=[attempt()])
+    steps: list[set[str]] = []
+
+    def go_on() -> None:
+        steps.append(cancelled(kube))
+        operator_sees(kube, 1)
+
+    on_watch(kube, "SwarmQueue", go_on)
+    result = swarmtask("queue", "drain", "default", "--cancel-queued", "--timeout", "0.5")
+    assert result.exit_code == 1
+    assert steps[0] == set(), "a run of it may start until the operator has seen the hold"
+    assert cancelled(kube) == {"many"}
+
+
+def test_drain_leaves_an_array_alone_that_has_run(swarmtask: Swarmtask, kube: FakeKube) -> None:
+    add_queue(kube, running=0)
+    add_array(kube, "Running", "Succeeded", "Failed", array={"completedIndexes": "2-10", "failedIndexes": "11"})
+    on_watch(kube, "SwarmQueue", lambda: operator_sees(kube, 0))
+    assert swarmtask("queue", "drain", "default", "--cancel-queued").exit_code == 0
+    assert cancelled(kube) == set(), "it ends as its runs did, once it has recorded them"
+
+
+def test_drain_does_not_cancel_an_array_that_was_moved_and_says_so(swarmtask: Swarmtask, kube: FakeKube) -> None:
+    add_queue(kube, running=0)
+    add_array(kube, "Running", "Succeeded", "Queued", "Queued", queue="other")
+    on_watch(kube, "SwarmQueue", lambda: operator_sees(kube, 0))
+    result = swarmtask("queue", "drain", "default", "--cancel-queued")
+    assert (result.exit_code, result.stdout) == (0, "swarmqueue.swarmtask.io/default drained\n")
+    assert "2 runs of array many wait here. The array is of another queue now and was not cancelled." in " ".join(
+        result.stderr.split()
+    )
+    assert cancelled(kube) == set()
+
+
+def test_drain_says_which_array_goes_on_in_the_queue_it_came_from(swarmtask: Swarmtask, kube: FakeKube) -> None:
+    add_queue(kube, running=0)
+    add_array(kube, "Running", "Queued")
+    elsewhere = attempt(requested={"cpu": "1", "memory": "1Gi", "queue": "other"})
+    kube.edit(SWARM_TASK, "many-0", "default", {"status": {"phase": "Running", "attempts": [elsewhere]}}, status=True)
+    on_watch(kube, "SwarmQueue", lambda: operator_sees(kube, 0))
+    result = swarmtask("queue", "drain", "default", "--cancel-queued")
+    assert result.exit_code == 0, result.stderr
+    assert "1 run of array many runs from another queue, so the array was not cancelled." in " ".join(result.stderr.split())
+    assert cancelled(kube) == set()
+
+
+def test_drain_cancels_a_run_that_somebody_retried_after_its_array_had_ended(swarmtask: Swarmtask, kube: FakeKube) -> None:
+    add_queue(kube, running=0)
+    add_array(kube, "Failed", "Queued")
+    on_watch(kube, "SwarmQueue", lambda: operator_sees(kube, 0))
+    assert swarmtask("queue", "drain", "default", "--cancel-queued").exit_code == 0
+    assert cancelled(kube) == {"many-0"}
+
+
+def test_drain_without_the_option_cancels_nothing_of_an_array(swarmtask: Swarmtask, kube: FakeKube) -> None:
+    add_queue(kube, running=0)
+    add_array(kube, "Running", "Queued", "Queued")
+    on_watch(kube, "SwarmQueue", lambda: operator_sees(kube, 0))
+    result = swarmtask("queue", "drain", "default")
+    assert (result.exit_code, result.stdout) == (0, "swarmqueue.swarmtask.io/default drained\n")
+    assert cancelled(kube) == set()
 
 
 def test_drain_counts_what_was_moved_to_another_queue_while_it_ran(swarmtask: Swarmtask, kube: FakeKube) -> None:

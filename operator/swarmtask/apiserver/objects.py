@@ -6,7 +6,7 @@ serialised against the store's head) and then waits for the commit. HTTP, select
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
@@ -140,10 +140,11 @@ class ObjectService:
             del obj["status"]
             accepted = False
         self._kind_birth(rt, obj)
-        accepted = not self.queues.fill_defaults(rt, namespace, obj) and accepted
+        filled = self.queues.fill_defaults(rt, namespace, obj)
+        accepted = not filled and accepted
         admission.default(rt, obj)
         if not tracked:
-            record_update(rt, None, obj, manager=options.manager, now=now, subresource="", valid=accepted)
+            record_update(rt, None, _without(obj, filled), manager=options.manager, now=now, subresource="", valid=accepted)
         admission.validate(rt, obj, None, spec_changed=True, accepted=accepted)
         if options.guard is not None:
             options.guard.admit(rt, obj, None, None)
@@ -315,6 +316,8 @@ class ObjectService:
         meta.carry_over(rt, old["metadata"], metadata)
         metadata["resourceVersion"] = str(record.rv)
         new = _keep_other_side(rt, old, new, subresource)
+        if subresource is None:
+            self.queues.give_way(rt, old, new)
         admission.default(rt, new)
         changed = _changed_parts(old, new)
         spec_changed = bool(changed - {"metadata", "status"})
@@ -483,6 +486,11 @@ def _copy_part(source: Mapping[str, Any], target: dict[str, Any], part: str) -> 
         target[part] = source[part]
     else:
         target.pop(part, None)
+
+
+def _without(obj: dict[str, Any], fields: Collection[str]) -> dict[str, Any]:
+    """The object with the same metadata, and without these fields of its spec."""
+    return {**obj, "spec": {name: value for name, value in obj["spec"].items() if name not in fields}} if fields else obj
 
 
 def _changed_parts(old: Mapping[str, Any], new: Mapping[str, Any]) -> set[str]:

@@ -10,7 +10,7 @@ docs/queues.md tells users what follows from this.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -26,7 +26,7 @@ from swarmtask.apiserver.waiting import TASKS, is_array_member, queue_of, waits_
 from swarmtask.clock import Clock
 from swarmtask.errors import Cause, TooManyRequests
 from swarmtask.resources.meta import GROUP
-from swarmtask.resources.queue import QueueSpec, TaskDefaults
+from swarmtask.resources.queue import QueueSpec
 
 log = structlog.get_logger(__name__)
 
@@ -38,10 +38,7 @@ CACHE_LIMIT = 1024
 """Queues kept decoded."""
 FULL, TOO_FAST = "QueueFull", "ClientRateLimited"
 """Reasons of the causes in the details of a refusal: what a program can tell apart."""
-_PRIORITY_CLASS = "priorityClass"
-_DEFAULTED = tuple(
-    alias for info in TaskDefaults.model_fields.values() if (alias := info.alias) is not None and alias != _PRIORITY_CLASS
-)
+_PRIORITY, _PRIORITY_CLASS = "priority", "priorityClass"
 
 Token = tuple[str, str, str]
 """(namespace, queue, client): whose bucket a token came from."""
@@ -86,26 +83,42 @@ class QueueAdmission:
         self._buckets = TokenBuckets(clock.monotonic)
         self._cache: dict[Key, tuple[int, _Rules]] = {}
 
-    def fill_defaults(self, rt: ResourceType, namespace: str, obj: dict[str, Any]) -> bool:
+    def fill_defaults(self, rt: ResourceType, namespace: str, obj: dict[str, Any]) -> Collection[str]:
         """Fill, in place, what a new task leaves out with the defaults of its queue. Before the defaults of the schema.
 
         The tasks of an array have what the array got when it was created.
 
         Returns:
-            Something may have been filled in.
+            The fields of its spec that were filled in. The writer did not say them and is not to own them.
         """
         spec = obj.get("spec")
         if rt.storage_key != TASKS or not isinstance(spec, dict) or is_array_member(obj["metadata"]):
-            return False  # validation says what is wrong with another spec
+            return ()  # validation says what is wrong with another spec
         defaults = self._rules(namespace, queue_of(obj)).defaults
-        if not defaults:
-            return False
-        for name in _DEFAULTED:
-            if name in defaults and spec.get(name) is None:
-                spec[name] = defaults[name]
-        if _PRIORITY_CLASS in defaults and spec.get(_PRIORITY_CLASS) is None and spec.get("priority") is None:
-            spec[_PRIORITY_CLASS] = defaults[_PRIORITY_CLASS]
-        return True
+        filled = [name for name in defaults if name != _PRIORITY_CLASS and spec.get(name) is None]
+        if _PRIORITY_CLASS in defaults and spec.get(_PRIORITY_CLASS) is None and spec.get(_PRIORITY) is None:
+            filled.append(_PRIORITY_CLASS)
+        for name in filled:
+            spec[name] = defaults[name]
+        return filled
+
+    @staticmethod
+    def give_way(rt: ResourceType, old: Mapping[str, Any], new: dict[str, Any]) -> None:
+        """Take, in place, the priority class that a queue filled in from a task that is given a priority of its own.
+
+        The two exclude each other, and whoever sets the one has not said the other: nobody owns it. Where ownership is not tracked,
+        nobody knows who said it, and it stays.
+        """
+        spec, before = new.get("spec"), old.get("spec")
+        if rt.storage_key != TASKS or not isinstance(spec, dict) or not isinstance(before, dict):
+            return
+        priority_class = spec.get(_PRIORITY_CLASS)
+        if spec.get(_PRIORITY) is None or priority_class is None or priority_class != before.get(_PRIORITY_CLASS):
+            return
+        tracked = old["metadata"].get("managedFields") or ()
+        # Server-side apply has put into the new object whoever says it from now on; a PUT may bring none at all.
+        if tracked and not any(_owns_class(entry) for entry in (*tracked, *(new["metadata"].get("managedFields") or ()))):
+            del spec[_PRIORITY_CLASS]
 
     def admit(self, rt: ResourceType, namespace: str, obj: Mapping[str, Any], *, client: str, dry_run: bool) -> Token | None:
         """Let a new, valid object in; the last step before it is written.
@@ -174,6 +187,13 @@ class QueueAdmission:
         rules = _Rules.of(record.decode())
         self._cache[key] = (record.rv, rules)
         return rules
+
+
+def _owns_class(entry: Any) -> bool:
+    """Of an entry of managedFields."""
+    fields = entry.get("fieldsV1") if isinstance(entry, dict) else None
+    below = fields.get("f:spec") if isinstance(fields, dict) else None
+    return isinstance(below, dict) and "f:" + _PRIORITY_CLASS in below
 
 
 def _full(rt: ResourceType, name: str, place: tuple[str, str], waiting: int, rules: _Rules) -> TooManyRequests:

@@ -22,8 +22,9 @@ from swarmtask.cli.command import command
 from swarmtask.cli.exits import ExitCode, combined, exit_code_of
 from swarmtask.cli.kindnames import name_of
 from swarmtask.cli.options import ClientDataDir, Context, Kubeconfig, Namespace
+from swarmtask.cli.queued import Queued, is_array, queued
 from swarmtask.cli.session import Session, Target, connect
-from swarmtask.cli.steer import UNFINISHED, request_cancel
+from swarmtask.cli.steer import request_cancel
 from swarmtask.cli.tables import reference, value_at
 from swarmtask.clock import parse_time
 from swarmtask.errors import Conflict, NotFound, SwarmTaskError
@@ -35,7 +36,6 @@ from swarmtask.resources.units import human_duration
 Names = Annotated[list[str], typer.Argument(metavar="QUEUE", show_default=False)]
 
 RECOUNT_S = 1.0
-_WAITING = UNFINISHED - BOUND_PHASES
 
 
 class QueuesOutput(StrEnum):
@@ -205,7 +205,8 @@ async def drain(
 ) -> None:
     """Hold a queue, and wait until nothing of it runs.
 
-    It stays held afterwards, also when the wait was cut short: `swarmtask queue release` opens it again.
+    It stays held afterwards, also when the wait was cut short: `swarmtask queue release` opens it again. With --cancel-queued what
+    waits is cancelled, and an array as a whole, once those of its runs that run have ended.
     """
     name, codes = name_of(SWARM_QUEUE, name), list[ExitCode]()
     async with connect(Target(data_dir, kubeconfig, context, namespace)) as session:
@@ -225,6 +226,7 @@ async def drain(
             terminal.say(f"{draining.describe()}. {held}")
             raise
         terminal.emit(f"{reference(SWARM_QUEUE, queue)} drained")
+        draining.tell_left()
     code = combined(codes)
     if code is not ExitCode.OK:
         raise typer.Exit(code)
@@ -243,6 +245,7 @@ class _Drain:
         self._seen = False
         self._running = 0
         self._cancelled: set[str] = set()
+        self._queued = Queued((), (), {}, {})
 
     def describe(self) -> str:
         """How it stands, for a person."""
@@ -251,6 +254,13 @@ class _Drain:
         if self._running == 1:
             return f"1 task of queue {self._name} still runs"
         return f"{self._running} tasks of queue {self._name} still run"
+
+    def tell_left(self) -> None:
+        """What was not cancelled although the queue is drained: arrays that are of two queues, as they were moved meanwhile."""
+        for array, running in self._queued.begun.items():
+            terminal.say(f"{_runs(running, array, 'runs', 'run')} from another queue, so the array was not cancelled.")
+        for array, waiting in self._queued.strays.items():
+            terminal.say(f"{_runs(waiting, array, 'waits', 'wait')} here. The array is of another queue now and was not cancelled.")
 
     async def until_empty(self) -> None:
         """Raises Conflict: somebody has released the queue. NotFound: it was deleted."""
@@ -261,6 +271,8 @@ class _Drain:
                 if event.type == "DELETED":
                     break
                 empty = self._read(event.object)
+                if self._seen and self._owes and not empty:
+                    await self._count()
                 while empty:
                     # The queue counts by what tasks say now; one that was moved to another queue while it runs is found here.
                     self._running = await self._count()
@@ -284,15 +296,34 @@ class _Drain:
         """Tasks that hold a place for the queue, as the API has them now; what waits is cancelled where that was asked for."""
         tasks = (await self._session.api.list(SWARM_TASK, self._session.namespace)).items
         if self._cancelling is not None:
-            waiting = [task for task in tasks if phase_of(task) in _WAITING and value_at(task, ".spec.queue") == self._name]
-            fresh = [task for task in waiting if str(task["metadata"]["uid"]) not in self._cancelled]
-            self._cancelled |= {str(task["metadata"]["uid"]) for task in fresh}
-            await act(self._session, fresh, self._cancel, self._cancelling)
+            await self._cancel_queued(queued(tasks, self._name), self._cancelling)
         return sum(phase_of(task) in BOUND_PHASES and _bound_from(task) == self._name for task in tasks)
+
+    async def _cancel_queued(self, now: Queued, codes: list[ExitCode]) -> None:
+        for array, running in now.begun.items():
+            if running != self._queued.begun.get(array):
+                end = "that one has ended" if running == 1 else "those have ended"
+                terminal.say(f"{_runs(running, array, 'still runs', 'still run')}: the array is cancelled when {end}.", style="dim")
+        self._queued = now
+        # A run may still start until the operator has seen the hold, and would be stopped with its array.
+        waiting = now.tasks + (now.arrays if self._seen else ())
+        fresh = [task for task in waiting if str(task["metadata"]["uid"]) not in self._cancelled]
+        self._cancelled |= {str(task["metadata"]["uid"]) for task in fresh}
+        await act(self._session, fresh, self._cancel, codes)
+
+    @property
+    def _owes(self) -> bool:
+        """Arrays wait to be cancelled."""
+        return bool(self._queued.begun) or any(str(one["metadata"]["uid"]) not in self._cancelled for one in self._queued.arrays)
 
     async def _cancel(self, session: Session, task: Object) -> str:
         await request_cancel(session, task, f"queue {self._name} is drained")
-        return "cancel requested"
+        begun = is_array(task) and value_at(task, ".status.startTime") is not None
+        return f"cancel requested; `swarmtask retry {task['metadata']['name']}` runs the rest" if begun else "cancel requested"
+
+
+def _runs(count: int, array: str, one: str, many: str) -> str:
+    return f"1 run of array {array} {one}" if count == 1 else f"{count} runs of array {array} {many}"
 
 
 def _bound_from(task: Object) -> str:

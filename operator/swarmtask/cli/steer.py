@@ -80,12 +80,12 @@ async def retry(
     With --all-dead, only those that Failed; --selector and --queue choose among them. The runs of an array are retried with it.
     """
     phases = frozenset({Phase.FAILED}) if all_dead else RETRIABLE
-    choice = Choice(names or (), selector, all_dead, queue, lambda task: phase_of(task) in phases and _array_of(task) is None)
+    choice = Choice(names or (), selector, all_dead, queue, lambda task: phase_of(task) in phases and array_of(task) is None)
     choice.check("--all-dead")
 
     async def step(session: Session, task: Object) -> str:
         phase, name = phase_of(task), task["metadata"]["name"]
-        array = _array_of(task)
+        array = array_of(task)
         if array is not None:
             raise Invalid(f"{name} is a run of the array {array}: `swarmtask retry {array}` runs again what failed")
         if phase is Phase.SUCCEEDED:
@@ -107,8 +107,8 @@ async def request_cancel(session: Session, task: Object, reason: str = "", *, dr
     await annotate(session, task, {ANNOTATION_CANCEL: f"{reason or f'by {_who()}'} at {moment}"}, dry_run=dry_run)
 
 
-def _array_of(task: Object) -> str | None:
-    """The array whose run this is."""
+def array_of(task: Object) -> str | None:
+    """The array whose run this is; None for every other task."""
     owners = task["metadata"].get("ownerReferences") or ()
     return next((owner["name"] for owner in owners if owner.get("controller") and owner.get("kind") == SWARM_TASK.kind), None)
 

@@ -23,7 +23,7 @@ def derive(status: TaskStatus, now: datetime, generation: int | None, evidence: 
     Args:
         now: whole seconds; becomes the transition time of those whose status word changes.
         generation: of the spec that the status speaks of.
-        evidence: message of Failed when it is True: what every attempt ended with.
+        evidence: message of Failed when it is True: what every recorded attempt ended with.
     """
     phase, terminal = status.phase, status.phase in TERMINAL_PHASES
     conditions = list(status.conditions)

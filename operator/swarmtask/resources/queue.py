@@ -75,7 +75,8 @@ class QueueSpec(Model):
     defaults: TaskDefaults = Field(default_factory=TaskDefaults, description="For tasks that do not say, at their creation.")
     limits: Annotated[dict[str, Slots], Field(max_length=256), LimitNames] = Field(
         default_factory=dict,
-        description="Cluster-wide limits, for example model/x: 5. The live attempts of this queue never hold more slots together.",
+        description="Limits on all nodes together, for example model/x: 5: the live attempts of this queue never hold more slots. "
+        "Other queues have their own, also of the same name.",
     )
     cohort: OptionalName = Field(
         default="",

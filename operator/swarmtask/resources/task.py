@@ -30,6 +30,7 @@ from swarmtask.resources.placement import Placement
 
 PRIORITY_CLASSES = {"high": 1000, "normal": 0, "low": -1000}
 MAX_ATTEMPT_RECORDS = 10
+"""The newest ones. Of earlier attempts only counts are kept."""
 
 ANNOTATION_CANCEL = "swarmtask.io/cancel"
 """Set (to any text: who and why) to end a task as Cancelled. `swarmtask cancel` sets it."""
@@ -184,8 +185,8 @@ class TaskSpec(Model):
     placement: Placement = Field(default_factory=Placement, description="Which nodes may run it.")
     limits: Annotated[dict[str, Annotated[StrictInt, Field(ge=1, le=1_000_000)]], Field(max_length=16), LimitNames] = Field(
         default_factory=dict,
-        description="Slots of cluster-wide limits that an attempt holds while it is live, for example model/x: 1. A name that the "
-        "queue's spec.limits does not have is not limited.",
+        description="Slots of the limits of its queue that an attempt holds while it is live, on whatever node, for example "
+        "model/x: 1. A name that the queue's spec.limits does not have is not limited.",
     )
     backoff_limit: Annotated[StrictInt, Field(ge=0, le=1000)] = Field(
         default=3, description="Retries after the first attempt. Losses that are not the task's fault do not count."

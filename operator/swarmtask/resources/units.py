@@ -22,7 +22,7 @@ LABEL_KEY_PATTERN = (
 )
 LABEL_VALUE_PATTERN = r"^(([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9])?$"
 LIMIT_NAME_PATTERN = r"^[A-Za-z0-9]([-A-Za-z0-9_./:@]*[A-Za-z0-9])?$"
-"""The name of a cluster-wide limit, such as `model/claude-sonnet` or `provider/y`."""
+"""The name of a limit of a queue, such as `model/claude-sonnet` or `provider/y`."""
 ENV_NAME_PATTERN = r"^[-._a-zA-Z][-._a-zA-Z0-9]*$"
 
 _SUFFIXES: dict[str, Decimal] = {

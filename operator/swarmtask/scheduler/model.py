@@ -245,7 +245,7 @@ class RunningTask:
 
 @dataclass(frozen=True, slots=True)
 class LimitInfo:
-    """One cluster-wide limit of a queue.
+    """One limit of a queue, on all nodes together.
 
     Attributes:
         most: slots that tasks of the queue may hold together.
