@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from swarmtask.resources.kinds import SWARM_NODE, SWARM_TASK
-from tests.controllers.test_losing_nodes import DUE_S, Laptops, last_renewal, laptops, second, since
+from tests.controllers.test_losing_nodes import DUE_S, Laptops, laptops, last_renewal, second, since
 from tests.controllers.world import World, running
 from tests.fakes.engine import Outcome
 
