@@ -26,7 +26,7 @@ from swarmtask.controllers.observer import Observer
 from swarmtask.controllers.snapshots import take_snapshot
 from swarmtask.controllers.twins import Twins
 from swarmtask.controllers.waiting import Timers
-from swarmtask.lifecycle import commands, deadlines, draft, loss, observed, verdicts
+from swarmtask.lifecycle import commands, draft, loss, observed, verdicts
 from swarmtask.lifecycle.array import DeleteMember
 from swarmtask.lifecycle.messages import Drain, Observed, Reason, ReleaseFinalizer
 from swarmtask.resources.kinds import SWARM_TASK
@@ -463,18 +463,6 @@ def replaces_before_the_fence() -> Iterator[None]:
         return 5.0
 
     with patch.object(observed, "replace_after_s", replace_after_s), patch.object(leases, "replace_after_s", replace_after_s):
-        yield
-
-
-@bug
-def takes_a_stop_that_nobody_sees_for_done() -> Iterator[None]:
-    """What must not run twice is replaced once it was to be stopped, though its node is silent and it may run on."""
-    original = deadlines.silence_decides
-
-    def silence_decides(spec: Any, *rest: Any, **options: Any) -> bool:
-        return spec.node_loss.replace != "never" and original(spec, *rest, **options)
-
-    with patch.object(deadlines, "silence_decides", silence_decides):
         yield
 
 
