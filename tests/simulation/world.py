@@ -34,7 +34,7 @@ from swarmtask.scheduler.model import Amounts, TaskKey
 from swarmtask.settings import OperatorSettings
 from tests.checker.checker import Checker
 from tests.checker.violation import digits_of, owner_digits
-from tests.fakes.agent import FakeAgent
+from tests.fakes.agent import LEASES, FakeAgent
 from tests.fakes.engine import FakeEngine, Interval
 from tests.fakes.kube import FakeKube
 from tests.simulation.chances import Chances
@@ -58,6 +58,8 @@ TAUGHT_S = PROMPT_S + 1.0
 CALM_S = 35.0
 """After the last fault nothing of it is on its way any more."""
 UNPROVEN = "counted as stopped without proof"
+NOT_WAITED_FOR = (Reason.CANCELLED, Reason.START_DEADLINE, Reason.ACTIVE_DEADLINE)
+"""Who is stopped for one of these runs again only after a retry by a person, or by the word of its task."""
 _ATTEMPT = re.compile(r"st-[0-9a-f]{16}-\d+")
 
 
@@ -410,11 +412,16 @@ class World:
             self.fail("I6", task.metadata.name, f"is gone while the engine still holds {name}")
 
     def _may_overlap(self, task: SwarmTask, attempt: Attempt) -> bool:
-        """By its own wish, or because nobody could stop it with proof: its engine alone speaks of it, or never has."""
-        if task.spec.node_loss.replace == "afterLost":
+        """By its own wish, or because it could not be stopped with proof and need not be waited for: its engine has never shown it,
+        a person or a deadline has ended it, or nothing fences it because its node's agent has never spoken."""
+        replace = task.spec.node_loss.replace
+        if replace == "afterLost":
             return True
-        fenced = attempt.boot_id is not None and attempt.observed and task.spec.node_loss.replace == "afterFence"
-        return attempt.message is not None and UNPROVEN in attempt.message and not fenced
+        if attempt.message is None or UNPROVEN not in attempt.message:
+            return False
+        if replace == "never" and attempt.observed:
+            return attempt.stop_reason in NOT_WAITED_FOR
+        return not attempt.observed or self.kube.peek(LEASE, attempt.node, LEASES) is None
 
     def _check_repeated(self, task: SwarmTask) -> None:
         """Finished work is not run again by an operator that knows of it."""

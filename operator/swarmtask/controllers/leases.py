@@ -270,8 +270,10 @@ class Leases:
             lane = self._lanes.get(attempt.engine)
             if lane is not None and lane.submissions.may_still_land(attempt.id):
                 silent_s = 0.0  # a submit that is under way could start it again
-            if task.status.phase is not Phase.UNKNOWN or (due_s is not None and silent_s >= due_s):
-                self._executor.offer(key, task.metadata.uid, NodeSilent(attempt.number, silent_s, fenced=True))
+            news = task.status.phase is not Phase.UNKNOWN or (attempt.boot_id is None and word.boot_id)
+            if news or (due_s is not None and silent_s >= due_s):
+                silent = NodeSilent(attempt.number, silent_s, fenced=True, boot_id=word.boot_id)
+                self._executor.offer(key, task.metadata.uid, silent)
         for name in self._ended_at.keys() - {attempt.id for _, attempt in live}:
             del self._ended_at[name]
 

@@ -116,10 +116,11 @@ class Observer:
                 if believed is None:
                     self._told.pop(seen.name, None)
                     continue
+                boot_id = self._leases.boot_id(attempt.node)
                 agrees = believed.state in EXPECTED[attempt.state] and attempt.observed
+                agrees = agrees and (attempt.boot_id is not None or not boot_id)
                 if not agrees or self._told.get(seen.name) != believed:
                     self._told[seen.name] = believed
-                    boot_id = self._leases.boot_id(attempt.node)
                     self._executor.offer(key, entry.task.metadata.uid, Observed(believed, boot_id))
 
     def _tell_lost(self, key: TaskKey, attempt: Attempt, seen: Observation, taken_at: float) -> None:

@@ -76,7 +76,7 @@ def next_deadline(task: SwarmTask, now: datetime, policy: Policy) -> datetime | 
         expires = expiry(spec, status)
         return None if expires is None or expires <= now or task.metadata.deletion_timestamp is not None else expires
     if live is not None:
-        moments = [attempt_deadline(spec, live), unseen_stop_deadline(spec, live, status.phase, policy)]
+        moments = [attempt_deadline(spec, live, status.phase), unseen_stop_deadline(spec, live, status.phase, policy)]
     elif spec.suspend:
         return None
     else:

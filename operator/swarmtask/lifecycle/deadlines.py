@@ -18,6 +18,8 @@ from swarmtask.resources.failures import Backoff
 from swarmtask.resources.task import TERMINAL_PHASES, Attempt, AttemptState, Phase, TaskSpec, TaskStatus
 
 _CUT = timedelta(seconds=1)
+_FOR_GOOD = frozenset({Reason.DELETED.value, Reason.CANCELLED.value, Reason.START_DEADLINE.value, Reason.ACTIVE_DEADLINE.value})
+"""Stops after which nothing follows by itself, and deadlines, which end an attempt without proof by the word of its task."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,9 +83,12 @@ def queue_deadline(spec: TaskSpec, status: TaskStatus) -> datetime | None:
     return status.queued_time + timedelta(seconds=limit) + _CUT
 
 
-def attempt_deadline(spec: TaskSpec, attempt: Attempt) -> datetime | None:
-    """When a live attempt that is not being stopped has to be: by its start deadline, once started by its active deadline."""
-    if not attempt.live or attempt.state is AttemptState.STOPPING:
+def attempt_deadline(spec: TaskSpec, attempt: Attempt, phase: Phase) -> datetime | None:
+    """When a live attempt that is not being stopped has to be: by its start deadline, once started by its active deadline. The same
+    of one whose stop nobody can see, where it may be waited for without end."""
+    if not attempt.live:
+        return None
+    if attempt.state is AttemptState.STOPPING and (_fenced(spec, attempt) or not silence_decides(spec, attempt, phase)):
         return None
     if attempt.started_at is not None:
         limit = spec.active_deadline_seconds
@@ -99,16 +104,33 @@ def promised_grace_s(spec: TaskSpec, attempt: Attempt) -> int:
     return spec.termination_grace_period_seconds if promised is None else promised
 
 
+def silence_decides(spec: TaskSpec, attempt: Attempt, phase: Phase) -> bool:
+    """Whether an attempt that is being stopped on a silent node is waited for as if nobody stopped it: `NodeSilent` or the node
+    itself says when it is over, because the task is to run again and the attempt may run on. Not where nothing fences what carries
+    the fence. Where something does, only a deletion is not waited for; else nothing that ends the attempt for good is."""
+    if attempt.state is not AttemptState.STOPPING or phase is not Phase.UNKNOWN or not attempt.observed:
+        return False
+    if spec.node_loss.replace == "afterFence":
+        return _fenced(spec, attempt) and attempt.stop_reason != Reason.DELETED
+    return attempt.stop_reason not in _FOR_GOOD
+
+
+def _fenced(spec: TaskSpec, attempt: Attempt) -> bool:
+    """The agent of its node stops it when it cannot reach the API."""
+    return spec.node_loss.replace == "afterFence" and attempt.boot_id is not None
+
+
 def unseen_stop_deadline(spec: TaskSpec, attempt: Attempt, phase: Phase, policy: Policy) -> datetime | None:
     """When an attempt that is being stopped and cannot be seen counts as stopped; None while its engine shows it, and where the
-    agent of its node fences it, because then `NodeSilent` says when it is over. One whose task is being deleted is not waited for:
-    nothing can follow it."""
-    if attempt.state is not AttemptState.STOPPING or attempt.stop_requested_at is None:
-        return None
+    silence of its node decides."""
     if attempt.observed and phase is not Phase.UNKNOWN:
         return None
-    fenced = attempt.boot_id is not None and spec.node_loss.replace == "afterFence"
-    if attempt.observed and fenced and attempt.stop_reason != Reason.DELETED:
+    return None if silence_decides(spec, attempt, phase) else stop_over(spec, attempt, policy)
+
+
+def stop_over(spec: TaskSpec, attempt: Attempt, policy: Policy) -> datetime | None:
+    """When a stop has had the time to take effect, with a margin; None: it is not being stopped."""
+    if attempt.state is not AttemptState.STOPPING or attempt.stop_requested_at is None:
         return None
     grace_s = max(spec.termination_grace_period_seconds, promised_grace_s(spec, attempt))
     return attempt.stop_requested_at + timedelta(seconds=grace_s + policy.stop_margin_s) + _CUT

@@ -204,7 +204,8 @@ class Observed:
     """The engine showed a workload of this task.
 
     Attributes:
-        boot_id: of its node at that moment, as its agent tells; empty while nobody tells.
+        boot_id: of its node at that moment, as its agent tells; empty while nobody tells. An attempt that was bound, or began,
+            before the agent spoke for the first time learns it so.
     """
 
     observation: Observation
@@ -242,11 +243,13 @@ class NodeSilent:
     Attributes:
         silent_s: seconds since its last sign of life, by the operator's own clock.
         fenced: it has an agent, which stops the attempt by itself; otherwise only its engine says that it is lost.
+        boot_id: of its node, as its agent told last.
     """
 
     attempt: int
     silent_s: float
     fenced: bool
+    boot_id: str = ""
 
 
 @dataclass(frozen=True, slots=True)

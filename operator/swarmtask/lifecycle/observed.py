@@ -9,10 +9,11 @@ from __future__ import annotations
 
 from datetime import timedelta
 
-from swarmtask.lifecycle.deadlines import whole
+from swarmtask.lifecycle.deadlines import silence_decides, stop_over, whole
 from swarmtask.lifecycle.draft import EXPLAINED_STOPS, Draft, clip
 from swarmtask.lifecycle.loss import finished_away, observation_of, replace_after_s
 from swarmtask.lifecycle.messages import (
+    FINAL_WORKLOAD_STATES,
     NodeGone,
     NodeSilent,
     NodeTold,
@@ -49,6 +50,8 @@ def apply(draft: Draft, live: Attempt, event: EngineFact) -> None:
     """Change the draft by a fact about its live attempt."""
     match event:
         case Observed(observation=seen, boot_id=boot_id):
+            if seen.state not in FINAL_WORKLOAD_STATES:
+                live = _learn_boot(draft, live, boot_id)
             _observe(draft, live, seen, boot_id)
         case NodeSilent():
             _miss(draft, live, event)
@@ -83,13 +86,23 @@ def hear_late(draft: Draft, event: NodeTold) -> bool:
 
 def _miss(draft: Draft, live: Attempt, event: NodeSilent) -> None:
     """Its node is silent: nobody knows what it does, until it must have been stopped by its node."""
-    _lose_sight(draft, live)
-    live = draft.live or live
-    due_s = replace_after_s(draft.task.spec, live, draft.policy, fenced=event.fenced)
-    if due_s is not None and event.silent_s >= due_s:
-        stopped = event.fenced and draft.task.spec.node_loss.replace == "afterFence"
-        then = "its agent must have stopped the attempt by now" if stopped else "the attempt may still run there"
-        _lose(draft, live, Reason.NODE_LOST, f"{live.node} is lost: nothing was heard of it for {due_s:g} s; {then}")
+    _lose_sight(draft, _learn_boot(draft, live, event.boot_id))
+    live, spec = draft.live or live, draft.task.spec
+    due_s = replace_after_s(spec, live, draft.policy, fenced=event.fenced)
+    if due_s is None or event.silent_s < due_s:
+        return
+    stopped = event.fenced and spec.node_loss.replace == "afterFence"
+    over = stop_over(spec, live, draft.policy)
+    if not stopped and over is not None and over > draft.now and silence_decides(spec, live, draft.status.phase):
+        return  # a node that is not as lost as it seems may still be at it
+    then = "its agent must have stopped the attempt by now" if stopped else "the attempt may still run there"
+    _lose(draft, live, Reason.NODE_LOST, f"{live.node} is lost: nothing was heard of it for {due_s:g} s; {then}")
+
+
+def _learn_boot(draft: Draft, live: Attempt, boot_id: str) -> Attempt:
+    """The agent of its node has spoken for the first time since it was bound: from now on it is known that it is fenced. That boot
+    is no older than the one in which the attempt began, so it never passes for restarted that was not."""
+    return draft.update(live, boot_id=boot_id) if boot_id and live.boot_id is None else live
 
 
 def _lose(draft: Draft, live: Attempt, reason: Reason, message: str) -> None:

@@ -257,15 +257,15 @@ def _settle_live(draft: Draft, live: Attempt) -> None:
         draft.begin_stop(live, *wish)
     elif spec.suspend:
         draft.begin_stop(live, Reason.SUSPENDED, "spec.suspend is set")
-    elif live.number in ended(draft.task.metadata.annotations):
-        if draft.status.phase is not Phase.UNKNOWN:  # nobody could see the stop: spec.nodeLoss says what becomes of it
-            draft.begin_stop(live, Reason.ATTEMPT_DELETED, "its end was asked for")
-    else:
-        limit = attempt_deadline(spec, live)
-        if limit is not None and limit <= now:
-            reason = Reason.START_DEADLINE if live.started_at is None else Reason.ACTIVE_DEADLINE
-            draft.begin_stop(live, reason, RULES[reason].meaning)
+    elif draft.status.phase is not Phase.UNKNOWN and live.number in ended(draft.task.metadata.annotations):
+        # Where it is Unknown nobody could see the stop: spec.nodeLoss says what becomes of it.
+        draft.begin_stop(live, Reason.ATTEMPT_DELETED, "its end was asked for")
     live = draft.live or live
+    limit = attempt_deadline(spec, live, draft.status.phase)
+    if limit is not None and limit <= now:
+        reason = Reason.START_DEADLINE if live.started_at is None else Reason.ACTIVE_DEADLINE
+        draft.begin_stop(live, reason, RULES[reason].meaning)
+        live = draft.live or live
     unseen = unseen_stop_deadline(spec, live, draft.status.phase, draft.policy)
     if unseen is not None and unseen <= now:
         _give_up_seeing(draft, live)
