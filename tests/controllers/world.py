@@ -42,7 +42,7 @@ class World:
         self.kube = FakeKube(self.clock, seed=seed)
         self.checker = Checker()
         self.unreadable: set[str] = set()
-        """Names of tasks that a test stores although no model can read them."""
+        """Names of tasks and queues that a test stores although no model can read them."""
         self.kube.on_commit.append(self._committed)
         self.engine = FakeEngine(self.clock, nodes=nodes or ("n1",))
         self.engine.on_sleep.append(self._slept)
@@ -219,7 +219,7 @@ class World:
                 self.checker.task_seen(obj, now)
         elif kind is SWARM_NODE and not gone:
             self.checker.node_seen(obj, now)
-        elif kind is SWARM_QUEUE and not gone:
+        elif kind is SWARM_QUEUE and not gone and metadata["name"] not in self.unreadable:
             self.checker.queue_seen(obj, now)
 
 
