@@ -1,9 +1,9 @@
 """SwarmQueues: the counts in their status, and the queue `default` where there are tasks.
 
-Called by the operator as two loops. `run` counts from the cache's sums and from `figures`, writes a status only when it has changed,
-and at most once per `status_refresh_s`; where only time has passed, once in `FIGURES_S`, until nothing changes by time any more.
-`run_defaults` creates `default` where a task comes to a namespace that never had one; what a person has deleted only a person creates
-again. Neither ever starts or stops a task.
+Called by the operator as two loops. `run` counts from the cache's sums and from `figures`, writes a status only when it has
+changed, and at most once per `status_refresh_s`; where only time has passed, once in `FIGURES_S`, until nothing changes by time.
+`run_defaults` creates `default` where a task comes to a namespace that never had one; what a person has deleted only a person
+creates again. Neither ever starts or stops a task.
 """
 
 from __future__ import annotations

@@ -261,7 +261,7 @@ class QueueInfo:
     """A queue as one cycle sees it. `running` counts bound and assumed tasks. A bound that is None does not exist.
 
     Attributes:
-        unknown: why nobody knows what its bounds are, as the words after its name; then nothing of it starts. Empty: they are known.
+        unknown: why nobody knows its bounds, as the words after its name; then nothing of it starts. Empty: they are known.
         outdated: why its bounds are those of an earlier version; empty: they are its own.
         limits: by name; a name that is not here is not limited.
         cohort: empty means none. Queues of one cohort share by weight; `weight` is at least 1.
