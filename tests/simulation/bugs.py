@@ -21,6 +21,7 @@ from swarmtask.controllers.cache import Cache
 from swarmtask.controllers.draining import Draining
 from swarmtask.controllers.entries import Holding
 from swarmtask.controllers.executor import Executor
+from swarmtask.controllers.known_queues import KnownQueues
 from swarmtask.controllers.lane import EngineLane
 from swarmtask.controllers.observer import Observer
 from swarmtask.controllers.snapshots import take_snapshot
@@ -201,7 +202,18 @@ def ignores_max_running() -> Iterator[None]:
         taken = take_snapshot(*seen, **options)
         return replace(taken, queues={key: replace(queue, max_running=None) for key, queue in taken.queues.items()})
 
-    with patch.object(scheduling, "take_snapshot", snapshot):
+    with patch.object(scheduling, "take_snapshot", snapshot), patch.object(Cache, "has_room", _always):
+        yield
+
+
+def _always(*_: Any) -> bool:
+    return True
+
+
+@bug
+def takes_what_was_deleted_for_unbounded() -> Iterator[None]:
+    """A queue without an object has no bounds."""
+    with patch.object(KnownQueues, "unknown", lambda self, key: ""), patch.object(Cache, "has_room", _always):
         yield
 
 
@@ -368,7 +380,7 @@ def ignores_slots() -> Iterator[None]:
         taken = take_snapshot(*seen, **options)
         return replace(taken, queues={key: replace(queue, limits={}) for key, queue in taken.queues.items()})
 
-    with patch.object(scheduling, "take_snapshot", snapshot):
+    with patch.object(scheduling, "take_snapshot", snapshot), patch.object(Cache, "has_room", _always):
         yield
 
 
