@@ -212,8 +212,9 @@ def _always(*_: Any) -> bool:
 
 @bug
 def takes_what_was_deleted_for_unbounded() -> Iterator[None]:
-    """A queue without an object has no bounds."""
-    with patch.object(KnownQueues, "unknown", lambda self, key: ""), patch.object(Cache, "has_room", _always):
+    """A queue without an object counts as there, and has no bounds."""
+    everything = patch.multiple(KnownQueues, exists=_always, unknown=lambda self, key: "")
+    with everything, patch.object(Cache, "has_room", _always):
         yield
 
 
