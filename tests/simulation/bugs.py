@@ -42,6 +42,7 @@ BUGS: dict[str, Bug] = {}
 RARE = {
     "believes_old_news": "vanishing", "does_not_hear_who_is_to_come_first": "aging", "gives_a_gpu_twice": "gpus",
     "preempts_its_equals": "preemption", "shares_without_weights": "teams",
+    "takes_what_was_deleted_for_unbounded": "burst",
 }  # fmt: skip
 """Bugs that few runs of all can meet -> the workload that does."""
 
