@@ -17,7 +17,7 @@ from swarmtask.controllers import crashpoints
 from swarmtask.controllers.operator import Operator
 from swarmtask.engines.base import Engine
 from swarmtask.kube import Object
-from swarmtask.resources.kinds import EVENT, SWARM_NODE, SWARM_QUEUE, SWARM_TASK, Kind
+from swarmtask.resources.kinds import EVENT, NAMESPACE, SWARM_NODE, SWARM_QUEUE, SWARM_TASK, Kind
 from swarmtask.resources.task import SwarmTask
 from swarmtask.resources.tenure import Tenure
 from swarmtask.settings import OperatorSettings
@@ -184,6 +184,8 @@ class World:
             "apiVersion": SWARM_TASK.api_version, "kind": "SwarmTask", "metadata": {"name": name, "namespace": namespace},
             "spec": {"container": container} | spec,
         }  # fmt: skip
+        if self.kube.peek(NAMESPACE, namespace) is None:
+            self.kube.add(NAMESPACE, {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace}})
         created = self.kube.add(SWARM_TASK, body)
         self.checker.acknowledged_create(namespace, name, created["metadata"]["uid"], self.clock.now())
         return created
