@@ -13,12 +13,13 @@ from collections.abc import Callable
 
 from swarmtask.scheduler.backlog import Backlog
 from swarmtask.scheduler.cycle import run_cycle
-from swarmtask.scheduler.model import Amounts, NodeInfo, PendingTask, Snapshot, TaskShape
+from swarmtask.scheduler.model import Amounts, NodeInfo, PendingTask, QueueInfo, Snapshot, TaskShape
 from tests.benchmarks.measuring import Effort, Figure, Goal, Spread, Timing, interleaved, ratios
 from tests.scheduler.oracle import Oracle
 
 GIB = 2**30
 QUEUE = ("home", "default")
+OPEN = {QUEUE: QueueInfo(QUEUE)}
 SHAPES = 64
 SAMPLE = 40
 """Tasks that the plain loop places."""
@@ -63,7 +64,7 @@ def workload(tasks: int, nodes: int, *, seed: int = 1, roomy: bool = True) -> Sn
         )
         for number in range(tasks)
     ]
-    return Snapshot(0.0, cluster, pending, {})
+    return Snapshot(0.0, cluster, pending, OPEN)
 
 
 def placements(snapshot: Snapshot) -> Callable[[], int]:
@@ -97,7 +98,7 @@ def full_cycles(snapshot: Snapshot) -> Callable[[], int]:
             late = PendingTask(("home", name), name, QUEUE, 0, 1e6, first.shape)
             backlog.put(late)
             cut = backlog.cut(Amounts(), None)
-            cut.settle(run_cycle(Snapshot(0.0, snapshot.nodes, cut.tasks, {}, cut=cut)))
+            cut.settle(run_cycle(Snapshot(0.0, snapshot.nodes, cut.tasks, OPEN, cut=cut)))
             backlog.drop(late.key)
         return CYCLES
 
@@ -164,7 +165,7 @@ def full(snapshot: Snapshot) -> Snapshot:
         NodeInfo(node.name, True, False, node.engines, node.allocatable, requested=node.allocatable, tasks=1)
         for node in snapshot.nodes
     ]
-    return Snapshot(0.0, nodes, snapshot.pending, {})
+    return Snapshot(0.0, nodes, snapshot.pending, OPEN)
 
 
 def _beside(first: list[Timing], second: list[Timing]) -> dict[str, object]:

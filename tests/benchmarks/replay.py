@@ -47,7 +47,8 @@ class Replay:
     ) -> None:
         self._nodes = list(nodes)
         self._index = {node.name: number for number, node in enumerate(nodes)}
-        self._durations, self._queues, self._gap_s = durations_s, dict(queues or {}), gap_s
+        self._durations, self._gap_s = durations_s, gap_s
+        self._queues = {task.queue: QueueInfo(task.queue) for task in pending} | dict(queues or {})
         self._backlog = Backlog(pending)
         self._ends: list[tuple[float, int, int, Amounts]] = []
         self._free = Amounts(

@@ -10,7 +10,7 @@ from typing import Any
 from swarmtask.controllers.cache import Cache
 from swarmtask.controllers.entries import Change
 from swarmtask.kube import Object
-from swarmtask.resources.kinds import SWARM_NODE, SWARM_QUEUE, SWARM_TASK
+from swarmtask.resources.kinds import SWARM_NODE, SWARM_TASK
 from swarmtask.scheduler.model import Amounts, RunningTask
 
 GIB = 2**30
@@ -156,14 +156,10 @@ def test_a_node_status_with_other_sums_only_does_not_wake_the_scheduler() -> Non
     assert [change.placement for change in changes] == [True, False]
 
 
-def test_broken_nodes_and_queues_take_part_in_nothing() -> None:
+def test_broken_nodes_take_part_in_nothing() -> None:
     cache = Cache()
     cache.apply(SWARM_NODE, {"metadata": {"name": "n1", "resourceVersion": "1"}, "spec": {"maxTasks": "lots"}})
-    queue = {"metadata": {"name": "q", "namespace": "default", "resourceVersion": "2"}, "spec": {"maxRunning": -3}}
-    cache.apply(SWARM_QUEUE, queue)
     assert not cache.nodes
-    assert not cache.queue_exists(("default", "q"))
-    assert cache.queue_exists(("default", "default"))
 
 
 def test_sums_stay_sums_whatever_happens() -> None:

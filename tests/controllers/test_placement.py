@@ -121,6 +121,7 @@ async def test_a_list_that_changes_under_live_attempts_gives_no_gpu_twice() -> N
 
 async def test_an_attempt_of_an_older_operator_holds_its_number_of_gpus() -> None:
     async with running(World(machine("n1", gpus=2)), start=False) as world:
+        world.add_queue("default")
         add(world, "old")
         uid = world.task("old").metadata.uid
         held = {"cpu": "1", "memory": "1Gi", "gpu": 1, "queue": "default"}

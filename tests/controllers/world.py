@@ -17,7 +17,7 @@ from swarmtask.controllers import crashpoints
 from swarmtask.controllers.operator import Operator
 from swarmtask.engines.base import Engine
 from swarmtask.kube import Object
-from swarmtask.resources.kinds import EVENT, SWARM_NODE, SWARM_QUEUE, SWARM_TASK, Kind
+from swarmtask.resources.kinds import EVENT, NAMESPACE, SWARM_NODE, SWARM_QUEUE, SWARM_TASK, Kind
 from swarmtask.resources.task import SwarmTask
 from swarmtask.resources.tenure import Tenure
 from swarmtask.settings import OperatorSettings
@@ -42,7 +42,7 @@ class World:
         self.kube = FakeKube(self.clock, seed=seed)
         self.checker = Checker()
         self.unreadable: set[str] = set()
-        """Names of tasks that a test stores although no model can read them."""
+        """Names of tasks and queues that a test stores although no model can read them."""
         self.kube.on_commit.append(self._committed)
         self.engine = FakeEngine(self.clock, nodes=nodes or ("n1",))
         self.engine.on_sleep.append(self._slept)
@@ -184,6 +184,8 @@ class World:
             "apiVersion": SWARM_TASK.api_version, "kind": "SwarmTask", "metadata": {"name": name, "namespace": namespace},
             "spec": {"container": container} | spec,
         }  # fmt: skip
+        if self.kube.peek(NAMESPACE, namespace) is None:
+            self.kube.add(NAMESPACE, {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace}})
         created = self.kube.add(SWARM_TASK, body)
         self.checker.acknowledged_create(namespace, name, created["metadata"]["uid"], self.clock.now())
         return created
@@ -219,7 +221,7 @@ class World:
                 self.checker.task_seen(obj, now)
         elif kind is SWARM_NODE and not gone:
             self.checker.node_seen(obj, now)
-        elif kind is SWARM_QUEUE and not gone:
+        elif kind is SWARM_QUEUE and not gone and metadata["name"] not in self.unreadable:
             self.checker.queue_seen(obj, now)
 
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any
 
-from swarmtask.scheduler.model import Amounts, NodeInfo, PendingTask, QueueInfo, Snapshot, TaskShape
+from swarmtask.scheduler.model import Amounts, NodeInfo, PendingTask, QueueInfo, QueueKey, Snapshot, TaskShape
 
 GIB = 2**30
 DEFAULT = ("home", "default")
@@ -28,5 +28,11 @@ def task(name: str = "task", wants: TaskShape | None = None, *, priority: int = 
     return PendingTask(key=("home", name), priority=priority, queued_at=at, shape=shape() if wants is None else wants, **facts)
 
 
-def snapshot(nodes: Iterable[NodeInfo], pending: Sequence[PendingTask], *queues: QueueInfo) -> Snapshot:
-    return Snapshot(now=0.0, nodes=tuple(nodes), pending=tuple(pending), queues={queue.key: queue for queue in queues})
+def known(pending: Iterable[PendingTask], *queues: QueueInfo) -> dict[QueueKey, QueueInfo]:
+    """The queues, and one without bounds for each other one that a task names."""
+    return {task.queue: QueueInfo(task.queue) for task in pending} | {queue.key: queue for queue in queues}
+
+
+def snapshot(nodes: Iterable[NodeInfo], pending: Iterable[PendingTask], *queues: QueueInfo) -> Snapshot:
+    tasks = tuple(pending)
+    return Snapshot(now=0.0, nodes=tuple(nodes), pending=tasks, queues=known(tasks, *queues))

@@ -263,8 +263,8 @@ class Oracle:
 
     def closed(self, task: PendingTask) -> str | None:
         queue = self.queues.get(task.queue)
-        if queue is None:
-            return None
+        if queue is None or queue.unknown:
+            return "QueueUnknown"
         if queue.stopped:
             return "QueueStopped"
         if queue.max_running is not None and self.running[task.queue] >= queue.max_running:

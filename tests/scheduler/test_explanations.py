@@ -108,7 +108,9 @@ def test_explain_shows_the_nodes_as_they_were_when_the_task_was_decided() -> Non
 
 
 def test_explain_adds_up_and_takes_a_task_that_is_not_queued() -> None:
-    found = explain_task(snapshot([node("a", requested=Amounts(1000)), node("b")], []), task(wants=shape(cpu=1000)))
+    found = explain_task(
+        snapshot([node("a", requested=Amounts(1000)), node("b")], [], QueueInfo(DEFAULT)), task(wants=shape(cpu=1000))
+    )
     assert isinstance(found.outcome, Binding)
     assert found.outcome.node == "b"
     for verdict in found.nodes:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import pytest
+
 from swarmtask.scheduler.cycle import run_cycle
-from swarmtask.scheduler.model import CycleResult, QueueInfo
+from swarmtask.scheduler.model import CycleResult, LimitInfo, QueueInfo, Snapshot
 from tests.scheduler.builders import DEFAULT, GIB, node, shape, snapshot, task
 
 NIGHT = ("home", "night")
@@ -75,8 +77,31 @@ def test_a_task_that_does_not_fit_takes_no_place_in_its_queue() -> None:
     assert started(run_cycle(snapshot([node()], pending, QueueInfo(DEFAULT, max_running=1)))) == ["small"]
 
 
-def test_a_queue_without_an_object_has_no_limits() -> None:
-    assert started(run_cycle(snapshot([node()], [task(queue=("home", "new"))], QueueInfo(DEFAULT, stopped=True)))) == ["task"]
+@pytest.mark.parametrize(
+    ("queues", "words"),
+    [
+        (
+            [],
+            "queue home/default has no SwarmQueue any more, and nothing of it starts: create it, with its bounds",
+        ),
+        ([QueueInfo(DEFAULT, unknown="cannot be read")], "queue home/default cannot be read"),
+        ([QueueInfo(DEFAULT, unknown="cannot be read", stopped=True)], "queue home/default cannot be read"),
+    ],
+    ids=["no object", "unreadable", "stopped besides"],
+)
+def test_nothing_of_a_queue_starts_whose_bounds_nobody_knows(queues: list[QueueInfo], words: str) -> None:
+    known = {queue.key: queue for queue in [QueueInfo(NIGHT), *queues]}
+    result = run_cycle(Snapshot(0.0, [node()], [task("a"), task("b", queue=NIGHT)], known))
+    assert started(result) == ["b"]
+    assert [(refusal.reason, refusal.message) for refusal in result.refusals] == [("QueueUnknown", words)]
+
+
+def test_what_refuses_by_bounds_of_an_earlier_version_says_so() -> None:
+    held = {"x": LimitInfo(1, {"other": 1})}
+    for bounds in ({"max_running": 0}, {"stopped": True}, {"limits": held}):
+        pending = [task(wants=shape(limits=(("x", 1),)))]
+        (refusal,) = run_cycle(snapshot([node()], pending, QueueInfo(DEFAULT, outdated="it is old", **bounds))).refusals
+        assert refusal.message.endswith("; it is old")
 
 
 def test_a_queue_spreads_when_it_may_run_little_on_each_node() -> None:

@@ -21,6 +21,7 @@ from swarmtask.controllers.cache import Cache
 from swarmtask.controllers.draining import Draining
 from swarmtask.controllers.entries import Holding
 from swarmtask.controllers.executor import Executor
+from swarmtask.controllers.known_queues import KnownQueues
 from swarmtask.controllers.lane import EngineLane
 from swarmtask.controllers.observer import Observer
 from swarmtask.controllers.snapshots import take_snapshot
@@ -41,6 +42,7 @@ BUGS: dict[str, Bug] = {}
 RARE = {
     "believes_old_news": "vanishing", "does_not_hear_who_is_to_come_first": "aging", "gives_a_gpu_twice": "gpus",
     "preempts_its_equals": "preemption", "shares_without_weights": "teams",
+    "takes_what_was_deleted_for_unbounded": "burst",
 }  # fmt: skip
 """Bugs that few runs of all can meet -> the workload that does."""
 
@@ -201,7 +203,19 @@ def ignores_max_running() -> Iterator[None]:
         taken = take_snapshot(*seen, **options)
         return replace(taken, queues={key: replace(queue, max_running=None) for key, queue in taken.queues.items()})
 
-    with patch.object(scheduling, "take_snapshot", snapshot):
+    with patch.object(scheduling, "take_snapshot", snapshot), patch.object(Cache, "has_room", _always):
+        yield
+
+
+def _always(*_: Any) -> bool:
+    return True
+
+
+@bug
+def takes_what_was_deleted_for_unbounded() -> Iterator[None]:
+    """A queue without an object counts as there, and has no bounds."""
+    everything = patch.multiple(KnownQueues, exists=_always, unknown=lambda self, key: "")
+    with everything, patch.object(Cache, "has_room", _always):
         yield
 
 
@@ -368,7 +382,7 @@ def ignores_slots() -> Iterator[None]:
         taken = take_snapshot(*seen, **options)
         return replace(taken, queues={key: replace(queue, limits={}) for key, queue in taken.queues.items()})
 
-    with patch.object(scheduling, "take_snapshot", snapshot):
+    with patch.object(scheduling, "take_snapshot", snapshot), patch.object(Cache, "has_room", _always):
         yield
 
 

@@ -36,6 +36,7 @@ class Happenings:
     def __init__(self, world: World, rng: random.Random) -> None:
         self._world, self._rng = world, rng
         self._counter = 0
+        self._again = world.source("queues made again")
         self._kinds: Mapping[str, Callable[[], None]] = {
             "crash": self.crash, "crashpoint": self.crash_point, "stall": self.stall, "api.down": self.api_down,
             "api.hold": self.hold_watches, "api.expire": self.expire_watches, "engine.down": self.engine_down,
@@ -49,7 +50,7 @@ class Happenings:
             "steer-member": ("person.task", self._steer_an_array), "delete-member": ("person.task", self._narrow_an_array),
             "create-member": ("person.task", self._delete_a_run), "remove-orphan": ("orphan", self.orphan),
             "create-node": ("person.node", self._delete_a_node), "label-node": ("person.node", self._unlabel_a_node),
-            "create-queue": ("person.queue", self._delete_a_queue), "take-tenure": ("crash", self.crash),
+            "take-tenure": ("crash", self.crash),
         }  # fmt: skip
 
     def plan(self) -> list[tuple[float, str, Callable[[], None]]]:
@@ -327,10 +328,6 @@ class Happenings:
         self._world.note(f"a person takes the labels off {node.info.id}")
         node.info = replace(node.info, labels={})
 
-    def _delete_a_queue(self) -> None:
-        if any(obj["metadata"]["name"] == "default" for obj in self._world.kube.all(SWARM_QUEUE)):
-            self._world.kube.remove(SWARM_QUEUE, "default", "default")
-
     def person_at_node(self) -> None:
         nodes = self._world.kube.all(SWARM_NODE)
         if not nodes:
@@ -371,10 +368,28 @@ class Happenings:
             changes += [{"limits": {limit: self._rng.randint(0, 4)}}, {"limits": {limit: None}}]
         change = self._rng.choice(changes)
         if change is None:
-            self._world.note(f"a person deletes the queue {name}")
-            self._world.kube.remove(SWARM_QUEUE, name, "default")
+            self._replace_queue(name)
         else:
             self._world.kube.edit(SWARM_QUEUE, name, "default", {"spec": change})
+
+    def _replace_queue(self, name: str) -> None:
+        """Delete it; mostly it is made again as it was, after a while in which only its tasks know of it."""
+        world, again = self._world, self._again
+        spec = (world.kube.peek(SWARM_QUEUE, name, "default") or {}).get("spec") or {}
+        world.note(f"a person deletes the queue {name}")
+        world.kube.remove(SWARM_QUEUE, name, "default")
+        if again.random() < 0.9:
+            after_s = again.choice((0.0, again.uniform(0, 0.5), again.uniform(0, 10)))
+            self._for_a_while(f"queue {name}", after_s, lambda: self._make_queue(name, spec))
+
+    def _make_queue(self, name: str, spec: Object) -> None:
+        """As `kubectl apply` does: also where a new operator, which could not know that the queue had been there, was faster."""
+        world = self._world
+        world.note(f"a person makes the queue {name} again")
+        if world.kube.peek(SWARM_QUEUE, name, "default") is None:
+            world.make_queue(name, spec)
+        else:
+            world.kube.edit(SWARM_QUEUE, name, "default", {"spec": spec})
 
     # --- inside ---
 

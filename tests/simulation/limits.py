@@ -66,7 +66,7 @@ class Limits:
     def look(self, cache: Cache) -> None:
         """Ask the operator's cache what it knows by now."""
         for slot, (kind, lowered) in list(self._lowered.items()):
-            if cache._versions.get(slot, -1) < lowered.version:
+            if max(cache._versions.get(slot, -1), cache._tombstones.get(slot, -1)) < lowered.version:
                 continue
             placed = set(cache._assumed)
             lowered.earlier = placed if lowered.earlier is None else lowered.earlier & placed

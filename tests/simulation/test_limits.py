@@ -68,6 +68,20 @@ def test_a_bound_that_is_raised_counts_at_once_also_when_another_one_is_lowered(
     assert scene.spec == {"maxRunning": 2, "limits": {"a": 0}}
 
 
+def test_a_deleted_queue_starts_nothing_once_the_operator_knows_and_has_its_bounds_when_it_is_back() -> None:
+    scene = Scene()
+    scene.store(maxRunning=4)
+    scene.store(maxRunning=0)  # so `world` tells of a deletion
+    scene.cache._versions.clear()
+    scene.look()
+    assert scene.spec == {"maxRunning": 4}
+    scene.cache._tombstones[(SWARM_QUEUE.plural, ("default", "x"))] = scene.version
+    scene.look()
+    assert scene.spec == {"maxRunning": 0}
+    scene.store(maxRunning=4)
+    assert scene.spec == {"maxRunning": 4}
+
+
 def test_the_same_of_a_node_of_which_one_amount_grows_and_another_shrinks() -> None:
     scene = Scene(SWARM_NODE)
     scene.store(status={"allocatable": {"cpu": "4", "memory": "8Gi", "gpu": 1}})

@@ -177,11 +177,7 @@ class World:
         self.settings = OperatorSettings(keep_array_members=1, time_zone="UTC", fence_s=FENCE_S, fence_margin_s=3.0)
         self.operator: Operator | None = None
         for name, spec in workload.queues.items():
-            self.kube.add(
-                SWARM_QUEUE,
-                {"apiVersion": SWARM_QUEUE.api_version, "kind": "SwarmQueue", "metadata": {"name": name, "namespace": "default"}}
-                | {"spec": spec},
-            )
+            self.make_queue(name, spec)
 
     # --- the run ---
 
@@ -320,6 +316,10 @@ class World:
             self.agents[node_id] = agent
             self.loop.create_task(agent.run(), context=Context())
 
+    def make_queue(self, name: str, spec: Object) -> None:
+        body = {"apiVersion": SWARM_QUEUE.api_version, "kind": "SwarmQueue", "metadata": {"name": name, "namespace": "default"}}
+        self.kube.add(SWARM_QUEUE, body | {"spec": spec})
+
     def create_task(self, birth: Birth) -> None:
         if self.kube.peek(SWARM_TASK, birth.name, "default") is not None:
             return
@@ -363,7 +363,8 @@ class World:
         if kind is SWARM_TASK:
             self._task_committed(obj, gone, now)
         elif kind is SWARM_QUEUE:
-            self.limits.changed(kind, obj | {"spec": {}} if gone else obj)  # what is gone limits nothing
+            # Of what is gone nothing starts, and its other bounds hold until it says something else.
+            self.limits.changed(kind, obj | {"spec": (obj.get("spec") or {}) | {"maxRunning": 0}} if gone else obj)
         elif kind is SWARM_NODE and not gone:
             self._drains.node_seen(obj)
             self.limits.changed(kind, obj)

@@ -9,18 +9,19 @@ from __future__ import annotations
 
 import logging
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from swarmtask.controllers import task_facts
 from swarmtask.controllers.census import Census
 from swarmtask.controllers.entries import Assumption, Change, Holding, TaskEntry
 from swarmtask.controllers.fronts import Fronts, check_front
+from swarmtask.controllers.known_queues import DEFAULT_QUEUE, KnownQueues
 from swarmtask.controllers.learning import Learning, template_of
 from swarmtask.controllers.measures import Measures
 from swarmtask.controllers.node_facts import offered_memory, offers_otherwise
 from swarmtask.controllers.occupants import Occupants, differ
-from swarmtask.controllers.reading import read_node, read_queue, read_task, version_of
+from swarmtask.controllers.reading import read_node, read_task, version_of
 from swarmtask.controllers.sizes import Sizes
 from swarmtask.controllers.sums import Sums
 from swarmtask.controllers.twins import Twins
@@ -34,7 +35,6 @@ from swarmtask.scheduler.model import Amounts, PendingTask, QueueKey, RunningTas
 
 logger = logging.getLogger(__name__)
 
-DEFAULT_QUEUE = "default"
 TOMBSTONES = 10_000
 DURATIONS_AT_ONCE = 2_000
 
@@ -46,7 +46,8 @@ class Cache:
     def __init__(self) -> None:
         self.tasks: dict[TaskKey, TaskEntry] = {}
         self.nodes: dict[str, SwarmNode] = {}
-        self.queues: dict[QueueKey, SwarmQueue] = {}
+        self.known_queues = KnownQueues()
+        self.queues: Mapping[QueueKey, SwarmQueue] = self.known_queues.objects
         self.unreadable: dict[TaskKey, str] = {}
         """Tasks of which nothing can be decided: key -> UID."""
         self._census = Census()
@@ -89,7 +90,7 @@ class Cache:
         elif kind is SWARM_NODE:
             placement = self._apply_node(key[1], obj)
         elif kind is SWARM_QUEUE:
-            placement = self._apply_queue(key, obj)
+            placement = self.known_queues.put(key, obj)
         self._tell(Change(kind, key, gone=False, placement=placement, own=own, uid=metadata.get("uid", "")))
         return True
 
@@ -115,7 +116,7 @@ class Cache:
             self._turns.pop(key[1], None)
             self._note_node(key[1])
         elif kind is SWARM_QUEUE:
-            self.queues.pop(key, None)
+            self.known_queues.drop(key, named=key[0] in self.namespaces)
         self._tell(Change(kind, key, gone=True, placement=True, uid=uid))
         return True
 
@@ -197,16 +198,6 @@ class Cache:
         gone = node is None or node.status.phase is NodePhase.GONE
         self._resized.update(dict.fromkeys(self.sizes.offer(name, 0 if node is None or gone else offered_memory(node))))
 
-    def _apply_queue(self, key: QueueKey, obj: Object) -> bool:
-        old = self.queues.get(key)
-        try:
-            new = read_queue(obj)
-        except ValueError as error:
-            logger.error("SwarmQueue %s/%s is treated as missing: %s", *key, error)
-            return self.queues.pop(key, None) is not None
-        self.queues[key] = new
-        return old is None or old.spec != new.spec
-
     # --- tasks and their sums ---
 
     def _put_task(self, key: TaskKey, entry: TaskEntry | None) -> bool:
@@ -218,6 +209,8 @@ class Cache:
         else:
             self.tasks[key] = entry
         self._census.put(key, old, entry)
+        if key[0] not in self.namespaces:
+            self.known_queues.forget(key[0])
         assumed = self._assumed.get(key)
         if assumed is not None and (entry is None or entry.holding is not None or entry.pending != assumed.pending):
             del self._assumed[key]
@@ -404,5 +397,39 @@ class Cache:
         return known is not None and known.spec.drain
 
     def queue_exists(self, queue: QueueKey) -> bool:
-        """The queue `default` counts as there: the operator creates it in every namespace that has tasks."""
-        return queue[1] == DEFAULT_QUEUE or queue in self.queues
+        """The queue `default` counts as there until it has been deleted: the operator creates it in every namespace that has
+        tasks."""
+        return self.known_queues.exists(queue)
+
+    def has_room(self, key: TaskKey) -> bool:
+        """Whether the queue of an assumed task still lets it start, by what it says now and with all that is live or assumed
+        counted. True where nothing is assumed."""
+        assumed = self._assumed.get(key)
+        if assumed is None:
+            return True
+        holding = assumed.holding
+        queue = self.queues.get(holding.queue)
+        if queue is None or queue.spec.stopped:
+            return False
+        spec = queue.spec
+        bounds = [
+            (self.running(holding.queue), spec.max_running),
+            (self._sums.queue_tasks[holding.node][holding.queue], spec.max_running_per_node),
+        ]
+        bounds += [(sum(self.limit_holders(holding.queue, name).values()), spec.limits.get(name)) for name, _ in holding.limits]
+        return all(most is None or held <= most for held, most in bounds)
+
+    def lacks_default(self, namespace: str) -> bool:
+        """It has tasks, and no queue `default`, and nobody has deleted that."""
+        default = (namespace, DEFAULT_QUEUE)
+        return namespace in self.namespaces and default not in self.queues and self.known_queues.exists(default)
+
+    def had_default(self, namespace: str) -> bool:
+        """Some task of the namespace has been started from its queue `default`: there was one, also before this process began."""
+        entries = (entry for key, entry in self.tasks.items() if key[0] == namespace)
+        return any(attempt.requested.queue == DEFAULT_QUEUE for entry in entries for attempt in entry.task.status.attempts)
+
+    def lose_default(self, namespace: str) -> None:
+        """Its queue `default` was deleted when nobody was looking."""
+        self.known_queues.drop((namespace, DEFAULT_QUEUE), named=True)
+        self._tell(Change(SWARM_QUEUE, (namespace, DEFAULT_QUEUE), gone=True, placement=True))

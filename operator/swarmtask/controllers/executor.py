@@ -174,6 +174,9 @@ class Executor:
                 return
             if isinstance(event, Bound) and self._cache.assumption(key) != (event.node, event.gpus):
                 return self._unbound()  # the task has changed since the cycle chose
+            if isinstance(event, Bound) and not self._cache.has_room(key):
+                self._cache.drop_assumption(key)  # its queue was deleted, stopped or bounded more tightly since
+                return self._unbound()
             if isinstance(event, Drain) and not self._cache.drains(event.node):
                 return  # somebody has thought better of it meanwhile
             transition = handle(entry.task, self._actual(entry, event), self._clock.now(), self._policy)
@@ -243,6 +246,8 @@ class Executor:
                 )
             self._cache.apply(SWARM_TASK, obj, own=True)
             version = obj["metadata"]["resourceVersion"]
+            if transition.status.attempt != task.status.attempt and not self._cache.has_room(key):
+                raise Conflict("its queue has changed since the cycle chose")
         if transition.changed:
             # The phase is always named: one that equals the model's default may never have been written.
             status = difference(task.status, transition.status) | {"phase": transition.status.phase.value}

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 
 from swarmtask.controllers import task_facts
 from swarmtask.controllers.cache import Cache
+from swarmtask.controllers.known_queues import DEFAULT_QUEUE
 from swarmtask.controllers.node_rules import NodeRules
 from swarmtask.controllers.snapshots import queue_info, take_snapshot
 from swarmtask.errors import Invalid, NotFound
@@ -52,6 +53,8 @@ async def explain_stored(api: ObjectApi, key: TaskKey, now: float, rules: NodeRu
     for kind in (SWARM_NODE, SWARM_QUEUE, SWARM_TASK):
         for obj in (await api.list(kind)).items:
             cache.apply(kind, obj)
+    if cache.lacks_default(key[0]):
+        _foresee_default(cache, key[0])
     entry = cache.tasks.get(key)
     if entry is None and key in cache.unreadable:
         raise Invalid(f"SwarmTask {'/'.join(key)} cannot be read: see the operator's log, and correct or delete it")
@@ -77,6 +80,14 @@ async def explain_stored(api: ObjectApi, key: TaskKey, now: float, rules: NodeRu
     queues = {**snapshot.queues, pending.queue: queue_info(cache, pending.queue)}
     snapshot = replace(snapshot, queues=queues, running=[_leaving_for(cache, one) for one in snapshot.running])
     return ExplainedTask(task, entry.pending is not None, explain_task(snapshot, pending), memory)
+
+
+def _foresee_default(cache: Cache, namespace: str) -> None:
+    """The operator creates it without bounds, unless there was one."""
+    if cache.had_default(namespace):
+        cache.lose_default(namespace)
+    else:
+        cache.apply(SWARM_QUEUE, {"metadata": {"name": DEFAULT_QUEUE, "namespace": namespace, "resourceVersion": "0"}})
 
 
 def _leaving_for(cache: Cache, running: RunningTask) -> RunningTask:

@@ -187,6 +187,7 @@ class Operator:
             "catching up": self._catching_up.run,
             "scheduling": self._schedule,
             "queues": self._queues.run,
+            "default queues": self._queues.run_defaults,
             "arrays": self._arrays.run,
             "nodes": self._nodes.run,
             "draining": self._draining.run,
@@ -255,6 +256,8 @@ class Operator:
             self._queues.bell.ring()
             self._arrays.note(change)
             self._catching_up.note(change)
+            if self.cache.lacks_default(change.key[0]):
+                self._queues.newcomers.ring()
             if change.gone:
                 self._task_gone(change)
             elif not change.own:

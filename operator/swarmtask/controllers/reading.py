@@ -16,7 +16,7 @@ from swarmtask.controllers.sharing import lighten, shared_body
 from swarmtask.kube import Object
 from swarmtask.resources.meta import Model, ObjectMeta
 from swarmtask.resources.node import SwarmNode
-from swarmtask.resources.queue import SwarmQueue
+from swarmtask.resources.queue import QueueSpec, QueueStatus, SwarmQueue
 from swarmtask.resources.task import Container, SwarmTask, TaskSpec, TaskStatus
 
 LAST_APPLIED = "kubectl.kubernetes.io/last-applied-configuration"
@@ -35,6 +35,21 @@ class ReadTask:
     """
 
     task: SwarmTask
+    invalid: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ReadQueue:
+    """A stored SwarmQueue.
+
+    Attributes:
+        spec, status: None where it cannot be read.
+        invalid: why something of it cannot be read. None: all is well.
+    """
+
+    metadata: ObjectMeta
+    spec: QueueSpec | None
+    status: QueueStatus | None
     invalid: str | None = None
 
 
@@ -72,9 +87,23 @@ def read_node(obj: Object) -> SwarmNode:
     return _read(SwarmNode, obj)
 
 
-def read_queue(obj: Object) -> SwarmQueue:
-    """Read a stored SwarmQueue. Raises ValueError, which says why it cannot be read."""
-    return _read(SwarmQueue, obj)
+def read_queue(obj: Object) -> ReadQueue:
+    """Read a stored SwarmQueue, or what can be read of it."""
+    try:
+        queue = _read(SwarmQueue, obj)
+        return ReadQueue(queue.metadata, queue.spec, queue.status)
+    except ValueError as error:
+        why = str(error)
+    known = {name: obj["metadata"][name] for name in ("name", "namespace", "uid", "resourceVersion") if obj["metadata"].get(name)}
+    metadata = _part(ObjectMeta, obj["metadata"]) or ObjectMeta.model_validate(known)
+    return ReadQueue(metadata, _part(QueueSpec, obj.get("spec")), _part(QueueStatus, obj.get("status")), invalid=why)
+
+
+def _part(model: type[ReadModel], part: Any) -> ReadModel | None:
+    try:
+        return model.model_validate(part or {})
+    except ValidationError:
+        return None
 
 
 def _read(model: type[ReadModel], obj: Object) -> ReadModel:

@@ -73,10 +73,10 @@ def _left(nodes: list[NodeInfo]) -> tuple[Amounts, int | None]:
 
 
 def queue_info(cache: Cache, key: QueueKey) -> QueueInfo:
-    """A queue as a cycle sees it; without an object it has no bounds."""
-    running, queue = cache.running(key), cache.queues.get(key)
-    if queue is None:
-        return QueueInfo(key, running=running)
+    """A queue as a cycle sees it; where its bounds are not known, for example without an object, nothing of it starts."""
+    running, queue, unknown = cache.running(key), cache.queues.get(key), cache.known_queues.unknown(key)
+    if queue is None or unknown:
+        return QueueInfo(key, running=running, unknown=unknown)
     spec = queue.spec
     return QueueInfo(
         key,
@@ -92,6 +92,7 @@ def queue_info(cache: Cache, key: QueueKey) -> QueueInfo:
         limits={name: LimitInfo(most, cache.limit_holders(key, name)) for name, most in spec.limits.items()},
         preempts=spec.preemption == "LowerPriority",
         aging_s=spec.aging_seconds,
+        outdated=cache.known_queues.outdated(key),
     )
 
 

@@ -238,6 +238,7 @@ class _Future:
         shape, queue = refusal.task.shape, self._queues.get(refusal.task.queue)
         if queue is not None and (
             queue.stopped
+            or queue.unknown
             or queue.max_running == 0
             or any(name in queue.limits and slots > queue.limits[name].most for name, slots in shape.limits)
         ):

@@ -23,6 +23,7 @@ from swarmtask.scheduler.ordering import (
     NO_NODE_FITS,
     PREEMPTING,
     QUEUE_STOPPED,
+    QUEUE_UNKNOWN,
     RESERVED,
     Gate,
     Line,
@@ -103,7 +104,7 @@ class Headroom:
 
     def refused(self, line: Line, standstill: Standstill) -> None:
         """The line stands still for the rest of the cycle: keep what its head needs, or make room for it."""
-        if standstill.reason == QUEUE_STOPPED:
+        if standstill.reason in (QUEUE_STOPPED, QUEUE_UNKNOWN):
             return
         if line.gate.queue.preempts and self._preempt(line, line.next, standstill):
             return

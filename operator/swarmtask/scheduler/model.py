@@ -261,6 +261,8 @@ class QueueInfo:
     """A queue as one cycle sees it. `running` counts bound and assumed tasks. A bound that is None does not exist.
 
     Attributes:
+        unknown: why nobody knows its bounds, as the words after its name; then nothing of it starts. Empty: they are known.
+        outdated: why its bounds are those of an earlier version; empty: they are its own.
         limits: by name; a name that is not here is not limited.
         cohort: empty means none. Queues of one cohort share by weight; `weight` is at least 1.
         requested: what its bound and assumed tasks hold.
@@ -282,6 +284,8 @@ class QueueInfo:
     preempts: bool = False
     aging_s: float | None = None
     weights: Weights = (40, 30, 20, 10)
+    unknown: str = ""
+    outdated: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -314,7 +318,8 @@ class Refusal:
 
     Attributes:
         position: 1-based place in its queue, in the order in which tasks would start.
-        reason: CamelCase for the condition: NoNodeFits, QueueStopped, QueueFull, LimitReached, Reserved, Preempting.
+        reason: CamelCase for the condition: NoNodeFits, QueueUnknown, QueueStopped, QueueFull, LimitReached, Reserved,
+            Preempting.
         message: counts per filter for a person: "0/5 nodes fit: 2 too little memory (needs 16Gi, largest free 7.4Gi), 2 lack
             capability gpu, 1 cordoned".
         behind: reason, message and counts for the tasks of its line behind it, where this one is told something of its own.

@@ -23,6 +23,7 @@ from swarmtask.scheduler.model import Amounts, Choice, LimitInfo, PendingTask, Q
 from swarmtask.scheduler.standing import standing
 
 NO_NODE_FITS = "NoNodeFits"
+QUEUE_UNKNOWN = "QueueUnknown"
 QUEUE_STOPPED = "QueueStopped"
 QUEUE_FULL = "QueueFull"
 LIMIT_REACHED = "LimitReached"
@@ -30,6 +31,8 @@ RESERVED = "Reserved"
 PREEMPTING = "Preempting"
 """Reasons of a Refusal."""
 
+NO_OBJECT = "has no SwarmQueue any more, and nothing of it starts: create it, with its bounds"
+"""What is not known of a queue whose object is not there."""
 HOLDERS_NAMED = 3
 """So many of the tasks that hold a limit are named in a message."""
 
@@ -112,7 +115,7 @@ class Gate:
 
     @property
     def closed(self) -> bool:
-        return self.queue.stopped or (self.left is not None and self.left <= self.kept)
+        return bool(self.queue.unknown) or self.queue.stopped or (self.left is not None and self.left <= self.kept)
 
     def enter(self, task: PendingTask) -> None:
         if self.left is not None:
@@ -145,21 +148,27 @@ class Gate:
                 if slots <= limit.most and limit.held + slots <= limit.most:
                     words = f"{which} is kept for {'/'.join(self.keepers[name])}, which comes first ({limit.explain(slots)})"
                     return Standstill(RESERVED, words)
-                return Standstill(LIMIT_REACHED, f"{which} is reached ({limit.explain(slots)})")
+                return Standstill(LIMIT_REACHED, f"{which} is reached ({limit.explain(slots)}){self._outdated()}")
         return None
 
     def standstill(self) -> Standstill:
         """Why it is closed."""
         name = "/".join(self.queue.key)
+        if self.queue.unknown:
+            return Standstill(QUEUE_UNKNOWN, f"queue {name} {self.queue.unknown}")
         if self.queue.stopped:
-            return Standstill(QUEUE_STOPPED, f"queue {name} is stopped; set its spec.stopped to false to start its tasks")
+            words = f"queue {name} is stopped; set its spec.stopped to false to start its tasks{self._outdated()}"
+            return Standstill(QUEUE_STOPPED, words)
         most = self.queue.max_running
         if self.left:
             words = (
                 f"the last places of queue {name} (maxRunning {most}) are kept for {'/'.join(self.keepers[''])}, which comes first"
             )
             return Standstill(RESERVED, words)
-        return Standstill(QUEUE_FULL, f"queue {name} runs as many tasks as it may (maxRunning {most})")
+        return Standstill(QUEUE_FULL, f"queue {name} runs as many tasks as it may (maxRunning {most}){self._outdated()}")
+
+    def _outdated(self) -> str:
+        return f"; {self.queue.outdated}" if self.queue.outdated else ""
 
 
 @dataclass(slots=True, eq=False)
@@ -220,8 +229,8 @@ class Order:
         for rank, task in enumerate(self.tasks):
             gate = gates.get(task.queue)
             if gate is None:
-                # A queue that the snapshot does not know has no limits: its object may be on its way.
-                gate = gates[task.queue] = self._gate(queues.get(task.queue) or QueueInfo(task.queue))
+                # A queue without an object may be on its way, with bounds that nobody knows yet.
+                gate = gates[task.queue] = self._gate(queues.get(task.queue) or QueueInfo(task.queue, unknown=NO_OBJECT))
             number = classes.number(task.shape, gate)
             level = task.priority if levels is None else levels[rank]
             duration_s = None if task.duration_s is None else rounded_duration_s(task.duration_s)
