@@ -50,7 +50,7 @@ class Happenings:
             "steer-member": ("person.task", self._steer_an_array), "delete-member": ("person.task", self._narrow_an_array),
             "create-member": ("person.task", self._delete_a_run), "remove-orphan": ("orphan", self.orphan),
             "create-node": ("person.node", self._delete_a_node), "label-node": ("person.node", self._unlabel_a_node),
-            "take-tenure": ("crash", self.crash),
+            "create-queue": ("person.queue", self._come_to_a_new_namespace), "take-tenure": ("crash", self.crash),
         }  # fmt: skip
 
     def plan(self) -> list[tuple[float, str, Callable[[], None]]]:
@@ -327,6 +327,22 @@ class Happenings:
         node = self._world.engine._nodes[self._rng.choice(self._world.node_ids)]
         self._world.note(f"a person takes the labels off {node.info.id}")
         node.info = replace(node.info, labels={})
+
+    def _come_to_a_new_namespace(self) -> None:
+        """With a task that is to wait: the operator makes the namespace's queue. It is deleted soon, so that no run waits for it."""
+        world, self._counter = self._world, self._counter + 1
+        name = f"newcomer-{self._counter}"
+        world.note(f"a person comes to the namespace {name}")
+        spec = {"suspend": True, "container": {"image": "busybox:1"}}
+        made = world.kube.add(SWARM_TASK, {"metadata": {"name": name, "namespace": name}, "spec": spec})
+        world.checker.acknowledged_create(name, name, made["metadata"]["uid"], world.true_clock.now())
+
+        def leave() -> None:
+            obj = world.kube.peek(SWARM_TASK, name, name)
+            if obj is not None:
+                world.delete_task(obj)
+
+        self._for_a_while(f"namespace {name}", 10.0, leave)
 
     def person_at_node(self) -> None:
         nodes = self._world.kube.all(SWARM_NODE)
