@@ -329,7 +329,7 @@ class Happenings:
         node.info = replace(node.info, labels={})
 
     def _come_to_a_new_namespace(self) -> None:
-        """With a task that is to wait: the operator makes the namespace's queue. It is deleted soon, so that no run waits for it."""
+        """With a task that is to wait: the operator makes the queue. It is deleted soon, so that no run waits for it."""
         world, self._counter = self._world, self._counter + 1
         name = f"newcomer-{self._counter}"
         world.note(f"a person comes to the namespace {name}")
