@@ -103,7 +103,8 @@ def _perform(content: bytearray, operation: Operation | None) -> None:
 # --- the layer -----------------------------------------------------------------------------------------------------------
 
 _Pointer, _Int, _Int64 = ctypes.c_void_p, ctypes.c_int, ctypes.c_int64
-_Open = ctypes.CFUNCTYPE(_Int, _Pointer, ctypes.c_char_p, _Pointer, _Int, _Pointer)
+_Open = ctypes.CFUNCTYPE(_Int, _Pointer, _Pointer, _Pointer, _Int, _Pointer)
+"""With the name as the pointer that it is: SQLite's files keep it, so a copy in Python would be gone when they look at it again."""
 _Delete = ctypes.CFUNCTYPE(_Int, _Pointer, ctypes.c_char_p, _Int)
 _Write = ctypes.CFUNCTYPE(_Int, _Pointer, _Pointer, _Int, _Int64)
 _Truncate = ctypes.CFUNCTYPE(_Int, _Pointer, _Int64)
@@ -159,10 +160,10 @@ class _Layer:
         real_open, real_delete = _Open(base.contents.open), _Delete(base.contents.delete)
         address = ctypes.cast(base, _Pointer)
 
-        def open_(_: int, name: bytes | None, file: int, flags: int, out: int) -> int:
+        def open_(_: int, name: int | None, file: int, flags: int, out: int) -> int:
             code = real_open(address, name, file, flags, out)
             if code == _SQLITE_OK and name is not None:
-                self._files[file] = Path(name.decode()).name
+                self._files[file] = Path(ctypes.string_at(name).decode()).name
                 place = ctypes.cast(file, ctypes.POINTER(_Pointer))
                 place[0] = ctypes.addressof(self._wrapped(place[0]))
             return code
