@@ -16,7 +16,7 @@ from typing import Any
 
 from swarmtask.nodeagent.causes import CLOSE, KILLED, Evidence, Mark, below_limit, cause, is_unmet
 from swarmtask.nodeagent.cgroups import Cgroup, Cgroups, Usage
-from swarmtask.nodeagent.containers import ENDED, Details, Listed, details, listed, signal_number
+from swarmtask.nodeagent.containers import ENDED, Details, Listed, details, event_nanos, listed, signal_number
 from swarmtask.nodeagent.daemon import Daemon
 from swarmtask.nodeagent.early_figures import OLD_S
 from swarmtask.nodeagent.eviction import Candidate
@@ -119,10 +119,10 @@ class Attempts:
         """An event of Docker; hints only: the next look asks Docker itself."""
         actor = event.get("Actor")
         actor = actor if isinstance(actor, dict) else {}
-        container_id, nanos = actor.get("ID"), event.get("timeNano")
+        container_id, nanos = actor.get("ID"), event_nanos(event)
         if not isinstance(container_id, str):
             return
-        at = datetime.fromtimestamp(nanos / 1e9, UTC) if isinstance(nanos, int) and 0 < nanos < 2**62 else self._now()
+        at = self._now() if nanos is None else datetime.fromtimestamp(nanos / 1e9, UTC)
         attributes = actor.get("Attributes")
         code = str(attributes.get("exitCode", "")) if isinstance(attributes, dict) else ""
         with self._lock:

@@ -134,6 +134,12 @@ def _number(labels: Mapping[str, Any], name: str, pattern: re.Pattern[str]) -> i
     return int(text) if pattern.fullmatch(text) else None
 
 
+def event_nanos(event: Mapping[str, Any]) -> int | None:
+    """When an event of Docker happened, by Docker's clock: nanoseconds since the epoch. None where it does not say."""
+    nanos = event.get("timeNano")
+    return nanos if isinstance(nanos, int) and 0 < nanos < 2**62 else None
+
+
 def attempt_id(uid: str, number: str) -> str:
     """The attempt's ID from its labels, as `swarmtask.resources.task.attempt_id` makes it; empty where they name none."""
     if not _UID.fullmatch(uid) or not _NUMBER.fullmatch(number):

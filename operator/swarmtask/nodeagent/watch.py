@@ -17,6 +17,7 @@ from typing import Any
 
 from swarmtask.errors import EngineUnavailable
 from swarmtask.nodeagent.attempts import Attempts
+from swarmtask.nodeagent.containers import event_nanos
 from swarmtask.nodeagent.daemon import Daemon, Events
 from swarmtask.nodeagent.eviction import Alarm, Candidate, Plea, Strain, grace_s, is_short, message, patience_s, victim
 from swarmtask.nodeagent.stopping import Stopper
@@ -182,7 +183,7 @@ class Watch:
                     since_nanos = since_nanos or opened
                     self.doubt()  # what happened while nobody listened
                     for event in stream:
-                        since_nanos = latest = _moment(event) or latest
+                        since_nanos = latest = event_nanos(event) or latest
                         if self._is_news(event):
                             failures = 0
                             self._hear(event)
@@ -199,7 +200,7 @@ class Watch:
 
     def _is_news(self, event: Mapping[str, Any]) -> bool:
         """It was not heard before: a stream begins with the moment at which the one before it stopped."""
-        at, actor = _moment(event), event.get("Actor")
+        at, actor = event_nanos(event), event.get("Actor")
         if at is None:
             return True
         name = (at, str(event.get("Action")), str(actor.get("ID")) if isinstance(actor, dict) else "")
@@ -225,9 +226,3 @@ class Watch:
 
     def _pause_s(self, failures: int) -> float:
         return self._rng.uniform(0.2, min(LONGEST_PAUSE_S, 0.5 * 2 ** min(failures, 10)))
-
-
-def _moment(event: Mapping[str, Any]) -> int | None:
-    """When it happened, by Docker's own clock: nanoseconds since the epoch. None where it does not say."""
-    nanos = event.get("timeNano")
-    return nanos if isinstance(nanos, int) and 0 < nanos < 2**62 else None
