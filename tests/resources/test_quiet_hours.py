@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 import subprocess
@@ -44,10 +45,10 @@ def test_what_is_written_is_what_is_read() -> None:
     assert parse("Sun UTC").windows == (Window(frozenset({6}), 0, 1440, ZoneInfo("UTC")),)
     assert parse("Fri-Mon 20:00-23:00").windows[0].days == {4, 5, 6, 0}
     assert parse("Wed-Wed 20:00-23:00").windows[0].days == {2}
-    assert parse("22:00-07:00,Sat-Sun , Mon 12:00-13:00 UTC").windows == (
+    assert parse("22:00-07:00,Mon 12:00-13:00 UTC , Sat-Sun").windows == (
         Window(EVERY_DAY, 1320, 420),
-        Window(frozenset({5, 6}), 0, 1440),
         Window(frozenset({0}), 720, 780, ZoneInfo("UTC")),
+        Window(frozenset({5, 6}), 0, 1440),
     )
 
 
@@ -77,6 +78,51 @@ def test_what_is_written_is_what_is_read() -> None:
 def test_what_is_wrong_is_said(text: str, words: str) -> None:
     with pytest.raises(ValueError, match=re.escape(words)):
         parse(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (
+            "Mon,Wed,Fri 09:00-17:00",
+            "'Mon, Wed, Fri 09:00-17:00' can be read in two ways: for the same hours write Mon 09:00-17:00, Wed 09:00-17:00, "
+            "Fri 09:00-17:00, for all day Mon 00:00-24:00, Wed 00:00-24:00, Fri 09:00-17:00",
+        ),
+        (
+            "Sat-Sun, Mon-Fri 22:00-07:00",
+            "for the same hours write Sat-Sun 22:00-07:00, Mon-Fri 22:00-07:00, for all day Sat-Sun 00",
+        ),
+        ("Sat, Sun  9:00 - 17:00  Europe/Berlin", "write Sat 9:00 - 17:00 Europe/Berlin, Sun 9:00 - 17:00 Europe/Berlin, for all"),
+        ("22:00-07:00, Sun, Mon 09:00-17:00", "'Sun, Mon 09:00-17:00' can be read in two ways"),
+    ],
+)
+def test_days_before_days_with_hours_are_not_guessed_at(text: str, words: str) -> None:
+    """Everybody means the same hours by the first of these, and all day by the second."""
+    with pytest.raises(ValueError, match=re.escape(words)):
+        parse(text)
+
+
+parts = st.tuples(
+    st.sampled_from(("", "Mon", "Sat-Sun", "Fri-Mon")),
+    st.sampled_from(("", "09:00-17:30", "22:00-07:00")),
+    st.sampled_from(("", "UTC")),
+).filter(lambda part: bool(part[0] or part[1]))
+
+
+@given(st.lists(parts, min_size=1, max_size=5), st.sampled_from((",", ", ", " , ")))
+def test_windows_stand_beside_each_other_or_are_refused_for_what_is_between_them(
+    drawn: list[tuple[str, str, str]], comma: str
+) -> None:
+    text = comma.join(" ".join(filter(None, part)) for part in drawn)
+    doubtful = any(
+        not (hours or zone) and days and next_days and next_hours
+        for (days, hours, zone), (next_days, next_hours, _) in itertools.pairwise(drawn)
+    )
+    if doubtful:
+        with pytest.raises(ValueError, match="can be read in two ways"):
+            parse(text)
+    else:
+        assert parse(text).windows == tuple(parse(" ".join(filter(None, part))).windows[0] for part in drawn)
 
 
 def test_the_model_says_the_same() -> None:

@@ -38,7 +38,8 @@ class NodeLoss(Model):
         default="afterFence",
         description="afterFence: it is replaced once its node must have stopped it by itself, so that two never run at once. "
         "afterLost: it is replaced as soon as the node is lost; two may run at once. never: wait for the node, up to the "
-        "task's own deadlines.",
+        "task's own deadlines. An edit to afterLost or never counts at once; one to afterFence from the next attempt on, because "
+        "an attempt that was placed under another word is not stopped by its node: it is waited for as under never.",
     )
     grace_seconds: Annotated[StrictInt, Field(ge=0, le=86_400)] = Field(
         default=30, description="With afterLost: how long the node must have been unreachable."

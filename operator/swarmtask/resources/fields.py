@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, StrictInt, WithJsonSchema
@@ -35,9 +36,17 @@ def _quantity_text(value: Any) -> Any:
     return text
 
 
+@dataclass(frozen=True, slots=True)
+class SchemaKnows:
+    """Marks a field whose validator refuses no value of this type that the schema accepts."""
+
+    type: type
+
+
 Quantity = Annotated[
     str,
     BeforeValidator(_quantity_text),
+    SchemaKnows(str),
     WithJsonSchema(
         {
             "anyOf": [{"type": "integer"}, {"type": "string"}],
@@ -62,6 +71,7 @@ def _memory_request_text(value: Any) -> Any:
 MemoryRequest = Annotated[
     str,
     BeforeValidator(_memory_request_text),
+    SchemaKnows(str),
     WithJsonSchema(
         {
             "anyOf": [{"type": "integer"}, {"type": "string"}],
@@ -97,6 +107,10 @@ LimitNames = AfterValidator(_limit_names)
 """For mappings from names of limits. (A structural schema has no words for keys; the API server asks the models, too.)"""
 Slots = Annotated[StrictInt, Field(ge=0, le=1_000_000)]
 """Slots of a limit."""
+
+MOST_BOOT_ID = 128
+BootId = Annotated[str, Field(max_length=MOST_BOOT_ID)]
+"""Which boot of a machine: as its agent says, and as it is kept in an attempt. Linux writes 36 characters."""
 
 Strategy = Literal["balanced", "pack", "spread", "least-busy", "round-robin"]
 """Which of the nodes that fit is chosen: docs/scheduler.md."""

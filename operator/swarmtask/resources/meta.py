@@ -6,8 +6,8 @@ Called by the models of each kind. Knows nothing of any one kind.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import datetime
-from typing import Annotated, Any, Final, Literal
+from datetime import UTC, datetime
+from typing import Annotated, Any, ClassVar, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PlainSerializer
 from pydantic.alias_generators import to_camel
@@ -31,6 +31,18 @@ def _format_micro(moment: datetime) -> str:
     return moment.isoformat(timespec="microseconds")[:26] + "Z"
 
 
+EARLIEST, LATEST = datetime(1970, 1, 1, tzinfo=UTC), datetime(2262, 4, 11, tzinfo=UTC)
+"""What a clock can show: nanoseconds since 1970, in 63 bits."""
+
+
+def possible(moment: datetime | None) -> datetime | None:
+    """A time as somebody else tells it; None for one that no clock can show, and with which no sum could be made."""
+    if moment is None:
+        return None
+    known = moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment
+    return moment if EARLIEST <= known <= LATEST else None
+
+
 MicroTime = Annotated[datetime, PlainSerializer(_format_micro, return_type=str, when_used="json")]
 """RFC 3339 in microseconds, for what tells an order; whole seconds can be read too."""
 
@@ -50,6 +62,9 @@ class Model(BaseModel):
         validate_assignment=False,
         defer_build=True,
     )
+
+    asks: ClassVar[frozenset[str] | None] = None
+    """Of a model with rules of its own: one of these must be said for a rule to object to what the schema accepts. None: any."""
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready, camelCase, without fields that are None."""

@@ -6,13 +6,14 @@ Called by the controllers and the CLI. Cluster-scoped; created by the operator f
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterable
 from enum import StrEnum
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, StrictBool, StrictInt
 
 from swarmtask.resources import quiet_hours
-from swarmtask.resources.fields import Capability, Quantity
+from swarmtask.resources.fields import BootId, Capability, Quantity
 from swarmtask.resources.meta import API_VERSION, Condition, Model, ObjectMeta, Time
 from swarmtask.resources.placement import Gpu, OptionalRegion, Power, Taint
 
@@ -93,6 +94,10 @@ class NodeEngine(Model):
     name: str = Field(description="swarm or local.")
     id: str = Field(description="The engine's own ID of the node.")
     version: str | None = Field(default=None, description="Version of the engine there.")
+    gpu_vendors: list[str] | None = Field(
+        default=None,
+        description="Whose GPUs it can give to attempts; those of other vendors in status.gpus do not count. Absent: everybody's.",
+    )
 
 
 class NodePressure(Model):
@@ -127,6 +132,11 @@ class NodeAttempt(Model):
         default="",
         description="What the node did to it. OOMKilled: the kernel killed its main process at its own memory limit. Evicted: the "
         "agent stopped it because the machine ran out of memory. Fenced: the agent stopped it because it could not reach the API.",
+    )
+    told_to_end: bool | None = Field(
+        default=None,
+        description="Whether somebody had sent it a signal to end before it ended; absent where the agent cannot say, because it "
+        "was not there all the time.",
     )
     message: Annotated[str, Field(max_length=1024)] | None = Field(default=None, description="The same for a person.")
     peak_memory: Quantity | None = Field(default=None, description="The most bytes it used at once.")
@@ -169,11 +179,11 @@ class NodeStatus(Model):
         default=None, description="Round trip between the node and the API; absent while not known."
     )
     usage: NodeUsage | None = Field(default=None, description="What the machine uses; absent without a node agent.")
-    kernel: str | None = Field(default=None, description="Release of the kernel, as the node agent tells it.")
-    boot_id: Annotated[str, Field(max_length=128)] | None = Field(
+    kernel: str | None = Field(default=None, max_length=256, description="Release of the kernel, as the node agent tells it.")
+    boot_id: BootId | None = Field(
         default=None, alias="bootID", description="Another one means that the machine was restarted; as the node agent tells it."
     )
-    agent_version: str | None = Field(default=None, description="Version of the node agent.")
+    agent_version: str | None = Field(default=None, max_length=256, description="Version of the node agent.")
     attempts: Annotated[list[NodeAttempt], Field(max_length=256)] = Field(
         default_factory=list,
         description="Attempts on this node, as its agent tells; those that ended stay until the operator has recorded them.",
@@ -184,7 +194,7 @@ class NodeStatus(Model):
     arch: str | None = None
     os: str | None = None
     last_heartbeat_time: Time | None = Field(default=None, description="When an engine last reported a change of the node.")
-    conditions: list[Condition] = Field(
+    conditions: Annotated[list[Condition], Field(max_length=64)] = Field(
         default_factory=list,
         description="Ready.",
         json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["type"]},
@@ -202,10 +212,21 @@ class SwarmNode(Model):
 
 
 def capabilities_of(node: SwarmNode) -> frozenset[str]:
-    """All that a node offers: what a person says, what its agent tells, what its labels say."""
+    """All that a node offers: what a person says, what its agent tells, what its labels say. That its agent sees GPUs offers
+    nothing where none of them can be given to anybody."""
     labelled = (
         key.removeprefix(LABEL_CAPABILITY)
         for key, value in node.metadata.labels.items()
         if value == "true" and key.startswith(LABEL_CAPABILITY)
     )
-    return frozenset((*node.spec.capabilities, *node.status.capabilities, *labelled))
+    told = set(node.status.capabilities)
+    if node.status.gpus and not usable_gpus(node.status.gpus, node.status.engines):
+        told.discard("gpu")
+    return frozenset((*node.spec.capabilities, *told, *labelled))
+
+
+def usable_gpus(gpus: Iterable[Gpu], engines: Collection[NodeEngine]) -> list[Gpu]:
+    """Of the GPUs that a node lists, those that count: every engine that reaches it can give them to an attempt. Those of unknown
+    vendor are taken for NVIDIA's."""
+    givers = [set(engine.gpu_vendors) for engine in engines if engine.gpu_vendors is not None]
+    return [gpu for gpu in gpus if all((gpu.vendor.lower() or "nvidia") in vendors for vendors in givers)]

@@ -56,7 +56,7 @@ class GpuWish(Model):
     """Which GPUs count. How many is `resources.requests.gpu`."""
 
     vendor: Annotated[str, Field(max_length=63, pattern=r"^[a-z0-9]*$")] = Field(
-        default="", description="nvidia, amd or intel. Empty: any."
+        default="", description="nvidia, amd or intel. Empty: any but those of AMD and Intel that have no memory of their own."
     )
     model: Annotated[str, Field(max_length=128)] = Field(
         default="", description="A part of the model's name, in any case, for example a100. Empty: any."
@@ -115,12 +115,23 @@ class GpuUsage(Model):
 class Gpu(Model):
     """One GPU of a node."""
 
-    index: Annotated[StrictInt, Field(ge=0, le=1023)] = Field(description="Number on its node.")
+    index: Annotated[StrictInt, Field(ge=0, le=1023)] = Field(
+        description="Number on its node: NVIDIA's as their driver counts them, others 64 more than that of their card."
+    )
     vendor: str = Field(default="", max_length=63, description="nvidia, amd or intel.")
     model: str = Field(default="", max_length=128, description="Name of the model.")
     uuid: str = Field(default="", max_length=128, description="As the driver tells it.")
     memory: Quantity = Field(default="0", description="Bytes on the device.")
     usage: GpuUsage | None = Field(default=None, description="As its node agent measured it last.")
+
+
+class GivenGpu(Model):
+    """One GPU as an attempt was given it: what its node lists may be numbered anew while it runs."""
+
+    index: StrictInt = Field(description="Number on its node.")
+    vendor: str = Field(default="", description="nvidia, amd or intel. Empty: not known.")
+    uuid: str = Field(default="", description="As the driver told it. Empty: not known.")
+    number: StrictInt = Field(description="By which its vendor's software counted it.")
 
 
 class Power(Model):

@@ -3,6 +3,9 @@
 Called by the model of SwarmNode (is the text right?) and by the operator (is it quiet now, and until when?). Pure: no clock is
 read, the time zone of windows that name none is an argument; only the zones themselves come from the IANA database.
 
+Days without hours are all day. Directly before days with hours they are refused: in `Mon, Wed, Fri 09:00-17:00` everybody means the
+same hours, in `Sat-Sun, Mon-Fri 22:00-07:00` all day. What names a time zone, or no days, is no part of such a list.
+
 A window belongs to the day on which it begins, and may end on the next. Where clocks change, it is rather quiet than not: it begins
 at the first moment at which the wall clock shows its beginning or, where that is skipped, anything later; it ends when the wall
 clock has shown its end for the last time.
@@ -11,7 +14,7 @@ clock has shown its end for the last time.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta, tzinfo
 from functools import lru_cache
@@ -119,7 +122,10 @@ def parse(text: str) -> QuietHours:
     """
     if not text.strip():
         return QuietHours()
-    return QuietHours(tuple(_window(part.strip()) for part in text.split(",")))
+    parts = [part.strip() for part in text.split(",")]
+    windows = tuple(map(_window, parts))
+    _refuse_two_ways(parts)
+    return QuietHours(windows)
 
 
 def zone_named(name: str) -> tzinfo:
@@ -154,6 +160,20 @@ def _window(text: str) -> Window:
     if begin == MINUTES:
         raise ValueError(f"{start}-{end}: a day begins at 00:00, and 24:00 is its end")
     return Window(EVERY_DAY if days is None else _days(days), begin, over, None if zone is None else zone_named(zone))
+
+
+def _refuse_two_ways(parts: Sequence[str]) -> None:
+    """Days alone are all day. Before days with hours they may as well be meant as a list of days for these: nobody can tell."""
+    alone: list[str] = []
+    for part in parts:
+        found = _WINDOW.fullmatch(part)
+        days, start, zone = found.group("days", "start", "zone") if found else (None, None, None)
+        if alone and days and start:
+            hours = " ".join(part.split()[1:])
+            same, whole = (", ".join([*(f"{one} {when}" for one in alone), f"{days} {hours}"]) for when in (hours, "00:00-24:00"))
+            both = ", ".join([*alone, part])
+            raise ValueError(f"{both!r} can be read in two ways: for the same hours write {same}, for all day {whole}")
+        alone = [*alone, days] if days and not (start or zone) else []
 
 
 def _is_days(text: str) -> bool:

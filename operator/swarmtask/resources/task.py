@@ -7,7 +7,7 @@ Field names follow Kubernetes' Job and Container. A field exists here only when 
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Annotated, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, StrictBool, StrictInt, model_validator
 
@@ -16,6 +16,7 @@ from swarmtask.resources.failures import Backoff, FailureRule, NodeLoss
 from swarmtask.resources.fields import (
     AUTO,
     IMAGE_PATTERN,
+    BootId,
     LimitNames,
     MemoryRequest,
     Name,
@@ -26,7 +27,7 @@ from swarmtask.resources.fields import (
     Text,
 )
 from swarmtask.resources.meta import API_VERSION, Condition, MicroTime, Model, ObjectMeta, OwnerReference, Time
-from swarmtask.resources.placement import Placement
+from swarmtask.resources.placement import GivenGpu, Placement
 
 PRIORITY_CLASSES = {"high": 1000, "normal": 0, "low": -1000}
 MAX_ATTEMPT_RECORDS = 10
@@ -91,6 +92,7 @@ class EnvVar(Model):
     )
     value: Text | None = Field(default=None, description="The value itself. Not together with valueFrom.")
     value_from: EnvVarSource | None = Field(default=None, description="Where the value comes from. Not together with value.")
+    asks: ClassVar[frozenset[str]] = frozenset({"value_from"})
 
     @model_validator(mode="after")
     def _one_source(self) -> Self:
@@ -121,6 +123,7 @@ class ResourceLimits(Model):
 class Resources(Model):
     requests: ResourceRequests = Field(default_factory=ResourceRequests, description="Set aside on the node.")
     limits: ResourceLimits = Field(default_factory=ResourceLimits, description="Upper bounds.")
+    asks: ClassVar[frozenset[str]] = frozenset({"limits"})
 
     @model_validator(mode="after")
     def _limits_cover_requests(self) -> Self:
@@ -154,6 +157,7 @@ class Container(Model):
         default="", description="Absolute path; the image's own when empty."
     )
     resources: Resources = Field(default_factory=Resources, description="What is set aside and what is allowed.")
+    asks: ClassVar[frozenset[str]] = frozenset()  # the schema knows that names of env are unique
 
     @model_validator(mode="after")
     def _env_names_unique(self) -> Self:
@@ -226,6 +230,8 @@ class TaskSpec(Model):
         default=None, description="The array fails as soon as more of its runs than this are dead letters. Runs all unless set."
     )
 
+    asks: ClassVar[frozenset[str]] = frozenset({"completions", "parallelism", "max_failed_indexes", "priority"})
+
     @model_validator(mode="after")
     def _only_arrays(self) -> Self:
         for name in ("parallelism", "max_failed_indexes"):
@@ -280,6 +286,7 @@ class Requested(Model):
     queue: OptionalName = Field(default="", description="Queue that it was started from.")
     limits: dict[str, Slots] = Field(default_factory=dict, description="Slots of the queue's limits.")
     gpu_indices: list[StrictInt] = Field(default_factory=list, description="The GPUs of the node that it was given.")
+    gpu_devices: list[GivenGpu] = Field(default_factory=list, description="What was known of them then, in the same order.")
     memory_limit: Quantity | None = Field(
         default=None, description="The most bytes that it may use; as many as it requested where this is absent."
     )
@@ -303,11 +310,16 @@ class Attempt(Model):
     termination_grace_period_seconds: Annotated[StrictInt, Field(ge=0, le=3600)] | None = Field(
         default=None, description="Seconds between SIGTERM and SIGKILL, as the spec said when it was placed."
     )
+    fence: StrictBool | None = Field(
+        default=None,
+        description="Its container was made to be stopped by its node's agent when that cannot reach the API: nodeLoss.replace was "
+        "afterFence when it was placed. Absent on one from before this was recorded until its engine has told it.",
+    )
     bound_at: Time | None = Field(default=None, description="When it was placed.")
     started_at: Time | None = Field(default=None, description="When its container ran.")
     stop_requested_at: Time | None = Field(default=None, description="When stopping began.")
     finished_at: Time | None = Field(default=None, description="When it ended.")
-    boot_id: Annotated[str, Field(max_length=64)] | None = Field(
+    boot_id: BootId | None = Field(
         default=None, alias="bootID", description="Boot of its node in which it runs, where the node has an agent."
     )
     peak_memory: Quantity | None = Field(default=None, description="The most bytes it used at once, as its node told.")
