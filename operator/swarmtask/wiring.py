@@ -170,6 +170,13 @@ def check_output(path: Path) -> int:
     return check(path)
 
 
+def renew_tokens(data_dir: Path) -> None:
+    """Make the tokens of administrator and operator anew while no server runs. Raises ConfigurationError, OSError."""
+    from swarmtask.apiserver import auth
+
+    auth.renew_tokens(data_dir)
+
+
 def read_backup(path: Path) -> Facts:
     """Check a backup and say what it is. Raises ConfigurationError, OSError."""
     from swarmtask.apiserver.backup import read

@@ -72,7 +72,11 @@ class ArrayRules:
         if retried and known.last is not None and known.last.finished:
             known.failed = Intervals()
             known.outcomes = {index: phases for index, phases in known.outcomes.items() if index in known.completed}
-        if (status.succeeded, status.failed) != (len(completed), len(failed)):
+        # What a person has just changed is not known to the array yet, and what has ended does not change any more.
+        ended_before = known.last is not None and known.last.finished and task.finished
+        judged = task.status.observed_generation in (None, task.metadata.generation) and not ended_before
+        counts = tuple(len(indices if total is None else indices.within(total)) for indices in (completed, failed))
+        if judged and (status.succeeded, status.failed) != counts:
             wrong("I3", f"counts {status.succeeded} and {status.failed}, but {completed!r} succeeded and {failed!r} did not")
         if both := [index for index in failed if index in completed]:
             wrong("I3", f"indices {both} are recorded as succeeded and as failed")
@@ -83,7 +87,9 @@ class ArrayRules:
                 wanted = {Phase.SUCCEEDED} if name == "succeeded" else {Phase.FAILED, Phase.CANCELLED, Phase.EXPIRED}
                 if index not in before and not known.outcomes.get(index, set()) & wanted:
                     wrong("I3", f"index {index} is recorded as {name}, but no run of it ended so")
-        if task.status.phase is Phase.SUCCEEDED and completed.below(total or 0) != total:
+        if judged and task.status.phase is Phase.FAILED and task.status.reason == "FailedIndexes" and not failed.below(total or 0):
+            wrong("I8", f"Failed for {failed!r}, of which none is below {total}")
+        if judged and task.status.phase is Phase.SUCCEEDED and completed.below(total or 0) != total:
             wrong("I1", f"Succeeded with {completed!r} of {total}")
         known.completed, known.failed, known.last = completed, failed, task
 

@@ -87,7 +87,7 @@ class CapacityRules:
         if len(set(mine)) != len(mine) or len(mine) not in {0, live.requested.gpu}:
             self._log.add("I9", live.node, at, f"{live.id} asked for {live.requested.gpu} GPUs and was given {mine}")
         for other, _ in self._live.values():
-            both = set(mine).intersection(other.requested.gpu_indices)
+            both = {index for index in mine if any(_same_gpu(live, index, other, its) for its in other.requested.gpu_indices)}
             if both and other.node == live.node and other.id != live.id:
                 self._log.add(
                     "I9",
@@ -116,6 +116,16 @@ class CapacityRules:
                     "I9", f"queue {key[0]}/{key[1]}", at,
                     f"{task.key[1]} takes {slots} slots, which brings limit {limit} to {held} of {most}",
                 )  # fmt: skip
+
+
+def _same_gpu(one: Attempt, index: int, other: Attempt, its: int) -> bool:
+    """Two GPUs whose UUIDs are known are told apart by them: a driver may have numbered them anew in between."""
+    mine, theirs = _uuid(one, index), _uuid(other, its)
+    return mine == theirs if mine and theirs else index == its
+
+
+def _uuid(attempt: Attempt, index: int) -> str:
+    return next((gpu.uuid for gpu in attempt.requested.gpu_devices if gpu.index == index), "")
 
 
 def _amounts(cpu: str, memory: str, gpu: int) -> tuple[int, int, int]:

@@ -194,11 +194,18 @@ class TaskRules:
                 "I8", known.subject, at,
                 f"Failed by {ended[-1].reason} after {after.infrastructure_losses} losses, limit {self._limit}",
             )  # fmt: skip
+        newest = after.attempts[-1] if after.attempts else None
+        later = after.phase is Phase.FAILED and before.phase is not Phase.FAILED and not ended and newest is not None
+        if later and after.reason == newest.reason and _infrastructure(newest) and _wished(newest, new) is None:
+            self._log.add("I8", known.subject, at, f"Failed while it waited, for {newest.reason} of attempt {newest.number}")
 
 
 def _run_of_an_array(known: _Known) -> bool:
     """Its array deletes it, and answers for it (`tests.checker.arrays`)."""
     return known.last is not None and known.last.array_owner is not None
+
+
+_STOPPED = (Reason.DRAINED, Reason.PREEMPTED, Reason.EVICTED, Reason.ATTEMPT_DELETED, Reason.SUSPENDED)
 
 
 def _set_back(earlier: Attempt, later: Attempt) -> bool:
@@ -207,10 +214,12 @@ def _set_back(earlier: Attempt, later: Attempt) -> bool:
 
 
 def _finished_away(earlier: Attempt, later: Attempt, old: SwarmTask, new: SwarmTask) -> bool:
-    """It was given up with its node, nothing had followed it, and its node told that it had completed there."""
+    """It was given up unseen, with its node or when it was to stop, nothing had followed it, and its node told that it had
+    completed there."""
     current = old.status.attempt == new.status.attempt == later.number and old.status.phase not in TERMINAL_PHASES
     done = later.reason == Reason.COMPLETED and new.status.phase is Phase.SUCCEEDED
-    return current and earlier.reason == Reason.NODE_LOST and done
+    unseen = earlier.exit_code is None and earlier.reason in _STOPPED
+    return current and (unseen or earlier.reason == Reason.NODE_LOST) and done
 
 
 def _row(attempt: Attempt) -> Reason | None:

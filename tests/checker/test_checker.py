@@ -242,6 +242,12 @@ def _loss_ends_the_task(checker: Checker) -> None:
     checker.task_seen(task("Failed", LOST, infrastructureLosses=1), at(1))
 
 
+def _loss_ends_the_task_that_waits_after_it(checker: Checker) -> None:
+    checker.task_seen(RUNNING, at(0))
+    checker.task_seen(task("Queued", LOST, infrastructureLosses=1), at(1))
+    checker.task_seen(task("Failed", LOST, infrastructureLosses=1, reason="NodeLost"), at(2))
+
+
 def _one_failure_counts_twice(checker: Checker) -> None:
     checker.task_seen(RUNNING, at(0))
     checker.task_seen(task("Backoff", ERROR, failures=2), at(1))
@@ -291,6 +297,15 @@ def _bind_with_gpus(checker: Checker, *given: list[int]) -> None:
 
 def _gpu_given_twice(checker: Checker) -> None:
     _bind_with_gpus(checker, [0], [1], [0])
+
+
+def _gpu_given_twice_under_another_number(checker: Checker) -> None:
+    checker.node_seen(node(cpu="64", memory="64Gi", gpu=4), at(0))
+    for number in range(2):
+        uid = f"{number}{UID[1:]}"
+        device = {"index": number, "number": number, "vendor": "nvidia", "uuid": "GPU-a"}
+        live = attempt(1, "Starting", uid=uid) | {"requested": {"gpu": 1, "gpuIndices": [number], "gpuDevices": [device]}}
+        checker.task_seen(task("Starting", live, uid=uid, name=f"lint-{number}"), at(number))
 
 
 def _more_gpus_than_asked_for(checker: Checker) -> None:
@@ -435,6 +450,7 @@ PLANTED: list[tuple[str, Callable[[Checker], None]]] = [
     ("I7", _foreign_changed),
     ("I8", _loss_uses_the_budget),
     ("I8", _loss_ends_the_task),
+    ("I8", _loss_ends_the_task_that_waits_after_it),
     ("I8", _one_failure_counts_twice),
     ("I9", _too_much_on_a_node),
     ("I9", _too_many_on_a_node),
@@ -442,6 +458,7 @@ PLANTED: list[tuple[str, Callable[[Checker], None]]] = [
     ("I9", _too_many_of_a_queue_on_a_node),
     ("I9", _too_many_slots_of_a_limit),
     ("I9", _gpu_given_twice),
+    ("I9", _gpu_given_twice_under_another_number),
     ("I9", _more_gpus_than_asked_for),
     ("I3", _recorded_without_an_end),
     ("I3", _recorded_otherwise_than_it_ended),

@@ -289,6 +289,20 @@ async def test_a_raised_number_is_honoured_and_a_lowered_one_too() -> None:
         assert record(world, "many").progress == "3/3"
 
 
+async def test_what_runs_and_what_failed_beyond_a_lowered_number_is_not_waited_for_and_does_not_count() -> None:
+    async with running(World("n1")) as world:
+        world.engine.script("many-7", FAILS)
+        world.engine.script("many-9", FOR_EVER)
+        world.engine.script("many-0", Outcome(duration_s=30))
+        add_array(world, "many", 10, backoffLimit=0)
+        await world.until(lambda: (status := world.task("many").status.array) is not None and status.failed_indexes == "7")
+        edit(world, "many", completions=5)
+        await world.until(lambda: world.phase("many") == "Succeeded")
+        assert record(world, "many").progress == "5/5"
+        assert world.task("many").status.message == "5 of 5 succeeded"
+        assert not world.engine.acting()
+
+
 async def test_an_array_without_a_number_any_more_ends() -> None:
     async with running(World("n1")) as world:
         world.engine.script("many", FOR_EVER)

@@ -9,6 +9,7 @@ from typing import Any
 
 from swarmtask.controllers.cache import Cache
 from swarmtask.controllers.entries import Change
+from swarmtask.controllers.snapshots import take_snapshot
 from swarmtask.kube import Object
 from swarmtask.resources.kinds import SWARM_NODE, SWARM_TASK
 from swarmtask.scheduler.model import Amounts, RunningTask
@@ -156,10 +157,12 @@ def test_a_node_status_with_other_sums_only_does_not_wake_the_scheduler() -> Non
     assert [change.placement for change in changes] == [True, False]
 
 
-def test_broken_nodes_take_part_in_nothing() -> None:
-    cache = Cache()
-    cache.apply(SWARM_NODE, {"metadata": {"name": "n1", "resourceVersion": "1"}, "spec": {"maxTasks": "lots"}})
-    assert not cache.nodes
+def test_broken_nodes_take_nothing() -> None:
+    status = {"phase": "Ready", "engines": [{"name": "fake", "id": "n1"}], "capacity": {"cpu": "4", "memory": "8Gi"}}
+    for spec, ready in (({"maxTasks": 2}, True), ({"maxTasks": "lots"}, False)):
+        cache = Cache()
+        cache.apply(SWARM_NODE, {"metadata": {"name": "n1", "resourceVersion": "1"}, "spec": spec, "status": status})
+        assert [node.ready for node in take_snapshot(cache, lambda engine: True, 0.0).nodes] == [ready]
 
 
 def test_sums_stay_sums_whatever_happens() -> None:
@@ -220,7 +223,7 @@ def assert_sums(cache: Cache) -> None:
     for name in ("n1", "n2"):
         assert cache.requested(name) == requested.get(name, Amounts())
         assert cache.tasks_on(name) == tasks[name]
-        assert cache.gpus_held(name) == gpus[name]
+        assert cache.gpus_held(name) == {(index, "") for index in gpus[name]}
         assert cache.queue_tasks_on(name) == queue_tasks[name]
     for queue in (("default", "default"), ("default", "q")):
         assert cache.running(queue) == running[queue]

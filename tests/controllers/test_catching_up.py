@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from swarmtask.engines.base import Workload
+from swarmtask.engines.base import EngineNode, Workload
 from swarmtask.kube import Object
 from swarmtask.resources.kinds import SWARM_TASK
 from swarmtask.resources.meta import FINALIZER
@@ -17,6 +17,7 @@ from tests.fakes.engine import Outcome
 
 AT = "2026-01-01T00:00:00Z"
 FOR_EVER = Outcome(duration_s=None)
+STUBBORN = Outcome(duration_s=None, honours_term=False)
 FORGOTTEN_UID = "99999999-8888-7777-6666-555555555555"
 
 
@@ -160,6 +161,60 @@ async def test_a_task_that_had_ended_stays_so() -> None:
         await world.start(wait=False)
         await world.until(lambda: name not in world.engine.names() and not marked(world))
         assert (world.phase("a"), world.task("a").status.attempt) == ("Failed", 1)
+
+
+def acting(world: World) -> list[int]:
+    """Attempts whose programs run, whether their engine shows them or not."""
+    return sorted(int(name.rpartition("-")[2]) for name in world.engine.acting())
+
+
+async def test_what_a_retry_had_begun_has_its_grace_before_the_next_retry_may_begin() -> None:
+    async with running(World("n1"), start=False) as world:
+        obj = restored(world, terminationGracePeriodSeconds=20)
+        ended = record(obj, 1, state="Failed", reason="Error", exitCode=1, finishedAt=AT)
+        world.kube.edit(SWARM_TASK, "a", "default", {"status": {"phase": "Failed", "attempt": 1, "attempts": [ended]}}, status=True)
+        name = runs(world, "a", 2, outcome=STUBBORN)
+        await world.start(wait=False)
+        await world.until(lambda: world.engine.called("stop"))
+        await world.pass_time(15)
+        assert (acting(world), name in world.engine.names(), marked(world)) == ([2], True, True)
+        await world.until(lambda: not marked(world), 30)
+        assert (acting(world), world.engine.names()) == ([], set())
+        assert world.task("a").status.attempt == 1
+
+
+@pytest.mark.parametrize("backup", ["Queued", "Running"])
+@pytest.mark.parametrize("polite", [False, True], ids=["killed", "polite"])
+async def test_what_acts_on_a_node_that_nobody_knows_is_stopped_and_has_its_grace(backup: str, polite: bool) -> None:
+    """Its engine runs it, but does not list its node."""
+    async with running(World("n1", "away"), start=False) as world:
+        obj = restored(world, status={"phase": "Queued"}, terminationGracePeriodSeconds=20)
+        if backup == "Running":
+            before = record(obj, 1, engine=world.engine.name)
+            status = {"phase": "Running", "attempt": 1, "nodeName": "n1", "engine": before["engine"], "attempts": [before]}
+            world.kube.edit(SWARM_TASK, "a", "default", {"status": status}, status=True)
+        runs(world, "a", 2, "away", Outcome(duration_s=None, term_exit_code=0) if polite else STUBBORN)
+        world.engine.script("a", Outcome(duration_s=3))
+        listed = world.engine.nodes
+
+        async def without_it() -> list[EngineNode]:
+            return [node for node in await listed() if node.id != "away"]
+
+        world.engine.nodes = without_it  # type: ignore[method-assign]
+        await world.start(wait=False)
+        await world.until(lambda: world.engine.called("stop"))
+        if not polite:
+            await world.pass_time(15)
+            assert acting(world) == [2]
+            assert not world.engine.called("submit")
+        await world.until(lambda: world.phase("a") == "Succeeded", 90)
+        status = world.task("a").status
+        assert [one.number for one in status.attempts][-2:] == [2, 3]
+        assert (status.attempts[-2].state, status.attempts[-2].reason, status.node_name) == ("Failed", "WorkloadLost", "n1")
+        assert (status.failures, status.infrastructure_losses) == (0, 0), "nobody pays for a backup"
+        first, second = world.engine.intervals()
+        assert first.ended is not None
+        assert first.ended <= second.started
 
 
 async def test_a_mark_that_somebody_sets_later_holds_nothing_up() -> None:

@@ -205,6 +205,37 @@ async def test_two_in_the_queue_do_not_both_start() -> None:
         assert len(world.engine.called("submit")) == 1
 
 
+async def test_one_that_is_held_with_its_queue_is_not_waited_for() -> None:
+    """It waits for the one that went ahead, then; and what is in no queue has no deadline."""
+    async with running(World("n1")) as world:
+        world.add_queue("held", stopped=True)
+        world.add_queue("open")
+        world.engine.script("second", Outcome(duration_s=20))
+        add_twins(world, "first", queue="held", queueDeadlineSeconds=60)
+        await world.until(lambda: world.task("first").status.reason == "QueueStopped")
+        add_twins(world, "second", queue="open", queueDeadlineSeconds=5)
+        await world.until(lambda: world.phase("second") == "Running")
+        await world.until(lambda: waiting(world) == {"first": "second"})
+        await world.until(lambda: set(world.phases().values()) == {"Succeeded"})
+        assert runners(world) == ["second"]
+
+
+async def test_of_two_in_stopped_queues_the_one_whose_queue_opens_does_the_work() -> None:
+    async with running(World("n1")) as world:
+        for name in ("one", "two"):
+            world.add_queue(name, stopped=True)
+            add_twins(world, f"in-{name}", queue=name)
+        await world.until(
+            lambda: {world.task(f"in-{name}").status.reason for name in ("one", "two")} == {"QueueStopped", "Deduplicated"}
+        )
+        calls = len(world.kube.calls)
+        await world.pass_time(30)
+        assert len(world.kube.calls) - calls < 40, "they do not stir each other"
+        world.kube.edit(SWARM_QUEUE, "two", "default", {"spec": {"stopped": False}})
+        await world.until(lambda: set(world.phases().values()) == {"Succeeded"})
+        assert runners(world) == ["in-two"]
+
+
 async def test_a_success_counts_for_a_while() -> None:
     async with running(World("n1")) as world:
         add_twins(world, "early", dedupeWindowSeconds=0)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import pytest
+
+from swarmtask.kube import Object
 from swarmtask.resources.kinds import SWARM_NODE, SWARM_TASK
 from tests.controllers.test_losing_nodes import Laptops, laptops
 from tests.fakes.engine import Outcome
@@ -78,6 +81,22 @@ async def test_a_wish_of_an_agent_that_is_not_heard_and_an_old_one_stop_nobody()
         world.kube.edit(SWARM_NODE, "n1", None, {"status": {"eviction": wish}}, status=True)
         await world.pass_time(5)
         assert ends(lab, "work")[0][1:] == (None, None)
+
+
+@pytest.mark.parametrize("later", [None, {"id": "st-0000000000000000-1", "requestedAt": "2026-01-01T00:00:09Z"}])
+async def test_a_wish_that_is_no_more_when_the_api_is_well_again_ends_nobody(later: Object | None) -> None:
+    """Memory has come back, or the agent has acted alone and asks for somebody else by now."""
+    async with laptops("n1") as lab:
+        world = lab.world
+        await lab.run_on("work", "n1", LONG)
+        lab.agents["n1"].alive = False  # what it tells is told here
+        wish = {"id": world.task("work").status.attempts[0].id, "requestedAt": "2026-01-01T00:00:00Z"}
+        world.kube.fail("patch", kind=SWARM_TASK, name="work", times=3)
+        world.kube.edit(SWARM_NODE, "n1", None, {"status": {"eviction": wish}}, status=True)
+        await world.pass_time(0.2)
+        world.kube.edit(SWARM_NODE, "n1", None, {"status": {"eviction": later}}, status=True)
+        await world.pass_time(4)
+        assert ends(lab, "work") == [("Running", None, None)]
 
 
 async def test_one_wish_ends_one_attempt() -> None:

@@ -52,6 +52,9 @@ async def test_a_preempted_task_runs_again_and_pays_nothing(crash: bool) -> None
         world.add_task("victim", backoffLimit=0)
         await world.until(lambda: world.phase("victim") == "Running")
         before = world.task("victim")
+        world.add_queue("closed", stopped=True)
+        world.add_task("urgent", queue="closed", priority=100)
+        await world.until(lambda: world.phase("urgent") == "Queued")
         assert world.operator is not None
         world.operator.executor.offer(before.key, before.metadata.uid, Preempt(1, ("default", "urgent")))
         await world.until(lambda: world.task("victim").status.reason == "Preempted")

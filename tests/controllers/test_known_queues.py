@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -64,6 +65,70 @@ async def test_tasks_of_a_deleted_queue_say_what_to_do_and_start_when_it_is_back
         await world.until(lambda: world.task("late").status.reason == "QueueNotFound")
         world.add_queue("default")
         await world.until(lambda: set(world.phases().values()) == {"Succeeded"})
+
+
+async def in_line(world: World) -> None:
+    """c, b and a wait one behind the other."""
+    world.add_queue("q", maxRunning=1)
+    world.engine.script("runs", Outcome(duration_s=None))
+    world.add_task("runs", queue="q")
+    await world.until(lambda: world.phase("runs") == "Running")
+    for name in "cba":
+        world.add_task(name, queue="q")
+        await world.until(lambda name=name: world.task(name).status.queue_position)
+    assert line(world) == ["c", "b", "a"]
+
+
+def line(world: World) -> list[str]:
+    return sorted("abc", key=lambda name: world.task(name).status.queue_position or 0)
+
+
+@pytest.mark.parametrize("restarted", [False, True])
+async def test_a_queue_that_is_made_again_has_its_tasks_in_their_order(restarted: bool) -> None:
+    async with running(World("n1")) as world:
+        await in_line(world)
+        if restarted:
+            await world.crash()
+            await world.start()
+        world.kube.remove(SWARM_QUEUE, "q", "default")
+        await world.until(lambda: world.task("a").status.reason == world.task("c").status.reason == "QueueNotFound")
+        world.add_queue("q", maxRunning=1)
+        await world.until(lambda: all(world.task(name).status.queue_position for name in "abc"))
+        assert line(world) == ["c", "b", "a"]
+
+
+@pytest.mark.parametrize("restarted", [False, True])
+async def test_a_clock_that_is_set_back_leaves_a_queue_in_its_order(restarted: bool) -> None:
+    async with running(World("n1")) as world:
+        await in_line(world)
+        if restarted:
+            await world.crash()
+        world.clock._start -= timedelta(hours=1)
+        if restarted:
+            await world.start()
+        world.add_task("d", queue="q")
+        await world.pass_time(40)
+        assert world.task("d").status.queue_position == 4
+        moments = [world.task(name).status.queued_time for name in "cba"]
+        assert all(moment is not None and moment < world.clock.now() for moment in moments)
+        assert line(world) == ["c", "b", "a"] and len(set(moments)) == 3
+
+
+async def test_work_that_comes_back_to_a_queue_that_was_deleted_meanwhile_says_what_to_do() -> None:
+    """Seed 3951 of the workload `vanishing` is where nothing else made the operator look at it again."""
+    async with running(World("n1")) as world:
+        world.add_queue("q")
+        world.engine.script("lost", Outcome(duration_s=None), Outcome())
+        world.add_task("lost", queue="q")
+        await world.until(lambda: world.task("lost").status.phase == "Running")
+        world.kube.remove(SWARM_QUEUE, "q", "default")
+        await world.pass_time(1)
+        for name in world.engine.names():
+            world.engine.lose(name)  # as `docker service rm` by hand
+        await world.until(lambda: world.task("lost").status.reason == "QueueNotFound")
+        assert world.task("lost").status.phase == "Pending"
+        world.add_queue("q")
+        await world.until(lambda: world.task("lost").status.phase == "Succeeded")
 
 
 async def test_a_default_that_was_deleted_while_nobody_worked_is_not_made_without_its_bounds() -> None:

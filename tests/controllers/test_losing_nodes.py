@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 
 from swarmtask.engines.base import EngineNode, NodeState
 from swarmtask.resources.kinds import LEASE, SWARM_NODE, SWARM_TASK
+from swarmtask.resources.task import ANNOTATION_CANCEL
 from tests.controllers.world import World, running
 from tests.fakes.agent import LEASES, FakeAgent
 from tests.fakes.engine import Outcome
@@ -130,6 +132,41 @@ async def test_a_lost_attempt_is_replaced_only_after_its_node_must_have_stopped_
         assert (world.task("work").status.attempt, world.task("work").status.failures) == (2, 0)
 
 
+@pytest.mark.parametrize("replace", ["afterFence", "never"])
+@pytest.mark.parametrize("upgraded", ["before it was lost", "while it is lost"])
+async def test_an_attempt_of_the_version_before_is_replaced_like_any_other(replace: str, upgraded: str) -> None:
+    """That version did not record whether an attempt is fenced; its engine shows with what it was made."""
+    async with laptops("n1") as lab:
+        world = lab.world
+
+        async def upgrade() -> None:
+            await world.stop()
+            (attempt,) = world.kube.peek(SWARM_TASK, "work", "default")["status"]["attempts"]
+            assert attempt.pop("fence") is (replace == "afterFence")
+            world.kube.edit(SWARM_TASK, "work", "default", {"status": {"attempts": [attempt]}}, status=True)
+            await world.start()
+
+        await lab.run_on("work", "n1", nodeLoss={"replace": replace})
+        second(world)
+        if upgraded == "before it was lost":
+            await upgrade()
+            await world.until(lambda: world.task("work").status.attempts[0].fence is (replace == "afterFence"), 5)
+        world.engine.disconnect("n1")
+        await world.pass_time(15)
+        if upgraded == "while it is lost":
+            await upgrade()
+            await world.until(lambda: world.task("work").status.attempts[0].fence is (replace == "afterFence"), 5)
+        world.kube.edit(SWARM_TASK, "work", "default", {"spec": {"nodeLoss": {"replace": "afterFence"}}})
+        if replace == "never":
+            await world.pass_time(200)
+            assert (world.phase("work"), world.task("work").status.attempt) == ("Unknown", 1)
+            world.engine.reconnect("n1")
+            world.kube.edit(SWARM_TASK, "work", "default", {"metadata": {"annotations": {ANNOTATION_CANCEL: "x"}}})
+        else:
+            await world.until(lambda: world.task("work").status.attempts[0].reason == "NodeLost", DUE_S + 10)
+        await world.until(lambda: world.task("work").finished)
+
+
 async def test_an_agent_that_was_told_a_longer_fence_is_believed() -> None:
     """The setting was made shorter while the node was away, or its agent was not started anew yet."""
     async with laptops("n1") as lab:
@@ -196,6 +233,57 @@ async def test_work_that_was_finished_while_its_node_was_away_is_not_run_again()
         assert status.attempts[0].peak_memory == "64Mi" and ("FinishedWhileAway", 1) in world.events("work")
 
 
+async def finish_away(lab: Laptops, stop: Callable[[], object], away_s: float = 60) -> None:
+    """A program ends by itself while its node is away, 1 s after whose loss it was to stop."""
+    world = lab.world
+    await lab.run_on("work", "n1", Outcome(duration_s=14), cpu="4")
+    await world.until(last_renewal(world, "n1"))
+    world.engine.disconnect("n1")
+    await world.pass_time(1)
+    stop()
+    await world.pass_time(away_s)
+    assert not world.task("work").finished
+    world.engine.reconnect("n1")
+    await world.until(lambda: world.task("work").finished, 40)
+    status = world.task("work").status
+    assert (status.phase, status.attempt, status.exit_code) == ("Succeeded", 1, 0)
+
+
+@pytest.mark.parametrize("away_s", [20, 60])
+@pytest.mark.parametrize("how", ["drain", "suspend", "preempt"])
+async def test_work_that_was_finished_before_a_stop_could_reach_it_is_not_run_again(how: str, away_s: float) -> None:
+    async with laptops("n1") as lab:
+        world = lab.world
+
+        def stop() -> None:
+            if how == "drain":
+                world.kube.edit(SWARM_NODE, "n1", None, {"spec": {"drain": True}})
+            elif how == "suspend":
+                world.kube.edit(SWARM_TASK, "work", "default", {"spec": {"suspend": True}})
+            else:
+                world.add_queue("urgent", preemption="LowerPriority")
+                world.engine.script("boss", Outcome(duration_s=100))
+                world.add_task("boss", cpu="4", priority=100, queue="urgent")
+
+        await finish_away(lab, stop, away_s)
+
+
+async def test_who_obeys_a_stop_politely_before_its_node_is_lost_has_not_finished() -> None:
+    async with laptops("n1") as lab:
+        world = lab.world
+        world.engine.timings = replace(world.engine.timings, term_s=2.0)
+        await lab.run_on("work", "n1", Outcome(duration_s=30, term_exit_code=0))
+        world.kube.edit(SWARM_TASK, "work", "default", {"spec": {"suspend": True}})
+        await world.until(lambda: world.engine.told_to_end(world.task("work").status.attempts[0].id))
+        world.engine.disconnect("n1")
+        await world.until(lambda: world.phase("work") == "Pending", 90)
+        world.engine.reconnect("n1")
+        await world.pass_time(30)
+        record = world.node("n1")["status"]["attempts"][0]
+        assert (record["exitCode"], record["reason"], record["toldToEnd"]) == (0, "", True)
+        assert world.phase("work") == "Pending"
+
+
 async def test_what_an_attempt_used_is_recorded() -> None:
     async with laptops("n1") as lab:
         world = lab.world
@@ -249,6 +337,7 @@ async def test_a_node_that_lost_no_more_than_its_agent_is_judged_by_its_engine()
         assert ("AgentSilent", 1) in world.events("n1")
         await world.until(lambda: world.phase("work") == "Running", 5)
         await world.stop()
+        world.kube.fail("list", kind=LEASE, times=4)  # the next operator looks at its nodes before it has read a Lease
         await world.start()
         await world.pass_time(10)
         assert lab.phase("n1") == "NotReady"

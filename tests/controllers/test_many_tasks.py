@@ -66,6 +66,28 @@ async def test_what_runs_counts_in_the_queue_that_it_was_started_from() -> None:
         assert world.phase("second") == "Queued"
 
 
+async def test_a_queue_shows_what_it_has_let_start_wherever_that_has_moved() -> None:
+    async with running(World("n1")) as world:
+        world.add_queue("one", maxRunning=1)
+        world.add_queue("two")
+        for name in ("a", "b"):
+            world.engine.script(name, Outcome(duration_s=30))
+        world.add_task("a", queue="one")
+        await world.until(lambda: world.phase("a") == "Running")
+        world.add_task("b", queue="one")
+        await world.until(lambda: world.task("b").status.reason == "QueueFull")
+        world.kube.edit(SWARM_TASK, "a", "default", {"spec": {"queue": "two"}})
+        await world.pass_time(5)
+
+        def shown(name: str) -> int:
+            return int(world.kube.peek(SWARM_QUEUE, name, "default")["status"].get("running", 0))
+
+        assert (world.phase("b"), shown("one"), shown("two")) == ("Queued", 1, 0), "it still holds the one place"
+        await world.until(lambda: world.phase("a") == "Succeeded" and world.phase("b") == "Running")
+        await world.until(lambda: (shown("one"), shown("two")) == (1, 0))
+        await world.until(lambda: world.phase("b") == "Succeeded" and shown("one") == 0)
+
+
 async def test_a_queue_bounds_what_each_node_runs_of_it_and_can_be_edited() -> None:
     async with running(World("n1", "n2")) as world:
         world.add_queue("thin", maxRunningPerNode=1)

@@ -103,6 +103,19 @@ async def test_a_node_that_sleeps_is_waited_for() -> None:
         await world.until(lambda: world.phase("hog") == "Succeeded")
 
 
+async def test_a_step_whose_node_has_left_its_swarm_is_waited_for() -> None:
+    async with running(World(machine("small", 2), machine("large", 8))) as world:
+        world.engine.script("hog", Outcome(oom=True), Outcome(duration_s=500))
+        world.add_task("hog", memory="2Gi", failurePolicy=[RULE], backoff={"initialSeconds": 0})
+        await world.until(lambda: world.task("hog").status.attempt == 2 and world.phase("hog") == "Running")
+        world.engine.remove_node("large")
+        await world.until(lambda: world.task("hog").status.reason == "NoNodeFits")
+        await world.pass_time(30)
+        assert (world.phase("hog"), world.task("hog").status.infrastructure_losses) == ("Queued", 1)
+        world.engine.add_node(machine("other", 8))
+        await world.until(lambda: world.phase("hog") == "Running")
+
+
 # --- auto ----------------------------------------------------------------------------------------------------------------
 
 

@@ -49,6 +49,14 @@ def test_of_several_models_the_one_with_the_most_memory_counts() -> None:
     assert "gpu-model" not in facts_of(node(gpus=[card(0, "(???)", "1Gi")]))
 
 
+def test_gpus_that_its_engine_cannot_give_away_are_no_facts() -> None:
+    engines = [{"name": "swarm", "id": "n1", "gpuVendors": ["nvidia"]}]
+    amd = card(64, "MI300X", "192Gi") | {"vendor": "amd"}
+    assert "gpu" not in facts_of(node(gpus=[amd], engines=engines))
+    found = facts_of(node(gpus=[amd, card(0, "GTX 1650", "4Gi")], engines=engines))
+    assert (found["gpu"], found["gpu-model"]) == ("1", "GTX-1650")
+
+
 # --- changes ---
 
 ONE = {"cpu": "4", "arch": "amd64"}

@@ -277,6 +277,58 @@ async def test_a_loop_that_fails_or_ends_is_started_again() -> None:
         await supervisor
 
 
+async def test_a_loop_of_several_tasks_of_which_one_fails_is_started_again() -> None:
+    """In Python 3.11 a TaskGroup leaves the task that waited for it marked as being cancelled."""
+    clock, runs, ended = ManualClock(), 0, 0
+
+    async def work(number: int) -> None:
+        nonlocal ended
+        try:
+            if number == 2 and runs < 3:
+                raise ZeroDivisionError("a bug")
+            await asyncio.Event().wait()
+        finally:
+            ended += 1
+
+    async def loop() -> None:
+        nonlocal runs
+        runs += 1
+        async with asyncio.TaskGroup() as group:
+            for number in range(4):
+                group.create_task(work(number))
+
+    supervisor = asyncio.create_task(supervise("test", loop, clock, random.Random(1)))
+    for _ in range(50):
+        await settle()
+        clock.advance(1)
+    assert (runs, ended, supervisor.done()) == (3, 8, False)
+    supervisor.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await supervisor
+    assert ended == 12, "its own cancellation reaches all that the loop has begun, and is waited for"
+
+
+async def test_a_loop_in_which_something_else_was_cancelled_is_started_again() -> None:
+    clock, runs = ManualClock(), 0
+
+    async def loop() -> None:
+        nonlocal runs
+        runs += 1
+        call: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        if runs < 3:
+            call.cancel()
+        await call
+
+    supervisor = asyncio.create_task(supervise("test", loop, clock, random.Random(1)))
+    for _ in range(50):
+        await settle()
+        clock.advance(1)
+    assert (runs, supervisor.done()) == (3, False)
+    supervisor.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await supervisor
+
+
 async def test_a_loop_that_fails_while_it_is_cancelled_ends() -> None:
     async def loop() -> None:
         try:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from swarmtask.engines.base import EngineNode, GpuDevice, NodeState, Workload
-from swarmtask.errors import Conflict, ServiceUnavailable, SwarmTaskError
+from swarmtask.errors import Conflict, EngineUnavailable, ServiceUnavailable, SwarmTaskError
 from swarmtask.kube import Object
 from swarmtask.resources.kinds import SWARM_NODE, SWARM_TASK
 from swarmtask.resources.task import attempt_id
@@ -57,16 +57,7 @@ async def test_gpus_that_an_engine_only_counts_are_given_away_by_number() -> Non
         await world.until(lambda: world.phase(waiting) == "Running")
         assert indices(world, waiting) == freed
         work = world.engine.workload(world.task(waiting).status.attempts[0].id)
-        assert (work.gpus, work.gpu_devices, work.node_has_gpus) == (1, (GpuDevice(freed[0]),), True)
-
-
-async def test_a_task_without_gpus_is_told_that_its_node_has_some() -> None:
-    async with running(World(machine("n1", gpus=2), machine("n2"))) as world:
-        add(world, "with", gpus=0, placement={"nodeName": "n1"})
-        add(world, "without", gpus=0, placement={"nodeName": "n2"})
-        await world.until(lambda: set(world.phases().values()) == {"Running"})
-        told = {name: world.engine.workload(world.task(name).status.attempts[0].id).node_has_gpus for name in ("with", "without")}
-        assert told == {"with": True, "without": False}
+        assert (work.gpus, work.gpu_devices) == (1, (GpuDevice(freed[0]),))
 
 
 async def test_what_a_node_reports_is_kept_and_counts() -> None:
@@ -117,6 +108,80 @@ async def test_a_list_that_changes_under_live_attempts_gives_no_gpu_twice() -> N
         world.engine.finish(world.task(other).status.attempts[0].id)
         await world.until(lambda: world.phase("next") == "Running")
         assert indices(world, "next") == [0]
+
+
+RTX, INTEGRATED = a_card(0, "RTX 3060", "6Gi") | {"uuid": "GPU-a"}, a_card(64, "intel 9a49", "0", "intel")
+
+
+async def listed(world: World, cards: list[Object], count: int) -> None:
+    """The agent of n1 lists these cards, and the operator has counted them."""
+    await world.until(lambda: world.kube.peek(SWARM_NODE, "n1") and world.node("n1")["status"].get("phase") == "Ready")
+    world.kube.edit(SWARM_NODE, "n1", None, {"status": {"gpus": cards, "capabilities": ["gpu"] if cards else []}}, status=True)
+    await world.until(lambda: world.node("n1")["status"]["allocatable"]["gpu"] == count)
+
+
+async def test_gpus_that_the_engine_cannot_give_are_seen_and_do_not_count() -> None:
+    """A laptop in a swarm: a service is given no devices, so that of its two GPUs only NVIDIA's can be used."""
+    async with running(World(replace(machine("n1"), gpu_vendors=("nvidia",)))) as world:
+        await listed(world, [RTX, INTEGRATED], 1)
+        assert [gpu["vendor"] for gpu in world.node("n1")["status"]["gpus"]] == ["nvidia", "intel"]
+        assert world.node("n1")["status"]["engines"][0]["gpuVendors"] == ["nvidia"]
+        add(world, "any", placement={"capabilities": ["gpu"]})
+        add(world, "intel", placement={"gpu": {"vendor": "intel"}})
+        await world.until(lambda: world.phase("any") == "Running")
+        assert indices(world, "any") == [0]
+        assert world.engine.workload(world.task("any").status.attempts[0].id).gpu_devices == (GpuDevice(0, "nvidia", "GPU-a"),)
+        words = "too few GPUs (needs 1 intel, most free 0; never fits: it offers 0)"
+        await world.until(lambda: words in (world.task("intel").status.message or ""))
+        await world.until(lambda: world.node("n1")["metadata"]["labels"].get("swarmtask.io/gpu-model") == "RTX-3060")
+        assert world.node("n1")["metadata"]["labels"]["swarmtask.io/gpu"] == "1"
+
+
+async def test_nothing_is_given_away_by_a_count_that_the_list_has_overtaken() -> None:
+    async with running(World(replace(machine("n1"), gpu_vendors=("nvidia",)))) as world:
+        await listed(world, [RTX, INTEGRATED], 1)
+        world.kube.edit(SWARM_NODE, "n1", None, {"status": {"gpus": [INTEGRATED]}}, status=True)
+        add(world, "any")
+        await world.until(lambda: "too few GPUs (needs 1, most free 0; never fits" in (world.task("any").status.message or ""))
+        await world.until(lambda: world.node("n1")["status"]["allocatable"]["gpu"] == 0)
+        await listed(world, [RTX, INTEGRATED], 1)
+        await world.until(lambda: world.phase("any") == "Running")
+
+
+async def test_a_gpu_is_known_by_its_uuid_whatever_its_number_becomes() -> None:
+    """The first of three falls off its bus, and the driver counts the others anew: who holds the second holds number 0 now."""
+    cards = [a_card(index) | {"uuid": f"GPU-{index}"} for index in range(3)]
+    async with running(World(machine("n1"))) as world:
+        await listed(world, cards, 3)
+        for name in ("a", "b"):
+            add(world, name)
+        await world.until(lambda: set(world.phases().values()) == {"Running"})
+        first = next(name for name in "ab" if indices(world, name) == [0])
+        world.engine.finish(world.task(first).status.attempts[0].id)
+        await world.until(lambda: world.phase(first) == "Succeeded")
+        await listed(world, [a_card(0) | {"uuid": "GPU-1"}, a_card(1) | {"uuid": "GPU-2"}], 2)
+        await world.crash()
+        await world.start()
+        add(world, "next")
+        await world.until(lambda: world.phase("next") == "Running")
+        current = world.task("next").status.current
+        assert current is not None
+        assert [gpu.to_dict() for gpu in current.requested.gpu_devices] == [
+            {"index": 1, "vendor": "nvidia", "uuid": "GPU-2", "number": 1}
+        ]
+
+
+async def test_what_an_attempt_was_given_stays_what_its_container_is_told() -> None:
+    """It is submitted later, when another driver has come up and the list looks different."""
+    async with running(World(machine("n1"))) as world:
+        await listed(world, [a_card(64, vendor="amd"), a_card(65, vendor="amd")], 2)
+        world.engine.fail("submit", EngineUnavailable("busy"), times=3)
+        add(world, "both", gpus=2)
+        await world.until(lambda: world.phase("both") == "Starting")
+        await listed(world, [RTX, a_card(65, vendor="amd")], 2)
+        await world.until(lambda: world.phase("both") == "Running")
+        work = world.engine.workload(world.task("both").status.attempts[0].id)
+        assert work.gpu_devices == (GpuDevice(0, "amd"), GpuDevice(1, "amd"))
 
 
 async def test_an_attempt_of_an_older_operator_holds_its_number_of_gpus() -> None:

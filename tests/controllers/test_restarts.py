@@ -184,3 +184,30 @@ async def test_the_output_of_failed_attempts_can_still_be_read_after_a_retry() -
         world.kube.remove(SWARM_TASK, "flaky", "default")
         await world.until(lambda: world.gone("flaky"))
         assert not world.engine.names()
+
+
+async def test_the_end_of_a_task_is_told_after_a_crash_and_only_once() -> None:
+    world = World("n1")
+    world.engine.script("fails", Outcome(exit_code=1))
+    world.engine.script("many-1", Outcome(exit_code=1))
+    async with running(world):
+        world.add_queue("held", stopped=True)
+        world.add_task("late", queue="held", queueDeadlineSeconds=3)
+        await world.until(lambda: "Waiting" in dict(world.events("late")))
+        world.arm("before:post-event")
+        await world.until(lambda: "Expired" in dict(world.events("late")), restart=True)
+        assert world.crashes == ["before:post-event"]
+        world.add_task("works")
+        world.add_task("fails", backoffLimit=0)
+        world.add_task("many", completions=2, backoffLimit=0)
+        world.add_task("stops", queue="held")
+        await world.until(lambda: world.phases().get("stops") == "Queued")
+        world.kube.edit(SWARM_TASK, "stops", "default", {"metadata": {"annotations": {ANNOTATION_CANCEL: "me"}}})
+        ends = {"late": "Expired", "works": "Completed", "fails": "DeadLetter", "many": "DeadLetter", "stops": "Cancelled"}
+        for _ in range(2):
+            await world.until(lambda: all(dict(world.events(name)).get(reason) == 1 for name, reason in ends.items()))
+            await world.crash()
+            await world.start()
+            await world.pass_time(5)
+        told = {name: [count for reason, count in world.events(name) if reason == ends[name]] for name in ends}
+        assert told == {name: [1] for name in ends}

@@ -13,7 +13,7 @@ from swarmtask.controllers.twins import Twins
 from swarmtask.lifecycle.messages import Bound, Observed, Reconcile, TaskEvent
 from swarmtask.lifecycle.messages import WorkloadState as W
 from swarmtask.lifecycle.task import Policy, handle
-from swarmtask.lifecycle.twins import Standing, did_the_work, following, has_outcome, precedence, standing
+from swarmtask.lifecycle.twins import Precedence, Standing, did_the_work, following, has_outcome, precedence, standing
 from swarmtask.resources.task import ANNOTATION_CANCEL, ANNOTATION_RETRY, Phase, SwarmTask, attempt_id
 from swarmtask.scheduler.model import TaskKey
 from tests.lifecycle.story import START, Story, make_task
@@ -34,6 +34,7 @@ OPERATIONS = [
     "delete",
     "key",
     "queue",
+    "stop",
 ]
 OPS = st.lists(st.tuples(st.sampled_from(OPERATIONS), st.integers(0, 5), st.sampled_from(["a", "a", "b", ""])), max_size=40)
 
@@ -51,6 +52,8 @@ class Crowd:
         """Tasks that were given another key when they had begun: they go on, whoever else has that key."""
         self.missing: set[TaskKey] = set()
         """Tasks whose queue does not exist."""
+        self.stopped: set[str] = set()
+        """Queues that start nothing. Of the six tasks half are in each of two."""
         self._queue: deque[TaskKey] = deque()
         self.twins.stir = self._queue.append
 
@@ -104,7 +107,12 @@ class Crowd:
         key = ("team", f"t{number}")
         if op == "create":
             if key not in self.tasks:
-                self.create(key[1], word)
+                self.create(key[1], word, queue=f"q{number % 2}")
+        elif op == "bind" and self.is_stopped(self.tasks.get(key)):
+            pass
+        elif op == "stop":
+            self.stopped ^= {f"q{number % 2}"}
+            self.twins.put_queue(("team", f"q{number % 2}"), stopped=f"q{number % 2}" in self.stopped)
         elif key in self.tasks:
             match op:
                 case "bind":
@@ -132,6 +140,12 @@ class Crowd:
                     self.missing.discard(key)
                     self.edited.discard(key)
 
+    def is_stopped(self, task: SwarmTask | None) -> bool:
+        return task is not None and task.spec.queue in self.stopped
+
+    def stands(self, task: SwarmTask) -> Standing:
+        return standing(task, stopped=self.is_stopped(task))
+
     # --- by looking at all of them ---
 
     def expected(self, task: SwarmTask) -> str | None:
@@ -147,9 +161,13 @@ class Crowd:
         done = [other for other in done if other.status.completion_time and self.now - other.status.completion_time < window]
         if done:
             return max(done, key=lambda other: (other.status.completion_time, _inverted(other.metadata.uid))).metadata.name
-        ready = [other for other in same if standing(other) <= Standing.WAITING]
-        first = min(ready, key=precedence, default=None)
-        return first.metadata.name if first is not None and first is not task and precedence(first) < precedence(task) else None
+        ready = [other for other in same if self.stands(other) < Standing.HELD]
+
+        def rank(one: SwarmTask) -> Precedence:
+            return precedence(one, stopped=self.is_stopped(one))
+
+        first = min(ready, key=rank, default=None)
+        return first.metadata.name if first is not None and first is not task and rank(first) < rank(task) else None
 
     def check(self) -> None:
         for task in self.tasks.values():
@@ -162,7 +180,7 @@ class Crowd:
             if following(task.status) is not None:
                 assert followed is not None
                 assert following(followed.status) is None, "whoever is waited for must not wait itself"
-        at_work = [task for task in self.tasks.values() if standing(task) <= Standing.ADMITTED and task.spec.dedupe_key]
+        at_work = [task for task in self.tasks.values() if self.stands(task) <= Standing.ADMITTED and task.spec.dedupe_key]
         keys = [task.spec.dedupe_key for task in at_work if task.key not in self.edited]
         assert len(keys) == len(set(keys)), "two of one key are at work"
 
@@ -182,7 +200,7 @@ def test_after_every_change_everybody_who_has_to_know_has_looked(ops: list[tuple
         crowd.now += timedelta(seconds=0.4)
 
 
-@settings(max_examples=60)
+@settings(max_examples=600)
 @given(st.lists(OPS, max_size=8))
 def test_after_many_changes_at_once_too(batches: list[list[tuple[str, int, str]]]) -> None:
     crowd = Crowd()
@@ -225,6 +243,18 @@ def test_what_is_being_written_counts_until_the_write_has_ended() -> None:
     assert crowd.twins.of(older, START) is None
     crowd.twins.assume(("team", "unknown"), older)
     crowd.twins.drop_assumption(("team", "unknown"))
+
+
+def test_one_without_a_queue_waits_for_another_one_too() -> None:
+    crowd = Crowd()
+    for op, number in (("create", 0), ("queue", 0), ("create", 1)):
+        crowd.perform(op, number, "k")
+    crowd.settle()
+    crowd.perform("create", 2, "k")
+    crowd.settle()
+    crowd.check()
+    statuses = [crowd.tasks["team", f"t{number}"].status for number in range(3)]
+    assert [(status.phase, status.outcome_of) for status in statuses] == [("Pending", "t1"), ("Queued", None), ("Pending", "t1")]
 
 
 def test_a_task_that_leaves_takes_its_assumption_along() -> None:

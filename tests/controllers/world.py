@@ -219,7 +219,7 @@ class World:
                 self.checker.task_deleted(metadata["uid"], now)
             elif metadata["name"] not in self.unreadable:
                 self.checker.task_seen(obj, now)
-        elif kind is SWARM_NODE and not gone:
+        elif kind is SWARM_NODE and not gone and metadata["name"] not in self.unreadable:
             self.checker.node_seen(obj, now)
         elif kind is SWARM_QUEUE and not gone and metadata["name"] not in self.unreadable:
             self.checker.queue_seen(obj, now)

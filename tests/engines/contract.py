@@ -176,6 +176,14 @@ class EngineContract:
         seen = await rig.run(exits(0), namespace="team-a", task_name="lint", task_uid="u-7", attempt=3)
         assert (seen.namespace, seen.task_name, seen.task_uid, seen.attempt) == ("team-a", "lint", "u-7", 3)
 
+    @pytest.mark.parametrize("fence", [True, False])
+    async def test_observation_tells_whether_it_was_made_to_be_fenced(self, rig: Rig, fence: bool) -> None:
+        work = rig.workload(ENDLESS, fence=fence)
+        await rig.engine.submit(work)
+        assert (await rig.running(work.name)).fence is fence
+        await rig.engine.stop(work.name, 0)
+        assert (await rig.finished(work.name)).fence is fence
+
     async def test_submitting_the_same_again_changes_nothing(self, rig: Rig) -> None:
         work = rig.workload(ENDLESS)
         await rig.engine.submit(work)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 
 import pytest
 
@@ -123,9 +124,25 @@ async def test_what_is_removed_during_a_partition_acts_until_healing(rig: FakeRi
     assert await states(rig) == {}
     assert rig.fake.acting() == {work.name: work.task_uid}
     rig.fake.reconnect("n1")
+    rig.clock.advance(1)
     assert rig.fake.acting() == {}
     (interval,) = rig.fake.intervals()
     assert interval.ended is not None
+
+
+async def test_what_is_removed_is_out_of_sight_at_once_and_has_its_grace(rig: FakeRig) -> None:
+    stubborn = replace(ENDLESS, outcome=replace(ENDLESS.outcome, honours_term=False))
+    work = replace(rig.workload(stubborn), grace_s=7)
+    await rig.engine.submit(work)
+    await rig.running(work.name)
+    await rig.engine.remove(work.name)
+    rig.clock.advance(6)
+    assert await states(rig) == {}
+    assert rig.fake.acting() == {work.name: work.task_uid}
+    rig.clock.advance(2)
+    assert rig.fake.acting() == {}
+    (interval,) = rig.fake.intervals()
+    assert interval.exit_code == 137
 
 
 async def test_a_stop_during_a_partition_arrives_after_healing(rig: FakeRig) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import fcntl
+import json
 import os
 import shutil
 import signal
@@ -78,6 +79,17 @@ async def test_a_restarted_operator_finds_what_runs_and_what_ended_meanwhile(rig
     assert (await rig.finished(ending.name)).exit_code == 9
     await rig.engine.submit(running)
     assert len(await rig.engine.workloads()) == 2
+
+
+async def test_of_an_attempt_from_before_the_fence_was_kept_nothing_is_told(rig: LocalRig) -> None:
+    work = rig.workload(ENDLESS)
+    await rig.engine.submit(work)
+    await rig.running(work.name)
+    file = rig.directory(work.name) / "spec.json"
+    spec = json.loads(file.read_bytes())
+    for strange in ({}, {"fence": None}, {"fence": "true"}):
+        file.write_text(json.dumps({key: value for key, value in spec.items() if key != "fence"} | strange))
+        assert (await rig.running(work.name)).fence is None
 
 
 async def test_what_was_accepted_and_never_started_is_started_by_the_next_operator(
@@ -256,18 +268,21 @@ async def test_the_environment_is_small_and_given_values_win(rig: LocalRig, monk
     await rig.engine.submit(work)
     await rig.finished(work.name)
     env = dict(line.split("=", 1) for line in (await rig.read(work.name)).decode().split("\0")[:-1])
-    assert set(env) - {"PWD", "OLDPWD", "SHLVL", "_"} == {"PATH", "HOME", "LANG", "X"}
+    without_gpus = {"NVIDIA_VISIBLE_DEVICES": "void", "CUDA_VISIBLE_DEVICES": ""}
+    assert set(env) - {"PWD", "OLDPWD", "SHLVL", "_"} == {"PATH", "HOME", "LANG", "X", *without_gpus}
+    assert env | without_gpus == env
     assert env["LANG"] == "de_DE"
 
 
 async def test_a_process_sees_only_the_gpus_of_its_attempt(rig: LocalRig) -> None:
     own = (("CUDA_VISIBLE_DEVICES", "0,1,2,3"),)
-    devices = (GpuDevice(1, "nvidia"), GpuDevice(3, "nvidia"))
-    work = rig.workload(Program("env -0"), env=own, gpus=2, gpu_devices=devices, node_has_gpus=True)
+    devices = (GpuDevice(1, "nvidia", "GPU-b"), GpuDevice(3, "nvidia", "GPU-d"))
+    work = rig.workload(Program("env -0"), env=own, gpus=2, gpu_devices=devices)
     await rig.engine.submit(work)
     await rig.finished(work.name)
     env = dict(line.split("=", 1) for line in (await rig.read(work.name)).decode().split("\0")[:-1])
-    assert (env["CUDA_VISIBLE_DEVICES"], env["CUDA_DEVICE_ORDER"], env["NVIDIA_VISIBLE_DEVICES"]) == ("1,3", "PCI_BUS_ID", "1,3")
+    told = (env["CUDA_VISIBLE_DEVICES"], env["CUDA_DEVICE_ORDER"], env["NVIDIA_VISIBLE_DEVICES"])
+    assert told == ("GPU-b,GPU-d", "PCI_BUS_ID", "GPU-b,GPU-d")
 
 
 @pytest.mark.parametrize(

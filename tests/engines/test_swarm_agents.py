@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import itertools
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import docker.errors
@@ -17,6 +17,7 @@ from swarmtask.engines.base import LABEL_CLUSTER, LABEL_MANAGED, AgentWish
 from swarmtask.engines.swarm import agent_spec as specs
 from swarmtask.engines.swarm.agents import SwarmAgents
 from swarmtask.engines.swarm.client import DockerClient, mapped
+from swarmtask.engines.swarm.fetching import FETCH_S
 from swarmtask.engines.swarm.registry import outcome, repository_of, serving
 from swarmtask.errors import EngineRejected, EngineUnavailable
 from swarmtask.settings import AgentSettings
@@ -33,10 +34,26 @@ def refused(code: int, words: str) -> docker.errors.APIError:
     return kind(words, response=response, explanation=words)
 
 
+@dataclass
+class Member:
+    """A node. `trouble`: the state of a task whose image it has not."""
+
+    images: set[str] = field(default_factory=set)
+    state: str = "ready"
+    availability: str = "active"
+    trouble: str = "preparing"
+
+
 class FakeSwarm:
-    """As much of the SDK's low-level client as is needed; fails on everything else by having no such method."""
+    """As much of the SDK's low-level client as is needed; fails on everything else by having no such method.
+
+    Of a global service each member that is ready and active runs what it was last told: as Swarm does it with stop-first, its old
+    task has stopped by the time its node looks for the new image.
+    """
 
     def __init__(self) -> None:
+        self.members: dict[str, Member] = {}
+        self.told: dict[tuple[str, str], dict[str, Any]] = {}
         self.all: dict[str, dict[str, dict[str, Any]]] = {"service": {}, "secret": {}, "config": {}}
         self.images: dict[str, dict[str, Any]] = {"swarmtask/worker:latest": IMAGE}
         self.written: list[str] = []
@@ -96,9 +113,42 @@ class FakeSwarm:
         raise refused(404, f"service {name} not found")
 
     def create_service(self, task_template: dict[str, Any], **spec: Any) -> dict[str, Any]:
-        return self._add("service", {
+        item = self._add("service", {
             "Name": spec["name"], "Labels": spec["labels"], "TaskTemplate": task_template, "Mode": spec["mode"],
         })  # fmt: skip
+        self._tell(item)
+        return {"ID": item["ID"]}
+
+    def _tell(self, item: dict[str, Any]) -> None:
+        for name, member in self.members.items():
+            if item["Spec"]["Mode"] == {"Global": {}} and (member.state, member.availability) == ("ready", "active"):
+                self.told[item["ID"], name] = item["Spec"]["TaskTemplate"]["ContainerSpec"]
+
+    def services(self, filters: dict[str, list[str]]) -> list[dict[str, Any]]:
+        return self._listed("service", filters)
+
+    def nodes(self) -> list[dict[str, Any]]:
+        return [
+            {
+                "ID": name, "Description": {"Hostname": f"host-{name}"}, "Status": {"State": member.state},
+                "Spec": {"Availability": member.availability},
+            }
+            for name, member in self.members.items()
+        ]  # fmt: skip
+
+    def tasks(self, filters: dict[str, str]) -> list[dict[str, Any]]:
+        assert filters["service"] in self.all["service"]
+        return [
+            {"NodeID": name, "Status": {"State": self._state(container, self.members[name])}}
+            for (service, name), container in self.told.items()
+            if service == filters["service"]
+        ]
+
+    @staticmethod
+    def _state(container: dict[str, Any], member: Member) -> str:
+        if container["Image"] not in member.images:
+            return member.trouble
+        return "complete" if container["Command"] == ["true"] else "running"
 
     def update_service(self, object_id: str, version: int, task_template: dict[str, Any], **spec: Any) -> None:
         self.before_update()
@@ -106,7 +156,8 @@ class FakeSwarm:
         if item["Version"]["Index"] != version:
             raise refused(500, "rpc error: desc = update out of sequence")
         item["Version"] = {"Index": next(self._number)}
-        item["Spec"] |= {"Labels": spec["labels"], "TaskTemplate": task_template}
+        item["Spec"] |= {"Labels": spec["labels"], "TaskTemplate": task_template, "UpdateConfig": spec.get("update_config")}
+        self._tell(item)
         self.written.append("update service")
 
     def remove_service(self, object_id: str) -> None:
@@ -273,6 +324,173 @@ async def test_an_image_that_is_not_here_is_told_with_what_to_do(agents: SwarmAg
 async def test_a_credential_that_is_gone_is_not_made_up(agents: SwarmAgents) -> None:
     with pytest.raises(EngineUnavailable, match="is gone"):
         await agents.ensure(WISH, None)
+
+
+# --- another image ---
+
+OLD, NEW = IMAGE["Id"], "sha256:" + "2" * 64
+
+
+class Scene:
+    """Agents of an old image on some nodes, and a new one on this machine. `now` is set by hand."""
+
+    def __init__(self, swarm: FakeSwarm, *names: str) -> None:
+        self.swarm, self.now = swarm, 0.0
+        self.agents = self.operator()
+        self.swarm.members = {name: Member({OLD}) for name in names}
+
+    def operator(self) -> SwarmAgents:
+        return SwarmAgents(Daemon(self.swarm), CLUSTER, monotonic=lambda: self.now)
+
+    def has_new_image(self, image: str = NEW) -> None:
+        self.swarm.images["swarmtask/worker:latest"] = IMAGE | {"Id": image}
+        self.swarm.written.clear()
+
+    async def look(self, wish: AgentWish = WISH, token: str | None = None) -> str:
+        return await self.agents.ensure(wish, token)
+
+    def service(self) -> dict[str, Any]:
+        return self.swarm.inspect_service(specs.Names(CLUSTER).service)
+
+    def image(self) -> str:
+        return str(self.service()["Spec"]["TaskTemplate"]["ContainerSpec"]["Image"])
+
+    def fetched(self) -> list[str]:
+        """Images that nodes are told to fetch."""
+        found = self.swarm.services(specs.part_filter(CLUSTER, specs.PART_FETCHING))
+        return [service["Spec"]["TaskTemplate"]["ContainerSpec"]["Image"] for service in found]
+
+    def away(self) -> list[str]:
+        """Nodes whose agent was stopped while its new image is not there."""
+        return [
+            task["NodeID"] for task in self.swarm.tasks({"service": self.service()["ID"]}) if task["Status"]["State"] != "running"
+        ]
+
+
+@pytest.fixture
+async def scene(swarm: FakeSwarm) -> Scene:
+    made = Scene(swarm, "a", "b")
+    await made.look(token="t0ken")
+    made.has_new_image()
+    return made
+
+
+async def test_nodes_have_a_new_image_before_their_agents_stop(scene: Scene, swarm: FakeSwarm) -> None:
+    assert "fetch the new image" in await scene.look()
+    assert scene.fetched() == [NEW]
+    swarm.members["a"].images.add(NEW)
+    assert await scene.look() == ""
+    assert (scene.image(), scene.away(), swarm.written) == (OLD, [], ["create service"])
+    swarm.members["b"].images.add(NEW)
+    assert await scene.look() == "updated the node agents"
+    assert (scene.image(), scene.away(), scene.fetched()) == (NEW, [], [])
+    assert scene.service()["Spec"]["UpdateConfig"]["Parallelism"] == 1
+    assert (await scene.look(), swarm.written) == ("", ["create service", "update service", "remove service"])
+
+
+async def test_what_fetches_does_nothing_and_is_given_nothing(scene: Scene, swarm: FakeSwarm) -> None:
+    await scene.look()
+    (found,) = swarm.services(specs.part_filter(CLUSTER, specs.PART_FETCHING))
+    spec, container = found["Spec"], found["Spec"]["TaskTemplate"]["ContainerSpec"]
+    assert (spec["Mode"], container["Command"]) == ({"Global": {}}, ["true"])
+    assert spec["TaskTemplate"]["RestartPolicy"]["Condition"] == "on-failure", "it ends once, but tries again to fetch"
+    assert container["Healthcheck"] == {"Test": ["NONE"]}
+    assert not {"Mounts", "Secrets", "Configs", "Env"} & set(container)
+    assert LABEL_MANAGED not in spec["Labels"], "it must not pass for an attempt"
+    assert not specs.is_part(container["Labels"], CLUSTER), "nor for an agent"
+
+
+@pytest.mark.parametrize(
+    "change", [{"state": "down"}, {"state": "unknown"}, {"availability": "pause"}, {"availability": "drain"}]
+)  # fmt: skip
+async def test_a_node_that_could_not_take_a_new_agent_is_not_waited_for(
+    scene: Scene, swarm: FakeSwarm, change: dict[str, str]
+) -> None:
+    swarm.members["b"] = replace(swarm.members["b"], **change)
+    await scene.look()
+    swarm.members["a"].images.add(NEW)
+    assert await scene.look() == "updated the node agents"
+
+
+async def test_a_node_without_an_agent_is_not_waited_for(scene: Scene, swarm: FakeSwarm) -> None:
+    swarm.members["c"] = Member(trouble="rejected")
+    await scene.look()
+    swarm.members["a"].images.add(NEW)
+    swarm.members["b"].images.add(NEW)
+    assert await scene.look() == "updated the node agents"
+
+
+@pytest.mark.parametrize("trouble", ["preparing", "rejected", "pending", "assigned"])
+async def test_a_node_that_cannot_fetch_holds_the_others_up_for_a_while_only(scene: Scene, swarm: FakeSwarm, trouble: str) -> None:
+    swarm.members["b"].trouble = trouble
+    await scene.look()
+    swarm.members["a"].images.add(NEW)
+    scene.now = FETCH_S - 1
+    assert await scene.look() == ""
+    scene.now = FETCH_S
+    assert "though host-b could not fetch the image within 15 minutes" in await scene.look()
+    assert scene.image() == NEW
+    assert scene.service()["Spec"]["UpdateConfig"]["Parallelism"] == 2, "Swarm waits for b beside the others, not before them"
+    assert await scene.look() == ""
+
+
+async def test_an_image_that_does_not_start_there_was_fetched(scene: Scene, swarm: FakeSwarm) -> None:
+    for member in swarm.members.values():
+        member.trouble = "failed"
+    assert await scene.look() == "updated the node agents", "such as one for another kind of machine: waiting does not help"
+
+
+async def test_meanwhile_agents_stay_as_they_are_but_for_what_reaches_the_api(scene: Scene, swarm: FakeSwarm) -> None:
+    before = scene.service()["Spec"]["TaskTemplate"]["ContainerSpec"]
+    wish = replace(WISH, fence_s=40, server="https://192.168.1.99:7443")
+    assert "another credential or address" in await scene.look(wish, "new")
+    after = scene.service()["Spec"]["TaskTemplate"]["ContainerSpec"]
+    assert (after["Image"], after["Args"]) == (before["Image"], before["Args"]), "arguments may be for the new version alone"
+    assert only(swarm, "secret")["Spec"]["Data"] == b"new"
+    assert b"192.168.1.99" in only(swarm, "config")["Spec"]["Data"]
+    assert list(await scene.agents.tokens()) == [only(swarm, "secret")["Spec"]["Labels"][specs.LABEL_DIGEST]]
+    assert await scene.look(wish) == "", "once"
+    assert "another credential or address" in await scene.look(replace(wish, server=WISH.server)), "back again, too"
+    for member in swarm.members.values():
+        member.images.add(NEW)
+    assert await scene.look(wish) == "updated the node agents"
+    container = scene.service()["Spec"]["TaskTemplate"]["ContainerSpec"]
+    assert container["Args"][container["Args"].index("--fence-seconds") + 1] == "40"
+    assert await scene.look(wish) == ""
+
+
+async def test_an_operator_that_starts_anew_goes_on(scene: Scene, swarm: FakeSwarm) -> None:
+    await scene.look()
+    scene.now = FETCH_S + 1
+    scene.agents = scene.operator()
+    assert (await scene.look(), swarm.written) == ("", ["create service"])
+    for member in swarm.members.values():
+        member.images.add(NEW)
+    assert await scene.look() == "updated the node agents"
+
+
+async def test_another_wish_meanwhile_leaves_nothing_behind(scene: Scene, swarm: FakeSwarm) -> None:
+    await scene.look()
+    newer = "sha256:" + "3" * 64
+    scene.now = FETCH_S - 1
+    scene.has_new_image(newer)
+    assert "fetch the new image" in await scene.look()
+    assert scene.fetched() == [newer]
+    scene.now = FETCH_S + 1
+    assert await scene.look() == "", "it has its own time"
+    scene.has_new_image(OLD)
+    assert await scene.look() == ""
+    assert (scene.fetched(), swarm.written) == ([], ["remove service"])
+    scene.has_new_image()
+    await scene.look()
+    await scene.agents.remove()
+    assert swarm.all["service"] == {}
+
+
+async def test_the_same_image_needs_no_fetching(scene: Scene, swarm: FakeSwarm) -> None:
+    scene.has_new_image(OLD)
+    assert await scene.look(replace(WISH, fence_s=30)) == "updated the node agents"
+    assert swarm.written == ["update service"]
 
 
 # --- images for nodes ---

@@ -179,7 +179,7 @@ async def test_the_stored_service_is_hardened(rig: SwarmRig) -> None:
     assert not template.get("Networks")
     assert spec["EndpointSpec"] == {"Mode": "dnsrr"}
     assert spec["Mode"] == ONE
-    assert container["Env"] == ['A={{"{{"}}x}}']
+    assert container["Env"] == ['A={{"{{"}}x}}', "NVIDIA_VISIBLE_DEVICES=void"]
 
 
 async def test_the_container_has_no_capability(rig: SwarmRig) -> None:

@@ -8,7 +8,15 @@ from typing import Any
 
 import pytest
 
-from swarmtask.engines.base import LABEL_ATTEMPT, LABEL_TASK_NAME, LABEL_TASK_NAMESPACE, LABEL_TASK_UID, NodeState, WorkloadState
+from swarmtask.engines.base import (
+    LABEL_ATTEMPT,
+    LABEL_FENCE,
+    LABEL_TASK_NAME,
+    LABEL_TASK_NAMESPACE,
+    LABEL_TASK_UID,
+    NodeState,
+    WorkloadState,
+)
 from swarmtask.engines.swarm.observe import Observer, engine_node, moment
 from swarmtask.engines.swarm.spec import LABEL_IMAGE, LABEL_STOPPED
 from swarmtask.lifecycle.messages import Reason
@@ -72,6 +80,26 @@ def test_owner_and_empty_service() -> None:
     seen = see([])
     assert (seen.name, seen.task_uid, seen.namespace, seen.task_name, seen.attempt) == ("st-1", "u", "ns", "lint", 2)
     assert seen.state is WorkloadState.PENDING
+
+
+@pytest.mark.parametrize(("label", "fence"), [("true", True), ("false", False), ("", False), (None, False)])
+def test_what_stands_on_its_containers_is_told_whatever_became_of_them(label: str | None, fence: bool) -> None:
+    """As the agent reads it: what has no such label is not stopped by it."""
+    made = service()
+    if label is not None:
+        made["Spec"]["TaskTemplate"]["ContainerSpec"]["Labels"][LABEL_FENCE] = label
+    shown = [([], [node()]), ([task("pending", node="")], [node()])]
+    shown += [([task(state)], nodes) for state in ("running", "complete") for nodes in ([node()], [node("down")], [])]
+    for tasks, nodes in shown:
+        (seen,) = Observer().observe([made], tasks, nodes)
+        assert seen.fence is fence
+
+
+def test_of_a_service_without_containers_nothing_is_told() -> None:
+    made = service()
+    made["Spec"]["TaskTemplate"] = {}
+    (seen,) = Observer().observe([made], [task("running")], [node()])
+    assert seen.fence is None
 
 
 @pytest.mark.parametrize(
@@ -196,6 +224,7 @@ def test_nodes(generic: Any, gpus: int) -> None:
     assert (seen.cpu_milli, seen.memory_bytes, seen.gpus, seen.engine_version) == (1500, 5, gpus, "20.10.24")
     assert (seen.state, seen.address, seen.is_manager, seen.available) == (NodeState.READY, "10.0.0.7", False, True)
     assert engine_node({"ID": "x"}).state is NodeState.UNKNOWN
+    assert seen.gpu_vendors == ("nvidia",), "a service is given no devices"
 
 
 def test_times_of_docker() -> None:

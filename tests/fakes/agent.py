@@ -183,7 +183,7 @@ class FakeAgent:
             if interval.ended is not None:
                 record |= {"state": "Exited", "finishedAt": format_time(interval.ended + self._skew)}
                 reason = "Fenced" if work.name in self.fenced else "Evicted" if work.name in self.evicted else ""
-                record |= {"exitCode": interval.exit_code, "reason": reason}
+                record |= {"exitCode": interval.exit_code, "reason": reason, "toldToEnd": self._engine.told_to_end(work.name)}
                 record |= {"peakMemory": format_memory(interval.peak_bytes), "cpuSeconds": 1.5}
             self._records[work.name] = record
 

@@ -1,9 +1,10 @@
 """A recording engine for tests and the simulator: runs nothing, remembers everything, fails on the unexpected.
 
 It follows what real Swarm was measured to do (docs/engines.md): an accepted workload becomes visible on its node a moment later; a
-lost node turns Down only after a while and its workloads then say nothing that proves anything; work that ended during a partition
-is reported after healing; work that still runs on a node that had been Down is ended by Swarm when the node is back (NodeLost); a
-power cycle ends work as NodeRestarted; a frozen node (a closed lid) goes on where it stopped when it is back before it is Down.
+removed workload is not listed any more, and ends within its grace; a lost node turns Down only after a while and its workloads then
+say nothing that proves anything; work that ended during a partition is reported after healing; work that still runs on a node that
+had been Down is ended by Swarm when the node is back (NodeLost); a power cycle ends work as NodeRestarted; a frozen node (a closed
+lid) goes on where it stopped when it is back before it is Down.
 
 How a test uses it:
 
@@ -269,7 +270,7 @@ class FakeEngine:
         node.boot += node.powered
         node.powered = False
         now = self.clock.monotonic()
-        for run in self._on(node_id):
+        for run in self._there(node_id):
             if run.state is WorkloadState.RUNNING:
                 self._end(run, now, 255, Reason.NODE_RESTARTED, "task: non-zero exit (255)")
             run.due = None
@@ -279,7 +280,7 @@ class FakeEngine:
         self._settle()
         node, now = self._node(node_id), self.clock.monotonic()
         if node.frozen_at is not None:
-            for run in self._on(node_id):
+            for run in self._there(node_id):
                 if run.due is not None:
                     run.due += now - max(node.frozen_at, run.accepted_at)
             node.frozen_at = None
@@ -288,7 +289,7 @@ class FakeEngine:
         for told in self.on_sleep:
             told(node_id, False)
         node.ready_at = now + self.timings.node_ready_s if was_down else now
-        for run in self._on(node_id):
+        for run in self._there(node_id):
             if run.state in (WorkloadState.PENDING, WorkloadState.PREPARING) and run.due is None:
                 run.due = node.ready_at
             if run.stop_grace_s is not None:
@@ -296,10 +297,6 @@ class FakeEngine:
             elif was_down and run.state in (WorkloadState.PREPARING, WorkloadState.RUNNING):
                 run.lost = True
                 self._deliver_stop(run, now, run.workload.grace_s)
-        for ghost in [run for run in self._ghosts if run.workload.node_id == node_id]:
-            if ghost.state is WorkloadState.RUNNING:
-                self._end(ghost, now, 137, None, "removed")
-            self._ghosts.remove(ghost)
         self._settle()
         self._hint(Hint("node", node_id))
 
@@ -307,12 +304,11 @@ class FakeEngine:
         """The node was taken out of the engine for good (`docker node rm --force`); its programs are killed when it left."""
         self._settle()
         node, now = self._node(node_id), self.clock.monotonic()
-        for run in self._on(node_id):
+        for run in self._there(node_id):
             if run.state is WorkloadState.RUNNING:
                 self._end(run, now, 137, None, "node left")
         node.removed = True
         node.lost_at = node.lost_at if node.lost_at is not None else now
-        self._ghosts = [run for run in self._ghosts if run.workload.node_id != node_id]
         self._hint(Hint("node", node_id))
 
     def finish(self, name: str, exit_code: int = 0) -> None:
@@ -371,14 +367,18 @@ class FakeEngine:
         run = self._runs.get(name)
         return run is not None and run.stopping and run.state is WorkloadState.RUNNING
 
+    def told_to_end(self, name: str) -> bool:
+        """A signal to end had reached its program before it ended."""
+        found = (run for run in [*self._runs.values(), *self._ghosts] if run.workload.name == name)
+        return any(run.stopping for run in found)
+
     def connected(self, node_id: str) -> bool:
         return self._node(node_id).connected and not self._node(node_id).removed
 
     def containers(self, node_id: str) -> list[tuple[Workload, Interval]]:
         """What has run on a node, as its own Docker shows it."""
         self._settle()
-        runs = [*self._on(node_id), *(ghost for ghost in self._ghosts if ghost.workload.node_id == node_id)]
-        return [(run.workload, self._interval(run)) for run in runs if run.started_at is not None]
+        return [(run.workload, self._interval(run)) for run in self._there(node_id) if run.started_at is not None]
 
     def names(self) -> set[str]:
         """Names that the engine holds now."""
@@ -389,7 +389,8 @@ class FakeEngine:
         return self._runs[name].workload
 
     def acting(self) -> dict[str, str]:
-        """Name -> task UID of every program that can act now, also where the engine cannot see it; not on a frozen node."""
+        """Name -> task UID of every program that can act now, also where the engine cannot see it or does not list it any more; not
+        on a frozen node."""
         self._settle()
         return {
             run.workload.name: run.workload.task_uid
@@ -614,13 +615,20 @@ class FakeEngine:
         if run is None or run.state is not WorkloadState.RUNNING:
             return
         node = self._nodes[run.workload.node_id]
+        if node.removed:
+            return
+        self._ghosts.append(run)  # it has its grace, and longer where its node does not hear of it
+        if run.stop_grace_s is None:
+            run.stop_grace_s = run.workload.grace_s
         if node.connected and node.runs:
-            self._end(run, self.clock.monotonic(), 137, None, "removed")
-        elif not node.removed:
-            self._ghosts.append(run)
+            self._deliver_stop(run, self.clock.monotonic(), run.stop_grace_s)
 
     def _on(self, node_id: str) -> list[_Run]:
         return [run for run in self._runs.values() if run.workload.node_id == node_id]
+
+    def _there(self, node_id: str) -> list[_Run]:
+        """The same, after those whose workload was removed."""
+        return [*(ghost for ghost in self._ghosts if ghost.workload.node_id == node_id), *self._on(node_id)]
 
     def _settle(self) -> None:
         """Do everything that has come due, in the order of time."""
@@ -715,7 +723,7 @@ class FakeEngine:
             name=work.name, engine=self._name, task_uid=work.task_uid, namespace=work.namespace, task_name=work.task_name,
             attempt=work.attempt, state=run.state, node_id="" if run.state is WorkloadState.PENDING else work.node_id,
             exit_code=run.exit_code, reason=run.reason, message=run.message, started_at=self._when(run.started_at),
-            finished_at=self._when(run.ended_at),
+            finished_at=self._when(run.ended_at), fence=work.fence,
         )  # fmt: skip
 
     def _observe(self, run: _Run) -> Observation:

@@ -160,12 +160,45 @@ def test_a_surplus_that_waits_goes_highest_first_and_what_runs_stays() -> None:
     assert (of(DeleteMember, commands), of(CreateMember, commands)) == ([2, 4], [])
 
 
-def test_a_lowered_number_ends_only_what_waits() -> None:
-    members = runs(run(0), run(1, Phase.RUNNING, live=True), run(2))
+def test_a_lowered_number_ends_what_is_not_wanted_any_more() -> None:
+    members = runs(run(0), run(1, Phase.RUNNING, live=True), run(2), run(3, Phase.SUCCEEDED))
     commands = outstanding(array(1), members, NOW, HERE)
-    assert of(DeleteMember, commands) == [2]
-    done = advance(array(1), runs(run(0, Phase.SUCCEEDED, started_at=NOW), run(1, Phase.RUNNING)), NOW, HERE)
-    assert done.status.phase is Phase.RUNNING, "what runs beyond it is waited for"
+    assert of(DeleteMember, commands) == [1, 2], "what has ended is recorded first"
+    done = advance(array(1), runs(run(0, Phase.SUCCEEDED, started_at=NOW), run(1, Phase.RUNNING, deleting=True)), NOW, HERE)
+    assert done.status.phase is Phase.RUNNING, "it ends when nothing of it runs any more"
+
+
+@pytest.mark.parametrize(
+    ("completed", "failed", "phase", "message", "progress"),
+    [
+        ("0-4", "7", Phase.SUCCEEDED, "5 of 5 succeeded", "5/5"),
+        ("0-4,8-9", "", Phase.SUCCEEDED, "5 of 5 succeeded", "5/5"),
+        ("0-3,5-9", "4", Phase.FAILED, "4 of 5 succeeded; failed: 4", "5/5"),
+        ("0-3", "7", Phase.QUEUED, "4 of 5 succeeded", "4/5"),
+    ],
+)
+def test_what_is_recorded_beyond_a_lowered_number_does_not_count(
+    completed: str, failed: str, phase: Phase, message: str, progress: str
+) -> None:
+    task = array(5, status=recorded(completed, failed), maxFailedIndexes=None)
+    status = advance(task, {}, NOW, HERE).status
+    assert status.array is not None
+    assert (status.phase, status.message, status.array.progress) == (phase, message, progress)
+    assert (status.array.completed_indexes, status.array.failed_indexes) == (completed, failed), "raised again, they have run"
+    assert status.array.failures == [f"{index}: why" for index in parse(failed) if index < 5]
+
+
+def test_failures_beyond_a_lowered_number_are_not_too_many() -> None:
+    task = array(5, status=recorded("0", "6-8"), maxFailedIndexes=2)
+    assert advance(task, {}, NOW, HERE).status.phase is Phase.QUEUED
+    assert of(CreateMember, outstanding(task, {}, NOW, HERE)) == [1, 2, 3, 4]
+
+
+def test_a_number_that_is_changed_after_the_end_changes_nothing() -> None:
+    task = array(5, status=recorded("0-4"))
+    ended = advance(task, {}, NOW, HERE).status
+    for number in (3, 9):
+        assert advance(stored(array(number), ended), {}, NOW, HERE).status.array == ended.array
 
 
 def test_blocked_indices_are_passed_over() -> None:
@@ -259,9 +292,19 @@ def test_a_cancel_that_was_acted_on_does_not_cancel_what_a_retry_began() -> None
 
 def test_a_retry_waits_until_every_old_run_is_gone() -> None:
     task = array(status=recorded("0,2-4", "1", Phase.FAILED), annotations={ANNOTATION_RETRY: "1"})
-    left = runs(run(1, Phase.FAILED), run(0, Phase.SUCCEEDED, deleting=True))
+    left = runs(run(1, Phase.FAILED), run(2, Phase.CANCELLED, deleting=True))
     assert not advance(task, left, NOW, HERE).changed
     assert of(DeleteMember, outstanding(task, left, NOW, HERE)) == [1]
+
+
+def test_a_retry_leaves_what_is_kept_for_its_output() -> None:
+    task = array(3, status=recorded("0-1", "2", Phase.FAILED), annotations={ANNOTATION_RETRY: "1"})
+    kept = runs(*(run(index, Phase.SUCCEEDED, started_at=NOW - timedelta(hours=1)) for index in range(2)))
+    assert of(DeleteMember, outstanding(task, {**kept, 2: run(2, Phase.FAILED)}, NOW, HERE)) == [2]
+    begun = advance(task, kept, NOW, HERE).status
+    assert (begun.phase, begun.start_time) == (Phase.QUEUED, None), "they do not count for the new budget"
+    assert of(DeleteMember, outstanding(stored(task, begun), kept, NOW, HERE)) == []
+    assert of(CreateMember, outstanding(stored(task, begun), kept, NOW, HERE)) == [2]
 
 
 @pytest.mark.parametrize("phase", [Phase.SUCCEEDED, Phase.RUNNING])
@@ -358,14 +401,15 @@ def test_what_must_hold_whatever_is_there(
     assert done <= completed and not completed & failed, "a record only grows"
     assert all(members[index].phase is Phase.SUCCEEDED for index in completed - done)
     assert all(members[index].ended and members[index].phase is not Phase.SUCCEEDED for index in failed)
-    assert (after.succeeded, after.failed) == (len(completed), len(failed))
+    assert (after.succeeded, after.failed) == tuple(sum(index < completions for index in of) for of in (completed, failed))
     commands = outstanding(task, members, NOW, HERE)
     begun = of(CreateMember, commands)
     assert not set(begun) & (done | members.keys()) and all(index < completions for index in begun)
     unfinished = [member for index, member in members.items() if member.unfinished and index not in done]
     assert len(begun) <= max(0, parallelism - len(unfinished))
     for index in of(DeleteMember, commands):
-        assert index in done or not members[index].started, "an outcome that is not recorded is never deleted"
+        beyond = index >= completions and members[index].unfinished
+        assert index in done or beyond or not members[index].started, "an outcome that is not recorded is never deleted"
     if transition.status.phase is Phase.SUCCEEDED:
         assert set(range(completions)) <= completed
     settled = stored(task, transition.status)

@@ -48,6 +48,32 @@ def test_the_active_deadline() -> None:
     assert (story.phase, story.status.reason) == (Phase.FAILED, "ActiveDeadline")
 
 
+def test_the_queue_deadline_goes_on_while_the_queue_is_missing() -> None:
+    """Its user has said how long the task is worth waiting for, whatever it waits for in the line."""
+    story = Story(queueDeadlineSeconds=100)
+    story.reconcile(queue_exists=False)
+    story.wait(50)
+    story.reconcile()
+    assert (story.phase, story.status.queued_time) == (Phase.QUEUED, START)
+    story.wait(10)
+    story.reconcile(queue_exists=False)
+    assert (story.phase, story.status.queued_time) == (Phase.PENDING, START)
+    story.wake()
+    assert (story.phase, story.status.reason) == (Phase.EXPIRED, "QueueDeadline")
+
+
+def test_who_comes_to_a_missing_queue_after_a_backoff_goes_to_its_end() -> None:
+    story = Story()
+    story.run()
+    story.exit(1)
+    story.wait(600)
+    story.reconcile(queue_exists=False)
+    came = story.now
+    story.wait(600)
+    story.reconcile()
+    assert (story.phase, story.status.queued_time) == (Phase.QUEUED, came)
+
+
 def test_the_queue_deadline_expires_only_what_never_started() -> None:
     story = Story(queueDeadlineSeconds=100)
     story.reconcile()

@@ -9,12 +9,14 @@ import pytest
 
 from swarmtask.lifecycle.loss import NO_AGENT, Hearing, NodeWord, replace_after_s, weigh
 from swarmtask.lifecycle.messages import (
+    Drain,
     NodeGone,
     NodeSilent,
     NodeTold,
     Observation,
     Reason,
     Remove,
+    Stop,
     Vanished,
 )
 from swarmtask.lifecycle.messages import WorkloadState as W
@@ -93,9 +95,11 @@ def test_a_start_that_nobody_could_see_is_not_the_tasks_fault() -> None:
     story.bind()
     story.wake()
     assert story.current.stop_reason == "StartDeadline"
-    story.wake()
+    story.wait(3600)
+    assert not story.reconcile().changed, "its answer may have been lost: the engine's list says whether it runs"
+    story.tell(Vanished(1))
     assert (story.phase, story.current.reason, story.status.failures) == (Phase.BACKOFF, "WorkloadLost", 0)
-    assert "without proof" in story.current.message
+    assert story.current.message == "swarm never had the workload"
 
 
 # --- nodes with an agent ---
@@ -117,7 +121,7 @@ def record(number: int = 1, **told: Any) -> NodeAttempt:
 )
 def test_when_a_lost_attempt_may_be_replaced(node_loss: dict[str, Any], fenced: bool, due_s: float | None) -> None:
     spec = make_task(nodeLoss=node_loss, terminationGracePeriodSeconds=7).spec
-    attempt = Attempt(number=1, id="a", node="n1", engine="swarm")
+    attempt = Attempt(number=1, id="a", node="n1", engine="swarm", fence=spec.node_loss.replace == "afterFence")
     assert replace_after_s(spec, attempt, Policy(), fenced=fenced) == due_s
 
 
@@ -184,10 +188,40 @@ def test_work_that_finished_away_is_accepted_until_something_has_followed_it() -
         story.wake()
         if bound:
             story.bind("laptop-2")
-        story.tell(NodeTold(1, record(exit_code=0, peak_memory="1Gi", cpu_seconds=2.5), "b1"))
+        story.tell(NodeTold(1, record(exit_code=0, peak_memory="100Mi", cpu_seconds=2.5), "b1"))
         first = story.status.attempts[0]
-        assert (first.peak_memory, first.cpu_seconds) == ("1Gi", 2.5)
+        assert (first.peak_memory, first.cpu_seconds) == ("100Mi", 2.5)
         assert (story.phase, first.reason) == ((Phase.STARTING, "NodeLost") if bound else (Phase.SUCCEEDED, "Completed"))
+
+
+@pytest.mark.parametrize("told_to_end", [None, True, False])
+@pytest.mark.parametrize("stop", ["", "suspend", "drain"])
+def test_whether_it_was_told_to_end_decides_what_a_late_success_is_worth(stop: str, told_to_end: bool | None) -> None:
+    """Of a plain loss no signal is known; of one that was to stop it must be known that there was none."""
+    story = Story()
+    story.run(boot_id="b1")
+    if stop == "suspend":
+        story.edit(suspend=True)
+        story.reconcile()
+    elif stop == "drain":
+        story.tell(Drain(1, "laptop-1"))
+    story.wait(60)
+    story.tell(NodeSilent(1, 100, fenced=True))
+    assert story.phase in (Phase.BACKOFF, Phase.PENDING, Phase.QUEUED)
+    story.tell(NodeTold(1, record(exit_code=0, told_to_end=told_to_end), "b1"))
+    accepted = told_to_end is False if stop else told_to_end is not True
+    assert (story.phase is Phase.SUCCEEDED) == accepted
+
+
+@pytest.mark.parametrize(("told_to_end", "phase"), [(None, Phase.PENDING), (True, Phase.PENDING), (False, Phase.SUCCEEDED)])
+def test_what_ended_by_itself_before_the_stop_arrived_is_finished(told_to_end: bool | None, phase: Phase) -> None:
+    story = Story()
+    story.run(boot_id="b1")
+    story.edit(suspend=True)
+    story.reconcile()
+    story.observe(W.UNKNOWN)
+    story.tell(NodeTold(1, record(exit_code=0, told_to_end=told_to_end), "b1"))
+    assert story.phase is phase
 
 
 @pytest.mark.parametrize("told", [{"exit_code": 1}, {"exit_code": 0, "reason": "Fenced"}, {"state": "Running"}])
@@ -231,7 +265,7 @@ def test_what_the_agent_proved_ended_stays_on_the_engine_for_its_output() -> Non
     story.observe(W.UNKNOWN)
     story.tell(NodeTold(1, record(exit_code=1)))
     assert not [command for command in story.commands([story.seen(W.UNKNOWN)]) if isinstance(command, Remove)]
-    assert [command for command in story.commands([story.seen(W.RUNNING)]) if isinstance(command, Remove)]
+    assert [command for command in story.commands([story.seen(W.RUNNING)]) if isinstance(command, Stop)]
 
 
 def test_a_stop_that_a_fence_will_end_is_not_believed_before() -> None:
@@ -374,3 +408,19 @@ def test_a_retry_by_a_person_forgets_the_peak() -> None:
     story.annotate(ANNOTATION_RETRY, "1")
     story.reconcile()
     assert (story.phase, story.status.peak_memory) == (Phase.QUEUED, None)
+
+
+@pytest.mark.parametrize("suspend", [True, False])
+def test_a_stop_on_an_engine_that_nobody_asks_ends_by_the_clock(suspend: bool) -> None:
+    story = Story(Policy(engines=frozenset({"local"})))
+    story.reconcile()
+    story.bind()
+    if suspend:
+        story.edit(suspend=True)
+        story.reconcile()
+    else:
+        story.wake()
+    assert story.current.state == "Stopping"
+    story.wake()
+    assert story.phase is (Phase.PENDING if suspend else Phase.BACKOFF)
+    assert story.current.message == "counted as stopped without proof: this operator does not drive swarm"

@@ -16,6 +16,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from swarmtask.lifecycle.messages import (
     Drain,
     InvalidObject,
+    MadeWith,
     NodeGone,
     NodeSilent,
     NodeTold,
@@ -138,6 +139,10 @@ class TaskLife(RuleBasedStateMachine):
     def bind(self, node: str, boot_id: str) -> None:
         self.story.reconcile()
         self.story.bind(node, boot_id)
+
+    @rule(which=WHICH, fence=st.booleans())
+    def show_what_it_was_made_with(self, which: int, fence: bool) -> None:
+        self.send(MadeWith(self.story.status.attempt + which, fence))
 
     @rule(which=WHICH, silent_s=st.sampled_from([5.0, 40.0, 4000.0]), fenced=st.booleans())
     def miss_its_node(self, which: int, silent_s: float, fenced: bool) -> None:

@@ -263,6 +263,27 @@ def test_one_that_has_not_climbed_waits(fails: bool) -> None:
     assert story.phase is Phase.QUEUED
 
 
+@pytest.mark.parametrize("ends", ["lost", "fails"])
+def test_a_step_that_some_node_could_give_is_waited_for(ends: str) -> None:
+    """The node that gave it has gone with the attempt: that is no failure of the task, and another one as large may come."""
+    story = climbing()
+    killed(story)
+    story.run()
+    assert asked(story) == ["512Mi", "768Mi"]
+    if ends == "lost":
+        story.tell(NodeGone(2, "left the swarm"))
+    else:
+        story.exit(1)
+    story.wait(2)
+    story.reconcile()
+    assert story.phase is Phase.QUEUED
+    story.tell(Unplaced(1, "NoNodeFits", "0/1 node fits", out_of_reach=WHY))
+    assert (story.phase, story.status.reason) == (Phase.QUEUED, "NoNodeFits")
+    killed(story)
+    story.tell(Unplaced(1, "NoNodeFits", "0/1 node fits", out_of_reach=WHY))
+    assert (story.phase, story.status.reason) == (Phase.FAILED, "OOMKilled")
+
+
 def test_an_attempt_that_nobody_measured_says_so() -> None:
     story = climbing(backoffLimit=0)
     killed(story)

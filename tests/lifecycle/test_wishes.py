@@ -159,7 +159,11 @@ def test_a_cancel_on_a_silent_node_ends_after_grace_and_margin() -> None:
     assert story.phase is Phase.CANCELLED
     assert "does not answer" in story.current.message
     zombie = story.seen(W.RUNNING)
-    assert Remove(story.current) in story.commands([zombie])
+    assert Stop(story.current, 5) in story.commands([zombie])
+    story.delete()
+    assert Stop(story.current, 5) in story.commands([zombie]), "what is removed is out of sight and still has its grace"
+    assert Remove(story.current) in story.commands([story.seen(W.EXITED, exit_code=143)])
+    assert Remove(story.current) in story.commands([story.seen(W.UNKNOWN)])
 
 
 def test_deleting_a_running_task_stops_removes_and_lets_go() -> None:

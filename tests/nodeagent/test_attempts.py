@@ -115,6 +115,26 @@ def test_figures_of_one_that_no_look_has_seen_running(place: Place) -> None:
     assert (seen.state, seen.exit_code, seen.peak_memory, seen.cpu_seconds) == ("Exited", 0, str(2**24), 0.125)
 
 
+@pytest.mark.parametrize(("signal", "told"), [("", False), ("1", False), ("15", True), ("9", True)])
+def test_it_tells_who_was_sent_a_signal_to_end(place: Place, signal: str, told: bool) -> None:
+    name = place.begin(1)
+    assert place.one().told_to_end is None
+    if signal:
+        place.attempts.heard({"Action": "kill", "Actor": {"ID": name, "Attributes": {"signal": signal}}})
+    place.end(name, 0)
+    assert place.one().told_to_end is told
+    place.restart()
+    assert place.one().told_to_end is told
+
+
+def test_of_one_that_began_before_the_agent_it_does_not_say(place: Place) -> None:
+    name = place.begin(1)
+    place.clock.elapsed_s += 5
+    place.restart()
+    place.end(name, 0)
+    assert place.one().told_to_end is None
+
+
 def test_an_end_is_on_the_disk_before_it_is_told(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     name = place.begin(1)
     place.look()

@@ -82,6 +82,33 @@ def test_a_first_call_that_was_refused_promises_nothing() -> None:
     assert node.running == 3
 
 
+def test_a_refusal_after_a_call_without_an_answer_takes_nothing_back() -> None:
+    """The first call was stored and its answer lost: there is a Lease, whatever the second one says."""
+    node = Node(claimed=False)
+    node.fence.claim(node.clock.boot_time())
+    node.pass_s(6)
+    node.fence.claim(node.clock.boot_time())
+    node.fence.refused()
+    assert node.claims == [True]
+    node.pass_s(15)
+    assert node.running == 0
+
+
+def test_a_refusal_counts_for_the_call_that_it_answers_only() -> None:
+    node = Node(claimed=False)
+    for _ in range(2):
+        node.fence.claim(node.clock.boot_time())
+        node.fence.refused()
+    node.fence.refused()
+    assert node.claims == [True, False, True, False]
+    node.fence.claim(node.clock.boot_time())
+    node.fence.claim(node.clock.boot_time())
+    node.fence.refused()
+    assert node.claims == [True, False, True, False, True]
+    node.pass_s(21)
+    assert node.running == 0
+
+
 @pytest.mark.parametrize("renewed", [True, False])
 def test_a_refusal_of_somebody_who_holds_or_may_hold_the_lease_takes_nothing_back(renewed: bool) -> None:
     """Its token was taken away."""

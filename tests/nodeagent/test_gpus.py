@@ -119,11 +119,24 @@ def test_amd_and_intel_cards_are_read_from_sysfs(tmp_path: Path) -> None:
     (tmp_path / "renderD128").mkdir()
     nvml = RecordedNvml(("A", "GPU-1", GIB, 0))
     assert Gpus(nvml, tmp_path).read()[1:] == (
-        GpuReading(1, "amd", "Radeon RX 7900 XTX", "ab12", 24 * GIB, GIB, 0.5),
-        GpuReading(2, "intel", "intel 56a0", "", 0, None, None),
+        GpuReading(65, "amd", "Radeon RX 7900 XTX", "ab12", 24 * GIB, GIB, 0.5),
+        GpuReading(74, "intel", "intel 56a0", "", 0, None, None),
     )
 
 
 def test_a_card_that_answers_rubbish_is_still_a_card(tmp_path: Path) -> None:
     _card(tmp_path, "card0", vendor="0x1002", class_="0x038000", mem_info_vram_total="-1", gpu_busy_percent="", device="")
-    assert Gpus(None, tmp_path).read() == (GpuReading(0, "amd", "amd", "", 0, None, None),)
+    assert Gpus(None, tmp_path).read() == (GpuReading(64, "amd", "amd", "", 0, None, None),)
+
+
+def test_nobody_is_numbered_anew_while_another_driver_fails(tmp_path: Path) -> None:
+    _card(tmp_path, "card1", vendor="0x8086", class_="0x030000", device="0x9a49")
+    _card(tmp_path, "card960", vendor="0x8086", class_="0x030000", device="0x9a49")  # no index is left for so many
+    nvml = RecordedNvml(("A", "GPU-1", GIB, 0))
+    gpus = Gpus(nvml, tmp_path)
+    assert [(gpu.index, gpu.vendor) for gpu in gpus.read()] == [(0, "nvidia"), (65, "intel")]
+    nvml.loaded = False
+    assert [(gpu.index, gpu.vendor) for gpu in gpus.read()] == [(65, "intel")]
+    assert Gpus(nvml, tmp_path).read()[0].index == 65, "nor by an agent that starts meanwhile"
+    nvml.loaded = True
+    assert [(gpu.index, gpu.vendor) for gpu in gpus.read()] == [(0, "nvidia"), (65, "intel")]

@@ -155,6 +155,34 @@ async def test_a_bug_with_one_container_costs_no_other_its_output(
     assert caplog.text.count("cannot be sent; it is tried again") == 2
 
 
+async def test_a_bug_in_one_look_costs_no_output(
+    docker: TalkingDocker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    api = MemoryApi()
+    names = {number: docker.run(number, **labels(number)) for number in (1, 2)}
+    say(docker, names[1], 0, 5)
+    async with shipping(docker, api, tmp_path) as shipper:
+        await until(lambda: api.texts(1) == lines(0, 5))
+        look, struck = shipper._new, 0
+
+        def poisoned(*args: Any) -> Any:
+            nonlocal struck
+            struck += 1
+            if struck == 1:
+                raise ZeroDivisionError("a bug")
+            return look(*args)
+
+        monkeypatch.setattr(shipper, "_new", poisoned)
+        shipper.changed()
+        await until(lambda: struck == 1)
+        say(docker, names[1], 5, 9)
+        names[3] = docker.run(3, **labels(3))
+        say(docker, names[3], 0, 3)
+        shipper.changed()
+        await until(lambda: api.texts(1) == lines(0, 9) and api.texts(3) == lines(0, 3))
+    assert "containers cannot be looked at" in caplog.text
+
+
 async def test_a_docker_that_hangs_leaves_the_threads_of_the_lease_alone(docker: TalkingDocker, tmp_path: Path) -> None:
     for number in range(1, 21):
         docker.run(number, **labels(number))

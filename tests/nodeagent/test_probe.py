@@ -125,7 +125,10 @@ def test_what_the_machine_has_it_offers(tmp_path: Path, monkeypatch: pytest.Monk
     (tmp_path / "kvm").touch()
     (tmp_path / "docker.sock").touch()
     (tmp_path / "firefox").touch(mode=0o755)
-    gpu = GpuReading(0, "amd", "x")
+    part_of_a_processor = GpuReading(64, "intel", "intel 9a49")
+    assert detected((part_of_a_processor,), dev=tmp_path, run=tmp_path, misc=misc) == {"kvm", "docker", "browser"}
+    assert "gpu" in detected((part_of_a_processor, GpuReading(0, "nvidia", "Orin")), dev=tmp_path, run=tmp_path, misc=misc)
+    gpu = GpuReading(64, "amd", "x", memory_bytes=2**30)
     assert detected((gpu,), dev=tmp_path, run=tmp_path, misc=misc) == {"kvm", "docker", "browser", "gpu"}
 
 

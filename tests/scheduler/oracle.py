@@ -61,6 +61,8 @@ def held_gpus(node: NodeInfo, load: Load) -> int:
 
 
 def suits(gpu: GpuInfo, wish: GpuWish) -> bool:
+    if gpu.vendor in {"amd", "intel"} and not gpu.memory_bytes and wish.vendor != gpu.vendor:
+        return False  # a part of the processor
     return wish.vendor in {"", gpu.vendor} and wish.model.lower() in gpu.model.lower() and wish.memory_bytes <= gpu.memory_bytes
 
 
@@ -271,6 +273,11 @@ class Oracle:
             return "QueueFull"
         if queue.max_running is not None and self.running[task.queue] + self.kept_places.get(task.queue, 0) >= queue.max_running:
             return "Reserved"
+        spent = self._spent(task, queue)
+        return "NoNodeFits" if spent is not None and self.hopeless(task) else spent
+
+    def _spent(self, task: PendingTask, queue: QueueInfo) -> str | None:
+        """Whether a limit has too few slots left for it, and why."""
         for name, slots in task.shape.limits:
             if name in queue.limits and self.slots[task.queue, name] + slots > queue.limits[name].most:
                 return "LimitReached"
@@ -279,6 +286,11 @@ class Oracle:
             ):
                 return "Reserved"
         return None
+
+    def hopeless(self, task: PendingTask) -> bool:
+        """No node would take it even if nothing ran there."""
+        queue = self.queues.get(task.queue) or QueueInfo(task.queue)
+        return all(refusing_filter(node, Load(Amounts(), 0), task.shape, queue) is not None for node in self.nodes)
 
     def refused_by(self, node: NodeInfo, task: PendingTask) -> str | None:
         queue = self.queues.get(task.queue) or QueueInfo(task.queue)
@@ -395,14 +407,14 @@ class Oracle:
 
     def _lacking_gpus(self, node: NodeInfo, task: PendingTask, gone: list[RunningTask]) -> int:
         """How many GPUs that count for the task are missing, when these have ended and what is kept is gone; below 0: left over."""
-        wish = task.shape.gpu if task.shape.request.gpus else GpuWish()  # who wants none has no wish: the others count all of them
+        wish, all_count = task.shape.gpu, not task.shape.request.gpus  # who wants none has no wish: the others count all of them
         load, offered = self.loads[node.name], single_gpus(node)
         unknown = held_gpus(node, load) - sum(gpu.index in load.gpus for gpu in offered)
-        matching = [gpu.index for gpu in offered if suits(gpu, wish)]
+        matching = [gpu.index for gpu in offered if all_count or suits(gpu, wish)]
         left = sum(index not in load.gpus for index in matching) - unknown
         for running in gone:
             known = [gpu for gpu in node.gpus if gpu.index in running.gpus]
-            left += running.amounts.gpus - sum(not suits(gpu, wish) for gpu in known)
+            left += running.amounts.gpus - sum(not all_count and not suits(gpu, wish) for gpu in known)
         kept = sum(one.task.shape.request.gpus for one in self.kept if one.node == node.name)
         return task.shape.request.gpus + kept - left
 

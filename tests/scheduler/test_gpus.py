@@ -8,6 +8,7 @@ from swarmtask.scheduler.cycle import run_cycle
 from swarmtask.scheduler.model import Amounts, Binding, GpuInfo, GpuWish, NodeInfo, TaskShape
 from tests.scheduler.builders import GIB, node, shape, snapshot, task
 
+INTEGRATED = ("intel", "intel 9a49", 0)
 SMALL, LARGE = ("nvidia", "GeForce GTX 1650", 4 * GIB), ("nvidia", "NVIDIA A100", 40 * GIB)
 
 
@@ -79,6 +80,25 @@ def test_a_list_that_grew_shrank_or_was_numbered_anew_gives_nothing_twice() -> N
 @pytest.mark.parametrize("wants", [shape(), shape(gpu=GpuWish("amd", "none such", 2**60))])
 def test_who_asks_for_no_gpu_gets_none_whatever_the_wish_says(wants: TaskShape) -> None:
     assert given(machine(SMALL), wants) == [()]
+
+
+def test_a_part_of_the_processor_is_for_those_alone_who_name_its_vendor() -> None:
+    laptop = machine(SMALL, INTEGRATED)
+    intel = shape(gpus=1, gpu=GpuWish("intel"))
+    assert given(laptop, shape(gpus=1), intel, shape(gpus=1), intel) == [(0,), (1,)]
+    assert given(laptop, shape(gpus=2)) == []
+    assert given(laptop, shape(gpus=1, gpu=GpuWish("", "9a49"))) == []
+    assert given(machine(INTEGRATED), shape(gpus=1)) == []
+    assert given(machine(("nvidia", "Orin", 0), ("", "", 0)), shape(gpus=2)) == [(0, 1)]
+
+
+def test_beside_parts_of_processors_nodes_that_only_count_still_count() -> None:
+    nodes = [machine(INTEGRATED, SMALL, name="a", held=frozenset({1})), node("b", gpus=3, requested=Amounts(gpus=1))]
+    intel, nvidia = (shape(gpus=1, gpu=GpuWish(vendor)) for vendor in ("intel", "nvidia"))
+    found = bindings(nodes, shape(gpus=1), intel, nvidia, shape(gpus=1), shape(gpus=1))
+    assert [(one.node, one.gpus) for one in found] == [("b", (1,)), ("a", (0,)), ("b", (2,))]
+    refusals = run_cycle(snapshot(nodes, [task("t", shape(gpus=3), at=0.0)])).refusals
+    assert "2 too few GPUs (needs 3, most free 2)" in refusals[0].message
 
 
 def test_wishes_in_any_case() -> None:

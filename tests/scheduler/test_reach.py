@@ -40,6 +40,7 @@ def test_more_than_any_node_offers_is_out_of_reach_in_words() -> None:
         ({}, {"capabilities": frozenset({"kvm"})}),
         ({"cpu": 100}, {}),
         ({"gpus": 1, "gpus_listed": (GpuInfo(0, "amd"),)}, {"gpu": GpuWish("nvidia"), "gpus": 1}),
+        ({"gpus": 1, "gpus_listed": (GpuInfo(64, "intel"),)}, {"gpus": 1}),
     ],
 )
 def test_a_node_that_cannot_take_it_for_another_reason_does_not_help(facts: dict[str, Any], wishes: dict[str, Any]) -> None:

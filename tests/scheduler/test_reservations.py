@@ -10,7 +10,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from swarmtask.scheduler.cycle import explain_task, run_cycle
-from swarmtask.scheduler.model import Amounts, CycleResult, LimitInfo, NodeInfo, PendingTask, QueueInfo, RunningTask, Snapshot
+from swarmtask.scheduler.model import (
+    Amounts,
+    CycleResult,
+    LimitInfo,
+    NodeInfo,
+    PendingTask,
+    QueueInfo,
+    RunningTask,
+    Snapshot,
+    TaskShape,
+)
 from tests.scheduler.builders import DEFAULT, GIB, node, shape, snapshot, task
 from tests.scheduler.crowds import started, with_running
 
@@ -90,6 +100,34 @@ def test_slots_that_come_free_are_left_to_who_needs_several() -> None:
         "Reserved",
         "limit x of queue home/default is kept for home/three, which comes first (1 of 3 held, needs 1; held by r)",
     )
+
+
+@pytest.mark.parametrize("nowhere", [shape(limits=(("x", 3),), node_name="off"), shape(cpu=9000, limits=(("x", 3),))])
+def test_slots_are_not_left_to_what_no_node_could_take(nowhere: TaskShape) -> None:
+    """It would starve all who share a limit with it, and wait for ever itself."""
+    queue = QueueInfo(DEFAULT, limits={"x": LimitInfo(3)})
+    holds = replace(runs("r"), queue=DEFAULT, limits=(("x", 1),))
+    waiting = [task("never", nowhere, at=1.0), *[task(name, shape(limits=(("x", 1),)), at=2.0) for name in ("s1", "s2", "s3")]]
+    cluster = crowd([node("a")], [holds], waiting, queue)
+    result = run_cycle(cluster)
+    assert names(result) == ["s1", "s2"]
+    never, third = result.refusals
+    assert (never.reason, third.reason) == ("NoNodeFits", "LimitReached")
+    explained = explain_task(cluster, never.task)
+    assert explained.outcome == never
+    assert [verdict.refused_by is None for verdict in explained.nodes] == [False]
+
+
+def test_slots_are_left_to_what_fits_when_others_have_ended() -> None:
+    """Also where all its nodes are kept for others in this cycle."""
+    queue = QueueInfo(DEFAULT, limits={"x": LimitInfo(3)})
+    running = [replace(runs("r", cpu=8000), queue=DEFAULT, limits=(("x", 1),))]
+    three = task("three", shape(cpu=4000, limits=(("x", 3),)), at=1.0)
+    one = task("one", shape(cpu=0, limits=(("x", 1),)), at=2.0)
+    result = run_cycle(
+        crowd([node("a", cpu=8000)], running, [replace(LARGE, shape=shape(cpu=8000), priority=9), three, one], queue)
+    )
+    assert [refusal.reason for refusal in result.refusals] == ["NoNodeFits", "LimitReached", "Reserved"]
 
 
 def test_a_place_of_the_queue_is_kept_with_the_node() -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
@@ -17,15 +18,19 @@ from swarmtask.clock import Clock, format_micro_time
 from swarmtask.controllers.crashpoints import write_point
 from swarmtask.errors import AlreadyExists, Forbidden, NotFound, SwarmTaskError
 from swarmtask.kube import Object, ObjectApi
+from swarmtask.lifecycle.endings import ending_of
 from swarmtask.lifecycle.messages import Announcement
-from swarmtask.resources.kinds import EVENT, Kind
+from swarmtask.resources.kinds import EVENT, SWARM_TASK, Kind
 from swarmtask.resources.meta import FIELD_MANAGER, ObjectMeta
+from swarmtask.resources.task import SwarmTask
 
 logger = logging.getLogger(__name__)
 
 BACKLOG = 5_000
 """Events that wait at most. A flood (ten thousand tasks created at once) is not worth holding up anything else."""
 WORKERS = 4
+TOLD_AGAIN_S, TOLD_AGAIN = 600.0, 500
+"""Ends that are told again after a start: those of so many seconds, and the newest so many of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +38,7 @@ class _Told:
     subject: Object
     announcement: Announcement
     when: str
+    once: bool = False
 
 
 class Announcer:
@@ -44,8 +50,23 @@ class Announcer:
         self._last = datetime.min.replace(tzinfo=UTC)
         self._queue: asyncio.Queue[_Told] = asyncio.Queue(BACKLOG)
 
+    def tell_ends_again(self, tasks: Iterable[SwarmTask]) -> None:
+        """Those of the last minutes, which an operator that died may have told nobody. Where they were told nothing changes."""
+        now = self._clock.now()
+        recent = []
+        for task in tasks:
+            end, announcement = task.status.completion_time, ending_of(task)
+            if end is not None and announcement is not None and now - end < timedelta(seconds=TOLD_AGAIN_S):
+                recent.append((end, task.metadata, announcement))
+        recent.sort(key=lambda one: one[0])
+        for end, metadata, announcement in recent[-TOLD_AGAIN:]:
+            self._put(SWARM_TASK, metadata, announcement, format_micro_time(min(end, now)), once=True)
+
     def tell(self, kind: Kind, metadata: ObjectMeta, announcement: Announcement) -> None:
         """Queue an Event about an object; at once, never waits."""
+        self._put(kind, metadata, announcement, self._moment(), once=False)
+
+    def _put(self, kind: Kind, metadata: ObjectMeta, announcement: Announcement, when: str, *, once: bool) -> None:
         reference: Object = {
             "apiVersion": kind.api_version, "kind": kind.kind, "name": metadata.name, "uid": metadata.uid,
             "resourceVersion": metadata.resource_version,
@@ -53,7 +74,7 @@ class Announcer:
         if metadata.namespace:
             reference["namespace"] = metadata.namespace
         try:
-            self._queue.put_nowait(_Told(reference, announcement, self._moment()))
+            self._queue.put_nowait(_Told(reference, announcement, when, once))
         except asyncio.QueueFull:
             if not self._dropped:
                 logger.warning(
@@ -87,6 +108,8 @@ class Announcer:
                 pass  # the namespace is going away, and its Events with it
             except SwarmTaskError as error:
                 logger.warning("an Event about %s could not be posted: %s", told.subject["name"], error)
+            except Exception:  # a bug that one Event meets must not end all others, and must not go unseen
+                logger.exception("an Event about %s could not be posted, unexpectedly", told.subject["name"])
 
     async def _post(self, told: _Told) -> None:
         event = event_object(told.subject, told.announcement, told.when)
@@ -95,6 +118,8 @@ class Announcer:
             with write_point("post-event"):
                 await self._api.create(EVENT, event, namespace)
         except AlreadyExists:
+            if told.once:
+                return
             known = await self._api.get(EVENT, name, namespace)
             again = {"count": int(known.get("count") or 1) + 1, "lastTimestamp": told.when, "message": event["message"]}
             with write_point("post-event"):

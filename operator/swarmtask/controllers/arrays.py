@@ -146,13 +146,19 @@ class Arrays:
                 finished = True
             except SwarmTaskError as error:
                 logger.warning("array %s/%s: %s; it is tried again", *key, error)
-                if key in self._arrays:
-                    self._arrays[key].doubtful = True
+                self._doubt(key)
+            except Exception:  # a bug that one array meets must not end the work for all others, and must not go unseen
+                logger.exception("array %s/%s: an unexpected error; it is tried again", *key)
+                self._doubt(key)
             finally:
                 if finished:
                     self._queue.done(key)
                 else:
                     self._queue.retry(key, items)
+
+    def _doubt(self, key: TaskKey) -> None:
+        if key in self._arrays:
+            self._arrays[key].doubtful = True
 
     async def _tend(self, key: TaskKey) -> None:
         """Record what has ended, then do what the stored array asks for."""

@@ -14,20 +14,21 @@ from dataclasses import replace
 
 from swarmtask.controllers import task_facts
 from swarmtask.controllers.census import Census
-from swarmtask.controllers.entries import Assumption, Change, Holding, TaskEntry
+from swarmtask.controllers.entries import Assumption, Change, HeldGpu, Holding, TaskEntry
 from swarmtask.controllers.fronts import Fronts, check_front
+from swarmtask.controllers.known_nodes import KnownNodes
 from swarmtask.controllers.known_queues import DEFAULT_QUEUE, KnownQueues
 from swarmtask.controllers.learning import Learning, template_of
 from swarmtask.controllers.measures import Measures
-from swarmtask.controllers.node_facts import offered_memory, offers_otherwise
+from swarmtask.controllers.node_facts import offered_memory
 from swarmtask.controllers.occupants import Occupants, differ
-from swarmtask.controllers.reading import read_node, read_task, version_of
+from swarmtask.controllers.reading import read_task, version_of
 from swarmtask.controllers.sizes import Sizes
 from swarmtask.controllers.sums import Sums
 from swarmtask.controllers.twins import Twins
 from swarmtask.kube import Object
 from swarmtask.resources.kinds import SWARM_NODE, SWARM_QUEUE, SWARM_TASK, Kind
-from swarmtask.resources.node import NodePhase, SwarmNode
+from swarmtask.resources.node import NodeEviction, NodePhase, SwarmNode
 from swarmtask.resources.queue import SwarmQueue
 from swarmtask.resources.task import Attempt, MemoryPlan, SwarmTask
 from swarmtask.scheduler.backlog import Backlog
@@ -45,15 +46,16 @@ class Cache:
 
     def __init__(self) -> None:
         self.tasks: dict[TaskKey, TaskEntry] = {}
-        self.nodes: dict[str, SwarmNode] = {}
+        self.known_nodes = KnownNodes()
+        self.nodes: Mapping[str, SwarmNode] = self.known_nodes.objects
         self.known_queues = KnownQueues()
         self.queues: Mapping[QueueKey, SwarmQueue] = self.known_queues.objects
         self.unreadable: dict[TaskKey, str] = {}
         """Tasks of which nothing can be decided: key -> UID."""
         self._census = Census()
-        self.phases, self.namespaces = self._census.phases, self._census.namespaces
-        """How many tasks each queue has in each phase (arrays are not counted, their runs are); how many readable ones each
-        namespace has, where it has any."""
+        self.phases, self.bound, self.namespaces = self._census.phases, self._census.bound, self._census.namespaces
+        """How many tasks each queue has in each phase (arrays are not counted, their runs are); how many live attempts it has let
+        start; how many readable tasks each namespace has, where it has any."""
         self.listeners: list[Callable[[Change], None]] = []
         self.witnesses: list[Callable[[TaskEntry | None, TaskEntry | None], None]] = []
         self.learning = Learning()
@@ -64,6 +66,7 @@ class Cache:
         self._occupants = Occupants()
         self.twins = Twins()
         self._assumed: dict[TaskKey, Assumption] = {}
+        self._aside: set[TaskKey] = set()
         self.backlog = Backlog()
         """What waits before the scheduler; to be read only."""
         self._sums = Sums()
@@ -88,9 +91,11 @@ class Cache:
         if kind is SWARM_TASK:
             placement = self._apply_task(key, obj, version)
         elif kind is SWARM_NODE:
-            placement = self._apply_node(key[1], obj)
+            placement = self.known_nodes.put(key[1], obj)
+            self._note_node(key[1])
         elif kind is SWARM_QUEUE:
             placement = self.known_queues.put(key, obj)
+            self.twins.put_queue(key, stopped=self.queues[key].spec.stopped)
         self._tell(Change(kind, key, gone=False, placement=placement, own=own, uid=metadata.get("uid", "")))
         return True
 
@@ -112,11 +117,12 @@ class Cache:
                 uid = self.tasks[key].task.metadata.uid
             self._put_task(key, None)
         elif kind is SWARM_NODE:
-            self.nodes.pop(key[1], None)
+            self.known_nodes.drop(key[1])
             self._turns.pop(key[1], None)
             self._note_node(key[1])
         elif kind is SWARM_QUEUE:
             self.known_queues.drop(key, named=key[0] in self.namespaces)
+            self.twins.put_queue(key, stopped=False)  # without its object it is no queue that is held, but one that is not there
         self._tell(Change(kind, key, gone=True, placement=True, uid=uid))
         return True
 
@@ -177,19 +183,6 @@ class Cache:
         owner = task.array_owner
         array = self.tasks.get((task.key[0], owner.name)) if owner is not None else None
         return array is not None and task_facts.is_superfluous(task, array.task)
-
-    def _apply_node(self, name: str, obj: Object) -> bool:
-        old = self.nodes.get(name)
-        try:
-            new = read_node(obj)
-        except ValueError as error:
-            logger.error("SwarmNode %s takes no tasks: %s", name, error)
-            known = self.nodes.pop(name, None) is not None
-            self._note_node(name)
-            return known
-        self.nodes[name] = new
-        self._note_node(name)
-        return old is None or offers_otherwise(old, new)
 
     def _note_node(self, name: str) -> None:
         """What others than tasks use there, and whether another amount is the most that some node offers."""
@@ -278,7 +271,7 @@ class Cache:
 
     def _pending(self, key: TaskKey) -> PendingTask | None:
         entry = self.tasks.get(key)
-        return None if entry is None or key in self._assumed else entry.pending
+        return None if entry is None or key in self._assumed or key in self._aside else entry.pending
 
     def _account(self, key: TaskKey, before: Holding | None) -> None:
         self._occupants.touch(key)
@@ -292,13 +285,14 @@ class Cache:
 
     # --- assumed placements ---
 
-    def assume(self, pending: PendingTask, node: str, gpus: tuple[int, ...] = ()) -> bool:
-        """Count a placement before it is stored. False when the task has changed since it was decided."""
+    def assume(self, pending: PendingTask, node: str, gpus: tuple[int, ...] = (), uuids: tuple[str, ...] = ()) -> bool:
+        """Count a placement before it is stored, with the indices and UUIDs of its GPUs. False when the task has changed since it
+        was decided."""
         entry = self.tasks.get(pending.key)
-        if entry is None or entry.pending != pending or pending.key in self._assumed:
+        if entry is None or entry.pending != pending or pending.key in self._assumed or pending.key in self._aside:
             return False
         before = self._holding(pending.key)
-        holding = Holding(node, pending.queue, pending.shape.request, pending.shape.limits, gpus)
+        holding = Holding(node, pending.queue, pending.shape.request, pending.shape.limits, gpus, uuids)
         self._assumed[pending.key] = Assumption(pending, holding)
         self._account(pending.key, before)
         self._turn += 1
@@ -318,6 +312,18 @@ class Cache:
         del self._assumed[key]
         self._account(key, before)
         return True
+
+    def set_aside(self, key: TaskKey) -> None:
+        """The placement cannot be stored: the task holds nothing, and no cycle looks at it until it is taken back."""
+        self._aside.add(key)
+        if not self.drop_assumption(key):
+            self._account(key, self._holding(key))
+
+    def take_back(self, key: TaskKey) -> None:
+        """It waits again, if it still does."""
+        if key in self._aside:
+            self._aside.discard(key)
+            self._account(key, self._holding(key))
 
     def assume_preempted(self, key: TaskKey, attempt: int, by: TaskKey) -> bool:
         """Count an attempt as being stopped before that is stored. False when it is no more, or is being stopped already."""
@@ -364,8 +370,8 @@ class Cache:
         """How much memory of what a node offers others than tasks use, as measured; 0 where nobody measures."""
         return self._measures.taken(name, capacity_bytes, offered_bytes)
 
-    def gpus_held(self, node: str) -> frozenset[int]:
-        """Indices of the GPUs of a node that live and assumed attempts hold, as far as they are recorded."""
+    def gpus_held(self, node: str) -> frozenset[HeldGpu]:
+        """The GPUs of a node that live and assumed attempts hold, as far as they are recorded."""
         return frozenset(self._sums.gpus_held.get(node, ()))
 
     def tasks_on(self, node: str) -> int:
@@ -395,6 +401,11 @@ class Cache:
         """A person wants the node empty."""
         known = self.nodes.get(node)
         return known is not None and known.spec.drain
+
+    def eviction(self, node: str) -> NodeEviction | None:
+        """Whose end the node's agent asks for, because memory is short there."""
+        known = self.nodes.get(node)
+        return None if known is None else known.status.eviction
 
     def queue_exists(self, queue: QueueKey) -> bool:
         """The queue `default` counts as there until it has been deleted: the operator creates it in every namespace that has

@@ -3,7 +3,8 @@
 A backup does not know which attempts were begun after it was made. A restored task carries an annotation (`resources.restored`);
 while it does, the executor puts aside whatever it is told about the task, and the scheduler does not see it. As soon as every
 engine has listed its workloads, the newest attempt that one of them shows beyond the stored record becomes the task's attempt,
-where it is and as it is; older ones are removed by the rules that hold for every task. Then the annotation goes, and the task is
+where it is and as it is (one on a node that nobody knows is given up under its number, and ended); older ones are ended by the
+rules that hold for every task. Then the annotation goes, and the task is
 like any other. So no attempt is begun beside one that nobody remembers, and numbers go on growing (LIFECYCLE I2, I4).
 
 Started by the operator. A crash between the two writes repeats the first, which then changes nothing. A person who knows better
@@ -21,6 +22,7 @@ from swarmtask.controllers.crashpoints import write_point
 from swarmtask.controllers.entries import Change, TaskEntry
 from swarmtask.controllers.executor import Executor
 from swarmtask.controllers.lane import EngineLane
+from swarmtask.controllers.observer import ACTING
 from swarmtask.controllers.surroundings import Surroundings
 from swarmtask.controllers.waiting import Bell
 from swarmtask.errors import Conflict, NotFound, SwarmTaskError
@@ -29,7 +31,7 @@ from swarmtask.lifecycle.draft import Draft
 from swarmtask.lifecycle.messages import FINAL_WORKLOAD_STATES, Announcement, Bound, Observation, Reason, Transition
 from swarmtask.resources.kinds import SWARM_TASK
 from swarmtask.resources.restored import ANNOTATION_RESTORED, is_restored
-from swarmtask.resources.task import AttemptState, SwarmTask, attempt_id
+from swarmtask.resources.task import MAX_ATTEMPT_RECORDS, Attempt, AttemptState, SwarmTask, attempt_id
 from swarmtask.scheduler.model import TaskKey
 
 logger = logging.getLogger(__name__)
@@ -110,19 +112,18 @@ class CatchingUp:
         if not beyond or entry.invalid is not None or task.metadata.deletion_timestamp is not None:
             return True  # a task that goes takes with it whatever engines show of it
         newest = beyond[-1]
-        node = self._home(newest)
+        node, take_over = self._home(newest), taken_over
         if task.finished:
             # Somebody had retried it after the backup, which does not know that: it has ended, and nothing of it may go on.
-            return self._remove(task, [seen for seen in beyond if seen.state not in FINAL_WORKLOAD_STATES])
+            return self._end(task, beyond)
         if node is None:
             since = self._homeless_since.setdefault(newest.name, self._clock.monotonic())
             if self._clock.monotonic() - since < self._settings.orphan_grace_s:
                 return False  # its node may be listed later than it
-            if newest.state not in FINAL_WORKLOAD_STATES:
-                return self._remove(task, [newest])
             node = newest.node_id or "unknown"
+            take_over = taken_over if newest.state in FINAL_WORKLOAD_STATES else given_up
         self._homeless_since.pop(newest.name, None)
-        transition = taken_over(task, newest, node, self._clock.now(), self._executor.policy)
+        transition = take_over(task, newest, node, self._clock.now(), self._executor.policy)
         logger.warning("SwarmTask %s/%s was restored: %s runs it as attempt %d", *key, newest.engine, newest.attempt)
         await self._executor.write(key, entry, transition)
         return True
@@ -140,11 +141,15 @@ class CatchingUp:
         )
         return next(homes, None) if seen.node_id else None
 
-    def _remove(self, task: SwarmTask, unwanted: list[Observation]) -> bool:
-        """True when none is left."""
+    def _end(self, task: SwarmTask, unwanted: list[Observation]) -> bool:
+        """True when none is left. What acts is stopped first: once removed it is out of sight, with its grace to go."""
         for seen in unwanted:
-            logger.warning("removing %s from %s: its task was restored as it was before", seen.name, seen.engine)
-            self._lanes[seen.engine].remove(seen.name, orphan=True)
+            lane = self._lanes[seen.engine]
+            logger.warning("ending %s on %s: its task was restored as it was before", seen.name, seen.engine)
+            if seen.state in ACTING:
+                lane.stop(seen.name, task.spec.termination_grace_period_seconds)
+            else:
+                lane.remove(seen.name, orphan=True)
         return not unwanted
 
     def _tell_waiting(self, task: SwarmTask, silent: list[str]) -> None:
@@ -161,12 +166,7 @@ def taken_over(task: SwarmTask, seen: Observation, node: str, now: datetime, pol
     Args:
         task: waiting or live. seen: of a higher attempt. node: the SwarmNode where it is.
     """
-    draft = Draft(task, now, policy)
-    if draft.live is not None:
-        message = f"attempt {seen.attempt} had been started when the backup was restored; how this one ended is not known"
-        draft.update(
-            draft.live, state=AttemptState.FAILED, reason=Reason.WORKLOAD_LOST.value, message=message, finished_at=draft.at
-        )
+    draft = _without_live(task, seen, now, policy)
     draft.status.attempt = seen.attempt - 1
     draft.bind(Bound(node, seen.engine, seen.node_id))
     if draft.live is not None:
@@ -174,3 +174,35 @@ def taken_over(task: SwarmTask, seen: Observation, node: str, now: datetime, pol
     draft.status.queued_time = draft.status.queued_time or draft.at
     draft.announce("Restored", f"attempt {seen.attempt} was begun on {node} after the backup: it goes on")
     return draft.finish()
+
+
+def given_up(task: SwarmTask, seen: Observation, node: str, now: datetime, policy: Policy) -> Transition:
+    """The status of a task whose newest attempt acts where it cannot be taken over, on a node that is not known. Its number counts
+    as used, so the rules that hold for every task end it, and begin nothing beside it.
+
+    Args:
+        task: waiting or live. seen: of a higher attempt, which acts. node: the engine's own ID of its node.
+    """
+    draft = _without_live(task, seen, now, policy)
+    if task.status.current is not None and task.status.current.live:
+        draft.enter_queue(keep_place=True)
+    draft.status.attempt = seen.attempt
+    message = f"begun on {node} after the backup, a node that is not known here: it is stopped"
+    record = Attempt(
+        number=seen.attempt, id=seen.name, node=node, engine=seen.engine, engine_node_id=seen.node_id, state=AttemptState.FAILED,
+        reason=Reason.WORKLOAD_LOST.value, message=message, observed=True, finished_at=draft.at,
+    )  # fmt: skip
+    draft.status.attempts = [*draft.status.attempts, record][-MAX_ATTEMPT_RECORDS:]
+    draft.announce("Restored", f"attempt {seen.attempt}: {message}", "Warning")
+    return draft.finish()
+
+
+def _without_live(task: SwarmTask, seen: Observation, now: datetime, policy: Policy) -> Draft:
+    """The attempt that the backup knows is over: another one has followed it."""
+    draft = Draft(task, now, policy)
+    if draft.live is not None:
+        message = f"attempt {seen.attempt} had been started when the backup was restored; how this one ended is not known"
+        draft.update(
+            draft.live, state=AttemptState.FAILED, reason=Reason.WORKLOAD_LOST.value, message=message, finished_at=draft.at
+        )
+    return draft

@@ -18,12 +18,14 @@ class Census:
 
     Attributes:
         phases: arrays are not counted, their runs are.
+        bound: how many live attempts each queue has let start, whatever the task's queue is now.
         namespaces: how many readable tasks each namespace has; none that has none.
         owners: what the names of a task's attempts begin with -> the task.
     """
 
     def __init__(self) -> None:
         self.phases: Counter[tuple[QueueKey, Phase]] = Counter()
+        self.bound: Counter[QueueKey] = Counter()
         self.namespaces: Counter[str] = Counter()
         self.owners: dict[str, TaskKey] = {}
         self.live: dict[TaskKey, Attempt] = {}
@@ -47,6 +49,8 @@ class Census:
     def _leave(self, old: TaskEntry, new: TaskEntry | None) -> None:
         if not old.task.is_array:
             self.phases[(old.queue, old.task.status.phase)] -= 1
+        if old.holding is not None:
+            self.bound[old.holding.queue] -= 1
         if new is None or new.task.metadata.uid != old.task.metadata.uid:
             self.owners.pop(name_of_attempts(old.task.metadata.uid), None)
 
@@ -58,6 +62,8 @@ class Census:
             self.deleting.pop(key, None)
         if not new.task.is_array:  # its runs are counted
             self.phases[(new.queue, new.task.status.phase)] += 1
+        if new.holding is not None:
+            self.bound[new.holding.queue] += 1
         live = new.live
         if live is not None:
             self.live[key] = live

@@ -6,22 +6,31 @@ Made by the cache; read by everyone who is told of changes.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import chain, repeat
 
 from swarmtask.resources.kinds import Kind
 from swarmtask.resources.task import Attempt, MemoryPlan, SwarmTask
 from swarmtask.scheduler.model import Amounts, PendingTask, QueueKey, RunningTask, TaskKey
 
+HeldGpu = tuple[int, str]
+"""Index and UUID; the latter empty where it is not known."""
+
 
 @dataclass(frozen=True, slots=True)
 class Holding:
     """What one task holds: its place on a node and in its queue, slots of the queue's limits (sorted pairs), and the indices of its
-    GPUs (none where they were not recorded: `amounts` has their number)."""
+    GPUs (none where they were not recorded: `amounts` has their number), with their UUIDs in the same order where those are."""
 
     node: str
     queue: QueueKey
     amounts: Amounts
     limits: tuple[tuple[str, int], ...] = ()
     gpus: tuple[int, ...] = ()
+    gpu_uuids: tuple[str, ...] = ()
+
+    @property
+    def held_gpus(self) -> tuple[HeldGpu, ...]:
+        return tuple(zip(self.gpus, chain(self.gpu_uuids, repeat("")), strict=False))
 
 
 @dataclass(frozen=True, slots=True)

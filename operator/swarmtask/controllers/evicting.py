@@ -56,4 +56,4 @@ class Evicting:
             words = (
                 wish.message or "" if attempt.id == wish.id else "a task of lower priority than the one that it named makes room"
             )
-            self._executor.offer(key, uid, Evict(attempt.number, name, words))
+            self._executor.offer(key, uid, Evict(attempt.number, name, words, wish))

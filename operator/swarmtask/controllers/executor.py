@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from swarmtask.controllers.cache import Cache
@@ -19,16 +20,18 @@ from swarmtask.controllers.entries import TaskEntry
 from swarmtask.controllers.keyed_queue import KeyedQueue
 from swarmtask.controllers.lane import EngineLane
 from swarmtask.controllers.reading import difference
+from swarmtask.controllers.sight import Sight
 from swarmtask.controllers.submission import Submission
 from swarmtask.controllers.surroundings import Surroundings
-from swarmtask.errors import Conflict, NotFound, SwarmTaskError
+from swarmtask.controllers.waiting import backoff_s
+from swarmtask.errors import Conflict, NotFound, SwarmTaskError, Transient
+from swarmtask.lifecycle.commands import in_doubt
 from swarmtask.lifecycle.messages import (
-    Announcement,
     Bound,
     DeleteTask,
     Drain,
+    Evict,
     InvalidObject,
-    Observation,
     Observed,
     Preempt,
     Reconcile,
@@ -45,7 +48,7 @@ from swarmtask.lifecycle.task import Policy, handle, outstanding
 from swarmtask.lifecycle.twins import standing
 from swarmtask.resources.kinds import SWARM_TASK
 from swarmtask.resources.meta import FINALIZER
-from swarmtask.resources.task import SwarmTask
+from swarmtask.resources.task import Phase, SwarmTask
 from swarmtask.scheduler.model import TaskKey
 
 logger = logging.getLogger(__name__)
@@ -54,6 +57,8 @@ WORKERS = 16
 TELLERS = 4
 """At most so many of them tell tasks why they wait; the others are there for what moves a task on."""
 MAX_CONFLICTS = 8
+CLOCK_SET_S = 0.5
+"""A wall clock that has lost less than this against the monotonic one is only being corrected."""
 LOWEST_RANK = 1_000_000_001
 """Less the priority, which is at most 1,000,000,000: above 0."""
 Slot = tuple[str, int]
@@ -63,11 +68,12 @@ class Executor:
     """See the module.
 
     Args:
-        lanes: engine name -> its lane; filled by the operator.
+        lanes: engine name -> its lane, all of them.
         unbound: called when a placement or a preemption could not be stored, so that it is decided again.
 
     Attributes:
         held: whether nothing may be decided about a task yet; set by the operator.
+        node_takes: whether the node of an assumed task still lets it start there by way of this engine; set by the operator.
     """
 
     def __init__(
@@ -85,12 +91,21 @@ class Executor:
             unreachable_s=settings.unreachable_s,
             fence_s=settings.fence_s,
             fence_margin_s=settings.fence_margin_s,
+            clock_from=around.clock.now(),
+            engines=frozenset(lanes),
         )
-        self._missing: set[tuple[str, str]] = set()
+        self._sight = Sight(around, lanes, self.look)
+        self._wall_ahead_s = self._clock_stand_s()
+        self._delays, self._rng = around.delays, around.rng
+        self._unstored: dict[TaskKey, int] = {}
+        """How many placements in a row were given up."""
+        self._given_up: set[TaskKey] = set()
+        """Tasks whose placement has just been given up."""
         self._queue: KeyedQueue[TaskKey, Slot, tuple[str, TaskEvent | None]] = KeyedQueue(
             around.delays, around.rng, patient_at_once=TELLERS
         )
         self.held: Callable[[TaskKey], bool] = lambda key: False
+        self.node_takes: Callable[[TaskKey, str], bool] = lambda key, engine: True
         self._aside: dict[TaskKey, dict[Slot, tuple[str, TaskEvent | None]]] = {}
         """What was said of tasks about which nothing may be decided yet."""
         cache.twins.stir = self.look
@@ -125,6 +140,11 @@ class Executor:
         self._queue.forget(key)
         self._aside.pop(key, None)
         self._deadlines.cancel(("wake", key))
+        self._sight.forget(key)
+        self._unstored.pop(key, None)
+        self._given_up.discard(key)
+        self._delays.cancel(("unstored", key))
+        self._cache.take_back(key)
 
     def release(self, key: TaskKey) -> None:
         """A restored task has caught up with the engines (or is gone): what was put aside counts now."""
@@ -148,22 +168,74 @@ class Executor:
                 continue
             finished = False
             try:
-                for slot in list(items):
-                    uid, event = items[slot]
-                    await self._decide(key, uid, event)
-                    if slot[0] != "Reconcile":
-                        del items[slot]  # done; a failure further on repeats only what is left
+                well = await self._decide_all(key, items)
                 await self._perform(key)
-                finished = True
+                finished = well
             except SwarmTaskError as error:
                 logger.warning("SwarmTask %s/%s: %s; it is tried again", *key, error)
+            except Exception:  # a bug that one task meets must not end the work for all others, and must not go unseen
+                logger.exception("SwarmTask %s/%s: an unexpected error; it is tried again", *key)
             finally:
                 if finished:
                     self._queue.done(key)
                 else:
-                    self._queue.retry(key, items or {("Reconcile", 0): ("", None)})
+                    pause_s = self._queue.retry(key, items or {("Reconcile", 0): ("", None)})
+                    self._rest(key, pause_s)
 
     # --- decide and write ---
+
+    async def _decide_all(self, key: TaskKey, items: dict[Slot, tuple[str, TaskEvent | None]]) -> bool:
+        """One event after another; those that are done are taken out, because a failure further on repeats only what is left.
+
+        What another try cannot mend (a bug, a write that the API refuses) holds up no other event of the task; what it can (the API
+        does not answer) is tried first next time, and the others after it.
+
+        Returns:
+            False: one has met such an error. It stays to be tried again, except a placement, which is given up.
+        """
+        well = True
+        for slot in list(items):
+            uid, event = items[slot]
+            try:
+                await self._decide(key, uid, event)
+            except Transient:
+                raise
+            except SwarmTaskError as error:
+                logger.warning("SwarmTask %s/%s: %s is refused: %s; it is tried again", *key, slot[0], error)
+                well = False
+            except Exception:  # see `_work`
+                logger.exception("SwarmTask %s/%s: %s meets an unexpected error; it is tried again", *key, slot[0])
+                well = False
+            else:
+                if isinstance(event, Bound):
+                    self._unstored.pop(key, None)
+                if slot[0] != "Reconcile":
+                    del items[slot]
+                continue
+            if isinstance(event, Bound):
+                self._give_up_placement(key)
+                del items[slot]
+        return well
+
+    def _give_up_placement(self, key: TaskKey) -> None:
+        """It cannot be stored: others may have the room, and a cycle looks at the task again after a pause that grows."""
+        self._unstored[key] = self._unstored.get(key, 0) + 1
+        self._given_up.add(key)
+        self._cache.set_aside(key)
+        self._unbound()
+
+    def _rest(self, key: TaskKey, pause_s: float) -> None:
+        """Not before the next placement of a task that had to be given up would be looked at: it would hold room until then."""
+        if key in self._given_up:
+            self._given_up.discard(key)
+            rest_s = max(pause_s, backoff_s(self._unstored.get(key, 1), self._rng))
+            self._delays.after(("unstored", key), rest_s, lambda: self._take_back(key))
+
+    def _take_back(self, key: TaskKey) -> None:
+        if key not in self._cache.tasks:  # it went while its placement was being written
+            self._unstored.pop(key, None)
+        self._cache.take_back(key)
+        self._unbound()
 
     async def _decide(self, key: TaskKey, uid: str, event: TaskEvent | None) -> None:
         if isinstance(event, Bound):
@@ -174,11 +246,18 @@ class Executor:
                 return
             if isinstance(event, Bound) and self._cache.assumption(key) != (event.node, event.gpus):
                 return self._unbound()  # the task has changed since the cycle chose
-            if isinstance(event, Bound) and not self._cache.has_room(key):
-                self._cache.drop_assumption(key)  # its queue was deleted, stopped or bounded more tightly since
+            if isinstance(event, Bound) and not self._may_start(key, event.engine):
+                self._cache.drop_assumption(key)  # its queue or its node was closed, or bounded more tightly, since
                 return self._unbound()
+            if isinstance(event, Preempt) and not self._needs_room(event.by, entry):
+                if self._cache.settle_preemption(key):
+                    self._unbound()
+                return
             if isinstance(event, Drain) and not self._cache.drains(event.node):
                 return  # somebody has thought better of it meanwhile
+            if isinstance(event, Evict) and self._cache.eviction(event.node) != event.wish:
+                return  # its agent has what it asked for, or has acted alone
+            self._look_at_the_clock()
             transition = handle(entry.task, self._actual(entry, event), self._clock.now(), self._policy)
             try:
                 if transition.changed or transition.labels:
@@ -200,6 +279,39 @@ class Executor:
             self._unbound()
         if isinstance(event, Preempt) and self._cache.settle_preemption(key):
             self._unbound()
+        if event is not None and self._queues_for_nothing(key):
+            self.look(key)
+
+    def _clock_stand_s(self) -> float:
+        return self._clock.now().timestamp() - self._clock.monotonic()
+
+    def _look_at_the_clock(self) -> None:
+        """Was the wall clock set back? Then who waits in a queue must not come after those that are new."""
+        stand_s = self._clock_stand_s()
+        if stand_s < self._wall_ahead_s - CLOCK_SET_S:
+            now = self._clock.now()
+            self._policy = replace(self._policy, clock_from=now)
+            self._wall_ahead_s = stand_s
+            for pending in self._cache.waiting():
+                if pending.queued_at > now.timestamp():
+                    self.look(pending.key)
+        self._wall_ahead_s = max(self._wall_ahead_s, stand_s)
+
+    def _may_start(self, key: TaskKey, engine: str) -> bool:
+        """A decision may have waited long for a write that failed: what it was based on is asked once more."""
+        return self._cache.has_room(key) and self.node_takes(key, engine)
+
+    def _needs_room(self, by: TaskKey, victim: TaskEntry) -> bool:
+        """The same of the end of an attempt for another task's sake: that one still waits, and is still the more important one."""
+        entry = self._cache.tasks.get(by)
+        if entry is None or entry.pending is None or self._cache.assumption(by) is not None:
+            return False
+        return entry.task.spec.effective_priority > victim.task.spec.effective_priority
+
+    def _queues_for_nothing(self, key: TaskKey) -> bool:
+        """A fact has sent it back to its queue, which was deleted meanwhile: facts do not know that, only a look does."""
+        entry = self._cache.tasks.get(key)
+        return entry is not None and entry.task.status.phase is Phase.QUEUED and not self._cache.queue_exists(entry.queue)
 
     async def _look_for_twin(self, key: TaskKey, uid: str) -> None:
         """Just before a task starts: another one of its dedupeKey may have gone ahead since it was let into the queue."""
@@ -246,8 +358,8 @@ class Executor:
                 )
             self._cache.apply(SWARM_TASK, obj, own=True)
             version = obj["metadata"]["resourceVersion"]
-            if transition.status.attempt != task.status.attempt and not self._cache.has_room(key):
-                raise Conflict("its queue has changed since the cycle chose")
+            if transition.status.attempt != task.status.attempt and not self._may_start(key, transition.status.engine or ""):
+                raise Conflict("its queue or its node has changed since the cycle chose")
         if transition.changed:
             # The phase is always named: one that equals the model's default may never have been written.
             status = difference(task.status, transition.status) | {"phase": transition.status.phase.value}
@@ -286,9 +398,14 @@ class Executor:
         task, now = entry.task, self._clock.now()
         wake: WakeAt | None = None
         awaited = self._cache.twins.awaited(key)  # looked at again when the last one has taken its outcome
-        for command in outstanding(task, now, self._policy, self._present(task)):
+        seen = self._sight.of(task)
+        undriven = {attempt.engine for attempt in task.status.attempts} - self._lanes.keys()
+        for engine in undriven if task.metadata.deletion_timestamp is not None else ():
+            self._sight.missing(task, engine)
+        for command in outstanding(task, now, self._policy, seen.listed, seen.silent):
             match command:
                 case Submit(attempt=attempt):
+                    self._sight.not_looked_for(task, undriven & in_doubt(task))
                     lane = self._lane(entry, attempt.engine)
                     if lane is not None and entry.invalid is None:
                         lane.submit(Submission(key, task.metadata.uid, attempt, self._cache.nodes.get(attempt.node)))
@@ -306,6 +423,7 @@ class Executor:
                     await self._delete(key, task)
                 case WakeAt():
                     wake = command
+        self._sight.tell_waits(key, task)
         if wake is None:
             self._deadlines.cancel(("wake", key))
         else:
@@ -314,36 +432,8 @@ class Executor:
     def _lane(self, entry: TaskEntry, engine: str) -> EngineLane | None:
         lane = self._lanes.get(engine)
         if lane is None:
-            self._engine_missing(entry.task, engine)
+            self._sight.missing(entry.task, engine)
         return lane
-
-    def _engine_missing(self, task: SwarmTask, engine: str) -> None:
-        """Said once per task in this process; nothing else can be done about it here."""
-        if (task.metadata.uid, engine) not in self._missing:
-            self._missing.add((task.metadata.uid, engine))
-            message = f"this operator does not drive the engine {engine}: start it with that engine to go on with this task"
-            self._announcer.tell(SWARM_TASK, task.metadata, Announcement("Warning", "EngineMissing", message))
-
-    def _present(self, task: SwarmTask) -> list[Observation] | None:
-        """What all engines list of the task; None while one of them does not say, or has not since the newest submit ended."""
-        seen: list[Observation] = []
-        for lane in self._lanes.values():
-            listed = lane.present(task.metadata.uid)
-            if listed is None:
-                return None
-            seen += listed
-        current = task.status.current
-        if current is not None and current.engine in self._lanes:
-            lane = self._lanes[current.engine]
-            if lane.submissions.under_way(current.id):
-                return None
-            submitted = lane.submissions.submitted_at(task.metadata.uid, current.id)
-            if submitted is not None and not lane.listed_after(submitted):
-                return None
-        unknown = {attempt.engine for attempt in task.status.attempts} - self._lanes.keys()
-        for engine in unknown if task.metadata.deletion_timestamp is not None else ():
-            self._engine_missing(task, engine)
-        return None if unknown else seen
 
     async def _release(self, key: TaskKey, task: SwarmTask) -> None:
         left = [name for name in task.metadata.finalizers if name != FINALIZER]

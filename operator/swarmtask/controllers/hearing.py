@@ -14,6 +14,7 @@ from typing import Any
 
 from swarmtask.kube import Object
 from swarmtask.lifecycle.loss import NO_AGENT, Hearing, NodeWord
+from swarmtask.resources.fields import MOST_BOOT_ID
 
 LONGEST_HOLD_S = 3600
 """No agent is told to fence later."""
@@ -77,7 +78,8 @@ class Ears:
     def read(self, lease: Object, now: float) -> bool:
         """One Lease, from a list or a watch. True when that is a sign of life. News that came late or twice is none."""
         metadata, spec = lease["metadata"], lease.get("spec") or {}
-        name, version, holder = metadata["name"], int(metadata["resourceVersion"]), str(spec.get("holderIdentity") or "")
+        name, version = metadata["name"], int(metadata["resourceVersion"])
+        holder = str(spec.get("holderIdentity") or "")[:MOST_BOOT_ID]  # longer than any is; an attempt keeps it
         if holder == name:
             return False  # a kubelet's: where a node is one of Kubernetes as well, that is another daemon's word
         mark, at = (holder, spec.get("renewTime")), self._heard_clock(now)

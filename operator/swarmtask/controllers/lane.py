@@ -66,6 +66,7 @@ class EngineLane:
         self.tried_workloads, self.tried_nodes = asyncio.Event(), asyncio.Event()
         self.poll, self.node_poll = Bell(around.clock), Bell(around.clock)
         self._clock = around.clock
+        self._began = around.clock.monotonic()
         self.submissions = Submissions(engine, around, lambda one: None if self._shows(one.attempt.id) else wanted(one), refuse)
         self._commands: KeyedQueue[str, str, _Command] = KeyedQueue(around.delays, around.rng, cap_s=10.0)
         self._stopped: dict[str, float] = {}
@@ -110,6 +111,12 @@ class EngineLane:
         if self.listing is None or self.failing:
             return None
         return self.listing.by_task.get(uid, ())
+
+    def silence_s(self) -> float:
+        """For how many seconds it has not listed its workloads though it was asked; 0 while it answers."""
+        if self.listing is not None and not self.failing:
+            return 0.0
+        return self._clock.monotonic() - (self._began if self.listing is None else self.listing.taken_at)
 
     def listed_after(self, moment: float) -> bool:
         return self.listing is not None and self.listing.taken_at > moment
@@ -161,6 +168,8 @@ class EngineLane:
                 finished = True
             except SwarmTaskError as error:
                 logger.warning("%s of attempt %s on %s failed and is repeated: %s", "/".join(slots), name, self.name, error)
+            except Exception:  # a bug that one attempt meets must not end the work for all others, and must not go unseen
+                logger.exception("%s of attempt %s on %s failed unexpectedly and is repeated", "/".join(slots), name, self.name)
             finally:
                 if finished:
                     self._commands.done(name)

@@ -23,8 +23,10 @@ from swarmtask.controllers.surroundings import Surroundings
 from swarmtask.controllers.waiting import Bell, supervise
 from swarmtask.engines.base import Observation
 from swarmtask.errors import ConfigurationError, Expired, SwarmTaskError
+from swarmtask.lifecycle.deadlines import replacing
 from swarmtask.lifecycle.loss import Hearing, NodeWord, news_of, replace_after_s, weigh
 from swarmtask.lifecycle.messages import FINAL_WORKLOAD_STATES, Announcement, NodeSilent, NodeTold
+from swarmtask.resources import units
 from swarmtask.resources.kinds import LEASE, SWARM_NODE
 from swarmtask.resources.meta import get_condition
 from swarmtask.resources.node import NodeAttempt, SwarmNode
@@ -128,8 +130,8 @@ class Leases:
 
     def standing(self, node: SwarmNode | None, name: str) -> str:
         """What its agent's silence says of a SwarmNode: LEASE_EXPIRED, AGENT_SILENT, or nothing."""
-        if self.ears.vouched(name):
-            return AGENT_SILENT
+        if self.ears.vouched(name) or (not self.ears.open and self._was_missed(name)):
+            return AGENT_SILENT  # also as long as no Lease was read: what an operator before this one has found still counts
         word = self.word(name)
         lost_before = node is not None and _why_ready(node) == LEASE_EXPIRED
         unsettled = word.hearing is Hearing.NEW or (word.hearing is Hearing.HEARD and word.since_s < SETTLE_S)
@@ -264,7 +266,7 @@ class Leases:
                 continue
             task, policy = self._cache.tasks[key].task, self._executor.policy
             word = self.word(attempt.node)
-            fenced = task.spec.node_loss.replace == "afterFence"
+            fenced = replacing(task.spec, attempt) == "afterFence"
             silent_s = word.silent_beyond_s(policy.fence_s) if fenced else word.since_s
             due_s = replace_after_s(task.spec, attempt, policy, fenced=True)
             lane = self._lanes.get(attempt.engine)
@@ -300,10 +302,15 @@ class Leases:
             now = self._clock.monotonic()
             if now - self._ended_at.setdefault(attempt.id, now) < ENGINE_WORD_S:
                 return False
-        elif not news_of(task, attempt, record):
+        elif not news_of(task, attempt, record, self._memory_bytes(node)):
             return True
-        self._executor.offer(key, task.metadata.uid, NodeTold(attempt.number, record, self.boot_id(node), node in self._reached()))
+        told = NodeTold(attempt.number, record, self.boot_id(node), node in self._reached(), self._memory_bytes(node))
+        self._executor.offer(key, task.metadata.uid, told)
         return False
+
+    def _memory_bytes(self, name: str) -> int:
+        node = self._cache.nodes.get(name)
+        return 0 if node is None else units.memory_bytes(node.status.capacity.memory)
 
 
 def _why_ready(node: SwarmNode) -> str:

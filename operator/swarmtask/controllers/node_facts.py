@@ -14,7 +14,7 @@ from swarmtask.controllers.node_wishes import conditions_as_wished, phase_as_wis
 from swarmtask.engines.base import EngineNode, NodeState
 from swarmtask.resources import units
 from swarmtask.resources.meta import set_condition
-from swarmtask.resources.node import NodeEngine, NodePhase, NodeResources, NodeStatus, SwarmNode
+from swarmtask.resources.node import NodeEngine, NodePhase, NodeResources, NodeStatus, SwarmNode, usable_gpus
 from swarmtask.resources.quiet_hours import Stand
 from swarmtask.scheduler.model import Amounts
 
@@ -202,26 +202,37 @@ def phase_of(facts: NodeFacts) -> tuple[NodePhase, str, str]:
 
 
 def status_of(
-    node: SwarmNode, facts: NodeFacts, requested: Amounts, tasks: int, now: datetime, *, stand: Stand = OPEN
+    node: SwarmNode,
+    facts: NodeFacts,
+    requested: Amounts,
+    tasks: int,
+    now: datetime,
+    *,
+    stand: Stand = OPEN,
+    unreadable: str = "",
 ) -> NodeStatus:
-    """The status of a SwarmNode; equal to the old one when nothing has changed. `now` in whole seconds; `stand`: of its quiet
-    hours."""
+    """The status of a SwarmNode; equal to the old one when nothing has changed.
+
+    Args:
+        now: in whole seconds.
+        stand: of its quiet hours.
+        unreadable: why something of the stored node cannot be read.
+    """
     old = node.status
-    phase, reason, message = phase_as_wished(node, tasks, phase_of(facts))
+    phase, reason, message = phase_as_wished(node, tasks, phase_of(facts), unreadable)
     best = facts.best
-    # Few engines know GPUs; what the node itself lists counts where it is more.
-    capacity = (
-        _resources(Amounts(best.cpu_milli, best.memory_bytes, max(best.gpus, len(old.gpus)))) if best is not None else old.capacity
-    )
+    engines = [_engine(item) for item in facts.listed]
+    # Few engines know GPUs; what the node itself lists counts where it is more, as far as it can be given away. What a person has
+    # declared to the engine counts also where the agent sees nothing of it.
+    gpus = max(best.gpus, len(usable_gpus(old.gpus, engines))) if best is not None else 0
+    capacity = _resources(Amounts(best.cpu_milli, best.memory_bytes, gpus)) if best is not None else old.capacity
     reserved = Amounts(units.cpu_milli(node.spec.reserved.cpu), units.memory_bytes(node.spec.reserved.memory))
     offered = _amounts(capacity) - reserved
     status = old.model_copy(
         update={
             "phase": phase,
             "message": (quiet_words(stand) if stand.quiet else None) if phase is NodePhase.READY else message,
-            "engines": [
-                NodeEngine(name=item.engine, id=item.node.id, version=item.node.engine_version or None) for item in facts.listed
-            ],
+            "engines": engines,
             "capacity": capacity,
             "allocatable": _resources(Amounts(max(0, offered.cpu_milli), max(0, offered.memory_bytes), offered.gpus)),
             "requested": _resources(requested),
@@ -249,6 +260,11 @@ def status_of(
     )
     told = old.model_copy(update={"requested": status.requested, "tasks": status.tasks})
     return status.model_copy(update={"last_heartbeat_time": now}) if told != status else status
+
+
+def _engine(item: Listed) -> NodeEngine:
+    vendors = None if item.node.gpu_vendors is None else list(item.node.gpu_vendors)
+    return NodeEngine(name=item.engine, id=item.node.id, version=item.node.engine_version or None, gpu_vendors=vendors)
 
 
 def _resources(amounts: Amounts) -> NodeResources:

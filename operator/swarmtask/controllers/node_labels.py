@@ -20,7 +20,7 @@ from swarmtask.controllers.surroundings import Surroundings
 from swarmtask.controllers.waiting import Bell
 from swarmtask.errors import SwarmTaskError
 from swarmtask.resources import units
-from swarmtask.resources.node import SwarmNode
+from swarmtask.resources.node import SwarmNode, usable_gpus
 
 logger = logging.getLogger(__name__)
 
@@ -37,11 +37,13 @@ def facts_of(node: SwarmNode) -> dict[str, str]:
     """What there is to say of a node: fact -> value; what is not known, or not there, is left out.
 
     `memory-gib` is rounded to whole GiB, `cpu` cut to whole cores; of GPUs of several models, the one with the most memory counts.
+    GPUs that its engines cannot give away are left out.
     """
     status = node.status
     cores, memory = units.cpu_milli(status.capacity.cpu) // 1000, units.memory_bytes(status.capacity.memory)
-    gpus = max(status.capacity.gpu, len(status.gpus))
-    best = max(status.gpus, key=lambda gpu: (units.memory_bytes(gpu.memory), -gpu.index), default=None)
+    usable = usable_gpus(status.gpus, status.engines)
+    gpus = max(status.capacity.gpu, len(usable))
+    best = max(usable, key=lambda gpu: (units.memory_bytes(gpu.memory), -gpu.index), default=None)
     found = {
         "arch": status.arch or "",
         "cpu": str(cores) if cores else "",

@@ -14,6 +14,8 @@ from swarmtask.resources.quiet_hours import Stand
 
 CONDITION_DRAINED = "Drained"
 CONDITION_QUIET = "QuietHours"
+WHY_LENGTH = 2000
+"""So many characters of why it cannot be read are shown; a value that is refused may be long."""
 
 _SILENT = frozenset({NodePhase.UNREACHABLE, NodePhase.ASLEEP})
 
@@ -21,9 +23,18 @@ Phase = tuple[NodePhase, str, str]
 """(phase, CamelCase reason, words for a person)."""
 
 
-def phase_as_wished(node: SwarmNode, tasks: int, found: Phase) -> Phase:
-    """The phase of a node that its engines show as `found`. `tasks`: attempts that hold something there."""
-    if not node.spec.drain or found[0] not in (NodePhase.READY, NodePhase.DRAINING):
+def phase_as_wished(node: SwarmNode, tasks: int, found: Phase, unreadable: str = "") -> Phase:
+    """The phase of a node that its engines show as `found`.
+
+    Args:
+        tasks: attempts that hold something there.
+        unreadable: why something of the stored node cannot be read: then nobody knows what is wished.
+    """
+    if found[0] not in (NodePhase.READY, NodePhase.DRAINING):
+        return found
+    if unreadable:
+        return NodePhase.NOT_READY, "Unreadable", f"nothing new starts here until it is corrected: {unreadable[:WHY_LENGTH]}"
+    if not node.spec.drain:
         return found
     if tasks:
         return NodePhase.DRAINING, "Draining", f"being drained: {_attempts(tasks)} left"

@@ -21,7 +21,7 @@ from swarmtask.controllers.node_rules import NodeRules
 from swarmtask.controllers.reading import difference
 from swarmtask.controllers.surroundings import Surroundings
 from swarmtask.controllers.waiting import Bell
-from swarmtask.errors import Conflict, NotFound, SwarmTaskError
+from swarmtask.errors import Conflict, NotFound, ServiceUnavailable, SwarmTaskError
 from swarmtask.kube import Object
 from swarmtask.lifecycle.messages import NodeGone
 from swarmtask.resources.kinds import SWARM_NODE
@@ -48,6 +48,8 @@ class Nodes:
         self._deadlines = around.deadlines
         self._quiet_known: set[str] = set()
         """Nodes for which the next change of their quiet hours is waited for."""
+        self._refused: dict[str, str] = {}
+        """Why nodes could not be written, as it was logged."""
         self._absent_since: dict[tuple[str, str], float] = {}
         self._offered: frozenset[tuple[str, str]] = frozenset()
         self.bell = Bell(around.clock)
@@ -126,7 +128,11 @@ class Nodes:
             await self.urgent.wait(self._settings.status_refresh_s)
 
     async def refresh(self) -> bool:
-        """Bring every SwarmNode up to date once. True when something has to be tried again."""
+        """Bring every SwarmNode up to date once; what one meets keeps no other. True when something has to be tried again.
+
+        Raises:
+            ServiceUnavailable: the API does not answer, for none of them.
+        """
         lists = {name: (lane.nodes or (), not self._silent(lane)) for name, lane in self._lanes.items() if lane.nodes is not None}
         facts = {name: self._hear(name, item) for name, item in match(lists, self._cache.nodes).items()}
         self.reached = frozenset(name for name, item in facts.items() if item.reached)
@@ -135,12 +141,12 @@ class Nodes:
             self.offer_changed()
         again = False
         for name, item in facts.items():
-            again |= not await self._bring_up(name, item)
+            again |= not await self._try_to_bring_up(name, item)
         unread = self._lanes.keys() - lists.keys()
         for name, node in list(self._cache.nodes.items()):
             # Gone only when every engine that had it was heard and does not list it.
             if name not in facts and not unread & {engine.name for engine in node.status.engines}:
-                again |= not await self._bring_up(name, NodeFacts(()))
+                again |= not await self._try_to_bring_up(name, NodeFacts(()))
         return again
 
     def _hear(self, name: str, facts: NodeFacts) -> NodeFacts:
@@ -148,6 +154,22 @@ class Nodes:
         node = self._cache.nodes.get(name)
         speaks = standing == "" and node is not None and node.status.agent_version is not None and not self.uncertain(name)
         return replace(facts, lost=standing == LEASE_EXPIRED, deserted=standing == AGENT_SILENT, speaks=speaks)
+
+    async def _try_to_bring_up(self, name: str, facts: NodeFacts) -> bool:
+        try:
+            well = await self._bring_up(name, facts)
+        except ServiceUnavailable:
+            raise
+        except SwarmTaskError as error:
+            if self._refused.get(name) != str(error):
+                logger.warning("SwarmNode %s: %s; it is tried again", name, error)
+            self._refused[name] = str(error)
+            return False
+        except Exception:  # a bug that one node meets must not end the work for all others, and must not go unseen
+            logger.exception("SwarmNode %s: an unexpected error; it is tried again", name)
+            return False
+        self._refused.pop(name, None)
+        return well
 
     async def _bring_up(self, name: str, facts: NodeFacts) -> bool:
         node = self._cache.nodes.get(name)
@@ -160,8 +182,10 @@ class Nodes:
         stand = self._rules.quiet(node, moment.timestamp())
         self._wait_for_change(name, stand)
         now = moment.replace(microsecond=0)
-        status = status_of(node, facts, self._cache.requested(name), self._cache.tasks_on(name), now, stand=stand)
-        if status == node.status:
+        known = self._cache.known_nodes
+        requested, tasks = self._cache.requested(name), self._cache.tasks_on(name)
+        status = status_of(node, facts, requested, tasks, now, stand=stand, unreadable=known.unreadable.get(name, ""))
+        if status == node.status or name in known.mute:
             return True
         patch = {"metadata": {"resourceVersion": node.metadata.resource_version}, "status": difference(node.status, status)}
         return await self._patch(name, patch, subresource="status") is not None

@@ -19,8 +19,9 @@ from swarmtask.controllers.leases import Leases
 from swarmtask.controllers.surroundings import Surroundings
 from swarmtask.engines.base import Observation
 from swarmtask.errors import NotFound, SwarmTaskError
+from swarmtask.lifecycle.deadlines import promised_grace_s
 from swarmtask.lifecycle.loss import replace_after_s
-from swarmtask.lifecycle.messages import FINAL_WORKLOAD_STATES, NodeSilent, Observed, Vanished, WorkloadState
+from swarmtask.lifecycle.messages import FINAL_WORKLOAD_STATES, MadeWith, NodeSilent, Observed, Vanished, WorkloadState
 from swarmtask.resources.kinds import SWARM_TASK
 from swarmtask.resources.task import Attempt, AttemptState
 from swarmtask.scheduler.model import TaskKey
@@ -29,6 +30,8 @@ logger = logging.getLogger(__name__)
 
 HINT_GAP_S = 0.1
 """Hints within this time share one poll."""
+ORPHAN_GRACE_S = 10
+"""What a task has that says nothing else, for engines that do not keep what a workload was made with."""
 EXPECTED = {
     AttemptState.STARTING: frozenset({WorkloadState.PENDING, WorkloadState.PREPARING}),
     AttemptState.RUNNING: frozenset({WorkloadState.RUNNING}),
@@ -38,7 +41,7 @@ EXPECTED = {
     ),
 }
 """What an engine shows of an attempt about which there is nothing new."""
-_ACTING = frozenset({WorkloadState.PENDING, WorkloadState.PREPARING, WorkloadState.RUNNING})
+ACTING = frozenset({WorkloadState.PENDING, WorkloadState.PREPARING, WorkloadState.RUNNING})
 """What ends soon after it was removed. On a node that is lost that may take for ever: nobody waits for it there."""
 
 
@@ -111,6 +114,8 @@ class Observer:
                 if seen.name != attempt.id:
                     continue
                 self._missing_since.pop(seen.name, None)
+                if attempt.fence is None and seen.fence is not None:  # true also where its state is not to be believed
+                    self._executor.offer(key, entry.task.metadata.uid, MadeWith(attempt.number, seen.fence))
                 self._tell_lost(key, attempt, seen, listing.taken_at)
                 believed = self._leases.believe(entry.task, attempt, seen)
                 if believed is None:
@@ -138,15 +143,26 @@ class Observer:
         for key, attempt in self._live():
             live.add(attempt.id)
             uid = self._cache.tasks[key].task.metadata.uid
+            if self._never_came(uid, attempt, listing):
+                self._executor.offer(key, uid, Vanished(attempt.number))
+                continue
             hidden = attempt.id in listing.names or self._leases.uncertain(attempt.node)
             if hidden or not self._expected(uid, attempt, listing):
                 self._missing_since.pop(attempt.id, None)
                 continue
             since = self._missing_since.setdefault(attempt.id, listing.taken_at)
-            if listing.taken_at - since >= self._settings.vanish_grace_s:
+            grace_s = promised_grace_s(self._cache.tasks[key].task.spec, attempt)  # who was removed by hand has it still
+            if listing.taken_at - since >= self._settings.vanish_grace_s + grace_s:
                 self._executor.offer(key, uid, Vanished(attempt.number))
         for name in self._missing_since.keys() - live:
             del self._missing_since[name]
+
+    def _never_came(self, uid: str, attempt: Attempt, listing: Listing) -> bool:
+        """It is being stopped, and the list, asked for when no submit of it could arrive any more, proves that none has."""
+        submissions = self._lane.submissions
+        unshown = attempt.state is AttemptState.STOPPING and not attempt.observed and attempt.id not in listing.names
+        sent = submissions.submitted_at(uid, attempt.id) is not None
+        return unshown and not sent and not submissions.may_still_land(attempt.id, listing.taken_at)
 
     def _expected(self, uid: str, attempt: Attempt, listing: Listing) -> bool:
         """The list must contain it: it was seen before, or was submitted before the list was asked for."""
@@ -183,11 +199,11 @@ class Observer:
             (seen.namespace, seen.task_name)
             for items in listing.by_task.values()
             for seen in items
-            if seen.state in _ACTING and not self._owned(seen)
+            if seen.state in ACTING and not self._owned(seen)
         )
 
     async def _clear_orphans(self, listing: Listing) -> None:
-        """Remove what has carried our label without an owner for long enough; the API itself is asked before."""
+        """End and remove what has carried our label without an owner for long enough; the API itself is asked before."""
         for items in listing.by_task.values():
             for seen in items:
                 if self._owned(seen):
@@ -196,7 +212,10 @@ class Observer:
                 since = self._orphan_since.setdefault(seen.name, listing.taken_at)
                 if listing.taken_at - since >= self._settings.orphan_grace_s and await self._truly_orphan(seen):
                     logger.warning("removing %s from %s: no task owns it", seen.name, self._lane.name)
-                    self._lane.remove(seen.name, orphan=True)
+                    if seen.state in ACTING:  # until it has ended it must stay in sight
+                        self._lane.stop(seen.name, ORPHAN_GRACE_S)
+                    else:
+                        self._lane.remove(seen.name, orphan=True)
 
     def _owned(self, seen: Observation) -> bool:
         key = (seen.namespace, seen.task_name)

@@ -101,10 +101,8 @@ class Operator:
         self.companions: dict[str, Loop] = {}
         self.cache = Cache()
         self.cache.listeners.append(self._on_change)
-        self._lanes: dict[str, EngineLane] = {}
+        self._lanes = {engine.name: EngineLane(engine, self._around, self._wanted, self._refuse) for engine in engines}
         self.executor = Executor(self._around, self.cache, self._lanes, self._unbound)
-        for engine in engines:
-            self._lanes[engine.name] = EngineLane(engine, self._around, self._wanted, self._refuse)
         self._catching_up = CatchingUp(self._around, self.cache, self._lanes, self.executor)
         self.executor.held = self._catching_up.holds
         rules = NodeRules.of(settings)
@@ -114,6 +112,7 @@ class Operator:
         self._queues = Queues(self._around, self.cache)
         self._arrays = Arrays(self._around, self.cache)
         self.scheduling = Scheduling(self._around, self.cache, self.executor, self._nodes.engine_ready, rules)
+        self.executor.node_takes = self.scheduling.still_takes
         self._leases = Leases(
             self._around, self.cache, self.executor, self._lanes,
             reached=lambda: self._nodes.reached, verdict=self._verdict_on_nodes,
@@ -222,6 +221,7 @@ class Operator:
 
     async def _become_ready(self, ready: asyncio.Event) -> None:
         await self._cache_filled()
+        self._around.announcer.tell_ends_again(entry.task for entry in self.cache.tasks.values())
         for lane in self._lanes.values():
             await lane.tried_workloads.wait()
             await lane.tried_nodes.wait()

@@ -22,7 +22,7 @@ from swarmtask.errors import Conflict, Forbidden, Invalid, NotFound
 from swarmtask.resources.kinds import SWARM_QUEUE
 from swarmtask.resources.meta import set_condition
 from swarmtask.resources.queue import QueueStatus, SwarmQueue
-from swarmtask.resources.task import BOUND_PHASES, Phase
+from swarmtask.resources.task import Phase
 from swarmtask.scheduler.model import QueueKey
 
 logger = logging.getLogger(__name__)
@@ -101,7 +101,7 @@ class Queues:
         return queue.status.model_copy(
             update={
                 "queued": phases[(key, Phase.QUEUED)],
-                "running": sum(phases[(key, phase)] for phase in BOUND_PHASES),
+                "running": self._cache.bound[key],  # as bounds count: by the queue that let it start
                 "dead_letters": phases[(key, Phase.FAILED)],
                 "oldest_queued_time": None if oldest is None else datetime.fromtimestamp(int(oldest), UTC),
                 "limits_held": {name: sum(self._cache.limit_holders(key, name).values()) for name in queue.spec.limits},

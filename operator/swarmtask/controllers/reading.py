@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from swarmtask.controllers.sharing import lighten, shared_body
 from swarmtask.kube import Object
 from swarmtask.resources.meta import Model, ObjectMeta
-from swarmtask.resources.node import SwarmNode
+from swarmtask.resources.node import NodeSpec, NodeStatus, SwarmNode
 from swarmtask.resources.queue import QueueSpec, QueueStatus, SwarmQueue
 from swarmtask.resources.task import Container, SwarmTask, TaskSpec, TaskStatus
 
@@ -53,6 +53,21 @@ class ReadQueue:
     invalid: str | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class ReadNode:
+    """A stored SwarmNode.
+
+    Attributes:
+        node: with what can be read of it; other fields are as if nobody had said them.
+        invalid: why something of it cannot be read. None: all is well.
+        mute: something of its status cannot be read: what was read of it must not be written back.
+    """
+
+    node: SwarmNode
+    invalid: str | None = None
+    mute: bool = False
+
+
 def read_task(obj: Object) -> ReadTask:
     """Read a stored SwarmTask.
 
@@ -82,9 +97,16 @@ def read_task(obj: Object) -> ReadTask:
     return ReadTask(SwarmTask(metadata=metadata, spec=UNREADABLE_SPEC, status=status), invalid=why)
 
 
-def read_node(obj: Object) -> SwarmNode:
-    """Read a stored SwarmNode. Raises ValueError, which says why it cannot be read."""
-    return _read(SwarmNode, obj)
+def read_node(obj: Object) -> ReadNode:
+    """Read a stored SwarmNode, or what can be read of it: a field of its spec that is refused takes neither the others nor the
+    words of its agent along."""
+    try:
+        return ReadNode(_read(SwarmNode, obj))
+    except ValueError as error:
+        why = str(error)
+    spec, status = obj.get("spec") or {}, obj.get("status") or {}
+    node = SwarmNode(metadata=_metadata(obj), spec=_salvaged(NodeSpec, spec), status=_salvaged(NodeStatus, status))
+    return ReadNode(node, invalid=why, mute=_part(NodeStatus, status) is None)
 
 
 def read_queue(obj: Object) -> ReadQueue:
@@ -94,9 +116,13 @@ def read_queue(obj: Object) -> ReadQueue:
         return ReadQueue(queue.metadata, queue.spec, queue.status)
     except ValueError as error:
         why = str(error)
+    return ReadQueue(_metadata(obj), _part(QueueSpec, obj.get("spec")), _part(QueueStatus, obj.get("status")), invalid=why)
+
+
+def _metadata(obj: Object) -> ObjectMeta:
+    """All of it, or no more than what names the object and its version."""
     known = {name: obj["metadata"][name] for name in ("name", "namespace", "uid", "resourceVersion") if obj["metadata"].get(name)}
-    metadata = _part(ObjectMeta, obj["metadata"]) or ObjectMeta.model_validate(known)
-    return ReadQueue(metadata, _part(QueueSpec, obj.get("spec")), _part(QueueStatus, obj.get("status")), invalid=why)
+    return _part(ObjectMeta, obj["metadata"]) or ObjectMeta.model_validate(known)
 
 
 def _part(model: type[ReadModel], part: Any) -> ReadModel | None:
@@ -104,6 +130,27 @@ def _part(model: type[ReadModel], part: Any) -> ReadModel | None:
         return model.model_validate(part or {})
     except ValidationError:
         return None
+
+
+def _salvaged(model: type[ReadModel], part: Any) -> ReadModel:
+    """A part without what its model refuses: of a list that is at fault the items, else whole fields."""
+    kept = dict(part) if isinstance(part, Mapping) else {}
+    items: dict[str, set[int]] = {}
+    try:
+        return model.model_validate(kept)
+    except ValidationError as error:
+        for fault in error.errors(include_url=False, include_context=False, include_input=False):
+            match fault["loc"]:
+                case (str(name), int(index), *_) if isinstance(kept.get(name), list):
+                    items.setdefault(name, set()).add(index)
+                case (str(name), *_):
+                    kept.pop(name, None)
+    kept |= {
+        name: [item for number, item in enumerate(kept[name]) if number not in spoilt]
+        for name, spoilt in items.items()
+        if name in kept
+    }
+    return _part(model, kept) or model()
 
 
 def _read(model: type[ReadModel], obj: Object) -> ReadModel:

@@ -17,7 +17,8 @@ from datetime import UTC, datetime
 from swarmtask.controllers.cache import Cache
 from swarmtask.controllers.executor import Executor
 from swarmtask.controllers.node_rules import NodeRules
-from swarmtask.controllers.snapshots import EngineReady, take_snapshot
+from swarmtask.controllers.single_gpus import given
+from swarmtask.controllers.snapshots import EngineReady, still_takes, take_snapshot
 from swarmtask.controllers.surroundings import Surroundings
 from swarmtask.controllers.waiting import Bell
 from swarmtask.lifecycle.messages import Bound, Preempt, Unplaced
@@ -137,6 +138,10 @@ class Scheduling:
             self.bell.ring()
         return Decided(snapshot, result, refusals)
 
+    def still_takes(self, key: TaskKey, engine: str) -> bool:
+        """Whether the node of an assumed task still lets it start there by way of this engine."""
+        return still_takes(self._cache, key, engine, self._engine_ready, self._clock.now().timestamp(), rules=self._rules)
+
     def tell(self, decided: Decided) -> bool:
         """Why the others wait. True when some task has not been told yet."""
         snapshot, result = decided.snapshot, decided.result
@@ -167,13 +172,16 @@ class Scheduling:
     def _bind(self, binding: Binding) -> None:
         node = self._cache.nodes.get(binding.node)
         engine = next((item for item in node.status.engines if item.name == binding.engine), None) if node else None
-        if engine is None or not self._cache.assume(binding.task, binding.node, binding.gpus):
+        if node is None or engine is None:
+            return
+        devices = given(node, binding.gpus)
+        if not self._cache.assume(binding.task, binding.node, binding.gpus, tuple(gpu.uuid for gpu in devices)):
             return
         self._refusals.forget(binding.task.key)
         entry = self._cache.tasks.get(binding.task.key)
         memory = None if entry is None else entry.memory
         boot_id = self.boot_id(binding.node)
-        bound = Bound(binding.node, binding.engine, engine.id, binding.gpus, memory=memory, boot_id=boot_id)
+        bound = Bound(binding.node, binding.engine, engine.id, binding.gpus, devices, memory=memory, boot_id=boot_id)
         self._executor.offer(binding.task.key, binding.task.uid, bound)
 
     def _preempt(self, preemption: Preemption) -> None:

@@ -1,27 +1,27 @@
 """From the cache to the frozen snapshot that a scheduling cycle sees.
 
-Called by `scheduling` before every cycle, and by `explaining` for a person. Decides nothing and changes nothing.
+Called by `scheduling` before every cycle, and by `explaining` for a person. Decides nothing and changes nothing. Also here: what a
+cycle has seen of a node, asked once more of a placement that could not be stored at once.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import lru_cache
 
 from swarmtask.controllers.cache import Cache
 from swarmtask.controllers.node_facts import offered_memory
 from swarmtask.controllers.node_rules import NodeRules
+from swarmtask.controllers.single_gpus import offered_gpus, single_gpus
 from swarmtask.resources import units
 from swarmtask.resources.node import NodeEngine, NodePhase, SwarmNode, capabilities_of
 from swarmtask.resources.placement import dollars
+from swarmtask.scheduler.filters import untolerated
 from swarmtask.scheduler.line import Place
-from swarmtask.scheduler.model import Amounts, GpuInfo, LimitInfo, NodeInfo, QueueInfo, QueueKey, Snapshot, Taint
+from swarmtask.scheduler.model import Amounts, LimitInfo, NodeInfo, QueueInfo, QueueKey, Snapshot, Taint, TaskKey
 from swarmtask.scheduler.standing import place_of
 
 EngineReady = Callable[[NodeEngine], bool]
 """Does this engine offer this node for work right now?"""
-MOST_GPUS = 1024
-"""Of one node; what SwarmNode can list."""
 
 
 def take_snapshot(
@@ -100,11 +100,12 @@ def _node_info(cache: Cache, name: str, node: SwarmNode, engine_ready: EngineRea
     capacity, reserved = node.status.capacity, node.spec.reserved
     engines = tuple(engine.name for engine in node.status.engines if engine_ready(engine))
     quiet, power = rules.quiet(node, now), node.status.power
-    offered = offered_memory(node)
+    offered, offers_gpus = offered_memory(node), offered_gpus(node)
+    unreadable = name in cache.known_nodes.unreadable  # nobody knows what its owner allows
     pressures = [one.type for one in node.status.conditions if one.status == "True"]
     return NodeInfo(
         name=name,
-        ready=node.status.phase in (NodePhase.READY, NodePhase.DRAINING) and bool(engines),
+        ready=node.status.phase in (NodePhase.READY, NodePhase.DRAINING) and bool(engines) and not unreadable,
         unschedulable=node.spec.unschedulable
         or (node.status.phase is NodePhase.DRAINING and not node.spec.drain)
         or node.metadata.deletion_timestamp is not None,
@@ -112,7 +113,7 @@ def _node_info(cache: Cache, name: str, node: SwarmNode, engine_ready: EngineRea
         allocatable=Amounts(
             max(0, units.cpu_milli(capacity.cpu) - units.cpu_milli(reserved.cpu)),
             offered,
-            capacity.gpu,
+            offers_gpus,
         ),
         requested=cache.requested(name),
         tasks=cache.tasks_on(name),
@@ -132,7 +133,7 @@ def _node_info(cache: Cache, name: str, node: SwarmNode, engine_ready: EngineRea
         quiet_words=quiet.words if quiet.quiet else "",
         charge_percent=power.percent if power.on_battery else None,
         min_charge_percent=rules.min_charge_percent(node),
-        gpus=_gpus(node, cache.gpus_held(name)) if capacity.gpu else (),
+        gpus=single_gpus(node, cache.gpus_held(name)) if offers_gpus else (),
         foreign_bytes=cache.foreign_bytes(name, units.memory_bytes(capacity.memory), offered),
         memory_pressure="MemoryPressure" in pressures,
         disk_pressure="DiskPressure" in pressures,
@@ -140,16 +141,36 @@ def _node_info(cache: Cache, name: str, node: SwarmNode, engine_ready: EngineRea
     )
 
 
-def _gpus(node: SwarmNode, held: frozenset[int]) -> tuple[GpuInfo, ...]:
-    """Single GPUs: those that the node lists; otherwise, where some are held, as many as its engine says."""
-    listed = {gpu.index: gpu for gpu in node.status.gpus}
-    if listed:
-        return tuple(_gpu(index, gpu.vendor, gpu.model, gpu.memory, index in held) for index, gpu in listed.items())
-    if not held:
-        return ()
-    return tuple(_gpu(index, "", "", "0", index in held) for index in range(min(node.status.capacity.gpu, MOST_GPUS)))
+def still_takes(
+    cache: Cache, key: TaskKey, engine: str, engine_ready: EngineReady, now: float, *, rules: NodeRules | None = None
+) -> bool:
+    """Whether the node of an assumed task still lets it start there by way of this engine, by what is known of it now and with all
+    that is live or assumed counted. True where nothing is assumed. What it asks is what a cycle asks that may change from one
+    moment to the next.
 
-
-@lru_cache(maxsize=16_384)
-def _gpu(index: int, vendor: str, model: str, memory: str, held: bool) -> GpuInfo:
-    return GpuInfo(index, vendor, model, units.memory_bytes(memory), held)
+    Args:
+        now: seconds since the epoch.
+    """
+    assumed, entry = cache.assumption(key), cache.tasks.get(key)
+    if assumed is None or entry is None or entry.pending is None:
+        return True
+    (name, gpus), shape = assumed, entry.pending.shape
+    node = cache.nodes.get(name)
+    if node is None:
+        return False
+    info = _node_info(cache, name, node, engine_ready, rules=rules or NodeRules(), now=now)
+    refuses = info.unschedulable or info.drained or info.quiet or info.memory_pressure or info.disk_pressure
+    low = info.charge_percent is not None and info.charge_percent < info.min_charge_percent
+    unwanted = (info.on_battery and shape.on_battery == "never") or untolerated(shape, info.taints)
+    if not info.ready or engine not in info.engines or refuses or low or unwanted:
+        return False
+    if info.max_tasks is not None and info.tasks > info.max_tasks:
+        return False
+    if info.gpus and gpus and not {gpu.index for gpu in info.gpus}.issuperset(gpus):
+        return False
+    asked, free = shape.request, info.free
+    return (
+        (not asked.cpu_milli or free.cpu_milli >= 0)
+        and (not asked.memory_bytes or free.memory_bytes >= 0)
+        and (not asked.gpus or bool(info.gpus) or free.gpus >= 0)
+    )

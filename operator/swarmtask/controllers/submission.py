@@ -11,21 +11,23 @@ import asyncio
 import base64
 import binascii
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from swarmtask.controllers.crashpoints import write_point
 from swarmtask.controllers.keyed_queue import KeyedQueue
+from swarmtask.controllers.single_gpus import given
 from swarmtask.controllers.surroundings import Surroundings
 from swarmtask.engines.base import Engine, GpuDevice, Workload
 from swarmtask.errors import EngineRejected, NotFound, SwarmTaskError
 from swarmtask.kube import Object
-from swarmtask.lifecycle.deadlines import promised_grace_s
+from swarmtask.lifecycle.deadlines import promised_fence, promised_grace_s
 from swarmtask.lifecycle.memory import limit_bytes
 from swarmtask.lifecycle.messages import Reason, SubmitRefused
 from swarmtask.resources import units
 from swarmtask.resources.kinds import SECRET
 from swarmtask.resources.node import SwarmNode
+from swarmtask.resources.placement import GivenGpu
 from swarmtask.resources.task import Attempt, SecretKeyRef, SwarmTask
 from swarmtask.scheduler.model import TaskKey
 
@@ -100,10 +102,10 @@ class Submissions:
         if self._clock.monotonic() - self._began < LANDING_S:
             self._born.add(name)
 
-    def may_still_land(self, name: str) -> bool:
+    def may_still_land(self, name: str, at: float | None = None) -> bool:
         """A submit of this name, by this process or the one before, may be on its way although nobody waits for it any more. Only a
-        workload of that name on the engine keeps it from running the attempt once more."""
-        now = self._clock.monotonic()
+        workload of that name on the engine keeps it from running the attempt once more. `at`: monotonic time, if not now."""
+        now = self._clock.monotonic() if at is None else at
         if name in self._flights:
             return True
         given_up = self._given_up.get(name)
@@ -135,8 +137,10 @@ class Submissions:
         except SwarmTaskError as error:
             logger.warning("attempt %s could not be submitted to %s yet: %s", name, self._engine.name, error)
             self._give_up(name)
+        except Exception:  # a bug that one attempt meets must not hold up the others of its wave, and must not go unseen
+            logger.exception("attempt %s could not be submitted to %s, unexpectedly; it is tried again", name, self._engine.name)
+            self._give_up(name)
         finally:
-            # Also when a bug ends this loop: the attempt must come up again.
             del self._flights[name]
             flight.set()
             if finished:
@@ -222,7 +226,6 @@ def build_workload(task: SwarmTask, attempt: Attempt, env: tuple[tuple[str, str]
     container = task.spec.container
     memory_request = units.memory_bytes(attempt.requested.memory)
     limits = container.resources.limits
-    vendors = {gpu.index: gpu.vendor.lower() for gpu in node.status.gpus} if node is not None else {}
     return Workload(
         name=attempt.id,
         task_uid=task.metadata.uid,
@@ -241,17 +244,15 @@ def build_workload(task: SwarmTask, attempt: Attempt, env: tuple[tuple[str, str]
         cpu_limit_milli=units.cpu_milli(limits.cpu) if limits.cpu is not None else None,
         memory_limit_bytes=limit_bytes(task.spec, attempt) or None,
         grace_s=promised_grace_s(task.spec, attempt),
-        gpu_devices=tuple(_device(index, vendors) for index in attempt.requested.gpu_indices),
-        node_has_gpus=node is not None and node.status.capacity.gpu > 0,
-        fence=task.spec.node_loss.replace == "afterFence",
+        gpu_devices=tuple(GpuDevice(gpu.number, gpu.vendor, gpu.uuid) for gpu in _given(attempt, node)),
+        fence=promised_fence(task.spec, attempt),
         priority=task.spec.effective_priority,
     )
 
 
-def _device(index: int, vendors: Mapping[int, str]) -> GpuDevice:
-    """A GPU as its driver counts it: indices of a SwarmNode are NVML's for NVIDIA's, and go on behind them over AMD's and Intel's
-    cards together, while ROCm and Level Zero each count their own from 0."""
-    vendor = vendors.get(index, "")
-    if vendor not in ("amd", "intel"):
-        return GpuDevice(index, vendor)
-    return GpuDevice(sum(1 for other, its in vendors.items() if its == vendor and other < index), vendor)
+def _given(attempt: Attempt, node: SwarmNode | None) -> Sequence[GivenGpu]:
+    """The GPUs of an attempt as they were when it was bound; where an older operator recorded indices alone, as they are now."""
+    held = attempt.requested
+    if held.gpu_devices or node is None:
+        return held.gpu_devices or [GivenGpu(index=index, number=index) for index in held.gpu_indices]
+    return given(node, held.gpu_indices)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 
-from swarmtask.controllers.entries import Holding
+from swarmtask.controllers.entries import HeldGpu, Holding
 from swarmtask.scheduler.model import Amounts, QueueKey, TaskKey
 
 
@@ -22,7 +22,7 @@ class Sums:
         self.running: Counter[QueueKey] = Counter()
         self.queue_requested: dict[QueueKey, Amounts] = {}
         self.queue_tasks: dict[str, Counter[QueueKey]] = {}
-        self.gpus_held: dict[str, Counter[int]] = {}
+        self.gpus_held: dict[str, Counter[HeldGpu]] = {}
         self.limit_holders: dict[tuple[QueueKey, str], dict[str, int]] = {}
 
     def move(self, key: TaskKey, before: Holding | None, after: Holding | None) -> None:
@@ -60,9 +60,9 @@ class Sums:
 
     def _count_gpus(self, holding: Holding, sign: int) -> None:
         here = self.gpus_held.setdefault(holding.node, Counter())
-        for index in holding.gpus:
-            here[index] += sign
-            if not here[index]:
-                del here[index]
+        for gpu in holding.held_gpus:
+            here[gpu] += sign
+            if not here[gpu]:
+                del here[gpu]
         if not here:
             del self.gpus_held[holding.node]

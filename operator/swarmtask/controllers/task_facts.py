@@ -160,4 +160,5 @@ def holding_of(task: SwarmTask) -> Holding | None:
         amounts,
         tuple(sorted(held.limits.items())),
         tuple(held.gpu_indices),
+        tuple(gpu.uuid for gpu in held.gpu_devices),
     )

@@ -1,13 +1,13 @@
 """Which tasks have the same dedupeKey, kept as news comes in, so that nobody searches all tasks for a task's twin.
 
-Fed by the cache with every change of a task; asked by the executor before it decides. It decides nothing: what a twin means is
-the lifecycle's (`lifecycle.twins`, `lifecycle.task`). `stir` is called with each task that has to be looked at again because
-another one of its key has changed: ten thousand tasks that wait for one are looked at once each when that one ends.
+Fed by the cache with every change of a task and every stop of a queue; asked by the executor before it decides. It decides nothing:
+what a twin means is the lifecycle's (`lifecycle.twins`, `lifecycle.task`). `stir` is called with each task that has to be looked at
+again because another one of its key has changed: ten thousand tasks that wait for one are looked at once each when that one ends.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from heapq import heapify, heappop, heappush
@@ -25,7 +25,7 @@ from swarmtask.lifecycle.twins import (
     standing,
 )
 from swarmtask.resources.task import SwarmTask
-from swarmtask.scheduler.model import TaskKey
+from swarmtask.scheduler.model import QueueKey, TaskKey
 
 Group = tuple[str, str]
 """(namespace, dedupeKey)."""
@@ -65,10 +65,12 @@ class _Line:
 
 @dataclass(slots=True)
 class _Lines:
-    """Of one group: who does the work next, and who has done it, newest first."""
+    """Of one group: who does the work next, and who has done it, newest first; and who can do nothing now, but may wait for another
+    one (a task without a queue)."""
 
     ready: _Line = field(default_factory=_Line)
     done: _Line = field(default_factory=_Line)
+    held: set[TaskKey] = field(default_factory=set)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,10 +79,11 @@ class _Member:
     group: Group
     standing: Standing
     follows: TaskKey | None
+    precedence: Precedence
 
     @property
     def ready_rank(self) -> Precedence | None:
-        return precedence(self.task) if self.standing <= Standing.WAITING else None
+        return self.precedence if self.standing < Standing.HELD else None
 
     @property
     def done_rank(self) -> Precedence | None:
@@ -104,8 +107,20 @@ class Twins:
         self._members: dict[TaskKey, _Member] = {}
         self._lines: dict[Group, _Lines] = {}
         self._followers: dict[TaskKey, set[TaskKey]] = {}
+        self._stopped: set[QueueKey] = set()
 
     # --- news ---
+
+    def put_queue(self, queue: QueueKey, *, stopped: bool) -> None:
+        """Whether a queue starts anything. Costs a look at every task with a key, when that changes."""
+        if stopped == (queue in self._stopped):
+            return
+        (self._stopped.add if stopped else self._stopped.discard)(queue)
+        changed: set[Group] = set()
+        for key in [key for key, member in self._members.items() if _queue_of(member.task) == queue]:
+            changed |= self._take_in(key)
+            self._stir(key)
+        self._stir_held(changed)
 
     def put(self, key: TaskKey, task: SwarmTask | None) -> None:
         """A task as it is stored now; None: it is gone, or cannot be read."""
@@ -145,7 +160,7 @@ class Twins:
         if done is not None and done.task.key != key and _recent(done.task, task, now):
             return as_twin(done.task)
         first = self._member(lines.ready.first())
-        if first is None or first.task.key == key or precedence(first.task) >= precedence(task):
+        if first is None or first.task.key == key or first.precedence >= precedence(task, stopped=self._is_stopped(task)):
             return None
         return as_twin(first.task)
 
@@ -160,10 +175,14 @@ class Twins:
         return None if key is None else self._members.get(key)
 
     def _refresh(self, key: TaskKey) -> None:
+        self._stir_held(self._take_in(key))
+
+    def _take_in(self, key: TaskKey) -> set[Group]:
+        """What is known of a task has changed; the groups of which somebody else comes first now."""
         old, task = self._members.get(key), self._assumed.get(key, self._stored.get(key))
-        new = None if task is None else _member_of(task)
+        new = None if task is None else _member_of(task, stopped=self._is_stopped(task))
         groups = {member.group for member in (old, new) if member is not None}
-        first = {group: self._first(group) for group in groups}
+        first = {group: (self._first(group), self._first_rank(group)) for group in groups}
         if new is None:
             self._members.pop(key, None)
         else:
@@ -174,17 +193,31 @@ class Twins:
         if _cannot_be_followed(new) and (old is None or new is None or old.standing is not new.standing or old.group != new.group):
             self._stir_followers(key)
         for group in groups:
-            self._first_changed(first[group], self._first(group))
+            self._first_changed(first[group][0], self._first(group))
+        return {group for group in groups if first[group] != (self._first(group), self._first_rank(group))}
+
+    def _stir_held(self, groups: Collection[Group]) -> None:
+        for group in sorted(groups):
+            for held in sorted(self._lines[group].held) if group in self._lines else ():
+                self._stir(held)
+
+    def _is_stopped(self, task: SwarmTask) -> bool:
+        return _queue_of(task) in self._stopped
 
     def _first(self, group: Group) -> TaskKey | None:
         lines = self._lines.get(group)
         return None if lines is None else lines.ready.first()
 
+    def _first_rank(self, group: Group) -> Precedence | None:
+        first = self._member(self._first(group))
+        return None if first is None else first.precedence
+
     def _line_up(self, key: TaskKey, group: Group, member: _Member | None) -> None:
         lines = self._lines.setdefault(group, _Lines())
         lines.ready.put(key, member.ready_rank if member is not None else None)
         lines.done.put(key, member.done_rank if member is not None else None)
-        if not lines.ready and not lines.done:
+        (lines.held.add if member is not None and member.standing is Standing.HELD else lines.held.discard)(key)
+        if not lines.ready and not lines.done and not lines.held:
             del self._lines[group]
 
     def _follow(self, key: TaskKey, before: TaskKey | None, after: TaskKey | None) -> None:
@@ -220,9 +253,14 @@ def _group_of(task: SwarmTask) -> Group:
     return (task.key[0], task.spec.dedupe_key)
 
 
-def _member_of(task: SwarmTask) -> _Member:
+def _queue_of(task: SwarmTask) -> QueueKey:
+    return (task.key[0], task.spec.queue)
+
+
+def _member_of(task: SwarmTask, *, stopped: bool) -> _Member:
     name = following(task.status)
-    return _Member(task, _group_of(task), standing(task), None if name is None else (task.key[0], name))
+    follows = None if name is None else (task.key[0], name)
+    return _Member(task, _group_of(task), standing(task, stopped=stopped), follows, precedence(task, stopped=stopped))
 
 
 def _cannot_be_followed(member: _Member | None) -> bool:

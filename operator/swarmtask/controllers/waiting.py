@@ -10,8 +10,9 @@ import heapq
 import itertools
 import logging
 import random
-from collections.abc import Awaitable, Callable, Hashable
+from collections.abc import Callable, Coroutine, Hashable
 from contextlib import suppress
+from typing import Any
 
 from swarmtask.clock import Clock
 from swarmtask.errors import SwarmTaskError
@@ -122,23 +123,35 @@ class Timers:
             await self._bell.wait(wait_s)
 
 
-async def supervise(name: str, loop: Callable[[], Awaitable[None]], clock: Clock, rng: random.Random) -> None:
-    """Run a loop for ever: when it fails or ends, say so and start it again after a growing pause."""
+async def supervise(name: str, loop: Callable[[], Coroutine[Any, Any, None]], clock: Clock, rng: random.Random) -> None:
+    """Run a loop for ever: when it fails or ends, say so and start it again after a growing pause.
+
+    Each run is a task of its own: a TaskGroup whose child fails leaves the task that waits for it marked as being cancelled (Python
+    3.11), and nobody could tell that from a cancellation of this one. Who cancels this one cancels the run, and waits for it.
+    """
     failures = 0
     while True:
         began = clock.monotonic()
         try:
-            await loop()
+            await asyncio.create_task(loop(), name=name)
             logger.error("the loop %s ended by itself; it is started again", name)
         except SwarmTaskError as error:
             logger.warning("the loop %s failed and is started again: %s", name, error)
+        except asyncio.CancelledError:
+            if _being_cancelled():
+                raise
+            logger.exception("the loop %s was cancelled by something in it and is started again", name)
         except Exception:  # a bug in one loop must not end the others, and must not go unseen
             logger.exception("the loop %s failed unexpectedly and is started again", name)
-        task = asyncio.current_task()
-        if task is not None and task.cancelling():
+        if _being_cancelled():
             raise asyncio.CancelledError  # its own cleaning up has failed; it must end all the same
         failures = 1 if clock.monotonic() - began > 2 * RESTART_CAP_S else failures + 1
         await clock.sleep(backoff_s(failures, rng))
+
+
+def _being_cancelled() -> bool:
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
 
 
 async def cancel_and_wait(task: asyncio.Task[None]) -> None:

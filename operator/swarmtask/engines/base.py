@@ -62,6 +62,7 @@ class EngineNode:
         labels: labels that the engine keeps for the node.
         joined_at: when the engine got to know it under this ID; None where it does not say.
         left: the engine has lost it, and the machine itself says that it is no part of it any more.
+        gpu_vendors: whose GPUs the engine can give to attempts there; None: everybody's.
     """
 
     id: str
@@ -80,14 +81,17 @@ class EngineNode:
     labels: Mapping[str, str] = field(default_factory=dict)
     joined_at: datetime | None = None
     left: bool = False
+    gpu_vendors: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class GpuDevice:
-    """One GPU of a node, by the number that the node's driver gives it. `vendor`: empty while not known."""
+    """One GPU of a node, by the number that its vendor's software counts it by on that node. `vendor`, `uuid`: empty while not
+    known."""
 
-    index: int
+    number: int
     vendor: str = ""
+    uuid: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +104,6 @@ class Workload:
         command, args: replace the image's entry point and arguments; empty means the image's own.
         env: values already resolved (secrets included); never logged.
         gpus, gpu_devices: how many GPUs the attempt holds, and which; none are named where that was not recorded.
-        node_has_gpus: the node has some, whoever holds them.
         fence, priority: told to the node agent by labels, as are grace_s and memory_request_bytes: see LABEL_FENCE.
         memory_limit_bytes: hard limit. cpu_limit_milli: None means not limited.
         grace_s: seconds between SIGTERM and SIGKILL.
@@ -124,7 +127,6 @@ class Workload:
     memory_limit_bytes: int | None = None
     grace_s: int = 10
     gpu_devices: tuple[GpuDevice, ...] = ()
-    node_has_gpus: bool = False
     fence: bool = True
     priority: int = 0
 
@@ -135,8 +137,8 @@ class Workload:
     def spec_hash(self) -> str:
         """Hash of everything that decides what runs; shows where a repeated submit came too late for an edit.
 
-        Which GPUs it sees is left out: the indices follow from the name, and what is known of vendors may change between two
-        submits of one attempt.
+        Which GPUs it sees is left out: they follow from the name, and of attempts that were bound by an older operator what is
+        known of them may change between two submits.
         """
         parts = [
             self.name, self.task_uid, self.attempt, self.node_id, self.image, list(self.command), list(self.args),
@@ -216,6 +218,7 @@ class AgentHost(Protocol):
 
     async def ensure(self, wish: AgentWish, token: str | None) -> str:
         """Make the agents as wished. Idempotent: what is there and right is left alone, what is not ours is never touched.
+        What takes longer, such as an image on its way to nodes, goes on with the next call.
 
         Args:
             token: a new credential for all of them; None keeps that in use.

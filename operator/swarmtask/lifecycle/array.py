@@ -9,7 +9,7 @@ before its member goes, a recorded index never gets another member, and an index
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import islice
@@ -106,7 +106,7 @@ def advance(task: SwarmTask, members: Mapping[int, Member], now: datetime, aroun
     draft = _Draft(task, now)
     if not retry_due(task):
         draft.note_retry()
-    elif members:
+    elif any(True for _ in _of_the_old_budget(members, draft.completed)):
         return Transition(task.status, changed=False)  # these have to go first
     else:
         draft.new_budget()
@@ -154,16 +154,21 @@ class _Draft:
 
     def record(self, members: Mapping[int, Member]) -> None:
         """Take down every run that has ended and is not recorded."""
+        fresh = [member for index, member in members.items() if not self.recorded(index)]
         ended = [members[index] for index in sorted(members) if members[index].ended and not self.recorded(index)]
         self.completed |= Intervals.of(member.index for member in ended if member.phase is Phase.SUCCEEDED)
         lost = [member for member in ended if member.phase is not Phase.SUCCEEDED]
         self.failed |= Intervals.of(member.index for member in lost)
-        for member in lost[: KEPT_FAILURES - len(self.failures)]:
+        total = self.task.spec.completions
+        self.failures = [told for told in self.failures if total is None or _index_of(told) < total]
+        wanted = [member for member in lost if total is None or member.index < total]
+        for member in wanted[: KEPT_FAILURES - len(self.failures)]:
             told = clip(f"{member.index}: {member.phase.value}: {member.why}", _SHOWN)
             self.failures.append(told)
             self.tell("IndexFailed", told, warning=True)
         self.active = sum(member.unfinished and not self.recorded(index) for index, member in members.items())
-        starts = [member.started_at for member in members.values() if member.started_at is not None]
+        # One that was recorded before and is kept may have started in an earlier budget.
+        starts = [member.started_at for member in fresh if member.started_at is not None]
         if self.status.start_time is None and starts:
             self.status.start_time = min((*starts, self.at))
             self.tell("Started", "the first run has started")
@@ -180,8 +185,8 @@ class _Draft:
             return
         if ANNOTATION_CANCEL not in task.metadata.annotations:
             status.observed_cancel = None
-        wish = wish_to_end(task, len(self.failed))
-        if not self.active and self.complete() and not self.failed:
+        wish = wish_to_end(task, len(self.wanted(self.failed)))
+        if not self.active and self.complete() and not self.wanted(self.failed):
             self.end((Phase.SUCCEEDED, Reason.COMPLETED, ""))
         elif not self.active and wish is not None:
             self.end(wish)
@@ -199,6 +204,11 @@ class _Draft:
             self.go(Phase.QUEUED, None, "")
         else:
             self.go(Phase.RUNNING, Reason.SUSPENDED if task.spec.suspend else None, "")
+
+    def wanted(self, indices: Intervals) -> Intervals:
+        """What counts of them: a record beyond a number that was lowered stays, and means nothing unless it is raised again."""
+        total = self.task.spec.completions
+        return indices if total is None else indices.within(total)
 
     def complete(self) -> bool:
         """Every index is recorded."""
@@ -228,26 +238,29 @@ class _Draft:
 
     def words(self) -> str:
         """Counts for a person: "198 of 200 succeeded; failed: 7,133"."""
-        parts = [f"{len(self.completed)} of {self.task.spec.completions or 0} succeeded"]
+        parts, failed = (
+            [f"{len(self.wanted(self.completed))} of {self.task.spec.completions or 0} succeeded"],
+            self.wanted(self.failed),
+        )
         if self.active:
             parts[0] += f", {self.active} wait or run"
-        if self.failed:
-            parts.append(f"failed: {_listed(self.failed)}")
+        if failed:
+            parts.append(f"failed: {_listed(failed)}")
         return "; ".join(parts)
 
     def finish(self, around: Around) -> Transition:
         task, status = self.task, self.status
-        recorded = len(self.completed) + len(self.failed)
-        status.array = ArrayStatus(
-            progress=f"{recorded}/{task.spec.completions or recorded}",
-            active=self.active,
-            succeeded=len(self.completed),
-            failed=len(self.failed),
-            completed_indexes=str(self.completed),
-            failed_indexes=str(self.failed),
-            failures=self.failures,
-        )
-        if not task.finished or status.phase not in TERMINAL_PHASES:
+        if status.array is None or not task.finished or status.phase not in TERMINAL_PHASES:
+            succeeded, failed = len(self.wanted(self.completed)), len(self.wanted(self.failed))
+            status.array = ArrayStatus(
+                progress=f"{succeeded + failed}/{task.spec.completions or succeeded + failed}",
+                active=self.active,
+                succeeded=succeeded,
+                failed=failed,
+                completed_indexes=str(self.completed),
+                failed_indexes=str(self.failed),
+                failures=self.failures,
+            )
             self._describe(around)
         status.observed_generation = task.metadata.generation or None
         changed = status != task.status
@@ -326,10 +339,11 @@ def outstanding(task: SwarmTask, members: Mapping[int, Member], now: datetime, a
     array = task.status.array
     if array is None or task.metadata.deletion_timestamp is not None:
         return ()  # not recorded as an array yet; or going away, and its members with it
-    if retry_due(task):
-        return tuple(DeleteMember(member) for member in members.values() if not member.deleting)
     completed, failed = parse(array.completed_indexes), parse(array.failed_indexes)
-    wish = None if around.invalid is not None else wish_to_end(task, len(failed))
+    if retry_due(task):
+        return tuple(DeleteMember(member) for member in _of_the_old_budget(members, completed) if not member.deleting)
+    counts = len(failed) if task.spec.completions is None else failed.below(task.spec.completions)
+    wish = None if around.invalid is not None else wish_to_end(task, counts)
     kept = _kept_failures(array) | _newest_succeeded(members, completed, around.keep_succeeded)
     commands: list[ArrayCommand] = []
     running: list[Member] = []
@@ -349,6 +363,11 @@ def outstanding(task: SwarmTask, members: Mapping[int, Member], now: datetime, a
     elif around.invalid is None:
         commands += _end_runs(running, wish) if wish is not None else _run(task, members, running, completed | failed, around)
     return tuple(commands)
+
+
+def _of_the_old_budget(members: Mapping[int, Member], completed: Intervals) -> Iterator[Member]:
+    """What a retry does away with: all but those whose success stays recorded, which are kept for their output."""
+    return (member for index, member in members.items() if index not in completed or member.phase is not Phase.SUCCEEDED)
 
 
 def _end_of_life(task: SwarmTask, now: datetime) -> list[ArrayCommand]:
@@ -376,11 +395,14 @@ def _end_runs(running: list[Member], wish: tuple[Phase, str, str]) -> list[Array
 def _run(
     task: SwarmTask, members: Mapping[int, Member], running: list[Member], recorded: Intervals, around: Around
 ) -> list[ArrayCommand]:
-    """Keep the window: as many unfinished members as parallelism allows, of the lowest indices."""
+    """Keep the window: as many unfinished members as parallelism allows, of the lowest indices.
+
+    Beyond a number that was lowered nothing is wanted any more, also of what runs: it is deleted and not recorded, so that it can
+    run should the number be raised again."""
     spec, total = task.spec, task.spec.completions or 0
     window = spec.parallelism or DEFAULT_PARALLELISM
     steered = [member for member in running if not member.deleting]
-    surplus = {member.index for member in steered if member.index >= total and not member.started}
+    surplus = {member.index for member in steered if member.index >= total}
     for member in reversed(steered):
         if len(running) - len(surplus) <= window:
             break
@@ -400,8 +422,13 @@ def _run(
 
 
 def _kept_failures(array: ArrayStatus) -> frozenset[int]:
-    heads = (text.partition(":")[0] for text in array.failures)
-    return frozenset(int(head) for head in heads if head.isascii() and head.isdigit())
+    return frozenset(map(_index_of, array.failures))
+
+
+def _index_of(told: str) -> int:
+    """Whose end a line of `failures` tells; -1 where it does not say."""
+    head = told.partition(":")[0]
+    return int(head) if head.isascii() and head.isdigit() else -1
 
 
 def _newest_succeeded(members: Mapping[int, Member], completed: Intervals, keep: int) -> frozenset[int]:

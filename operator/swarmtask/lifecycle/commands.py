@@ -10,12 +10,20 @@ from __future__ import annotations
 from collections.abc import Collection
 from datetime import datetime
 
-from swarmtask.lifecycle.deadlines import Policy, attempt_deadline, expiry, queue_deadline, unseen_stop_deadline
+from swarmtask.lifecycle.deadlines import (
+    Policy,
+    attempt_deadline,
+    expiry,
+    promised_grace_s,
+    queue_deadline,
+    unseen_stop_deadline,
+)
 from swarmtask.lifecycle.messages import (
     FINAL_WORKLOAD_STATES,
     Command,
     DeleteTask,
     Observation,
+    Reason,
     ReleaseFinalizer,
     Remove,
     Stop,
@@ -26,37 +34,50 @@ from swarmtask.lifecycle.messages import (
 from swarmtask.resources.meta import FINALIZER
 from swarmtask.resources.task import Attempt, AttemptState, Phase, SwarmTask
 
+_NEVER_RAN = (Reason.IMAGE_PULL_FAILED, Reason.ENGINE_REJECTED, Reason.SECRET_NOT_FOUND)
+
 
 def outstanding(
-    task: SwarmTask, now: datetime, policy: Policy, present: Collection[Observation] | None = None
+    task: SwarmTask,
+    now: datetime,
+    policy: Policy,
+    present: Collection[Observation] | None = None,
+    silent: Collection[str] = (),
 ) -> tuple[Command, ...]:
     """Commands that the stored object implies, in the order in which to perform them.
 
     Args:
         task: as stored, never a status that has not been written.
-        present: what the engines list of this task, as one full list shows it; None while that is not known (an engine has not
-            answered yet), in which case nothing is released. A list that is older than the object only delays commands.
+        present: what the engines that answer list of this task; None while none of them has. A list that is older than the object
+            only delays commands.
+        silent: engines of which that does not say all. While there is one nothing is released, and nothing is submitted after an
+            attempt there that may still act. An engine that the operator does not drive keeps a task from being released, too, but
+            not from being run again: it would wait for ever.
 
     Returns:
-        Remove: a workload whose attempt is over for us though the engine shows it unfinished (a node came back with it), and, when
-        the task is being deleted, everything that is left. Submit: the current attempt was bound, no engine has shown it, and
-        nothing has to be removed first. Stop: an attempt is being stopped. ReleaseFinalizer: being deleted and nothing is left.
+        Stop: an attempt is being stopped, or is over for us though the engine shows that it acts (a node came back with it): what
+        is removed instead is not shown any more while it still has its grace. Remove: such a workload whose node does not answer,
+        and, when the task is being deleted, everything that is left. Submit: the current attempt was bound, no engine has shown it,
+        and no other one has to be stopped or removed first. ReleaseFinalizer: being deleted and nothing is left.
         DeleteTask: its time to live is over. WakeAt: the earliest deadline, always last.
     """
     if present is not None:
         present = [seen for seen in present if seen.task_uid == task.metadata.uid]
     deleting = task.metadata.deletion_timestamp is not None
     live = _live(task)
-    commands = _removals(task, live, present, deleting)
+    commands = _clearances(task, live, present, deleting)
     if live is not None and live.state is AttemptState.STARTING and not live.observed and not deleting:
-        # An older attempt that is back is removed first: two never act at the same time (I2).
-        if not commands and (present is None or all(seen.name != live.id for seen in present)):
+        # An older attempt that is back ends first: two never act at the same time (I2).
+        doubtful = {engine for engine in in_doubt(task) if policy.drives(engine)}
+        known = not doubtful or (present is not None and doubtful.isdisjoint(silent))
+        if not commands and known and all(seen.name != live.id for seen in present or ()):
             commands.append(Submit(live))
     elif live is not None and live.state is AttemptState.STOPPING:
         commands.append(Stop(live, task.spec.termination_grace_period_seconds))
     if deleting:
         never_bound = task.status.attempt == 0
-        gone = live is None and (never_bound or (present is not None and not present))
+        all_say = present is not None and not silent and all(policy.drives(one.engine) for one in task.status.attempts)
+        gone = live is None and (never_bound or (all_say and not present))
         if gone and FINALIZER in task.metadata.finalizers:
             commands.append(ReleaseFinalizer())
     else:
@@ -85,14 +106,21 @@ def next_deadline(task: SwarmTask, now: datetime, policy: Policy) -> datetime | 
     return min((moment for moment in moments if moment is not None), default=None)
 
 
+def in_doubt(task: SwarmTask) -> frozenset[str]:
+    """Engines on which an earlier attempt may still act."""
+    current = task.status.current
+    earlier = (one for one in task.status.attempts if current is None or one.number != current.number)
+    return frozenset(one.engine for one in earlier if not _proven(one))
+
+
 def _live(task: SwarmTask) -> Attempt | None:
     current = task.status.current
     return current if current is not None and current.live else None
 
 
-def _removals(task: SwarmTask, live: Attempt | None, present: Collection[Observation] | None, deleting: bool) -> list[Command]:
+def _clearances(task: SwarmTask, live: Attempt | None, present: Collection[Observation] | None, deleting: bool) -> list[Command]:
     records = {attempt.number: attempt for attempt in task.status.attempts}
-    removals: list[Command] = []
+    clearances: list[Command] = []
     for seen in sorted(present or (), key=lambda seen: seen.attempt):
         if live is not None and seen.attempt == live.number:
             continue
@@ -100,13 +128,17 @@ def _removals(task: SwarmTask, live: Attempt | None, present: Collection[Observa
         over = seen.attempt <= task.status.attempt and seen.state not in FINAL_WORKLOAD_STATES
         if over and seen.state is WorkloadState.UNKNOWN and _proven(records.get(seen.attempt)):
             over = False  # its node told how it ended before its engine could: it stays, for its output
-        if deleting or over:
-            removals.append(Remove(records.get(seen.attempt) or _record_of(seen)))
-    return removals
+        record = records.get(seen.attempt) or _record_of(seen)
+        if over and seen.state is not WorkloadState.UNKNOWN:
+            clearances.append(Stop(record, promised_grace_s(task.spec, record)))
+        elif deleting or over:
+            clearances.append(Remove(record))
+    return clearances
 
 
 def _proven(record: Attempt | None) -> bool:
-    return record is not None and record.exit_code is not None
+    """It has ended, or has never run."""
+    return record is not None and (record.exit_code is not None or record.reason in _NEVER_RAN)
 
 
 def _record_of(seen: Observation) -> Attempt:

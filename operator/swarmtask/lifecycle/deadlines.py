@@ -12,12 +12,14 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from typing import Literal
 
 from swarmtask.lifecycle.messages import Reason
 from swarmtask.resources.failures import Backoff
 from swarmtask.resources.task import TERMINAL_PHASES, Attempt, AttemptState, Phase, TaskSpec, TaskStatus
 
 _CUT = timedelta(seconds=1)
+_SQUEEZED_S = 10.0
 _FOR_GOOD = frozenset({Reason.DELETED.value, Reason.CANCELLED.value, Reason.START_DEADLINE.value, Reason.ACTIVE_DEADLINE.value})
 """Stops after which nothing follows by itself, and deadlines, which end an attempt without proof by the word of its task."""
 
@@ -28,12 +30,14 @@ class Policy:
 
     Attributes:
         infrastructure_loss_limit: attempts lost through no fault of the task before it becomes a dead letter.
-        stop_margin_s: an attempt that cannot be seen (node silent, or never shown by its engine) counts as stopped this long
-            after its grace period.
+        stop_margin_s: an attempt that cannot be seen (node silent; or never shown by its engine, and cancelled or that engine not
+            driven) counts as stopped this long after its grace period.
         clock_skew_s: how far clocks of nodes may be apart; work counts as finished before a stop only when it is by more.
         unreachable_s: a node whose agent has been silent for so long is lost.
         fence_s: an agent that cannot reach the API begins to stop attempts after this; the agents are told the same.
         fence_margin_s: between the end of the last grace period of a fence and the replacement.
+        engines: what the operator drives; None: not known, as good as all.
+        clock_from: since when the wall clock has run without being set back, by that clock; None: not known.
     """
 
     infrastructure_loss_limit: int = 20
@@ -42,6 +46,12 @@ class Policy:
     unreachable_s: float = 4.5
     fence_s: float = 20.0
     fence_margin_s: float = 10.0
+    clock_from: datetime | None = None
+    engines: frozenset[str] | None = None
+
+    def drives(self, engine: str) -> bool:
+        """Whether a list of this engine will ever say anything."""
+        return self.engines is None or engine in self.engines
 
 
 def whole(moment: datetime) -> datetime:
@@ -52,6 +62,13 @@ def whole(moment: datetime) -> datetime:
 def exact(moment: datetime) -> datetime:
     """UTC, to the microsecond."""
     return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+
+
+def before(moment: datetime, ahead: datetime) -> datetime:
+    """A stored time that lies ahead, as one of the seconds before `moment`: of two the earlier one stays the earlier one, if they
+    are a millisecond apart (and the clock was not set back by many hours)."""
+    ahead_s = (ahead - moment).total_seconds()
+    return moment - timedelta(seconds=_SQUEEZED_S - _SQUEEZED_S * ahead_s / (ahead_s + 3600))
 
 
 def retry_delay_s(backoff: Backoff, earlier: int, salt: str) -> int:
@@ -104,26 +121,43 @@ def promised_grace_s(spec: TaskSpec, attempt: Attempt) -> int:
     return spec.termination_grace_period_seconds if promised is None else promised
 
 
+def promised_fence(spec: TaskSpec, attempt: Attempt) -> bool:
+    """Whether its container is made to be stopped by the agent of its node; no edit of the spec reaches that any more."""
+    return spec.node_loss.replace == "afterFence" if attempt.fence is None else attempt.fence
+
+
+def replacing(spec: TaskSpec, attempt: Attempt) -> Literal["afterFence", "afterLost", "never"]:
+    """What `nodeLoss.replace` comes to for a live attempt. An edit counts at once, except that no fence is relied on which its
+    container does not carry, or of which nothing was recorded: the node is waited for instead (until its engine has told with what
+    an attempt of an older version was made: `MadeWith`)."""
+    wish = spec.node_loss.replace
+    return "never" if wish == "afterFence" and not attempt.fence else wish
+
+
 def silence_decides(spec: TaskSpec, attempt: Attempt, phase: Phase) -> bool:
     """Whether an attempt that is being stopped on a silent node is waited for as if nobody stopped it: `NodeSilent` or the node
     itself says when it is over, because the task is to run again and the attempt may run on. Not where nothing fences what carries
     the fence. Where something does, only a deletion is not waited for; else nothing that ends the attempt for good is."""
     if attempt.state is not AttemptState.STOPPING or phase is not Phase.UNKNOWN or not attempt.observed:
         return False
-    if spec.node_loss.replace == "afterFence":
+    if replacing(spec, attempt) == "afterFence":
         return _fenced(spec, attempt) and attempt.stop_reason != Reason.DELETED
     return attempt.stop_reason not in _FOR_GOOD
 
 
 def _fenced(spec: TaskSpec, attempt: Attempt) -> bool:
     """The agent of its node stops it when it cannot reach the API."""
-    return spec.node_loss.replace == "afterFence" and attempt.boot_id is not None
+    return replacing(spec, attempt) == "afterFence" and attempt.boot_id is not None
 
 
 def unseen_stop_deadline(spec: TaskSpec, attempt: Attempt, phase: Phase, policy: Policy) -> datetime | None:
     """When an attempt that is being stopped and cannot be seen counts as stopped; None while its engine shows it, and where the
-    silence of its node decides."""
+    silence of its node decides. One that its engine has never shown may still turn up: where something is to follow, a list of the
+    engine says that it has not (`Vanished`), not the time, unless nobody will ever ask that engine."""
     if attempt.observed and phase is not Phase.UNKNOWN:
+        return None
+    awaited = attempt.stop_reason not in (Reason.CANCELLED, Reason.DELETED) and policy.drives(attempt.engine)
+    if not attempt.observed and awaited:
         return None
     return None if silence_decides(spec, attempt, phase) else stop_over(spec, attempt, policy)
 

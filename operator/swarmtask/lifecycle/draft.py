@@ -7,19 +7,20 @@ callers.
 
 from __future__ import annotations
 
-from datetime import datetime
+from collections.abc import Mapping
+from datetime import datetime, timedelta
 from typing import Any, Literal
 
 from swarmtask.lifecycle import conditions
-from swarmtask.lifecycle.deadlines import Policy, exact, retry_at, retry_delay_s, whole
-from swarmtask.lifecycle.memory import climb, planned
-from swarmtask.lifecycle.messages import Announcement, Bound, Observation, Reason, Transition, Twin, Unplaced
-from swarmtask.lifecycle.reasons import RULES
+from swarmtask.lifecycle.deadlines import Policy, before, exact, retry_at, retry_delay_s, whole
+from swarmtask.lifecycle.endings import ending
+from swarmtask.lifecycle.memory import climb, climbs_still, planned, usage_of
+from swarmtask.lifecycle.messages import Announcement, Bound, NodeTold, Observation, Reason, Transition, Twin, Unplaced
+from swarmtask.lifecycle.reasons import RULES, named
 from swarmtask.lifecycle.verdicts import judge, rule_of
 from swarmtask.resources import units
 from swarmtask.resources.fields import AUTO
 from swarmtask.resources.meta import set_condition
-from swarmtask.resources.node import NodeAttempt
 from swarmtask.resources.task import (
     LABEL_DEAD_LETTER,
     LIVE_ATTEMPT_STATES,
@@ -38,11 +39,16 @@ MESSAGE_LIMIT = 4096
 TOLD_LIMIT = MESSAGE_LIMIT - 256
 """Of the attempt that ended a task: leaves room for why there is no other one."""
 EVIDENCE_LIMIT = 400
-_STOP_RANK = {
+CORRECTED = timedelta(seconds=0.5)
+"""A stored time that lies ahead by less is one of a clock that was only corrected."""
+MENDED_WITHIN = timedelta(minutes=10)
+"""Long after a clock was set back nothing waits any more that was stored before."""
+_STOP_RANK: Mapping[str, int] = {
     Reason.PREEMPTED: 0, Reason.DRAINED: 0, Reason.EVICTED: 0, Reason.ATTEMPT_DELETED: 0, Reason.SUSPENDED: 1,
     Reason.START_DEADLINE: 2,
     Reason.ACTIVE_DEADLINE: 2, Reason.CANCELLED: 3, Reason.DELETED: 4,
 }  # fmt: skip
+"""Of a stop for anything else, which another version may have asked for: 0."""
 
 
 EXPLAINED_STOPS = frozenset({Reason.PREEMPTED.value, Reason.DRAINED.value, Reason.EVICTED.value})
@@ -87,10 +93,10 @@ class Draft:
 
     def mend_times(self) -> None:
         """A stored time that lies ahead was written before the clock was set back: it counts as now, so that nobody waits longer by
-        as much."""
+        as much. Who waits in a queue keeps the place among the others."""
         status, live = self.status, self.live
         if status.queued_time is not None and status.queued_time > exact(self.now):
-            status.queued_time = exact(self.now)
+            status.queued_time = self._mended(status.queued_time)
         for name in ("start_time", "completion_time"):
             moment = getattr(status, name)
             if moment is not None and moment > self.at:
@@ -101,16 +107,29 @@ class Draft:
             if ahead:
                 self.update(live, **ahead)
 
+    def _mended(self, queued: datetime) -> datetime:
+        """For a time in the queue that lies ahead. All that wait get the same moment, whenever each is looked at: or the last one
+        would become the first. That is when the clock was set back, if it was just now; nobody is made older by more."""
+        now = exact(self.now)
+        if queued - now < CORRECTED:
+            return now
+        since = exact(self.policy.clock_from or self.now)
+        return before(since if now - MENDED_WITHIN <= since <= now else now, queued)
+
     # --- moves of the task -----------------------------------------------------------------------------------------------
 
     def hold(self, reason: str, message: str) -> None:
-        """Pending: it may not queue. Its time in the queue starts anew when it may."""
+        """Pending: it may not queue. Its time in the queue starts anew when it may; where only the queue is missing it goes on."""
         status = self.status
         if status.phase is not Phase.PENDING or status.reason != reason:
             self.announce(reason, message)
+        if reason != conditions.QUEUE_NOT_FOUND:
+            status.queued_time = None
+        elif status.phase is not Phase.QUEUED or status.queued_time is None:
+            status.queued_time = exact(self.now)
         self._leave_node()
         status.phase, status.reason, status.message = Phase.PENDING, str(reason), clip(message)
-        status.queued_time, status.outcome_of = None, None
+        status.outcome_of = None
 
     def follow(self, twin: Twin) -> None:
         """Pending: another task does the same work, and this one waits for its outcome."""
@@ -132,6 +151,7 @@ class Draft:
         """
         status = self.status
         retrying = status.phase is Phase.BACKOFF
+        keep_place = keep_place or (status.phase is Phase.PENDING and status.reason == conditions.QUEUE_NOT_FOUND)
         if status.phase is Phase.PENDING and status.reason == Reason.SUSPENDED:
             self.announce("Resumed", "spec.suspend is off again")
         self._leave_node()
@@ -147,8 +167,7 @@ class Draft:
     def place_in_queue(self, news: Unplaced) -> None:
         """Why it waits and until when, in the scheduler's words. One that has climbed too high for every node ends here."""
         status = self.status
-        climbed = status.memory is not None and status.memory.basis == "Ladder"
-        if news.out_of_reach and climbed and status.current is not None:
+        if news.out_of_reach and status.current is not None and climbs_still(status):
             self._give_up_climbing(status.current, news.out_of_reach)
             return
         self._note_memory(news.memory)
@@ -169,6 +188,7 @@ class Draft:
             number=number, id=attempt_id(self.task.metadata.uid, number), node=bound.node, engine=bound.engine,
             engine_node_id=bound.engine_node_id, requested=self._requested(bound), bound_at=self.at,
             boot_id=bound.boot_id or None, termination_grace_period_seconds=self.task.spec.termination_grace_period_seconds,
+            fence=self.task.spec.node_loss.replace == "afterFence",
         )  # fmt: skip
         self._note_memory(bound.memory)
         status.attempts = [*status.attempts, attempt][-MAX_ATTEMPT_RECORDS:]
@@ -184,7 +204,7 @@ class Draft:
         plan = counted or planned(spec, self.status)
         return Requested(
             cpu=requests.cpu, memory=requests.memory if plan is None else plan.request, gpu=requests.gpu, queue=spec.queue,
-            limits=spec.limits, gpu_indices=list(bound.gpus),
+            limits=spec.limits, gpu_indices=list(bound.gpus), gpu_devices=list(bound.devices),
             memory_limit=spec.container.resources.limits.memory if plan is None else plan.limit,
         )  # fmt: skip
 
@@ -219,14 +239,7 @@ class Draft:
         status.queue_position, status.not_before, status.outcome_of = None, None, None
         status.estimated_start_time = None
         status.completion_time = self.at if status.start_time is None else max(self.at, status.start_time)
-        if phase is Phase.SUCCEEDED:
-            self.announce("Completed", message)
-        elif phase is Phase.FAILED:
-            self.announce("DeadLetter", message, "Warning")
-        elif phase is Phase.EXPIRED:
-            self.announce("Expired", message, "Warning")
-        else:
-            self.announce(reason, message)
+        self._announcements.append(ending(phase, str(reason), status.message))
 
     def new_budget(self, request: str) -> None:
         """A person retries: counters and conditions start anew, attempt numbers go on growing (I4)."""
@@ -251,7 +264,7 @@ class Draft:
     def begin_stop(self, attempt: Attempt, reason: Reason, message: str) -> None:
         """Ask for the end of the attempt. A stronger wish replaces a weaker one, and the clock of the first goes on."""
         if attempt.state is AttemptState.STOPPING:
-            if _STOP_RANK[reason] <= _STOP_RANK[Reason(attempt.stop_reason or Reason.SUSPENDED)]:
+            if _STOP_RANK[reason] <= _STOP_RANK.get(attempt.stop_reason or Reason.SUSPENDED, 0):
                 return
             self.update(attempt, stop_reason=reason.value)
         else:
@@ -274,11 +287,12 @@ class Draft:
         words = clip(f"{attempt.node} runs out of memory{': ' if message else ''}{message}", EVIDENCE_LIMIT)
         self.begin_stop(self.update(attempt, reason=None, message=words), Reason.EVICTED, words)
 
-    def note_usage(self, attempt: Attempt, record: NodeAttempt) -> Attempt:
+    def note_usage(self, attempt: Attempt, told: NodeTold) -> Attempt:
         """What its node measured; told once, at the end."""
-        if record.peak_memory is None and record.cpu_seconds is None:
+        peak, cpu_s = usage_of(self.task.spec, attempt, told.record, told.memory_bytes)
+        if peak is None and cpu_s is None:
             return attempt
-        attempt = self.update(attempt, peak_memory=record.peak_memory, cpu_seconds=record.cpu_seconds)
+        attempt = self.update(attempt, peak_memory=peak, cpu_seconds=cpu_s)
         peaks = [one.peak_memory for one in self.status.attempts if one.peak_memory is not None]
         if peaks:
             self.status.peak_memory = f"{-(-units.memory_bytes(peaks[-1]) // 2**20)}Mi"
@@ -351,12 +365,13 @@ class Draft:
 
     def stopped(self, attempt: Attempt, message: str, exit_code: int | None = None, finished_at: datetime | None = None) -> None:
         """A stop that was asked for has taken effect; what follows depends on who asked."""
-        reason = Reason(attempt.stop_reason or Reason.SUSPENDED)
+        name = attempt.stop_reason or Reason.SUSPENDED.value
+        reason = named(name)
         if reason in (Reason.START_DEADLINE, Reason.ACTIVE_DEADLINE):
             cause: Reason = reason
             words = message or attempt.message or ""
             if reason is Reason.START_DEADLINE and attempt.reason is not None:
-                cause, words = Reason(attempt.reason), attempt.message or message
+                cause, words = named(attempt.reason) or reason, attempt.message or message
             limit = f"stopped by {reason.value}" if cause is not reason else RULES[reason].meaning.removesuffix(".")
             self.fail(attempt, cause, f"{limit}{': ' if words else ''}{words}", exit_code, finished_at)
             return
@@ -365,20 +380,21 @@ class Draft:
         if reason is Reason.EVICTED:
             self.fail(attempt, reason, message, exit_code, finished_at)  # as where its node had to act alone
             return
-        attempt = self._close(attempt, AttemptState.STOPPED, reason, exit_code=exit_code, message=message, finished_at=finished_at)
+        attempt = self._close(attempt, AttemptState.STOPPED, name, exit_code=exit_code, message=message, finished_at=finished_at)
         if reason is Reason.PREEMPTED:
             why, _ = self._pay(attempt, reason)
             if why is not None:
                 self.end(Phase.FAILED, reason, f"{describe(attempt, TOLD_LIMIT)}; {why}")
             else:
                 self.enter_queue(keep_place=True)
-        elif reason in (Reason.DRAINED, Reason.ATTEMPT_DELETED):
-            # Costs nothing: no budget bounds how often a person may drain nodes, or end an attempt.
-            self.enter_queue(keep_place=True)
         elif reason is Reason.SUSPENDED:
             self.hold(Reason.SUSPENDED, f"attempt {attempt.number} was stopped because spec.suspend was set")
+        elif reason in (Reason.CANCELLED, Reason.DELETED):
+            self.end(Phase.CANCELLED, name, describe(attempt))
         else:
-            self.end(Phase.CANCELLED, reason, describe(attempt))
+            # Drained, or its end was asked for: costs nothing, no budget bounds how often a person may do that. The same where only
+            # another version knows the reason: whatever that asks for, the task is not over.
+            self.enter_queue(keep_place=True)
 
     def finish(self) -> Transition:
         """What is to be written and told."""
@@ -410,7 +426,7 @@ class Draft:
         self,
         attempt: Attempt,
         state: AttemptState,
-        reason: Reason,
+        reason: str,
         *,
         exit_code: int | None,
         message: str,
@@ -421,7 +437,7 @@ class Draft:
         begin = attempt.started_at or attempt.bound_at or end
         self.status.exit_code = exit_code
         return self.update(
-            attempt, state=state, reason=reason.value, exit_code=exit_code, message=clip(message) or None,
+            attempt, state=state, reason=str(reason), exit_code=exit_code, message=clip(message) or None,
             finished_at=max(end, begin),
         )  # fmt: skip
 
@@ -440,6 +456,11 @@ class Draft:
         elif status.phase is Phase.UNKNOWN:
             status.reason = conditions.NODE_UNREACHABLE
             status.message = f"{attempt.node} does not answer: attempt {attempt.number} may or may not be running"
+            if attempt.fence is None:
+                status.message += (
+                    f"; whether its node's agent stops it was not recorded and {attempt.engine} has not told: nodeLoss.replace "
+                    "afterFence waits for the node"
+                )
         else:
             status.reason, status.message = attempt.reason, attempt.message
 

@@ -62,6 +62,10 @@ class Intervals:
         """How many of them are less than `limit`."""
         return sum(min(last, limit - 1) - first + 1 for first, last in self.spans if first < limit)
 
+    def within(self, limit: int) -> Intervals:
+        """Those of them that are less than `limit`."""
+        return Intervals((first, min(last, limit - 1)) for first, last in self.spans if first < limit)
+
     def missing(self, limit: int, also: Container[int] = ()) -> Iterator[int]:
         """Indices from 0 to `limit` - 1 that are neither in it nor in `also`, lowest first; jumps over its spans."""
         begin = 0

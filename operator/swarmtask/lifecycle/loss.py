@@ -9,7 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
-from swarmtask.lifecycle.deadlines import Policy, promised_grace_s
+from swarmtask.lifecycle.deadlines import Policy, promised_grace_s, replacing
+from swarmtask.lifecycle.memory import usage_of
 from swarmtask.lifecycle.messages import FINAL_WORKLOAD_STATES, Observation, Reason, WorkloadState
 from swarmtask.lifecycle.reasons import RULES
 from swarmtask.resources.node import NodeAttempt
@@ -72,6 +73,8 @@ class NodeWord:
 
 _BY_SIGNAL = (137, 143)
 """SIGKILL, SIGTERM."""
+_STOPPED_UNSEEN = (Reason.PREEMPTED, Reason.DRAINED, Reason.EVICTED, Reason.ATTEMPT_DELETED, Reason.SUSPENDED)
+"""Stops after which the task goes on: one that nobody saw take effect may have come too late."""
 _WAITING = (Phase.BACKOFF, Phase.QUEUED, Phase.PENDING)
 NO_AGENT = NodeWord(Hearing.NONE)
 
@@ -83,7 +86,7 @@ def replace_after_s(spec: TaskSpec, attempt: Attempt, policy: Policy, *, fenced:
         fenced: its node has an agent, which stops it by itself. Where it has none, `afterFence` has nothing to wait for and waits
             for the node.
     """
-    match spec.node_loss.replace:
+    match replacing(spec, attempt):
         case "afterFence" if fenced:
             return _fence_end_s(spec, attempt, policy)
         case "afterLost":
@@ -118,7 +121,7 @@ def weigh(
         return told
     in_fence = _in_fence(spec, attempt, policy, word, waited_s, unknown=unknown)
     fence_goes_on = in_fence and word.since_s <= _fence_end_s(spec, attempt, policy)
-    if _may_be_explained(told, spec, word, waited_s, in_fence=fence_goes_on if word.hearing is Hearing.VOUCHED else in_fence):
+    if _may_be_explained(told, attempt, word, waited_s, in_fence=fence_goes_on if word.hearing is Hearing.VOUCHED else in_fence):
         return None
     if word.hearing is Hearing.VOUCHED and in_fence:
         words = "it ended when its node's agent may have stopped it, and the agent says nothing"
@@ -127,16 +130,24 @@ def weigh(
 
 
 def finished_away(task: SwarmTask, attempt: Attempt, record: NodeAttempt) -> bool:
-    """Whether this attempt was given up with its node, had completed there, and nothing has followed it yet."""
+    """Whether this attempt was given up with its node, had completed there, and nothing has followed it yet.
+
+    A program that was told to end may say 0 of unfinished work. Where a stop had been asked for it must be known that none reached
+    it; else it is enough that no signal is known of.
+    """
     done = record.state == "Exited" and record.exit_code == 0 and not record.reason
+    if attempt.reason == Reason.NODE_LOST:
+        own = record.told_to_end is not True
+    else:
+        own = attempt.reason in _STOPPED_UNSEEN and attempt.exit_code is None and record.told_to_end is False
     current = task.status.current
-    given_up = current is not None and current.id == attempt.id and attempt.reason == Reason.NODE_LOST
-    return done and given_up and task.status.phase in _WAITING and task.metadata.deletion_timestamp is None
+    newest = current is not None and current.id == attempt.id
+    return done and own and newest and task.status.phase in _WAITING and task.metadata.deletion_timestamp is None
 
 
-def news_of(task: SwarmTask, attempt: Attempt, record: NodeAttempt) -> bool:
-    """Whether a record says anything of an attempt that is over which is not written down yet."""
-    told = (record.peak_memory, record.cpu_seconds)
+def news_of(task: SwarmTask, attempt: Attempt, record: NodeAttempt, memory_bytes: int = 0) -> bool:
+    """Whether a record says anything of an attempt that is over which is not written down yet. `memory_bytes`: see `NodeTold`."""
+    told = usage_of(task.spec, attempt, record, memory_bytes)
     usage = told not in ((None, None), (attempt.peak_memory, attempt.cpu_seconds))
     return usage or finished_away(task, attempt, record)
 
@@ -154,9 +165,13 @@ def observation_of(attempt: Attempt, record: NodeAttempt, boot_id: str, *, reach
         started_at=record.started_at, finished_at=record.finished_at,
     )  # fmt: skip
     told = _complete(seen, attempt, NodeWord(Hearing.HEARD, boot_id=boot_id), record)
-    if reached or told.reason is not None or told.exit_code not in _BY_SIGNAL or attempt.state is AttemptState.STOPPING:
+    # A polite end would pass for finished work, so there the engine need not have seen yet that it has lost the node.
+    polite = told.exit_code == 0 and record.told_to_end is True
+    signalled = polite or (not reached and told.exit_code in _BY_SIGNAL)
+    if told.reason is not None or not signalled or attempt.state is AttemptState.STOPPING:
         return told
-    words = f"a signal ended it (exit code {told.exit_code}) while {attempt.engine} had lost {attempt.node}"
+    blind = "showed nothing of" if reached else "had lost"
+    words = f"a signal ended it (exit code {told.exit_code}) while {attempt.engine} {blind} {attempt.node}"
     return replace(told, reason=Reason.NODE_LOST, message=words)
 
 
@@ -179,6 +194,8 @@ def _complete(seen: Observation, attempt: Attempt, word: NodeWord, record: NodeA
         return replace(seen, reason=reason, message=record.message or words, exit_code=_code(seen, record))
     restarted = word.hearing is Hearing.HEARD and attempt.boot_id and word.boot_id and attempt.boot_id != word.boot_id
     done = record is not None and _ended(record) and record.exit_code == 0
+    if record is not None and done and record.told_to_end is False:
+        return replace(seen, unasked=True)
     if restarted and not done:
         code = "" if seen.exit_code is None else f" (exit code {seen.exit_code} means nothing)"
         return replace(seen, reason=Reason.NODE_RESTARTED, message=f"{attempt.node} was restarted while it ran{code}")
@@ -189,10 +206,10 @@ def _code(seen: Observation, record: NodeAttempt) -> int | None:
     return seen.exit_code if seen.exit_code is not None else record.exit_code
 
 
-def _may_be_explained(seen: Observation, spec: TaskSpec, word: NodeWord, waited_s: float, *, in_fence: bool) -> bool:
+def _may_be_explained(seen: Observation, attempt: Attempt, word: NodeWord, waited_s: float, *, in_fence: bool) -> bool:
     """Whether the agent may still say that it was the node and not the program that ended it. A program that ends politely on
     SIGTERM exits with 0: that would pass for finished work."""
-    fenced = spec.node_loss.replace == "afterFence"
+    fenced = _may_carry_the_fence(attempt)
     match word.hearing:
         case Hearing.NONE:
             return False
@@ -214,7 +231,12 @@ def _in_fence(spec: TaskSpec, attempt: Attempt, policy: Policy, word: NodeWord, 
     began_s = word.since_s - waited_s
     over = attempt.started_at is not None and not unknown and began_s > _fence_end_s(spec, attempt, policy)
     inside = not over and (not word.told_all or began_s >= policy.fence_s - EARLY_S)
-    return spec.node_loss.replace == "afterFence" and inside
+    return _may_carry_the_fence(attempt) and inside
+
+
+def _may_carry_the_fence(attempt: Attempt) -> bool:
+    """Its node's agent may stop it, whatever its task says by now. Where nothing was recorded, that is possible too."""
+    return attempt.fence is not False
 
 
 def _fence_end_s(spec: TaskSpec, attempt: Attempt, policy: Policy) -> float:

@@ -12,6 +12,7 @@ from swarmtask.lifecycle.messages import Reason
 from swarmtask.resources import units
 from swarmtask.resources.failures import FailureRule
 from swarmtask.resources.fields import AUTO, AUTO_MEMORY
+from swarmtask.resources.node import NodeAttempt
 from swarmtask.resources.task import Attempt, MemoryPlan, Resources, TaskSpec, TaskStatus
 
 AUTO_FACTOR = 2.0
@@ -86,6 +87,29 @@ def limit_bytes(spec: TaskSpec, attempt: Attempt) -> int:
     request = units.memory_bytes(attempt.requested.memory)
     told = attempt.requested.memory_limit or spec.container.resources.limits.memory
     return max(request, units.memory_bytes(told or "0"))
+
+
+def climbs_still(status: TaskStatus) -> bool:
+    """Whether the newest attempt is what the ladder has climbed from: no attempt had its last step yet. Where one had it, some node
+    could give so much, and may come back."""
+    ladder, newest = _ladder(status), status.current
+    if ladder is None or newest is None:
+        return False
+    return units.memory_bytes(newest.requested.memory) < _request(ladder)
+
+
+def usage_of(spec: TaskSpec, attempt: Attempt, record: NodeAttempt, capacity_bytes: int) -> tuple[str | None, float | None]:
+    """Peak memory and seconds of CPU time of an attempt, as its node told them. The peak is no more than the attempt can have used:
+    its limit, and all that its node has; None where neither is known.
+
+    Args:
+        capacity_bytes: of the node; 0: not known.
+    """
+    bounds = [count for count in (limit_bytes(spec, attempt), capacity_bytes) if count]
+    if record.peak_memory is None or not bounds:
+        return None, record.cpu_seconds
+    most = min(*bounds, _MOST)
+    return record.peak_memory if units.memory_bytes(record.peak_memory) <= most else str(most), record.cpu_seconds
 
 
 def _ladder(status: TaskStatus) -> MemoryPlan | None:

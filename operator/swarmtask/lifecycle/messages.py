@@ -11,7 +11,9 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Literal
 
-from swarmtask.resources.node import NodeAttempt
+from swarmtask.resources.meta import possible
+from swarmtask.resources.node import NodeAttempt, NodeEviction
+from swarmtask.resources.placement import GivenGpu
 from swarmtask.resources.task import Attempt, MemoryPlan, Phase, SwarmTask, TaskStatus
 
 # --- typed reasons -------------------------------------------------------------------------------------------------------
@@ -79,7 +81,9 @@ class Observation:
         reason: set by the engine only where it knows more than the exit code (ImagePullFailed, EngineRejected, NodeRestarted,
             OOMKilled); otherwise None, and the lifecycle derives it.
         message: the engine's own words.
-        started_at, finished_at: as the engine tells, else None.
+        started_at, finished_at: as the engine or the node's agent tells, else None; None also for what no clock can show.
+        unasked: its node knows that nobody had told it to end before it did.
+        fence: it was made to be stopped by its node's agent when that cannot reach the API; None: the engine does not know.
     """
 
     name: str
@@ -95,6 +99,14 @@ class Observation:
     message: str = ""
     started_at: datetime | None = None
     finished_at: datetime | None = None
+    unasked: bool = False
+    fence: bool | None = None
+
+    def __post_init__(self) -> None:
+        # Here every time comes in that a node tells: of a laptop of which anybody may have taken hold.
+        for name in ("started_at", "finished_at"):
+            if possible(getattr(self, name)) is None:
+                object.__setattr__(self, name, None)
 
 
 # --- events --------------------------------------------------------------------------------------------------------------
@@ -136,6 +148,7 @@ class Bound:
     """The scheduler chose a node; the resources are already assumed in the cache.
 
     Attributes:
+        gpus: indices of the GPUs that it was given. devices: what the node says of each of them.
         memory: how much memory was counted, where the spec says `auto`; None for other tasks.
         boot_id: of the node, where it has an agent; empty: it has none.
     """
@@ -144,6 +157,7 @@ class Bound:
     engine: str
     engine_node_id: str
     gpus: tuple[int, ...] = ()
+    devices: tuple[GivenGpu, ...] = ()
     memory: MemoryPlan | None = None
     boot_id: str = ""
 
@@ -192,11 +206,17 @@ class Drain:
 
 @dataclass(frozen=True, slots=True)
 class Evict:
-    """The agent of the node asked for room in memory, and this attempt was chosen. `message`: the agent's words."""
+    """The agent of the node asked for room in memory, and this attempt was chosen.
+
+    Attributes:
+        message: the agent's words.
+        wish: as it was heard. Whoever carries this out late looks whether the agent still has it.
+    """
 
     attempt: int
     node: str
     message: str = ""
+    wish: NodeEviction | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,6 +230,19 @@ class Observed:
 
     observation: Observation
     boot_id: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class MadeWith:
+    """With what the workload of this attempt was made, as its engine shows it whatever its node does; of attempts that were bound
+    by a version that did not record it.
+
+    Attributes:
+        fence: as in `Observation`.
+    """
+
+    attempt: int
+    fence: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -258,12 +291,14 @@ class NodeTold:
 
     Attributes:
         reached: the attempt's engine reaches the node, by its newest list.
+        memory_bytes: that the node has, as its engine tells; 0: not known.
     """
 
     attempt: int
     record: NodeAttempt
     boot_id: str = ""
     reached: bool = True
+    memory_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -274,8 +309,8 @@ class InvalidObject:
 
 
 TaskEvent = (
-    Reconcile | Bound | Unplaced | Preempt | Drain | Evict | Observed | Vanished | SubmitRefused | NodeGone | NodeSilent | NodeTold
-    | InvalidObject
+    Reconcile | Bound | Unplaced | Preempt | Drain | Evict | Observed | MadeWith | Vanished | SubmitRefused | NodeGone | NodeSilent
+    | NodeTold | InvalidObject
 )  # fmt: skip
 
 
@@ -354,7 +389,8 @@ class Transition:
 
 
 __all__ = [
-    "FINAL_WORKLOAD_STATES", "Announcement", "Bound", "Command", "DeleteTask", "Drain", "Evict", "InvalidObject", "NodeGone",
-    "NodeSilent", "NodeTold", "Observation", "Observed", "Preempt", "Reason", "Reconcile", "ReleaseFinalizer", "Remove", "Stop",
-    "Submit", "SubmitRefused", "SwarmTask", "TaskEvent", "Transition", "Twin", "Unplaced", "Vanished", "WakeAt", "WorkloadState",
+    "FINAL_WORKLOAD_STATES", "Announcement", "Bound", "Command", "DeleteTask", "Drain", "Evict", "InvalidObject", "MadeWith",
+    "NodeGone", "NodeSilent", "NodeTold", "Observation", "Observed", "Preempt", "Reason", "Reconcile", "ReleaseFinalizer", "Remove",
+    "Stop", "Submit", "SubmitRefused", "SwarmTask", "TaskEvent", "Transition", "Twin", "Unplaced", "Vanished", "WakeAt",
+    "WorkloadState",
 ]  # fmt: skip

@@ -1,19 +1,20 @@
 """What an engine's facts do to the attempt that they speak of.
 
-Called by `task.handle` for `Observed`, `Vanished`, `SubmitRefused`, `NodeGone`, `NodeSilent` and `NodeTold`. Reports may be late,
-repeated, reordered or about something else: whatever does not speak of a live attempt of this very task changes nothing (LIFECYCLE
-I3, I5). The one exception is what a node tells of an attempt that was given up (`hear_late`).
+Called by `task.handle` for `Observed`, `MadeWith`, `Vanished`, `SubmitRefused`, `NodeGone`, `NodeSilent` and `NodeTold`. Reports
+may be late, repeated, reordered or about something else: whatever does not speak of a live attempt of this very task changes
+nothing (LIFECYCLE I3, I5). The one exception is what a node tells of an attempt that was given up (`hear_late`).
 """
 
 from __future__ import annotations
 
 from datetime import timedelta
 
-from swarmtask.lifecycle.deadlines import silence_decides, stop_over, whole
+from swarmtask.lifecycle.deadlines import replacing, silence_decides, stop_over, whole
 from swarmtask.lifecycle.draft import EXPLAINED_STOPS, Draft, clip
 from swarmtask.lifecycle.loss import finished_away, observation_of, replace_after_s
 from swarmtask.lifecycle.messages import (
     FINAL_WORKLOAD_STATES,
+    MadeWith,
     NodeGone,
     NodeSilent,
     NodeTold,
@@ -24,12 +25,12 @@ from swarmtask.lifecycle.messages import (
     Vanished,
     WorkloadState,
 )
-from swarmtask.lifecycle.reasons import RULES
+from swarmtask.lifecycle.reasons import RULES, named
 from swarmtask.resources.task import Attempt, AttemptState, Phase
 
 _DEADLINES = (Reason.START_DEADLINE, Reason.ACTIVE_DEADLINE)
 
-EngineFact = Observed | Vanished | SubmitRefused | NodeGone | NodeSilent | NodeTold
+EngineFact = Observed | MadeWith | Vanished | SubmitRefused | NodeGone | NodeSilent | NodeTold
 
 
 def find_live(draft: Draft, event: EngineFact) -> Attempt | None:
@@ -53,12 +54,19 @@ def apply(draft: Draft, live: Attempt, event: EngineFact) -> None:
             if seen.state not in FINAL_WORKLOAD_STATES:
                 live = _learn_boot(draft, live, boot_id)
             _observe(draft, live, seen, boot_id)
+        case MadeWith(fence=fence) if live.fence is None:
+            draft.update(live, fence=fence)
         case NodeSilent():
             _miss(draft, live, event)
         case NodeTold(record=record) if record.state == "Exited":
-            _end(draft, draft.note_usage(live, record), observation_of(live, record, event.boot_id, reached=event.reached))
+            _end(draft, draft.note_usage(live, event), observation_of(live, record, event.boot_id, reached=event.reached))
         case Vanished():
-            _lose(draft, live, Reason.WORKLOAD_LOST, f"{live.engine} no longer lists the workload")
+            _lose(
+                draft,
+                live,
+                Reason.WORKLOAD_LOST,
+                f"{live.engine} {'no longer lists' if live.observed else 'never had'} the workload",
+            )
         case NodeGone(message=message):
             _lose(draft, live, Reason.NODE_LOST, message)
         case SubmitRefused(reason=reason, message=message) if not live.observed:
@@ -78,7 +86,7 @@ def hear_late(draft: Draft, event: NodeTold) -> bool:
     known = next((one for one in draft.status.attempts if one.id == record.id and not one.live), None)
     if known is None or record.state != "Exited":
         return False
-    known = draft.note_usage(known, record)
+    known = draft.note_usage(known, event)
     if finished_away(draft.task, known, record):
         draft.accept_late(known, observation_of(known, record, event.boot_id))
     return True
@@ -91,7 +99,7 @@ def _miss(draft: Draft, live: Attempt, event: NodeSilent) -> None:
     due_s = replace_after_s(spec, live, draft.policy, fenced=event.fenced)
     if due_s is None or event.silent_s < due_s:
         return
-    stopped = event.fenced and spec.node_loss.replace == "afterFence"
+    stopped = event.fenced and replacing(spec, live) == "afterFence"
     over = stop_over(spec, live, draft.policy)
     if not stopped and over is not None and over > draft.now and silence_decides(spec, live, draft.status.phase):
         return  # a node that is not as lost as it seems may still be at it
@@ -210,7 +218,7 @@ def _reason_of(live: Attempt, seen: Observation) -> Reason:
         return seen.reason
     match seen.state:
         case WorkloadState.REJECTED:
-            return Reason(live.reason) if live.reason is not None else Reason.ENGINE_REJECTED
+            return named(live.reason) or Reason.ENGINE_REJECTED
         case WorkloadState.EXITED if seen.exit_code == 0:
             return Reason.COMPLETED
         case WorkloadState.EXITED if seen.exit_code is not None:
@@ -221,7 +229,10 @@ def _reason_of(live: Attempt, seen: Observation) -> Reason:
 
 
 def _ended_before_stop(draft: Draft, live: Attempt, seen: Observation) -> bool:
-    """Proof that the work was done before anybody asked to stop it, by more than clocks may differ: it is never run again."""
+    """Proof that the work was done before anybody asked to stop it, by more than clocks may differ, or before that reached it: it
+    is never run again."""
+    if seen.unasked:
+        return True
     if seen.finished_at is None or live.stop_requested_at is None:
         return False
     return whole(seen.finished_at) + timedelta(seconds=draft.policy.clock_skew_s) < live.stop_requested_at

@@ -102,3 +102,11 @@ RULES: Mapping[Reason, ReasonRule] = MappingProxyType(
         ),
     }
 )
+
+
+def named(name: str | None) -> Reason | None:
+    """The reason of that name; None for one that has no row here: a newer version may have written it."""
+    return None if name is None else _BY_NAME.get(name)
+
+
+_BY_NAME = {reason.value: reason for reason in Reason}

@@ -273,7 +273,10 @@ def _settle_live(draft: Draft, live: Attempt) -> None:
 
 def _give_up_seeing(draft: Draft, live: Attempt) -> None:
     """The stop cannot be confirmed. A start that nobody saw is the infrastructure's loss, not the task's (I8)."""
-    why = f"{live.node} does not answer" if live.observed else f"{live.engine} never showed it"
+    unshown = (
+        f"{live.engine} never showed it" if draft.policy.drives(live.engine) else f"this operator does not drive {live.engine}"
+    )
+    why = f"{live.node} does not answer" if live.observed else unshown
     message = f"counted as stopped without proof: {why}"
     if live.stop_reason == Reason.START_DEADLINE and live.reason is None:
         draft.fail(live, Reason.NODE_LOST if live.observed else Reason.WORKLOAD_LOST, message)

@@ -26,14 +26,17 @@ class Standing(IntEnum):
     """How far a task has come on the way to doing the work.
 
     BEGUN: it has had an attempt in this budget, and is never deduplicated. ADMITTED: in the queue. WAITING: it may be let in.
-    HELD: it cannot start for a reason of its own (suspended, being deleted, no such queue), so nobody waits for it. DONE: finished.
+    QUEUE_STOPPED, WAITING_STOPPED: the same two in a queue that is stopped, behind all that can start. HELD: it cannot start for a
+    reason of its own (suspended, being deleted, no such queue), so nobody waits for it. DONE: finished.
     """
 
     BEGUN = 0
     ADMITTED = 1
     WAITING = 2
-    HELD = 3
-    DONE = 4
+    QUEUE_STOPPED = 3
+    WAITING_STOPPED = 4
+    HELD = 5
+    DONE = 6
 
 
 def begun(status: TaskStatus) -> bool:
@@ -43,24 +46,26 @@ def begun(status: TaskStatus) -> bool:
     return live or status.start_time is not None or status.failures > 0 or status.infrastructure_losses > 0
 
 
-def standing(task: SwarmTask) -> Standing:
-    """Where a stored task stands."""
+def standing(task: SwarmTask, *, stopped: bool = False) -> Standing:
+    """Where a stored task stands. `stopped`: its queue starts nothing, by a person's word."""
     status = task.status
     if task.finished:
         return Standing.DONE
     if begun(status):
         return Standing.BEGUN
     if status.phase is not Phase.PENDING:
-        return Standing.ADMITTED
+        return Standing.QUEUE_STOPPED if stopped else Standing.ADMITTED
     held = task.spec.suspend or task.metadata.deletion_timestamp is not None or status.reason == QUEUE_NOT_FOUND
-    return Standing.HELD if held else Standing.WAITING
+    if held:
+        return Standing.HELD
+    return Standing.WAITING_STOPPED if stopped else Standing.WAITING
 
 
-def precedence(task: SwarmTask) -> Precedence:
+def precedence(task: SwarmTask, *, stopped: bool = False) -> Precedence:
     """Where an unfinished task stands among others of its key. One that is held or finished is taken as if it were about to wait:
     that is how it stands when it is resumed or retried."""
     created = task.metadata.creation_timestamp
-    rank = min(standing(task), Standing.WAITING)
+    rank = min(standing(task, stopped=stopped), Standing.WAITING_STOPPED if stopped else Standing.WAITING)
     return (rank, created.timestamp() if created is not None else 0.0, task.metadata.uid)
 
 

@@ -96,6 +96,7 @@ class Attempts:
         self._forgotten: set[str] = set()
         self._delivered: dict[str, datetime] = {}
         self._listed = False
+        self._began = now()
 
     # --- for the agent's loop ---
 
@@ -350,7 +351,7 @@ class Attempts:
         reason, message = cause(exit_code, seen.finished_at, mark, evidence)
         record = replace(
             before, exited=True, started_at=seen.started_at or before.started_at, finished_at=seen.finished_at, exit_code=exit_code,
-            reason=reason, message=message, recorded_at=self._now(),
+            reason=reason, message=message, recorded_at=self._now(), told_to_end=self._told_to_end(seen, about),
         )  # fmt: skip
         self._keep(record, durable=True)
         with self._lock:
@@ -358,6 +359,12 @@ class Attempts:
             self._marks.pop(container_id, None)
             self._heard.pop(container_id, None)
         logger.info("attempt %s has ended: exit code %s %s", attempt, exit_code, reason)
+
+    def _told_to_end(self, seen: Details, about: _Heard) -> bool | None:
+        """Of one that began before this agent did nobody knows what it was sent until then."""
+        if about.signals.keys() & _fatal(seen):
+            return True
+        return False if seen.started_at is not None and seen.started_at >= self._began else None
 
     def _kills(self, evidence: Evidence, about: _Heard, seen: Details, early: Usage | None, late: Usage | None) -> Evidence:
         """The evidence, with what is known of kills for memory.
@@ -410,5 +417,9 @@ def _with_figures(record: Record, usage: Usage) -> Record:
 
 def _was_told_to_end(one: _Running, signals: Mapping[str, datetime], now: datetime) -> bool:
     grace = USUAL_GRACE if one.item.grace_s is None else timedelta(seconds=one.item.grace_s)
-    fatal = FATAL | {signal_number(one.details.stop_signal)}
+    fatal = _fatal(one.details)
     return any(name in fatal and now - at <= grace + ENDING for name, at in signals.items())
+
+
+def _fatal(seen: Details) -> frozenset[str]:
+    return FATAL | {signal_number(seen.stop_signal)}

@@ -68,7 +68,9 @@ class Fence:
         claim: Callable[[bool], None] = lambda claimed: None,
     ) -> None:
         self._sweep, self._clock, self._remember, self._claim = sweep, clock, remember, claim
-        self._claimed, self._claimed_before = claimed, claimed
+        self._claimed = claimed
+        self._first = False
+        """The call under way is the first that may make the Lease: all before it were refused."""
         self.terms = terms or Terms()
         now = clock()
         self._renewed_at = now if renewed_at is None or renewed_at > now else renewed_at
@@ -103,24 +105,25 @@ class Fence:
         """
         with self._lock:
             if self._claimed:
+                self._first = False  # the one before may have made it: its answer was lost
                 return
         self._claim(True)
         with self._lock:
-            self._claimed = True
+            self._claimed = self._first = True
             self._renewed_at = max(self._renewed_at, asked_at)
 
     def refused(self) -> None:
-        """The API has answered that it gives no Lease. Where this agent was the first to ask, there is none."""
+        """The API has answered that it gives no Lease. Where no call before this one can have made it, there is none."""
         with self._lock:
-            if self._claimed_before or not self._claimed:
+            if not self._first:
                 return
-            self._claimed = False
+            self._claimed = self._first = False
         self._claim(False)
 
     def renewed(self, asked_at: float) -> None:
         """The API has renewed the Lease. `asked_at`: what `ask` gave before the call."""
         with self._lock:
-            self._claimed = self._claimed_before = True
+            self._claimed, self._first = True, False
             self._look(self._clock())
             self._renewed_at = max(self._renewed_at, asked_at)
             held = self._expired_from is None

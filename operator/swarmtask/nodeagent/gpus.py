@@ -18,6 +18,9 @@ from swarmtask.nodeagent.reading import GpuReading
 
 logger = logging.getLogger(__name__)
 
+OTHERS_FROM = 64
+"""NVIDIA's GPUs have NVML's indices, others this and the number of their card: neither moves when the other's driver fails."""
+MOST = 1024
 _AMD, _INTEL = "0x1002", "0x8086"
 _DISPLAY_CLASSES = ("0x0300", "0x0302", "0x0380")
 """PCI classes of VGA, 3D and other display controllers."""
@@ -54,11 +57,8 @@ class Gpus:
         self._complained: set[str] = set()
 
     def read(self) -> tuple[GpuReading, ...]:
-        """NVIDIA's first, with NVML's own indices; the others behind them, in the order of their cards."""
-        nvidia = self._read_nvidia()
-        start = max((gpu.index for gpu in nvidia), default=-1) + 1
-        others = tuple(_read_card(card, start + number) for number, card in enumerate(self._cards()))
-        return (*nvidia, *others)
+        """NVIDIA's first, with NVML's own indices; the others behind them, by the numbers of their cards."""
+        return (*self._read_nvidia(), *(_read_card(device, index) for index, device in self._cards()))
 
     # --- NVIDIA ---
 
@@ -91,15 +91,15 @@ class Gpus:
 
     # --- AMD and Intel ---
 
-    def _cards(self) -> Iterator[Path]:
-        """The devices behind card0, card1, ... that are display controllers of AMD or Intel."""
+    def _cards(self) -> Iterator[tuple[int, Path]]:
+        """The devices behind card0, card1, ... that are display controllers of AMD or Intel, each with its index."""
         if not self._drm.is_dir():
             return
-        names = [path.name for path in self._drm.iterdir() if re.fullmatch(r"card\d+", path.name)]
-        for name in sorted(names, key=lambda name: int(name[4:])):
-            device = self._drm / name / "device"
+        numbers = [int(path.name[4:]) for path in self._drm.iterdir() if re.fullmatch(r"card\d{1,4}", path.name)]
+        for number in sorted(number for number in numbers if OTHERS_FROM + number < MOST):
+            device = self._drm / f"card{number}" / "device"
             if _text(device / "vendor") in (_AMD, _INTEL) and (_text(device / "class") or "")[:6] in _DISPLAY_CLASSES:
-                yield device
+                yield OTHERS_FROM + number, device
 
 
 def _read_nvidia_gpu(nvml: Nvml, index: int) -> GpuReading:

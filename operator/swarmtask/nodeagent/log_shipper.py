@@ -83,11 +83,13 @@ class LogShipper:
         while True:
             self._changed.clear()
             try:
-                items = await self._ask_docker(self._daemon.containers)
+                new = self._new(_containers(await self._ask_docker(self._daemon.containers)), sent)
             except EngineUnavailable as error:
                 logger.debug("containers are not seen: %s", error.message)
+            except Exception:  # a bug in one look must not end the output that is on its way, and must not go unseen
+                logger.exception("containers cannot be looked at; it is tried again")
             else:
-                for follower in self._new(_containers(items), sent):
+                for follower in new:
                     group.create_task(self._follow(follower), name=f"output of {follower.owner.attempt}")
             await self._until_changed()
 

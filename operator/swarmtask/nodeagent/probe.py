@@ -119,7 +119,7 @@ def detected(
     gpus: tuple[GpuReading, ...], dev: Path = Path("/dev"), run: Path = Path("/var/run"), misc: Path = Path("/sys/class/misc")
 ) -> frozenset[str]:
     """What the machine offers by having it: docker, browser, kvm, gpu. A container has no /dev of its machine, but its sysfs; and
-    programs only of its own image."""
+    programs only of its own image. Parts of a processor are no GPU to somebody who does not ask for just them."""
     found = set()
     if (run / "docker.sock").exists():
         found.add("docker")
@@ -127,7 +127,7 @@ def detected(
         found.add("browser")
     if (dev / "kvm").exists() or (misc / "kvm").exists():
         found.add("kvm")
-    if gpus:
+    if any(gpu.vendor == "nvidia" or gpu.memory_bytes for gpu in gpus):
         found.add("gpu")
     return frozenset(found)
 

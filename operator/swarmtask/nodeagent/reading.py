@@ -15,7 +15,7 @@ class GpuReading:
     """One GPU.
 
     Attributes:
-        index: as the vendor's driver counts; over all vendors of one machine, unique.
+        index: unique on its machine, and the same at each look: see `gpus`.
         used_bytes, busy: of its memory and its time; None where the driver does not say.
     """
 

@@ -40,6 +40,7 @@ class Record:
         reason: what the node did to it. Of one that runs: what it is being stopped for.
         stopping_at: when the node began to stop it for that reason.
         recorded_at: when its end was found.
+        told_to_end: somebody had sent it a signal to end before it ended; None: nobody knows.
         fenced: it must not run while the API cannot be reached. grace_s: between SIGTERM and SIGKILL, as its task declares.
     """
 
@@ -55,6 +56,7 @@ class Record:
     cpu_s: float | None = None
     stopping_at: datetime | None = None
     recorded_at: datetime | None = None
+    told_to_end: bool | None = None
     fenced: bool = False
     grace_s: int | None = None
 
@@ -64,6 +66,7 @@ class Record:
             "startedAt": None if self.started_at is None else format_time(self.started_at),
             "finishedAt": None if self.finished_at is None else format_time(self.finished_at),
             "exitCode": self.exit_code if self.exited else None,
+            "toldToEnd": self.told_to_end if self.exited else None,
             "message": self.message[:MOST_MESSAGE] or None,
             "peakMemory": None if self.peak_bytes is None else str(self.peak_bytes),
             "cpuSeconds": None if self.cpu_s is None else round(self.cpu_s, 3),
@@ -182,6 +185,7 @@ def _sound(record: Record) -> bool:
         isinstance(record.container_id, str)
         and all(isinstance(value, bool) for value in (record.exited, record.fenced))
         and record.reason in _REASONS
+        and isinstance(record.told_to_end, bool | None)
         and isinstance(record.message, str)
         and all(isinstance(value, int | None) for value in (record.exit_code, record.peak_bytes, record.grace_s))
         and isinstance(record.cpu_s, int | float | None)

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from swarmtask.scheduler import gpus
-from swarmtask.scheduler.gpus import ANY_GPU, GpuCounts
+from swarmtask.scheduler.gpus import GpuCounts, row_of
 from swarmtask.scheduler.model import Amounts, Choice, GpuWish, NodeInfo, QueueKey, Taint, TaskShape, Weights
 
 Mask = NDArray[np.bool_]
@@ -307,10 +307,8 @@ class Columns:
         floors = task_class.floors
         if cpu < floors[CPU] or memory < floors[MEMORY] or free_gpus < floors[GPUS] or slots < floors[SLOTS]:
             return False
-        shape = task_class.shape
-        if shape.request.gpus <= 0 or shape.gpu == ANY_GPU:
-            return True
-        return bool(self.gpus.left[self.gpus.rows[shape.gpu], node] >= floors[GPUS])
+        row = row_of(self.gpus.rows, task_class.shape.gpu) if task_class.shape.request.gpus > 0 else None
+        return row is None or bool(self.gpus.left[row, node] >= floors[GPUS])
 
     def place(self, node: int, task_class: TaskClass) -> tuple[int, ...]:
         """Take one task's room from a node, and return the indices of the GPUs that it gets. The caller has made sure that it

@@ -89,10 +89,12 @@ class Cycle:
         if line.gate.closed:
             return Park(line, line.gate.standstill())
         task_class = line.task_class
+        unfit = self._unfit.get(task_class)
         spent = line.gate.spent(task_class.shape) if task_class.shape.limits else None
         if spent is not None:
-            return Park(line, spent)
-        unfit = self._unfit.get(task_class)
+            # Slots that a task could not use on any node are not kept for it, and are not what it waits for.
+            hopeless = self.headroom.hopeless(task_class)
+            return Park(line, (unfit or no_node_fits(self.columns, task_class)) if hopeless else spent)
         if unfit is not None:
             return Park(line, unfit)
         # 4. Find the best feasible node. Room only shrinks during a cycle: what does not fit now is not looked at again.

@@ -17,7 +17,7 @@ import numpy as np
 
 from swarmtask.resources.units import format_cpu, format_memory, humanize_memory
 from swarmtask.scheduler.columns import CPU, GPUS, MEMORY, SLOTS, Columns, Mask, NodeClass, Room, TaskClass
-from swarmtask.scheduler.gpus import ANY_GPU
+from swarmtask.scheduler.gpus import row_of
 from swarmtask.scheduler.model import GpuWish, Taint, TaskShape
 
 TAINTS_NAMED = 3
@@ -362,13 +362,14 @@ class MatchingGpus:
 
     def mask(self, room: Room, task_class: TaskClass) -> Mask:
         wish = task_class.shape.gpu
-        left = room.free[GPUS] if wish == ANY_GPU else room.gpu_left[room.gpu_rows[wish]]
+        row = row_of(room.gpu_rows, wish)
+        left = room.free[GPUS] if row is None else room.gpu_left[row]
         mask: Mask = left >= task_class.need[GPUS]
         return mask
 
     def explain(self, refused: Mask, columns: Columns, task_class: TaskClass) -> str:
         wish, need = task_class.shape.gpu, int(task_class.need[GPUS])
-        row = None if wish == ANY_GPU else columns.gpus.rows[wish]
+        row = row_of(columns.gpus.rows, wish)
         free = max(0, int((columns.room.free[GPUS] if row is None else columns.gpus.left[row])[refused].max()))
         offered = int((columns.allocatable[GPUS] if row is None else columns.gpus.offered[row])[refused].max())
         facts = f"needs {need}{_wish_words(wish)}, most free {free}"

@@ -6,6 +6,9 @@ node.
 A node that does not list its GPUs has as many as its engine says, with the indices 0, 1, 2, ... and nothing known of any of them:
 they match only a wish that asks for nothing. An attempt whose GPUs are not recorded, or are not listed any more, may hold any of
 them: it counts against every wish, and the lowest indices, where programs begin, are the last to be given away.
+
+GPUs of AMD and Intel without memory of their own are parts of the processor, mostly. Who asks for any GPU means another one: they
+match only a wish that names their vendor.
 """
 
 from __future__ import annotations
@@ -24,13 +27,23 @@ Kind = tuple[str, str, int]
 """Vendor and model, both in small letters, and bytes of memory: GPUs of one kind match the same wishes."""
 
 
+def shares_memory(gpu: GpuInfo) -> bool:
+    """It has no memory of its own, as far as is known, and is not NVIDIA's: those run CUDA all the same."""
+    return gpu.memory_bytes <= 0 and gpu.vendor.lower() not in {"", "nvidia"}
+
+
 def matches(gpu: GpuInfo, wish: GpuWish) -> bool:
     """Is it one of the GPUs that count? What is not known of a GPU matches only what is not asked for."""
     return (
-        wish.vendor.lower() in {"", gpu.vendor.lower()}
+        wish.vendor.lower() in ({gpu.vendor.lower()} if shares_memory(gpu) else {"", gpu.vendor.lower()})
         and wish.model.lower() in gpu.model.lower()
         and gpu.memory_bytes >= wish.memory_bytes
     )
+
+
+def row_of(rows: Mapping[GpuWish, int], wish: GpuWish) -> int | None:
+    """The row of `GpuCounts` that counts for a wish; None: the node's total counts."""
+    return rows.get(wish) if wish == ANY_GPU else rows[wish]
 
 
 def listed(node: NodeInfo) -> Sequence[GpuInfo]:
@@ -74,8 +87,8 @@ class GpuCounts:
     """The GPUs of all nodes, by wish.
 
     Attributes:
-        rows: the row of each wish in the two tables. Wishes that match the same kinds share one; a wish for any GPU has none: for
-            it the node's total counts.
+        rows: the row of each wish in the two tables. Wishes that match the same kinds share one; a wish for any GPU has none where
+            it matches all that there are: for it the node's total counts.
         offered: int64[rows, N], how many of a node's GPUs match, held or not.
         left: int64[rows, N], how many matching ones can still be given away; not above 0: none.
     """
@@ -93,14 +106,16 @@ class GpuCounts:
         singles = {number: listed(node) for number, node in enumerate(nodes) if node.gpus} if wishes else {}
         kinds = sorted({_kind(gpu) for gpus in singles.values() for gpu in gpus})
         samples = [GpuInfo(0, *kind) for kind in kinds]
-        row_of_kinds: dict[tuple[int, ...], int] = {}
+        any_counts = not any(map(shares_memory, samples))
+        row_of_kinds: dict[tuple[bool, tuple[int, ...]], int] = {}
         rows: dict[GpuWish, int] = {}
         for wish in wishes:
-            if wish != ANY_GPU:
+            if wish != ANY_GPU or not any_counts:
                 matching = tuple(number for number, sample in enumerate(samples) if matches(sample, wish))
-                rows[wish] = row_of_kinds.setdefault(matching, len(row_of_kinds))
+                # What nodes do not list matches a wish for any GPU alone.
+                rows[wish] = row_of_kinds.setdefault((wish == ANY_GPU, matching), len(row_of_kinds))
         members: dict[Kind, list[int]] = {kind: [] for kind in kinds}
-        for matching, row in row_of_kinds.items():
+        for (_, matching), row in row_of_kinds.items():
             for number in matching:
                 members[kinds[number]].append(row)
         rows_of_kind = {kind: np.array(row, dtype=np.intp) for kind, row in members.items()}
@@ -116,6 +131,10 @@ class GpuCounts:
             for gpu in free:
                 left[rows_of_kind[_kind(gpu)], number] += 1
         indices = {number: node.requested.gpus for number, node in enumerate(nodes) if not node.gpus} if wishes else {}
+        if ANY_GPU in rows:
+            for number in indices:
+                found[rows[ANY_GPU], number] = nodes[number].allocatable.gpus
+                left[rows[ANY_GPU], number] = nodes[number].allocatable.gpus - nodes[number].requested.gpus
         return cls(rows, found, left, rows_of_kind, pools, indices)
 
     def take(self, node: int, wish: GpuWish, count: int) -> tuple[int, ...]:
@@ -124,6 +143,8 @@ class GpuCounts:
         if pool is None:
             first = self._next[node]
             self._next[node] = first + count
+            if ANY_GPU in self.rows:
+                self.left[self.rows[ANY_GPU], node] -= count
             return tuple(range(first, first + count))
         chosen = choose(pool.free, pool.unknown, wish, count)
         pool.free = [gpu for gpu in pool.free if gpu not in chosen]

@@ -100,6 +100,10 @@ class Headroom:
             words += f"; elsewhere: {', '.join(phrases)}"
         return Standstill(RESERVED, words, counts | {"reserved": len(kept)})
 
+    def hopeless(self, task_class: TaskClass) -> bool:
+        """Whether the class would fit on no node even if nothing ran: then nothing else is why it waits."""
+        return self._reservations.hopeless(task_class)
+
     # --- who gets something ---
 
     def refused(self, line: Line, standstill: Standstill) -> None:
@@ -114,7 +118,8 @@ class Headroom:
             self._keep_slots(line)
 
     def _keep_slots(self, line: Line) -> None:
-        """Whoever comes behind it leaves it the slots that come free, unless it can never have enough."""
+        """Whoever comes behind it leaves it the slots that come free, unless it can never have enough. One that no node could take
+        does not come here: it is told that no node fits."""
         gate, task = line.gate, self._order.tasks[line.ranks[line.next]]
         if all(name not in gate.slots or slots <= gate.slots[name].most for name, slots in task.shape.limits):
             gate.keep(task)

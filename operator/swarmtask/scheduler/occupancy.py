@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from swarmtask.scheduler.columns import DIMENSIONS, GPUS, LIMIT, SLOTS, Columns, Floats, Ints, Mask, NodeShare, TaskClass
-from swarmtask.scheduler.gpus import ANY_GPU, matches
+from swarmtask.scheduler.gpus import matches, row_of
 from swarmtask.scheduler.model import GpuWish, Snapshot, TaskKey
 from swarmtask.scheduler.standing import level_of
 
@@ -66,13 +66,14 @@ class Occupancy:
         self._nodes, self._shares = len(columns), len(shares)
         self._by_end: Indices | None = None
         self._single = {node.name: {gpu.index: gpu for gpu in node.gpus} for node in snapshot.nodes if node.gpus}
+        self._gpu_rows = columns.gpus.rows
         self._given_back: dict[GpuWish, Ints] = {}
 
     def given_back(self, task_class: TaskClass) -> Ints:
         """What each gives back to a class: int64[DIMENSIONS, R]. Where the class does not take just any GPU, those that match
         count, and all of an attempt of which it is not known which it holds."""
         wish = task_class.shape.gpu
-        if wish == ANY_GPU or task_class.shape.request.gpus <= 0:
+        if task_class.shape.request.gpus <= 0 or row_of(self._gpu_rows, wish) is None:
             return self.amounts
         found = self._given_back.get(wish)
         if found is None:

@@ -54,7 +54,7 @@ def out_of_reach(nodes: Iterable[NodeInfo], shape: TaskShape, waited_s: float) -
 def _able_but_for_memory(node: NodeInfo, shape: TaskShape) -> bool:
     """It could run the task, if it had nothing else to do and all the memory in the world."""
     wants, offers = shape.request, node.allocatable
-    gpus = offered(node) if shape.gpu == ANY_GPU else sum(matches(gpu, shape.gpu) for gpu in listed(node))
+    gpus = offered(node) if shape.gpu == ANY_GPU and not node.gpus else sum(matches(gpu, shape.gpu) for gpu in listed(node))
     return (
         not node.gone
         and wants.cpu_milli <= offers.cpu_milli

@@ -14,7 +14,7 @@ import numpy as np
 from swarmtask.resources.units import format_cpu, human_duration, humanize_memory
 from swarmtask.scheduler.columns import CPU, DIMENSIONS, GPUS, MEMORY, SLOTS, Columns, Floats, Ints, Mask, NodeShare, TaskClass
 from swarmtask.scheduler.filters import ROOM_FILTERS, STATIC_FILTERS
-from swarmtask.scheduler.gpus import ANY_GPU
+from swarmtask.scheduler.gpus import row_of
 from swarmtask.scheduler.model import PendingTask
 from swarmtask.scheduler.occupancy import Indices, Occupancy, first_that_suffices, needed
 from swarmtask.scheduler.ordering import Line
@@ -114,6 +114,7 @@ class Reservations:
         self._kept: Ints = np.zeros((DIMENSIONS, len(columns)), dtype=np.int64)
         self._kept_share: dict[NodeShare, Ints] = {}
         self._closed: dict[Line, tuple[int, ...]] = {}
+        self._hopeless: dict[TaskClass, bool] = {}
 
     # --- whom they hold back ---
 
@@ -151,16 +152,28 @@ class Reservations:
     def eligible(self, task_class: TaskClass) -> Mask:
         """bool[N]: where the class would fit if nothing ran but the tasks that nodes are kept for. What others than tasks use now
         counts as if it stayed: a node is not kept empty for its owner's sake, and when she leaves, this is asked again."""
+        share_kept = 0 if task_class.share is None else self._share_kept(task_class)
+        return self._where_it_fits(task_class, self._kept, share_kept)
+
+    def hopeless(self, task_class: TaskClass) -> bool:
+        """Whether the class would fit nowhere even if nothing ran and nothing was kept. Does not change during a cycle."""
+        known = self._hopeless.get(task_class)
+        if known is None:
+            known = self._hopeless[task_class] = not self._where_it_fits(task_class, np.zeros_like(self._kept), 0).any()
+        return known
+
+    def _where_it_fits(self, task_class: TaskClass, kept: Ints, share_kept: Ints | int) -> Mask:
+        """bool[N]: where there is room for the class beside this alone."""
         mask = self._columns.all_nodes()
         for static_filter in STATIC_FILTERS:
             if static_filter.enabled(task_class):
                 mask &= static_filter.mask(self._columns, task_class)
         share_left = self._columns.share_left.copy()
         if task_class.share is not None:
-            share_left[task_class.share.row] = task_class.share.most - self._share_kept(task_class)
-        free = self._columns.allocatable - self._kept
+            share_left[task_class.share.row] = task_class.share.most - share_kept
+        free = self._columns.allocatable - kept
         free[MEMORY] -= self._columns.foreign
-        gpus = self._columns.gpus.offered - self._kept[GPUS]
+        gpus = self._columns.gpus.offered - kept[GPUS]
         empty = replace(self._columns.room, free=tuple(free), share_left=tuple(share_left), gpu_left=tuple(gpus))
         for room_filter in ROOM_FILTERS:
             if room_filter.enabled(task_class):
@@ -171,8 +184,9 @@ class Reservations:
         """`coming`: bool[R], running tasks that end without anybody's doing."""
         room, shares = occupancy.room_of(coming, task_class)
         now: Ints = self._columns.free.copy()
-        if task_class.shape.request.gpus > 0 and task_class.shape.gpu != ANY_GPU:
-            now[GPUS] = self._columns.gpus.left[self._columns.gpus.rows[task_class.shape.gpu]]
+        row = row_of(self._columns.gpus.rows, task_class.shape.gpu) if task_class.shape.request.gpus > 0 else None
+        if row is not None:
+            now[GPUS] = self._columns.gpus.left[row]
         free: Ints = now + room - self._kept
         asked = task_class.amounts[:, None] > 0
         short = np.where(asked, np.minimum(task_class.amounts[:, None] - np.maximum(free, -(2**61)), 2**62), 0)

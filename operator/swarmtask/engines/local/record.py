@@ -2,7 +2,7 @@
 
 Called by `engine`. Layout of STATE/attempts/NAME:
 
-    spec.json     written by the engine before the directory appears under its name: owner, argv, limits (never env)
+    spec.json     written by the engine before the directory appears under its name: owner, argv, limits, fence (never env)
     env.json      environment; deleted by the supervisor as soon as the program has started
     lock          held by the supervisor as long as it lives
     started.json  written by the supervisor before the program starts: boot ID, PID and its start time
@@ -127,6 +127,7 @@ class Record:
             message=ended["message"] if ended else "",
             started_at=parse_time(started["started_at"]) if started else None,
             finished_at=parse_time(ended["finished_at"]) if ended and ended["finished_at"] else None,
+            fence=fence if isinstance(fence := spec.get("fence"), bool) else None,  # older versions did not keep it
             **{field: spec[field] for field in OWNER_FIELDS},
         )
 
@@ -156,7 +157,8 @@ def create(attempts: Path, workload: Workload, max_output_bytes: int, environmen
         spec = {
             "name": workload.name, "argv": [*workload.command, *workload.args],
             "working_dir": working_dir, "memory_limit_bytes": workload.memory_limit_bytes, "grace_s": workload.grace_s,
-            "max_output_bytes": max_output_bytes, **{field: getattr(workload, field) for field in OWNER_FIELDS},
+            "max_output_bytes": max_output_bytes, "fence": workload.fence,
+            **{field: getattr(workload, field) for field in OWNER_FIELDS},
         }  # fmt: skip
         write_json(draft / "env.json", dict(environment))
         write_json(draft / "spec.json", spec)

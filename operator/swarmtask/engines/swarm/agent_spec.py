@@ -1,8 +1,8 @@
 """The node agents' Swarm objects: a global service, a secret with the shared credential, a config that says where the API is. Pure.
 
-Called by `agents`. Everything is built from settings field by field. Names hold a hash of what is in an object, because Swarm never
-changes a secret or a config: other content is another object, and the service is moved to it. The service's label LABEL_SPEC_HASH
-is the hash of all that was wished, so that a look at it tells whether it has to be updated.
+Called by `agents` and `fetching`. Everything is built from settings field by field. Names hold a hash of what is in an object,
+because Swarm never changes a secret or a config: other content is another object, and the service is moved to it. The service's
+label LABEL_SPEC_HASH is the hash of all that was wished, so that a look at it tells whether it has to be updated.
 
 What the agent is given of its machine, and why: Docker's socket (it sees attempts and stops them), /proc read-only (figures of the
 machine, where containers' cgroups are), /sys/fs/cgroup (figures of containers; `cgroup.kill` where Docker is dead), the host's
@@ -26,7 +26,7 @@ from swarmtask.engines.swarm.spec import NANOS_PER_S, escape
 
 LABEL_PART = "swarmtask.io/part"
 """What an object of the control plane's own is; never together with LABEL_MANAGED, which marks attempts."""
-PART_AGENT = "node-agent"
+PART_AGENT, PART_FETCHING = "node-agent", "node-agent-image"
 LABEL_DIGEST = "swarmtask.io/credential-sha256"
 """On the secret: SHA-256 of the credential in it, which is how the API knows it."""
 TOKEN_FILE = "swarmtask-bootstrap"  # noqa: S105 - a name
@@ -34,6 +34,8 @@ KUBECONFIG_FILE = "/etc/swarmtask/node-agent.kubeconfig"
 STATE = "/var/lib/swarmtask/node-agent"
 TLS_NAME = "swarmtask"
 """The API's certificate always has this name: so it holds whatever address the machine has got from its router today."""
+NO_CHECK = ["NONE"]
+"""The image's own health check asks for a node agent: where none is, Swarm would end the container every other minute."""
 MEMORY_LIMIT_BYTES = 160 * 2**20
 """Four times what it needs: an agent that leaks is started anew before it harms the machine."""
 
@@ -62,6 +64,10 @@ class Names:
     def images(self) -> str:
         """Of the service from which nodes fetch images, and of its volume."""
         return f"swarmtask-images-{self._short}"
+
+    def fetching(self, image: str) -> str:
+        """Of the service by which nodes fetch this image of the agent."""
+        return f"swarmtask-node-agent-image-{self._short}-{hashlib.sha256(image.encode()).hexdigest()[:16]}"
 
     def secret(self, digest: str) -> str:
         return f"swarmtask-bootstrap-{self._short}-{digest[:16]}"
@@ -132,17 +138,9 @@ def task_template(wish: AgentWish, cluster_id: str, image: str, *, secret: tuple
             {"Type": "volume", "Source": names.volume, "Target": STATE},
             {"Type": "tmpfs", "Target": "/tmp", "TmpfsOptions": {"SizeBytes": 16 * 2**20, "Mode": 0o1777}},  # noqa: S108
         ],
-        "Secrets": [{
-            "SecretID": secret[0], "SecretName": secret[1],
-            "File": {"Name": TOKEN_FILE, "UID": "0", "GID": "0", "Mode": 0o400},
-        }],
-        "Configs": [{
-            "ConfigID": config[0], "ConfigName": config[1],
-            "File": {"Name": KUBECONFIG_FILE, "UID": "0", "GID": "0", "Mode": 0o444},
-        }],
     }  # fmt: skip
     return {
-        "ContainerSpec": container,
+        "ContainerSpec": container | _access(secret, config),
         "Networks": [{"Target": "host"}],
         "RestartPolicy": {"Condition": "any", "Delay": 2 * NANOS_PER_S, "MaxAttempts": 0},
         "Resources": {"Limits": {"MemoryBytes": MEMORY_LIMIT_BYTES, "Pids": 128}},
@@ -160,6 +158,55 @@ def service(template: Json, cluster_id: str) -> Json:
         "EndpointSpec": {"Mode": "dnsrr"},
     }
     return spec | {"Labels": part_labels(cluster_id) | {LABEL_SPEC_HASH: hash_of(spec)}}
+
+
+def with_access(template: Json, *, secret: tuple[str, str], config: tuple[str, str]) -> Json | None:
+    """A stored `TaskTemplate` with these objects in the place of its own, and otherwise as it is; None: it has them."""
+    container = template["ContainerSpec"]
+    secrets = [item["SecretID"] for item in container.get("Secrets") or ()]
+    configs = [item["ConfigID"] for item in container.get("Configs") or ()]
+    if (secrets, configs) == ([secret[0]], [config[0]]):
+        return None
+    return template | {"ContainerSpec": container | _access(secret, config)}
+
+
+def _access(secret: tuple[str, str], config: tuple[str, str]) -> Json:
+    """What every version of the agent needs to reach the API, as parts of a `ContainerSpec`."""
+    return {
+        "Secrets": [{
+            "SecretID": secret[0], "SecretName": secret[1],
+            "File": {"Name": TOKEN_FILE, "UID": "0", "GID": "0", "Mode": 0o400},
+        }],
+        "Configs": [{
+            "ConfigID": config[0], "ConfigName": config[1],
+            "File": {"Name": KUBECONFIG_FILE, "UID": "0", "GID": "0", "Mode": 0o444},
+        }],
+    }  # fmt: skip
+
+
+def fetching(image: str, cluster_id: str) -> Json:
+    """The service by which nodes fetch an image: it begins once on each of them, does nothing, and ends. Where the image cannot be
+    fetched, Swarm tries again."""
+    labels = part_labels(cluster_id, PART_FETCHING)
+    template: Json = {
+        "ContainerSpec": {
+            "Image": image,
+            "Command": ["true"],
+            "Labels": labels,
+            "ReadOnly": True,
+            "CapabilityDrop": ["ALL"],
+            "Privileges": {"NoNewPrivileges": True},
+            "Healthcheck": {"Test": NO_CHECK},
+        },
+        "Networks": [{"Target": "host"}],
+        "RestartPolicy": {"Condition": "on-failure", "Delay": 10 * NANOS_PER_S, "MaxAttempts": 0},
+        "Resources": {"Limits": {"MemoryBytes": 64 * 2**20, "Pids": 16}},
+        "LogDriver": {"Name": "json-file", "Options": {"max-size": "1m", "max-file": "1"}},
+    }
+    return {
+        "Name": Names(cluster_id).fetching(image), "Labels": labels, "TaskTemplate": template, "Mode": {"Global": {}},
+        "EndpointSpec": {"Mode": "dnsrr"},
+    }  # fmt: skip
 
 
 def hash_of(spec: Mapping[str, Any]) -> str:

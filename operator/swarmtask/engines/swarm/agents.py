@@ -2,12 +2,15 @@
 
 Built by `wiring`, called by `controllers.agents`. `agent_spec` says what shall be; here it is compared with what Swarm has, and
 Swarm is told. Every step can be repeated and cut off: an object that is there under the name of its content is the right one, and
-what no service refers to any more goes away at the next look. Objects without our labels are never changed or removed.
+what no service refers to any more goes away at the next look. Another image is on the nodes before their agents are updated to it
+(`fetching`); until then the present version goes on, with the credential and the address of today. Objects without our labels are
+never changed or removed.
 """
 
 from __future__ import annotations
 
 import hashlib
+import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -16,6 +19,7 @@ from docker.errors import APIError, NotFound
 from swarmtask.engines.base import LABEL_CLUSTER, LABEL_SPEC_HASH, AgentWish
 from swarmtask.engines.swarm import agent_spec as specs
 from swarmtask.engines.swarm.client import AlreadyThere, Api, DockerClient, Missing, OutOfDate
+from swarmtask.engines.swarm.fetching import FETCH_S, Fetching, Progress
 from swarmtask.engines.swarm.images import pinned
 from swarmtask.engines.swarm.registry import Registry
 from swarmtask.errors import EngineRejected, EngineUnavailable
@@ -30,11 +34,18 @@ class SwarmAgents:
     Args:
         cluster_id: of the control plane; only objects that carry it are ours.
         registry: brings images to where all nodes can pull them; None where nodes have the agent's image already.
+        monotonic: seconds.
     """
 
-    def __init__(self, docker: DockerClient, cluster_id: str, registry: Registry | None = None) -> None:
+    def __init__(
+        self,
+        docker: DockerClient,
+        cluster_id: str,
+        registry: Registry | None = None,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._docker, self._cluster, self._names = docker, cluster_id, specs.Names(cluster_id)
-        self._registry = registry
+        self._registry, self._fetching = registry, Fetching(cluster_id, monotonic)
 
     @classmethod
     def of(cls, swarm: SwarmSettings, settings: AgentSettings, cluster_id: str) -> SwarmAgents:
@@ -70,6 +81,7 @@ class SwarmAgents:
             service = self._service(api)
             if service is not None:
                 api.remove_service(service["ID"])
+            self._fetching.end(api)
             left = self._sweep(api, keep=())
             return "removed the node agents" if service is not None or left else ""
 
@@ -83,14 +95,27 @@ class SwarmAgents:
         config = self._config(api, specs.kubeconfig(wish))
         template = specs.task_template(wish, self._cluster, image, secret=secret, config=config)
         wanted = specs.service(template, self._cluster)
+        done = ""
         if service is None:
             done = "deployed the node agent to every node"
             _create(api, wanted)
         elif (service["Spec"].get("Labels") or {}).get(LABEL_SPEC_HASH) != wanted["Labels"][LABEL_SPEC_HASH]:
-            done = "updated the node agents"
-            _update(api, service, wanted)
-        else:
-            done = ""
+            progress = self._fetching.look(api, image, service)
+            if progress.waited_for:
+                return self._meanwhile(api, service, progress, secret=secret, config=config)
+            done = _updated(progress)
+            _update(api, service, wanted, at_once=1 + len(progress.late))
+        self._fetching.end(api)
+        self._sweep(api, keep=(secret[0], config[0]))
+        return done
+
+    def _meanwhile(self, api: Api, service: Json, progress: Progress, *, secret: tuple[str, str], config: tuple[str, str]) -> str:
+        """Leave the agents as they are, arguments included, which may be for the new version alone; but let them reach the API."""
+        done = "nodes fetch the new image of the node agents, which are updated then" if progress.begun else ""
+        template = specs.with_access(service["Spec"]["TaskTemplate"], secret=secret, config=config)
+        if template is not None:
+            done = "gave the node agents another credential or address of the API; their new image is being fetched"
+            _update(api, service, specs.service(template, self._cluster))
         self._sweep(api, keep=(secret[0], config[0]))
         return done
 
@@ -181,8 +206,19 @@ def _create(api: Api, wanted: Json) -> None:
     )  # fmt: skip
 
 
-def _update(api: Api, service: Json, wanted: Json) -> None:
+def _updated(progress: Progress) -> str:
+    if not progress.late:
+        return "updated the node agents"
+    return (
+        f"updated the node agents, though {', '.join(progress.late)} could not fetch the image within {FETCH_S / 60:g} minutes: "
+        "what is fenced there may be stopped and started elsewhere"
+    )
+
+
+def _update(api: Api, service: Json, wanted: Json, *, at_once: int = 1) -> None:
+    """`at_once`: nodes of which Swarm waits for the agents together. It waits without end for one whose image does not come."""
     api.update_service(
         service["ID"], service["Version"]["Index"], task_template=wanted["TaskTemplate"], name=wanted["Name"],
-        labels=wanted["Labels"], mode=wanted["Mode"], update_config=wanted["UpdateConfig"], endpoint_spec=wanted["EndpointSpec"],
+        labels=wanted["Labels"], mode=wanted["Mode"], update_config=wanted["UpdateConfig"] | {"Parallelism": at_once},
+        endpoint_spec=wanted["EndpointSpec"],
     )  # fmt: skip

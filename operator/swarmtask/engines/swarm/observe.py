@@ -22,6 +22,7 @@ from swarmtask.clock import parse_time
 from swarmtask.engines.base import (
     FINAL_WORKLOAD_STATES,
     LABEL_ATTEMPT,
+    LABEL_FENCE,
     LABEL_TASK_NAME,
     LABEL_TASK_NAMESPACE,
     LABEL_TASK_UID,
@@ -39,6 +40,8 @@ Json = Mapping[str, Any]
 _PREPARING = frozenset({"preparing", "ready", "starting"})
 _ENDED = frozenset({"complete", "shutdown", "failed", "rejected"})
 _NODE_STATES = {"ready": NodeState.READY, "down": NodeState.DOWN, "disconnected": NodeState.DOWN}
+GPU_VENDORS = ("nvidia",)
+"""A service is given no devices of its machine; NVIDIA's runtime alone needs none: a variable tells it what to show."""
 _GPU_KINDS = frozenset({"gpu", "nvidia-gpu", "nvidia.com/gpu"})
 _IMAGE_WORDS = (
     "no such image", "pull access denied", "manifest unknown", "manifest for", "repository does not exist",
@@ -69,6 +72,7 @@ def engine_node(node: Json) -> EngineNode:
         cpu_milli=int(resources.get("NanoCPUs", 0)) // 1_000_000,
         memory_bytes=int(resources.get("MemoryBytes", 0)),
         gpus=_gpus(resources.get("GenericResources") or ()),
+        gpu_vendors=GPU_VENDORS,
         arch=platform.get("Architecture", ""),
         os=platform.get("OS", ""),
         engine_version=(description.get("Engine") or {}).get("EngineVersion", ""),
@@ -138,6 +142,8 @@ class Observer:
         spec = service["Spec"]
         labels = spec.get("Labels") or {}
         attempt = labels.get(LABEL_ATTEMPT, "")
+        container = (spec.get("TaskTemplate") or {}).get("ContainerSpec") or {}
+        made_with = container.get("Labels") or {}
         blank = Observation(
             name=spec["Name"],
             engine=ENGINE,
@@ -146,6 +152,7 @@ class Observer:
             task_name=labels.get(LABEL_TASK_NAME, ""),
             attempt=int(attempt) if attempt.isdigit() else 0,
             state=WorkloadState.PENDING,
+            fence=made_with.get(LABEL_FENCE) == "true" if container else None,  # what has no label is not stopped by an agent
         )
         stopped = labels.get(LABEL_STOPPED) == "true"
         if task is None or not task.get("NodeID"):
@@ -154,8 +161,8 @@ class Observer:
             return replace(blank, message=_said(task))
         if (judged := self._judged.get(task["ID"])) is not None:
             return judged
-        image = (spec["TaskTemplate"].get("ContainerSpec") or {}).get("Labels", {}).get(LABEL_IMAGE, "")
-        seen = self._assigned(replace(blank, node_id=task["NodeID"]), task, nodes.get(task["NodeID"]), image, stopped)
+        image, node = made_with.get(LABEL_IMAGE, ""), nodes.get(task["NodeID"])
+        seen = self._assigned(replace(blank, node_id=task["NodeID"]), task, node, image, stopped)
         if seen.state in FINAL_WORKLOAD_STATES:
             self._judged[task["ID"]] = seen
         return seen

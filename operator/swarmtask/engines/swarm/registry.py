@@ -21,7 +21,7 @@ import structlog
 from docker.errors import NotFound
 
 from swarmtask.engines.base import LABEL_SPEC_HASH
-from swarmtask.engines.swarm.agent_spec import Json, Names, hash_of, is_part, part_labels
+from swarmtask.engines.swarm.agent_spec import NO_CHECK, Json, Names, hash_of, is_part, part_labels
 from swarmtask.engines.swarm.client import Api, DockerClient, Missing
 from swarmtask.engines.swarm.spec import NANOS_PER_S
 from swarmtask.errors import EngineRejected, EngineUnavailable
@@ -36,8 +36,6 @@ KINDS = ("amd64", "arm64")
 FOLDER = "/var/lib/registry"
 SERVE, RECEIVE = "/etc/swarmtask/registry-serve.yml", "/etc/swarmtask/registry-receive.yml"
 """Configurations of the registry in the worker image: for reading alone, and for a push."""
-NO_CHECK = ["NONE"]
-"""The image's own health check asks for a node agent, which is not there: Swarm would end the registry every other minute."""
 STARTING_S = 20.0
 PUSH_S = 900.0
 """The longest push that is waited for."""
