@@ -9,13 +9,13 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
 from unittest.mock import patch
 
-from swarmtask.controllers import arrays, leases, scheduling, sizes, submission, task_facts
+from swarmtask.controllers import arrays, leases, observer, scheduling, sizes, submission, task_facts
 from swarmtask.controllers import executor as executor_module
 from swarmtask.controllers.cache import Cache
 from swarmtask.controllers.draining import Draining
@@ -27,7 +27,8 @@ from swarmtask.controllers.observer import Observer
 from swarmtask.controllers.snapshots import take_snapshot
 from swarmtask.controllers.twins import Twins
 from swarmtask.controllers.waiting import Timers
-from swarmtask.lifecycle import commands, draft, loss, observed, verdicts
+from swarmtask.lifecycle import array, commands, deadlines, draft, loss, observed, verdicts
+from swarmtask.lifecycle import task as machine
 from swarmtask.lifecycle.array import DeleteMember
 from swarmtask.lifecycle.messages import Drain, Observed, Reason, ReleaseFinalizer
 from swarmtask.resources.kinds import SWARM_TASK
@@ -40,8 +41,10 @@ from swarmtask.scheduler.reach import Reach
 Bug = Callable[[], Any]
 BUGS: dict[str, Bug] = {}
 RARE = {
-    "believes_old_news": "vanishing", "does_not_hear_who_is_to_come_first": "aging", "gives_a_gpu_twice": "gpus",
-    "preempts_its_equals": "preemption", "shares_without_weights": "teams",
+    "believes_old_news": "vanishing", "counts_on_a_removed_program_s_end": "vanishing",
+    "counts_runs_that_nobody_wants_any_more": "arrays",
+    "does_not_hear_who_is_to_come_first": "aging", "gives_a_gpu_twice": "gpus",
+    "preempts_its_equals": "preemption", "relies_on_a_fence_that_is_not_there": "edits", "shares_without_weights": "teams",
     "takes_what_was_deleted_for_unbounded": "burst",
 }  # fmt: skip
 """Bugs that few runs of all can meet -> the workload that does."""
@@ -191,7 +194,7 @@ def ignores_max_tasks() -> Iterator[None]:
         taken = take_snapshot(*seen, **options)
         return replace(taken, nodes=[replace(node, max_tasks=None) for node in taken.nodes])
 
-    with patch.object(scheduling, "take_snapshot", snapshot):
+    with patch.object(scheduling, "take_snapshot", snapshot), patch.object(scheduling, "still_takes", _always):
         yield
 
 
@@ -207,7 +210,7 @@ def ignores_max_running() -> Iterator[None]:
         yield
 
 
-def _always(*_: Any) -> bool:
+def _always(*_: Any, **__: Any) -> bool:
     return True
 
 
@@ -230,7 +233,7 @@ def preempts_its_equals() -> Iterator[None]:
     def candidates(occupancy: Any, columns: Any, task: Any, level: int, *rest: Any, **options: Any) -> Any:
         return original(occupancy, columns, replace(task, priority=task.priority + 1), level + 1, *rest, **options)
 
-    with patch.object(headroom, "candidates", candidates):
+    with patch.object(headroom, "candidates", candidates), patch.object(Executor, "_needs_room", _always):
         yield
 
 
@@ -328,6 +331,13 @@ def counts_evictions() -> Iterator[None]:
 def runs_the_same_work_twice() -> Iterator[None]:
     """Nobody looks for another task with the same dedupeKey."""
     with patch.object(Twins, "of", lambda self, *given, **options: None):
+        yield
+
+
+@bug
+def counts_runs_that_nobody_wants_any_more() -> Iterator[None]:
+    """What had ended beyond a number of runs that was lowered counts as if it were below."""
+    with patch.object(array._Draft, "wanted", lambda self, indices: indices):
         yield
 
 
@@ -481,9 +491,34 @@ def replaces_before_the_fence() -> Iterator[None]:
 
 
 @bug
+def relies_on_a_fence_that_is_not_there() -> Iterator[None]:
+    """Whether an attempt is fenced is read from its task, which may have been edited since the container was made."""
+
+    def replacing(spec: Any, attempt: Any) -> str:
+        return str(spec.node_loss.replace)
+
+    with ExitStack() as planted:
+        for module in (deadlines, leases, loss, observed):
+            planted.enter_context(patch.object(module, "replacing", replacing))
+        yield
+
+
+@bug
 def runs_finished_work_again() -> Iterator[None]:
     """What a node tells of work that it finished while it was away comes too late for the operator."""
     with patch.object(observed, "finished_away", lambda *given, **options: False):
+        yield
+
+
+@bug
+def takes_a_polite_end_away_for_success() -> Iterator[None]:
+    """A node that was given up tells of exit code 0, and that it had been told to end is not looked at."""
+    original = loss.finished_away
+
+    def finished_away(task: Any, attempt: Any, record: Any) -> bool:
+        return original(task, attempt, record.model_copy(update={"told_to_end": False}))
+
+    with patch.object(observed, "finished_away", finished_away):
         yield
 
 
@@ -514,6 +549,30 @@ def looks_at_the_engine_once() -> Iterator[None]:
         await asyncio.Event().wait()
 
     with patch.object(Observer, "run", run):
+        yield
+
+
+@bug
+def counts_on_a_removed_program_s_end() -> Iterator[None]:
+    """What somebody has removed is taken for dead, though it has its grace."""
+    with patch.object(observer, "promised_grace_s", lambda *given: 0):
+        yield
+
+
+@bug
+def counts_what_was_never_shown_as_stopped() -> Iterator[None]:
+    """An attempt whose submit had no answer is over when its stop has had the time to take effect."""
+
+    original = deadlines.unseen_stop_deadline
+
+    def by_the_clock(spec: Any, attempt: Any, phase: Any, policy: Any) -> Any:
+        return original(spec, attempt, phase, policy) if attempt.observed else deadlines.stop_over(spec, attempt, policy)
+
+    with (
+        patch.object(commands, "unseen_stop_deadline", by_the_clock),
+        patch.object(machine, "unseen_stop_deadline", by_the_clock),
+        patch.object(commands, "_proven", _always),
+    ):
         yield
 
 

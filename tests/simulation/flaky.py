@@ -8,6 +8,7 @@ for (Kubernetes and the embedded server promise that), but its answer may come l
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextvars import Context
@@ -17,7 +18,7 @@ from swarmtask.clock import Clock
 from swarmtask.engines.base import Availability, EngineCapabilities, EngineNode, Hint, Observation, Workload
 from swarmtask.errors import Conflict, EngineUnavailable, Expired, ServiceUnavailable, Timeout
 from swarmtask.kube import Object, ObjectList, PatchType, WatchEvent
-from swarmtask.resources.kinds import Kind
+from swarmtask.resources.kinds import SWARM_TASK, Kind
 from swarmtask.resources.tenure import Tenure
 from tests.fakes.engine import FakeEngine
 from tests.fakes.kube import FakeKube
@@ -30,10 +31,16 @@ WRITES = ("create", "replace", "patch", "delete")
 
 
 class FlakyKube:
-    """An `ObjectApi` over a FakeKube."""
+    """An `ObjectApi` over a FakeKube.
+
+    Attributes:
+        sent: writes of tasks that have been sent and may still have their effect -> (namespace, name) of the task.
+    """
 
     def __init__(self, inner: FakeKube, chances: Chances, clock: Clock) -> None:
         self._inner, self._chances, self._clock = inner, chances, clock
+        self.sent: dict[int, tuple[str, str]] = {}
+        self._numbers = itertools.count()
         inner.deliver = self._deliver
 
     @property
@@ -94,10 +101,17 @@ class FlakyKube:
         force: bool = False,
         dry_run: bool = False,
     ) -> Object:
-        return await self._call(
-            "patch",
-            lambda: self._inner.patch(kind, name, patch, namespace, type_=type_, subresource=subresource, dry_run=dry_run),
-        )
+        number = next(self._numbers)
+        if kind is SWARM_TASK:
+            self.sent[number] = (namespace or "", name)
+
+        async def act() -> Object:
+            try:
+                return await self._inner.patch(kind, name, patch, namespace, type_=type_, subresource=subresource, dry_run=dry_run)
+            finally:
+                self.sent.pop(number, None)
+
+        return await self._call("patch", act, unsent=lambda: self.sent.pop(number, None))
 
     async def delete(
         self,
@@ -120,13 +134,15 @@ class FlakyKube:
     async def aclose(self) -> None:
         await self._inner.aclose()
 
-    async def _call(self, verb: str, act: Callable[[], Awaitable[T]]) -> T:
+    async def _call(self, verb: str, act: Callable[[], Awaitable[T]], unsent: Callable[[], object] = lambda: None) -> T:
         hit = self._chances.hit
         if hit("api.slow"):
             await self._clock.sleep(self._chances.delay_s())
         if hit("api.error"):
+            unsent()
             raise ServiceUnavailable(f"simulated: this {verb} failed")
         if verb in ("patch", "replace") and hit("api.conflict"):
+            unsent()
             raise Conflict("simulated: somebody was faster")
         if verb in WRITES and hit("api.wire"):
             return await _on_the_wire(self._clock, self._chances, verb, act, Timeout)

@@ -37,6 +37,9 @@ class Happenings:
         self._world, self._rng = world, rng
         self._counter = 0
         self._again = world.source("queues made again")
+        self._minds = world.source("changes of nodeLoss")
+        self._edited: set[tuple[str, int, str | None]] = set()
+        """(UID, attempt, phase) of tasks whose nodeLoss was edited then."""
         self._kinds: Mapping[str, Callable[[], None]] = {
             "crash": self.crash, "crashpoint": self.crash_point, "stall": self.stall, "api.down": self.api_down,
             "api.hold": self.hold_watches, "api.expire": self.expire_watches, "engine.down": self.engine_down,
@@ -67,7 +70,18 @@ class Happenings:
         hogs, when = self._world.workload.hogs, self._world.source("hogs")
         if self._world.chances.allowed:
             moments += [(when.uniform(hogs.from_s, hogs.to_s), "memory is short", self.hog) for _ in range(hogs.count)]
+        moments += self._changes_of_mind()
         return sorted(moments, key=lambda moment: moment[:2])
+
+    def _changes_of_mind(self) -> list[tuple[float, str, Callable[[], None]]]:
+        """When people edit what is to happen to a live attempt whose node is lost; where its node has an agent to fence it."""
+        world, when = self._world, self._minds
+        per_minute = when.choice((0.0, 0.0, 6.0, 20.0)) * world.haste
+        moments, at_s = [], when.expovariate(per_minute / 60) if per_minute else float("inf")
+        while at_s < world.workload.chaos_s and world.agents and "person.task" in world.chances.allowed:
+            moments.append((at_s, "nodeLoss", self.edit_node_loss))
+            at_s += when.expovariate(per_minute / 60)
+        return moments
 
     # --- the operator, the API, the engine, the clock ---
 
@@ -232,14 +246,31 @@ class Happenings:
             {"queueDeadlineSeconds": self._rng.choice((None, 1, 20))}, {"activeDeadlineSeconds": self._rng.choice((2, 20))},
         ]  # fmt: skip
         if obj["spec"].get("completions"):
+            changes += [{"completions": self._rng.randint(1, 12)} for _ in range(2)]
             changes += [{"parallelism": self._rng.choice((None, 1, 3))}, {"maxFailedIndexes": self._rng.choice((None, 0, 1))}]
         if obj["spec"].get("dedupeKey"):
             changes.append({"dedupeKey": self._rng.choice((None, "a", "b"))})
-        change = self._rng.choice(changes)
-        attempts = (obj.get("status") or {}).get("attempts") or [{"state": "Stopped"}]
-        if "queue" in change and attempts[-1]["state"] not in ("Succeeded", "Failed", "Stopped"):
-            return  # a running task that changes its queue leaves the old one's count at once: known, see docs/simulation.md
-        self._patch(obj, {"spec": change})
+        self._patch(obj, {"spec": self._rng.choice(changes)})
+
+    def edit_node_loss(self) -> None:
+        """Of an unfinished task, once for each attempt and phase of it: rather of one whose node is silent."""
+        tasks = {}
+        for obj in self._world.kube.all(SWARM_TASK):
+            status = obj.get("status") or {}
+            stand = (obj["metadata"]["uid"], status.get("attempt", 0), status.get("phase"))
+            if stand not in self._edited and stand[2] in ("Queued", "Backoff", "Starting", "Running", "Unknown"):
+                tasks[stand] = obj
+        found = [stand for stand in tasks if stand[2] == "Unknown"] or list(tasks)
+        if found:
+            stand = self._minds.choice(found)
+            self._edited.add(stand)
+            obj = tasks[stand]
+            loss = {
+                "replace": self._minds.choices(("afterFence", "never", "afterLost"), (3, 2, 1))[0],
+                "graceSeconds": self._minds.choice((0, 3, 10)),
+            }
+            self._world.note(f"a person edits nodeLoss of {obj['metadata']['name']}: {loss}")
+            self._patch(obj, {"spec": {"nodeLoss": loss}})
 
     def _cancel(self, obj: Object) -> None:
         self._patch(obj, {"metadata": {"annotations": {ANNOTATION_CANCEL: self._words()}}})
@@ -308,7 +339,9 @@ class Happenings:
         obj = self._some(lambda one: bool(one["spec"].get("completions")))
         if obj is not None:
             self._world.note(f"a person narrows {obj['metadata']['name']}")
-            self._rng.choice((self._cancel, self._retry, lambda one: self._patch(one, {"spec": {"parallelism": 1}})))(obj)
+            fewer = {"completions": max(1, obj["spec"]["completions"] // 2)}
+            narrow = lambda one: self._patch(one, {"spec": self._rng.choice(({"parallelism": 1}, fewer))})  # noqa: E731
+            self._rng.choice((self._cancel, self._retry, narrow, narrow))(obj)
 
     def _delete_a_run(self) -> None:
         """Of an array, which has to create it again."""

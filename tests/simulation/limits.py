@@ -1,14 +1,15 @@
 """From when on a changed limit is in force for the checker.
 
 Used by `world`. The API knows no transaction over a node and a task: an operator that has not heard yet that a limit was lowered,
-or whose placements were chosen just before, breaks nothing by going on. So a raised bound is told to the checker at once, also when
-another one of the same object is lowered with it; a lowered one when the operator knows it and every placement from before is
-stored or dropped. What an operator had sent when it died is refused once its successor has begun. Never hides a limit longer.
+or has sent a placement just before, breaks nothing by going on. So a raised bound is told to the checker at once, also when
+another one of the same object is lowered with it; a lowered one when the operator knows it and every write that was sent before has
+had its effect or never will. What an operator had sent when it died is refused once its successor has begun. Never hides a limit
+longer.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from swarmtask.controllers.cache import Cache
@@ -28,8 +29,8 @@ UNBOUNDED = float("inf")
 class _Lowered:
     obj: Object
     version: int
-    earlier: set[TaskKey] | None = None
-    """Placements that may have been chosen before the operator knew; None while it does not know."""
+    earlier: set[int] | None = None
+    """Writes of placements that were sent before the operator knew; None while it does not know."""
 
 
 class Limits:
@@ -63,13 +64,14 @@ class Limits:
         for _, lowered in self._lowered.values():
             lowered.earlier = None
 
-    def look(self, cache: Cache) -> None:
-        """Ask the operator's cache what it knows by now."""
+    def look(self, cache: Cache, sent: Mapping[int, TaskKey]) -> None:
+        """Ask the operator's cache what it knows by now. `sent`: its writes of tasks that may still have their effect."""
         for slot, (kind, lowered) in list(self._lowered.items()):
             if max(cache._versions.get(slot, -1), cache._tombstones.get(slot, -1)) < lowered.version:
                 continue
-            placed = set(cache._assumed)
-            lowered.earlier = placed if lowered.earlier is None else lowered.earlier & placed
+            if lowered.earlier is None:
+                lowered.earlier = {number for number, key in sent.items() if key in cache._assumed}
+            lowered.earlier &= sent.keys()
             if not lowered.earlier:
                 del self._lowered[slot]
                 amounts = _limits(kind, lowered.obj)

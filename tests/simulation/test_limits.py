@@ -7,6 +7,7 @@ from typing import Any, cast
 from swarmtask.controllers.cache import Cache
 from swarmtask.kube import Object
 from swarmtask.resources.kinds import SWARM_NODE, SWARM_QUEUE, Kind
+from swarmtask.scheduler.model import TaskKey
 from tests.simulation.limits import Limits
 
 TASK = ("default", "t")
@@ -19,6 +20,7 @@ class Scene:
         self.told: list[Object] = []
         self.limits = Limits(lambda _kind, obj: self.told.append(obj))
         self.cache, self.kind, self.version = Cache(), kind, 0
+        self.sent: dict[int, TaskKey] = {}
 
     def store(self, *, status: Any = None, **spec: Any) -> None:
         self.version += 1
@@ -33,26 +35,29 @@ class Scene:
         self.look()
 
     def look(self) -> None:
-        self.limits.look(self.cache)
+        self.limits.look(self.cache, self.sent)
 
-    def place(self) -> None:
+    def place(self, number: int) -> None:
+        """A placement is written, by a write of this number."""
         self.cache._assumed[TASK] = cast(Any, object())
+        self.sent[number] = TASK
 
     @property
     def spec(self) -> Any:
         return self.told[-1]["spec"]
 
 
-def test_a_lowered_bound_counts_when_the_operator_has_heard_of_it_and_has_stored_what_it_had_placed() -> None:
+def test_a_lowered_bound_counts_when_the_operator_has_heard_of_it_and_what_it_had_sent_has_arrived() -> None:
     scene = Scene()
     scene.store(maxRunning=4)
-    scene.place()
+    scene.place(1)
     scene.store(maxRunning=1)
     scene.look()
     assert scene.spec == {"maxRunning": 4}
     scene.hear()
     assert scene.spec == {"maxRunning": 4}
-    scene.cache._assumed.clear()
+    scene.place(2)  # what is sent now, also of the same placement, has had to be looked at again
+    del scene.sent[1]
     scene.look()
     assert scene.spec == {"maxRunning": 1}
 

@@ -17,7 +17,7 @@ from swarmtask.resources import units
 from swarmtask.resources.kinds import SWARM_NODE, SWARM_QUEUE
 from swarmtask.resources.node import NodePhase, SwarmNode
 from swarmtask.resources.queue import SwarmQueue
-from swarmtask.resources.task import BOUND_PHASES, LABEL_DEAD_LETTER, Phase, SwarmTask
+from swarmtask.resources.task import BOUND_PHASES, LABEL_DEAD_LETTER, Attempt, Phase, SwarmTask
 from swarmtask.scheduler.model import Amounts
 from tests.checker.violation import digits_of, owner_digits
 from tests.simulation.world import World
@@ -87,7 +87,11 @@ def _lie(
     match status.phase, status.reason:
         case Phase.PENDING, "Deduplicated":
             twins = [one for one in tasks if one.spec.dedupe_key == spec.dedupe_key and not one.finished and one is not task]
-            return "" if any(one.status.reason != "Deduplicated" for one in twins) else "no task of its dedupeKey is at work"
+            return (
+                ""
+                if any(_may_work(one, held=queue is not None and queue.spec.stopped) for one in twins)
+                else "no task of its dedupeKey is at work, or can be"
+            )
         case Phase.PENDING, "QueueNotFound":
             return "its queue exists" if queue is not None else ""
         case Phase.QUEUED, "QueueStopped":
@@ -104,12 +108,26 @@ def _lie(
             requests, where, plan = spec.container.resources.requests, spec.placement.node_name, status.memory
             memory = requests.memory if plan is None else plan.request
             wish = Amounts(units.cpu_milli(requests.cpu), units.memory_bytes(memory), requests.gpu)
-            if plan is not None and plan.basis == "Ladder" and not where and _beyond(wish, nodes):
+            untried = plan is not None and plan.basis == "Ladder" and _asked(status.current) < units.memory_bytes(plan.request)
+            if untried and not where and _beyond(wish, nodes):
                 return "it has climbed beyond all nodes, and is no dead letter"
             fits = sorted(name for name, free in room.items() if wish.fits_in(free) and where in ("", name))
             return f"it fits on {', '.join(fits)}" if fits else ""
         case _:
             return "this is no reason to wait for ever"
+
+
+def _may_work(task: SwarmTask, *, held: bool) -> bool:
+    """Others may wait for it: it does not wait for one of them itself, nor before its first attempt for the release of its queue.
+    `held`: those in stopped queues may."""
+    status = task.status
+    begun = status.start_time is not None or status.failures > 0 or status.infrastructure_losses > 0
+    return status.reason != "Deduplicated" and (held or begun or status.reason != "QueueStopped")
+
+
+def _asked(attempt: Attempt | None) -> int:
+    """Memory in bytes."""
+    return 0 if attempt is None else units.memory_bytes(attempt.requested.memory)
 
 
 def _beyond(wish: Amounts, nodes: list[SwarmNode]) -> bool:
@@ -197,7 +215,10 @@ def _nodes(nodes: list[SwarmNode], held: dict[str, tuple[int, Amounts]]) -> Iter
 def _queues(queues: list[SwarmQueue], tasks: list[SwarmTask]) -> Iterator[str]:
     for queue in queues:
         phases = Counter(task.status.phase for task in tasks if task.spec.queue == queue.metadata.name and not task.is_array)
-        truth = (phases[Phase.QUEUED], sum(phases[phase] for phase in BOUND_PHASES), phases[Phase.FAILED])
+        # Who runs is counted where he was let in, as the bounds count him, whatever his spec says by now.
+        attempts = [task.status.current for task in tasks if task.status.phase in BOUND_PHASES]
+        running = sum(attempt is not None and attempt.requested.queue == queue.metadata.name for attempt in attempts)
+        truth = (phases[Phase.QUEUED], running, phases[Phase.FAILED])
         told = (queue.status.queued, queue.status.running, queue.status.dead_letters)
         if told != truth:
             yield f"queue {queue.metadata.name} says {told} queued, running, dead letters; true is {truth}"

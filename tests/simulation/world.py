@@ -60,6 +60,8 @@ CALM_S = 35.0
 UNPROVEN = "counted as stopped without proof"
 NOT_WAITED_FOR = (Reason.CANCELLED, Reason.START_DEADLINE, Reason.ACTIVE_DEADLINE)
 """Who is stopped for one of these runs again only after a retry by a person, or by the word of its task."""
+STOPPED = (Reason.DRAINED, Reason.PREEMPTED, Reason.EVICTED, Reason.ATTEMPT_DELETED, Reason.SUSPENDED)
+"""Who was to stop for one of these runs again."""
 _ATTEMPT = re.compile(r"st-[0-9a-f]{16}-\d+")
 
 
@@ -123,8 +125,14 @@ class World:
         a submit of them was under way."""
         self._bound_at: dict[str, int] = {}
         """Attempt -> the generation of its task when it was bound."""
+        self._bound_under: dict[str, str] = {}
+        """Attempt -> `nodeLoss.replace` when it was bound: only under afterFence its container was made to be fenced."""
+        self._over: set[str] = set()
+        """Attempts that were stored as over."""
         self._edited: set[str] = set()
         """Attempts whose task was edited after they had been bound."""
+        self._unseen: set[str] = set()
+        """Attempts that nobody could see for a while, or that were given up so."""
         self._latest_wall = START
         self._runs_changed = False
         self._known: dict[str, SwarmTask] = {}
@@ -176,6 +184,7 @@ class World:
         # Few members, so that some are deleted; a short fence, so that losses outlast it.
         self.settings = OperatorSettings(keep_array_members=1, time_zone="UTC", fence_s=FENCE_S, fence_margin_s=3.0)
         self.operator: Operator | None = None
+        self.flaky_kube = FlakyKube(self.kube, self.chances, self.clock)
         for name, spec in workload.queues.items():
             self.make_queue(name, spec)
 
@@ -250,7 +259,7 @@ class World:
         self.operators += 1
         number = self.operators
         self.limits.restarted()
-        kube = FlakyKube(self.kube.under(Tenure(f"operator-{number}")), self.chances, self.clock)
+        kube = self.flaky_kube = FlakyKube(self.kube.under(Tenure(f"operator-{number}")), self.chances, self.clock)
         operator = self.operator = Operator(kube, [self.flaky_engine], self.settings, self.clock, self.source(f"operator {number}"))
         stop, ready = asyncio.Event(), asyncio.Event()
         task = self.loop.begin(number, lambda: operator.run(stop=stop, ready=ready))
@@ -377,12 +386,20 @@ class World:
             self._check_repeated(task)
         self._attempts[digits_of(uid)] = max(task.status.attempt, self._attempts.get(digits_of(uid), 0))
         for attempt in task.status.attempts:
-            if self._may_overlap(task, attempt):
-                self.excused.add(attempt.id)
+            self._bound_under.setdefault(attempt.id, task.spec.node_loss.replace)
+            if not attempt.live and attempt.id not in self._over:
+                self._over.add(attempt.id)
+                if self._may_overlap(task, attempt):  # by what its task said then: an edit that comes later excuses nothing
+                    self.excused.add(attempt.id)
             if self._bound_at.setdefault(attempt.id, task.metadata.generation) != task.metadata.generation:
                 self._edited.add(attempt.id)
             if attempt.state is AttemptState.SUCCEEDED and self.fenced(attempt.id):
                 self.fail("FENCE", task.metadata.name, f"{attempt.id} is Succeeded, yet its node had stopped it")
+            lost = task.status.phase is Phase.UNKNOWN and attempt.state is AttemptState.UNKNOWN
+            if lost or (attempt.reason in (Reason.NODE_LOST, *STOPPED) and attempt.exit_code is None):
+                self._unseen.add(attempt.id)
+            if attempt.state is AttemptState.SUCCEEDED and attempt.id in self._unseen and self.engine.told_to_end(attempt.id):
+                self.fail("POLITE", task.metadata.name, f"{attempt.id} is Succeeded, yet it had been told to end before it did")
         unjust = self._preemptions.seen(task)
         if unjust is not None:
             self.fail("PREEMPT", task.metadata.name, unjust)
@@ -413,16 +430,18 @@ class World:
             self.fail("I6", task.metadata.name, f"is gone while the engine still holds {name}")
 
     def _may_overlap(self, task: SwarmTask, attempt: Attempt) -> bool:
-        """By its own wish, or because it could not be stopped with proof and need not be waited for: its engine has never shown it,
-        a person or a deadline has ended it, or nothing fences it because its node's agent has never spoken."""
+        """By its own wish, or because it could not be stopped with proof and need not be waited for: a person or a deadline has
+        ended it, or nothing fences it because its node's agent has never spoken. What was not made to be fenced is waited for as
+        under never, whatever its task says by now. Never one that its engine has not shown: that one is waited for, and looked for
+        before another one starts."""
         replace = task.spec.node_loss.replace
         if replace == "afterLost":
             return True
-        if attempt.message is None or UNPROVEN not in attempt.message:
+        if attempt.message is None or UNPROVEN not in attempt.message or not attempt.observed:
             return False
-        if replace == "never" and attempt.observed:
+        if replace == "never" or self._bound_under[attempt.id] != "afterFence":
             return attempt.stop_reason in NOT_WAITED_FOR
-        return not attempt.observed or self.kube.peek(LEASE, attempt.node, LEASES) is None
+        return self.kube.peek(LEASE, attempt.node, LEASES) is None
 
     def _check_repeated(self, task: SwarmTask) -> None:
         """Finished work is not run again by an operator that knows of it."""
@@ -430,7 +449,8 @@ class World:
         since = None if before is None else self._done_since.get((self.operators, before.id))
         if before is None or since is None or self.peace_at is None or before.state is AttemptState.SUCCEEDED:
             return
-        if self.loop.time() - max(since, self.peace_at + CALM_S) > KNOWN_S and before.reason == Reason.NODE_LOST:
+        unseen = before.reason == Reason.NODE_LOST or (before.reason in STOPPED and before.exit_code is None)
+        if self.loop.time() - max(since, self.peace_at + CALM_S) > KNOWN_S and unseen:
             self.fail("REPEAT", task.metadata.name, f"{before.id} had completed, and its node had told so")
 
     def _learn_what_is_done(self) -> None:
@@ -438,8 +458,7 @@ class World:
             return
         for node in self.operator.cache.nodes.values():
             for record in node.status.attempts:
-                run = self.engine._runs.get(record.id)
-                stopped = run is not None and run.stopping  # a polite end is not one of its own
+                stopped = self.engine.told_to_end(record.id)  # a polite end is not one of its own
                 if record.state == "Exited" and record.exit_code == 0 and not record.reason and not stopped:
                     self._done_since.setdefault((self.operators, record.id), self.loop.time())
 
@@ -522,7 +541,7 @@ class World:
     def look(self) -> None:
         """Ask the checker, cheaply; after everything that has changed something."""
         if self.operator is not None:
-            self.limits.look(self.operator.cache)
+            self.limits.look(self.operator.cache, self.flaky_kube.sent)
         found = self.checker.recorded()
         if found and not self.failures:
             self.fail(found[0].invariant, found[0].subject, found[0].evidence)
