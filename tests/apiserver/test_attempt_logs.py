@@ -22,7 +22,7 @@ from swarmtask.apiserver.log_files import Limits, LogFiles
 from swarmtask.apiserver.records import Change, Key, Record
 from swarmtask.apiserver.waiting import TASKS
 from swarmtask.clock import ManualClock
-from swarmtask.errors import BadRequest, Conflict, InsufficientStorage, RequestEntityTooLarge
+from swarmtask.errors import BadRequest, Conflict, InsufficientStorage, InternalError, RequestEntityTooLarge
 from swarmtask.resources.log_records import MOST_BODY_BYTES, LogRecord, decode, encode
 from tests.apiserver.logs import END, UID, KnownTasks, body, in_brackets, line, records, texts, until
 
@@ -240,6 +240,77 @@ class TestCrashes:
         await logs.keep_house()
         await logs.keep_house()
         assert synced == [f"{0:020d}.log"]
+
+    async def test_an_end_that_was_acknowledged_outlives_a_power_cut_at_once(self, tmp_path: Path, disk: Disk) -> None:
+        logs = await store(tmp_path)
+        await logs.append(UID, 1, 0, body(0, 2))
+        assert (await logs.append(UID, 1, 2, line(2) + END)).complete
+        again = await store(disk.after_a_power_cut())
+        assert await texts(again) == lines_of(0, 3)
+        assert (await again.append(UID, 1, 0, b"")).complete
+
+    async def test_so_does_one_that_a_server_which_was_killed_has_left_to_the_kernel(self, tmp_path: Path, disk: Disk) -> None:
+        left = tmp_path / "logs" / UID / "1"
+        left.mkdir(parents=True)
+        (left / f"{0:020d}.log").write_bytes(body(0, 3) + END)
+        logs = await store(tmp_path)
+        assert disk.kept == {}, "as little as was there is known to be on the disk"
+        assert (await logs.append(UID, 1, 0, body(0, 3) + END)).complete, "the agent is not sure, and sends it once more"
+        assert await texts(await store(disk.after_a_power_cut())) == lines_of(0, 3)
+
+    async def test_an_end_that_does_not_reach_the_disk_is_not_acknowledged(
+        self, logs: AttemptLogs, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        await logs.append(UID, 1, 0, body(0, 2))
+
+        def broken(handle: int) -> None:
+            raise OSError(errno.EIO, "broken")
+
+        monkeypatch.setattr(log_files.os, "fsync", broken)
+        for _ in range(2):
+            with pytest.raises(InternalError, match="broken"):
+                await logs.append(UID, 1, 2, line(2) + END)
+        monkeypatch.undo()
+        assert await texts(logs) == lines_of(0, 2)
+        assert (await logs.append(UID, 1, 2, line(2) + END)).complete
+        assert await texts(logs) == lines_of(0, 3)
+
+
+class Disk:
+    """What a power cut would leave of a folder: of each file what it held when it was synced last, if its name was synced, too."""
+
+    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._folder = folder
+        self.kept: dict[Path, bytes] = {}
+        self._names: set[Path] = set()
+        real = os.fsync
+
+        def fsync(handle: int) -> None:
+            real(handle)
+            path = Path(f"/proc/self/fd/{handle}").readlink()
+            if path.is_dir():
+                self._names.update(path.iterdir())
+            else:
+                self.kept[path] = path.read_bytes()
+
+        monkeypatch.setattr(log_files.os, "fsync", fsync)
+
+    def after_a_power_cut(self) -> Path:
+        """Another folder that holds what is left."""
+        left = self._folder / "after"
+        (left / "logs").mkdir(parents=True)
+        for path, content in self.kept.items():
+            place = path.relative_to(self._folder)
+            on_the_way = [self._folder / parent for parent in place.parents if len(parent.parts) > 1]
+            if {path, *on_the_way} <= self._names:
+                (left / place).parent.mkdir(parents=True, exist_ok=True)
+                (left / place).write_bytes(content)
+        return left
+
+
+@pytest.fixture
+def disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Disk:
+    return Disk(tmp_path.resolve(), monkeypatch)
 
 
 class TestBounds:

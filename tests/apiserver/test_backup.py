@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
+import pickle
 import sqlite3
+import subprocess
+import sys
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -13,19 +17,22 @@ import httpx
 import pytest
 
 from swarmtask.apiserver import backup as backup_module
-from swarmtask.apiserver import keys_file
+from swarmtask.apiserver import keys_file, output_archive, switchover
 from swarmtask.apiserver.access.vault import Vault
 from swarmtask.apiserver.backup import make, read
 from swarmtask.apiserver.layout import SCHEMA_VERSION
-from swarmtask.apiserver.places import locked
+from swarmtask.apiserver.places import DATABASE, SECRETS_KEY, locked
 from swarmtask.apiserver.private_files import write_private
 from swarmtask.apiserver.records import Key
 from swarmtask.apiserver.restore import VERSION_GAP, restore
+from swarmtask.apiserver.schemas_since import ANNOTATION
 from swarmtask.apiserver.store import Store
 from swarmtask.errors import ConfigurationError, InsufficientStorage
 from swarmtask.resources.restored import ANNOTATION_RESTORED
 from tests.apiserver.server import RunningServer, http_client, running_api_server
 from tests.apiserver.streams import names, watching
+from tests.apiserver.test_definitions import CRDS, MERGE, WIDGETS, definition, widget
+from tests.apiserver.test_definitions import create as create_object
 
 CONFIG_MAPS = "/api/v1/namespaces/default/configmaps"
 SECRETS = "/api/v1/namespaces/default/secrets"
@@ -213,6 +220,24 @@ async def test_the_cluster_goes_on_and_nobody_goes_back_in_time(tmp_path: Path) 
             assert names([await stream.next()]) == [("ADDED", "next")]
 
 
+async def test_what_is_older_than_the_schemas_of_its_definition_still_is(tmp_path: Path) -> None:
+    """Every object has a higher version afterwards than any that a definition can have noted."""
+    async with running_api_server(tmp_path) as server, http_client(server) as api:
+        await create_object(api, CRDS, definition())
+        await create_object(api, WIDGETS, widget())
+        crd = definition()
+        fields = crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]["properties"]
+        fields["added"] = {"type": "string", "default": "x"}
+        for change_ in ({"spec": {"versions": crd["spec"]["versions"]}}, {"metadata": {"labels": {"a": "b"}}}):
+            response = await api.patch(f"{CRDS}/widgets.example.com", json=change_, headers=MERGE)
+            assert response.status_code == 200, response.text
+        assert ANNOTATION in response.json()["metadata"]["annotations"]
+        path = await download(api, tmp_path / "backup")
+    restore(path, server.kubeconfig.parent, None, label="now")
+    async with running_api_server(tmp_path) as again, http_client(again) as api:
+        assert (await api.get(f"{WIDGETS}/w")).json()["spec"]["added"] == "x"
+
+
 async def test_tasks_accepted_since_are_kept_for_a_person(tmp_path: Path) -> None:
     task = {"spec": {"container": {"image": "x"}}, "apiVersion": "swarmtask.io/v1alpha1", "kind": "SwarmTask"}
     async with running_api_server(tmp_path) as server, http_client(server) as api:
@@ -276,24 +301,157 @@ async def test_it_refuses_while_a_server_runs_and_changes_nothing(tmp_path: Path
     assert {one: one.read_bytes() for one in folder.rglob("*") if one.is_file()} == before
 
 
-@pytest.mark.parametrize("point", ["_renumber", "_set_aside", "write_private", "_put_in_place"])
-async def test_one_that_is_cut_off_is_run_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, point: str) -> None:
+def files_in(folder: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize(
+    "point", ["_renumber", "_set_aside", "write_private", "_stage_credentials", "output_archive.unpack", "switchover.decide"]
+)
+async def test_one_that_fails_changes_nothing_and_is_run_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, point: str) -> None:
     server, path, keys = await made(tmp_path)
     folder = server.kubeconfig.parent
-    database = (folder / "swarmtask.db").read_bytes()
+    output = tmp_path / "output"
+    output.write_bytes(b"".join(output_archive.pack(tmp_path / "none")))
+    (folder / "admin.token").write_text("another-token-" + "x" * 40)
+    before = files_in(folder)
 
     def break_off(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(f"swarmtask.apiserver.restore.{point}", break_off)
-    with pytest.raises(InsufficientStorage):
-        restore(path, folder, keys_file.unpack(keys), label="now")
-    assert (folder / "swarmtask.db").read_bytes() == database
-    assert not list(folder.glob(".restore-*"))
+    with pytest.raises(InsufficientStorage, match="nothing was written"):
+        restore(path, folder, keys_file.unpack(keys), label="now", output=output)
+    assert files_in(folder) == before
+    assert not list(folder.glob("*restore*"))
     monkeypatch.undo()
-    restore(path, folder, keys_file.unpack(keys), label="now")
+    restore(path, folder, keys_file.unpack(keys), label="now", output=output)
     async with running_api_server(tmp_path / "one") as again, http_client(again) as api:
         assert (await api.get(f"{SECRETS}/s")).status_code == 200
+        assert again.token == server.token
+
+
+async def test_one_that_could_not_be_finished_is_by_the_next_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    server, path, keys = await made(tmp_path)
+    folder = server.kubeconfig.parent
+    (folder / "admin.token").write_text("another-token-" + "x" * 40)
+
+    def break_off(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(switchover, "_move", break_off)
+        with pytest.raises(InsufficientStorage, match="goes on with it"):
+            restore(path, folder, keys_file.unpack(keys), label="now")
+        with pytest.raises(InsufficientStorage, match="goes on with it"):
+            async with running_api_server(tmp_path / "one"):
+                raise AssertionError("it serves with half of the files")
+    async with running_api_server(tmp_path / "one") as again, http_client(again) as api:
+        assert (await api.get(f"{SECRETS}/s")).status_code == 200
+        assert again.token == server.token
+    assert sorted(one.name for one in folder.glob("*restore*")) == ["before-restore-now"]
+
+
+KILLER = """
+import os, pickle, shutil, sys
+from pathlib import Path
+from swarmtask.apiserver.restore import restore
+
+base, copies, given = Path(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3])
+backup, output, credentials = pickle.loads(given.read_bytes())
+STEPS = {"os.rename", "os.link", "os.mkdir", "os.remove", "os.rmdir", "os.chmod", "shutil.rmtree", "sqlite3.connect"}
+WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT
+for number in range(1, 1000):
+    folder = copies / str(number)
+    shutil.copytree(base, folder)
+    child = os.fork()
+    if not child:
+        left = number
+
+        def before(event, arguments):
+            global left
+            if event in STEPS or (event == "open" and isinstance(arguments[2], int) and arguments[2] & WRITES):
+                left -= 1
+                if not left:
+                    os._exit(9)
+
+        sys.addaudithook(before)
+        restore(backup, folder, credentials, label="now", output=output)
+        os._exit(0)
+    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    if code == 0:
+        break
+    assert code == 9, code
+"""
+
+
+async def test_one_that_is_killed_leaves_all_of_the_old_or_all_of_the_new(tmp_path: Path) -> None:
+    """Killed before each step that changes a file. A key, a token or output of the one beside the database of the other would be a
+    control plane that does not start, or one that nobody knows."""
+    base = tmp_path / "base"
+    base.mkdir()
+    old_files = {"admin.token": b"old token", "pki/ca.key": b"old key", "pki/ca.crt": b"old authority"}
+    (base / "pki").mkdir()
+    for name, content in old_files.items():
+        (base / name).write_bytes(content)
+    store = await Store.open(base / DATABASE, event_log_rows=100, vault=Vault(base / SECRETS_KEY))
+    secret = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "s", "namespace": "default", "uid": "u"}, "data": {}}
+    await store.put(Key(("", "secrets"), "default", "s"), secret, replacing=None)
+    make(base / DATABASE, tmp_path / "backup", NOW)
+    new_files = {name: b"restored " + name.encode() for name in old_files} | {SECRETS_KEY: (base / SECRETS_KEY).read_bytes()}
+    late = Key(("", "configmaps"), "default", "late")
+    await store.put(late, {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "late", "uid": "v"}}, replacing=None)
+    await store.rotate_key()
+    await store.close()
+    old_files[SECRETS_KEY] = (base / SECRETS_KEY).read_bytes()
+    attempt = Path("attempt-logs") / "0a" / "1" / f"{0:020d}.log"
+    (tmp_path / "saved" / attempt).parent.mkdir(parents=True)
+    (tmp_path / "saved" / attempt).write_bytes(b"a line\n")
+    output = tmp_path / "output"
+    output.write_bytes(b"".join(output_archive.pack(tmp_path / "saved" / "attempt-logs")))
+    given = tmp_path / "given"
+    given.write_bytes(pickle.dumps((tmp_path / "backup", output, new_files)))
+    copies = tmp_path / "copies"
+    copies.mkdir()
+    done = await asyncio.to_thread(
+        subprocess.run, [sys.executable, "-c", KILLER, base, copies, given], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    seen = []
+    for folder in sorted(copies.iterdir(), key=lambda path: int(path.name)):
+        switchover.finish(folder)
+        opened = await Store.open(folder / DATABASE, event_log_rows=100, vault=Vault(folder / SECRETS_KEY))
+        restored = opened.get(late) is None
+        assert opened.get(Key(("", "secrets"), "default", "s")) is not None, "the key fits"
+        await opened.close()
+        files = {name: (folder / name).read_bytes() for name in old_files}
+        assert files == (new_files if restored else old_files), folder
+        assert (folder / attempt).exists() is restored, folder
+        assert not [one for one in folder.iterdir() if one.name == switchover.PENDING or one.name.startswith(".restore-")]
+        seen.append(restored)
+    assert seen == sorted(seen)
+    assert seen.count(False) > 10
+    assert seen.count(True) > 5
+
+
+async def test_files_may_lie_on_another_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    server, path, keys = await made(tmp_path)
+    folder = server.kubeconfig.parent
+    (folder / "admin.token").write_text("another-token-" + "x" * 40)
+    replace = Path.replace
+
+    def on_another(self: Path, target: Path) -> Path:
+        if switchover.PENDING in self.parts:
+            raise OSError(errno.EXDEV, "Invalid cross-device link")
+        return replace(self, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", on_another)
+        restore(path, folder, keys_file.unpack(keys), label="now")
+    assert not [one for one in folder.rglob("*") if one.name in (".restoring", switchover.PENDING)]
+    async with running_api_server(tmp_path / "one") as again, http_client(again) as api:
+        assert (await api.get(f"{SECRETS}/s")).status_code == 200
+        assert again.token == server.token
 
 
 async def test_a_database_that_cannot_be_read_is_kept_as_it_is(tmp_path: Path) -> None:

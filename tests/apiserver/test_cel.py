@@ -226,7 +226,8 @@ def test_functions_that_kubernetes_adds(rule: str) -> None:
         ("self.list.all(i, v, v.n > 0)", "two variables"), ("other == 1", "undeclared reference to 'other'"),
         ("self.?a.hasValue()", "unsupported syntax"), ("self.a +", "Syntax error"), ("'unclosed", "compilation failed"),
         ("self.a", "must evaluate to a bool"), ("self.a + self.s == 'x'", "compilation failed"),
-        ("self.a < 'x'", "compilation failed"), ("self.s.matches('(')", "regex parse error"), ("self.a.sum() == 1", "overload"),
+        ("self.a < 'x'", "compilation failed"), ("self.s.matches('(')", "pattern cannot be read"),
+        ("matches_of(self.s, 'a')", "not known"), ("self.a.sum() == 1", "overload"),
         ("  ", "Required value"), ("self.a == 1\n|| self.a == 2", "needs a message"), (")", "compilation failed"),
         ("1" + " + 1" * MAX_RULE_CHARS + " > 0", "characters"), ("[" * 400 + "]" * 400 + " == []", "compilation failed"),
         ("".join(f"[1].all(x{depth}, " for depth in range(7)) + "true" + ")" * 7, "nested 6 deep"),
@@ -264,6 +265,176 @@ def test_a_rule_inside_of_a_combination_is_refused() -> None:
     assert "anyOf[0].x-kubernetes-validations" in schema_causes(schema, "s")[0].field
 
 
+# --- rules as Kubernetes' documentation writes them ----------------------------------------------------------------------
+
+DOCUMENTED: dict[str, Any] = {"type": "object", "properties": {
+    "minReplicas": WHOLE, "replicas": WHOLE, "maxReplicas": WHOLE, "counts": {"type": "object", "additionalProperties": WHOLE},
+    "list1": {"type": "array", "items": TEXT}, "list2": {"type": "array", "items": TEXT},
+    "map1": {"type": "object", "additionalProperties": TEXT}, "health": TEXT, "primary": TEXT,
+    "envars": {"type": "array", "items": {"type": "object", "properties": {"name": TEXT, "value": TEXT}}},
+    "created": {"type": "string", "format": "date-time"}, "expired": {"type": "string", "format": "date-time"},
+    "ttl": {"type": "string", "format": "duration"}, "amount": {"x-kubernetes-int-or-string": True},
+    "widgets": {"type": "array", "x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["key"], "items": {
+        "type": "object", "required": ["key"], "properties": {"key": TEXT, "foo": WHOLE}}},
+    "set1": {"type": "array", "x-kubernetes-list-type": "set", "items": TEXT},
+    "set2": {"type": "array", "x-kubernetes-list-type": "set", "items": TEXT},
+}}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("rule", "good", "bad"),
+    [
+        ("self.minReplicas <= self.replicas && self.replicas <= self.maxReplicas",
+         {"minReplicas": 1, "replicas": 2, "maxReplicas": 3}, {"minReplicas": 1, "replicas": 4, "maxReplicas": 3}),
+        ("'Available' in self.counts", {"counts": {"Available": 0}}, {"counts": {}}),
+        ("(size(self.list1) == 0) != (size(self.list2) == 0)", {"list1": [], "list2": ["x"]}, {"list1": [], "list2": []}),
+        ("!('KEY' in self.map1) || self.map1['KEY'].matches('^[a-zA-Z]*$')", {"map1": {"KEY": "a"}}, {"map1": {"KEY": "1"}}),
+        ("self.envars.filter(e, e.name == 'A').all(e, e.value.matches('^[a-zA-Z]*$'))",
+         {"envars": [{"name": "A", "value": "a"}, {"name": "B", "value": "1"}]}, {"envars": [{"name": "A", "value": "1"}]}),
+        ("has(self.expired) && self.created + self.ttl < self.expired",
+         {"created": "2026-01-01T00:00:00Z", "ttl": "1h", "expired": "2026-01-01T02:00:00Z"},
+         {"created": "2026-01-01T00:00:00Z", "ttl": "1h", "expired": "2026-01-01T00:30:00Z"}),
+        ("self.health.startsWith('ok')", {"health": "okay"}, {"health": "no"}),
+        ("self.widgets.exists(w, w.key == 'x' && w.foo < 10)",
+         {"widgets": [{"key": "w"}, {"key": "x", "foo": 1}]}, {"widgets": [{"key": "x", "foo": 10}]}),
+        ("type(self.amount) == string ? self.amount == '99%' : self.amount == 42", {"amount": "99%"}, {"amount": 41}),
+        ("self.set1.all(e, !(e in self.set2))", {"set1": ["a"], "set2": ["b"]}, {"set1": ["a"], "set2": ["b", "a"]}),
+        ("size(self.widgets.filter(w, w.key == self.primary)) == 1",
+         {"widgets": [{"key": "x"}], "primary": "x"}, {"widgets": [{"key": "x"}], "primary": "y"}),
+        ("size(self.set1 + self.set2) == 2", {"set1": ["a", "b"], "set2": ["b"]}, {"set1": ["a", "b"], "set2": ["c"]}),
+        ("self.set1 == self.set2", {"set1": ["a", "b"], "set2": ["b", "a"]}, {"set1": ["a"], "set2": ["b"]}),
+    ],
+)  # fmt: skip
+def test_rules_of_the_documentation(rule: str, good: dict[str, Any], bad: dict[str, Any]) -> None:
+    schema = {"type": "object", "properties": {"spec": {**DOCUMENTED, "x-kubernetes-validations": [{"rule": rule}]}}}
+    assert schema_causes(schema, "schema") == []
+    assert Structural(schema).evaluate({"spec": good}, None) == []
+    assert [cause.field for cause in Structural(schema).evaluate({"spec": bad}, None)] == ["spec"]
+
+
+# --- sets and lists with keys --------------------------------------------------------------------------------------------
+
+LISTS: dict[str, Any] = {
+    "a": 1, "set": ["x", "y"], "map": {"x": 1}, "list": [{"n": 1}, {"n": 2}],
+    "keyed": [{"name": "x", "n": 1}, {"name": "y", "n": 2}],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [
+        # + of a set: those of the left side stay where they are, new ones follow.
+        "(self.set + ['x']).size() == 2", "(self.set + ['z', 'y', 'w']).map(i, i) == ['x', 'y', 'z', 'w']",
+        "(self.set + oldSelf.set).size() == 3", "size(self.set + ['x'] + ['z', 'x']) == 3", "(self.set + ['z', 'z']).size() == 3",
+        "self.set + ['z'] == ['z', 'y', 'x'] && (self.set + ['z']) == ['z', 'x', 'y']", "(((self.set)) + ['x'])[1] == 'y'",
+        "self.a == 1 ? self.set + ['x'] == self.set : false", "['x'] + self.set == ['x', 'x', 'y']", "'x' in self.set + ['z']",
+        "self.set.all(i, (self.set + [i]).size() == 2)", "self.list.exists(i, i.n == 2 && (self.set + ['x']).size() == 2)",
+        "self.set.filter(i, true) + ['x'] == ['x', 'y', 'x']", "self.set.map(i, i) + ['x'] == ['x', 'y', 'x']",
+        # + of a list with keys: the right side wins, in the place of the left.
+        "(self.keyed + [{'name': 'x', 'n': 9}]).map(i, i.n) == [9, 2]", "(self.keyed + [{'name': 'z', 'n': 9}]).size() == 3",
+        "(self.keyed + oldSelf.keyed).map(i, i.name) == ['x', 'y', 'w']", "(self.list + [{'n': 1}]).size() == 3",
+        # == heeds no order.
+        "self.set == ['y', 'x'] && self.set != ['y'] && self.set != ['x', 'z']", "['y', 'x'] != self.set",
+        "self.keyed == [{'name': 'y', 'n': 2}, {'n': 1, 'name': 'x'}]",
+        "self.keyed != [{'name': 'y', 'n': 3}, {'n': 1, 'name': 'x'}]",
+        "!(self.keyed == [{'name': 'y', 'n': 2}])", "self.set == self.set.map(i, i)", "self.list != [{'n': 2}, {'n': 1}]",
+        "self == self && self != oldSelf", "(self.set == ['y', 'x']) == true", "self.set == ['x', 'y'] || self.set[0] == 'none'",
+        "self.set != ['x', 'x']", "[[1], [2]] + [[1]] == [[1], [2], [1]] && 1 + self.a * 2 - 1 == 2 && -self.a + 1 == 0",
+    ],
+)  # fmt: skip
+def test_the_order_of_sets_and_keyed_lists_has_no_meaning(rule: str) -> None:
+    old = {**LISTS, "a": 2, "set": ["y", "w"], "keyed": [{"name": "w", "n": 1}, {"name": "y", "n": 7}]}
+    old["keyed"].reverse()
+    assert broken(rule, LISTS, old) == []
+    assert broken(f"!({rule})", LISTS, old) != []
+
+
+def test_whole_values_that_hold_sets_are_compared_without_their_order() -> None:
+    one, other = {"items": [{"set": ["a", "b"]}, {"set": ["b", "a"]}, {"set": ["a", "c"]}]}, "items[0] == self.items[1]"
+    inner = {"type": "object", "properties": {"set": {"type": "array", "x-kubernetes-list-type": "set", "items": TEXT}}}
+    for rule, expected in (
+        (f"self.{other}", True),
+        ("self.items[0] != self.items[2]", True),
+        ("self.items[0] == self.items[2]", False),
+    ):
+        node = {"type": "object", "properties": {"items": {"type": "array", "items": inner}}}
+        schema = {"type": "object", "properties": {"spec": {**node, "x-kubernetes-validations": [{"rule": rule}]}}}
+        assert schema_causes(schema, "schema") == []
+        assert (Structural(schema).evaluate({"spec": one}, None) == []) is expected
+
+
+@pytest.mark.parametrize(
+    "rule", ["self.set == ", "self.set + ", "self.set == (", "united_0(self.set, [])", "same_0(self.set, [])", "fold_0(self.set)",
+             "self.set + 1 == ['x']", "self.set == ['x'],"],
+)  # fmt: skip
+def test_operators_that_cannot_be_read_are_refused(rule: str) -> None:
+    assert "compilation failed" in refusal(rule)
+
+
+def test_unions_that_grow_are_stopped() -> None:
+    rule = "[self.set + self.set].all(a, (self.set + a).all(b, (self.set + a).all(c, (self.set + a).all(d, b + c + d != ''))))"
+    assert "may cost too much" in broken(rule, {"set": [str(number) for number in range(100)]})[0][2]
+
+
+# --- items without an answer ---------------------------------------------------------------------------------------------
+
+PARTLY: dict[str, Any] = {
+    "a": 1, "list": [{"name": "x"}, {"name": "y", "n": 1}, {"name": "z"}], "map": {"x": 0, "y": 1}, "s": "y",
+    "keyed": [{"name": "x"}, {"name": "y", "n": 2}],
+}  # fmt: skip
+"""Items of the lists lack `n`, which the rules below ask for."""
+
+
+@pytest.mark.parametrize(
+    ("rule", "expected"),
+    [
+        ("self.list.exists(i, i.n == 1)", True), ("self.list.exists(i, i.n == 2)", None),
+        ("!self.list.all(i, i.n == 2)", True), ("self.list.all(i, i.n == 1)", None), ("!self.list.exists(i, i.n == 1)", False),
+        ("self.list.exists(i, i.n == 1) && self.list.exists(i, i.name == 'z')", True),
+        ("self.list.exists(i, self.keyed.exists(k, k.n == i.n + self.a))", True),
+        ("self.list.exists(i, self.keyed.exists(i, i.n == 2) && i.n == 1)", True),
+        ("self.list.exists(self, self.n == 1)", True),
+        ("self.list.exists(i, !self.keyed.all(k, i.n < 2 && k.n != 2))", True),
+        ("self.list.filter(i, self.keyed.exists(k, k.n == 2 && i.name == 'y')).size() == 1", True),
+        ("self.list.map(i, self.keyed.exists(k, k.n == 2)).all(b, b)", True),
+        ("self.map.exists(k, 1 / self.map[k] == 1)", True), ("!self.map.all(k, 1 / self.map[k] == 2)", True),
+        ("self.list.exists(i, i.n == 1 ? size(i.name) == 1 && i.name.matches('y') : false) // why", True),
+        ("self.list.exists(i, oldSelf.list.exists(o, o.n == i.n))", True),
+        ("[[0, 1], [2]].exists(l, l.exists(i, 1 / i == 1) && l.exists(i, 1 / i == 1 && size(l) == 2))", True),
+        # The others have no value with such an item.
+        ("self.list.exists_one(i, i.n == 1)", None), ("self.list.filter(i, i.n == 1).size() == 1", None),
+        ("self.list.map(i, i.n) == [1]", None), ("self.list.map(i, i.n).exists(n, n == 1)", None),
+        # || and && are decided by either side.
+        ("self.list[0].n == 1 || true", True), ("true || self.list[0].n == 1", True), ("self.list[0].n == 1 || self.a == 1", True),
+        ("!(self.list[0].n == 1 && false)", True), ("self.list[0].n == 1 || false", None), ("self.list[0].n == 1 && true", None),
+        ("(self.list.exists(i, i.n == 2) && false) || self.list.exists(i, i.n == 1)", True),
+        ("self.list.exists(i, i.n == 1) ? self.list[0].n == 1 : true", None),
+    ],
+)  # fmt: skip
+def test_an_item_without_an_answer_does_not_matter_where_another_decides(rule: str, expected: bool | None) -> None:
+    found = [message for _, _, message in broken(rule, PARTLY, {**PARTLY, "a": 2}, message="no")]
+    assert found == [] if expected else len(found) == 1
+    assert expected is not None or "rule evaluation error: " in found[0]
+    assert expected is not False or found[0].endswith(": no")
+
+
+def test_the_message_too_may_be_decided_by_another_item() -> None:
+    by = {"message": "plain", "messageExpression": "self.list.exists(i, i.n == 1) ? 'there' : 'not there'"}
+    assert broken("false", PARTLY, **by)[0][2].endswith(": there")
+
+
+def test_what_other_items_decide_has_its_price_too() -> None:
+    rule = "self.list.exists(a, self.list.exists(b, a.n == 1 && b.n == 0))"
+    assert holds(rule, {"list": [*[{"n": 0}] * 20, {}, {"n": 1}]})
+    said = broken(rule, {"list": [{}] * 300})[0][2]
+    assert "no such key: n" in said
+    assert "may cost too much" in said
+    heavy = {"list": [{}, *[{"n": number} for number in range(100)]]}
+    begun = time.perf_counter()
+    assert broken("self.list.exists(a, self.list.exists(b, a.n + b.n == 1000))", heavy)
+    assert time.perf_counter() - begun < 5
+
+
 # --- cost ----------------------------------------------------------------------------------------------------------------
 
 
@@ -274,6 +445,28 @@ def test_a_rule_that_would_cost_too_much_fails_before_it_runs() -> None:
     said = broken(rule, {"list": [{"n": 1}] * 1000})[0][2]
     assert "may cost too much" in said
     assert time.perf_counter() - begun < 5, "a billion steps were walked"
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [
+        "self.list.all(x, x in self.list)", "self.list.all(x, self.list.indexOf(x) < 0)", "self.list.all(x, self.list == [x])",
+        "self.list.all(x, sets.intersects(self.list, [x]))", "self.list.all(x, [self.list].all(y, y.lastIndexOf(x) < 0))",
+        "size(self.list.map(x, x.n)) > 0", "self.list.filter(x, x.n >= 0) != []",
+    ],
+)  # fmt: skip
+def test_a_walk_over_a_list_for_each_item_has_a_price(rule: str) -> None:
+    schema = with_rule(rule)
+    few, many = ({"list": [{"n": number} for number in range(count)]} for count in (100, 20_000))
+    assert "may cost too much" not in str(Structural(schema).evaluate({"spec": few}, None))
+    assert "may cost too much" in str(Structural(schema).evaluate({"spec": many}, None))
+
+
+def test_sets_are_compared_by_what_is_in_them() -> None:
+    grown = {"list": [{"n": number} for number in range(20_000)]}
+    assert holds("sets.contains(self.list, self.list) && sets.equivalent(self.list, self.list)", grown)
+    assert holds("!sets.intersects(self.list, [[1], {'n': -1}])", grown)
+    assert holds("sets.contains([1, 'a', [2]], [1.0, [2]]) && !sets.contains([1], [true])", {})
 
 
 def test_a_schema_has_a_bounded_number_of_rules() -> None:
@@ -314,6 +507,16 @@ def test_the_budget_is_one_for_the_whole_object() -> None:
     assert found
     assert all("may cost too much" in cause.message for cause in found)
     assert BUDGET < 10_000_000
+
+
+def test_patterns_are_read_as_re2_reads_them() -> None:
+    for wide, pattern in (("٣", "\\d"), ("é", "\\w"), ("\u2003", "\\s")):
+        literal = "'^" + pattern.replace("\\", "\\\\") + "$'"
+        assert not holds(f"self.s.matches({literal})", {"s": wide})
+        assert holds(f"matches(self.s, r'^{pattern.upper()}$')", {"s": wide})
+        assert holds(f"self.s.find({literal}) == ''", {"s": wide})
+    assert holds(r"self.s.matches(r'^\Qa.b\E$') && self.s.matches(r'^[[:alpha:]].\pL\z')", {"s": "a.b"})
+    assert "rule evaluation error" in broken("self.s.matches(self.s)", {"s": "("})[0][2]
 
 
 def test_patterns_take_linear_time() -> None:

@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import orjson
 import pytest
+import structlog
 
 from swarmtask.apiserver.app import Application
 from swarmtask.apiserver.auth import Authenticator
-from swarmtask.apiserver.objects import WriteOptions
+from swarmtask.apiserver.objects import DeleteOptions, WriteOptions
 from swarmtask.clock import ManualClock
 from swarmtask.settings import ApiServerSettings
 from tests.apiserver.server import http_client, running_api_server
@@ -57,6 +59,19 @@ async def status_of(api: httpx.AsyncClient, name: str, path: str = CONFIG_MAPS) 
 
 async def delete(api: httpx.AsyncClient, path: str, **body: Any) -> httpx.Response:
     return await api.request("DELETE", path, json=body)
+
+
+async def until_reported(api: httpx.AsyncClient, name: str) -> list[dict[str, Any]]:
+    """Events of references to owners that an object of this name cannot have."""
+    found: list[dict[str, Any]] = []
+
+    async def reported() -> bool:
+        selector = f"reason=OwnerRefInvalidNamespace,involvedObject.name={name}"
+        found[:] = (await api.get("/api/v1/events", params={"fieldSelector": selector})).json()["items"]
+        return bool(found)
+
+    await until(reported, what=f"an Event about the owner of {name}")
+    return found
 
 
 class TestDelete:
@@ -180,10 +195,88 @@ class TestOwners:
         await until_gone(api, f"{CONFIG_MAPS}/absent")
         assert await status_of(api, "unknown-kind") == 200
 
+    @pytest.mark.parametrize("kind", [("v1", "Pod"), ("metrics.k8s.io/v1beta1", "PodMetrics")])
+    async def test_an_owner_that_is_shown_and_not_stored_is_not_looked_up(
+        self, api: httpx.AsyncClient, kind: tuple[str, str]
+    ) -> None:
+        pod = {"apiVersion": kind[0], "kind": kind[1], "metadata": {"name": "task-1", "uid": "u"}}
+        await create(api, "of-a-pod", **owned_by(pod))
+        absent = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "never", "uid": "u2"}}
+        await create(api, "of-none", **owned_by(absent))
+        await until_gone(api, f"{CONFIG_MAPS}/of-none")
+        assert await status_of(api, "of-a-pod") == 200
+
     async def test_an_owner_in_another_namespace_is_none(self, api: httpx.AsyncClient) -> None:
         elsewhere = await create(api, "owner", "/api/v1/namespaces/kube-system/configmaps")
         await create(api, "child", **owned_by(elsewhere))
         await until_gone(api, f"{CONFIG_MAPS}/child")
+
+    async def test_kind_and_name_count_and_not_the_uid_alone(self, api: httpx.AsyncClient) -> None:
+        owner = await create(api, "owner")
+        for name, wrong in (("other-kind", {"kind": "Secret"}), ("other-name", {"name": "nobody"})):
+            await create(api, name, **owned_by(owner, **wrong))
+            await until_gone(api, f"{CONFIG_MAPS}/{name}")
+        second = await create(api, "second")
+        both = owned_by(owner)["ownerReferences"] + owned_by(second, kind="Secret")["ownerReferences"]
+        await create(api, "both", ownerReferences=both)
+
+        async def right_one_left() -> bool:
+            child = (await api.get(f"{CONFIG_MAPS}/both")).json()
+            return [one["name"] for one in child["metadata"]["ownerReferences"]] == ["owner"]
+
+        await until(right_one_left, what="the wrong reference dropped")
+
+    async def test_a_node_owns_as_its_swarm_node(self, api: httpx.AsyncClient) -> None:
+        swarm_nodes = "/apis/swarmtask.io/v1alpha1/swarmnodes"
+        body = {"apiVersion": "swarmtask.io/v1alpha1", "kind": "SwarmNode", "metadata": {"name": "n"}, "spec": {}}
+        response = await api.post(swarm_nodes, json=body)
+        assert response.status_code == 201, response.text
+        node = (await api.get("/api/v1/nodes/n")).json()
+        await create(api, "of-node", **owned_by({"apiVersion": "v1", "kind": "Node", **node}))
+        await create(api, "of-nobody", **owned_by({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "m", "uid": "u"}}))
+        await until_gone(api, f"{CONFIG_MAPS}/of-nobody")
+        assert await status_of(api, "of-node") == 200
+        await delete(api, f"{swarm_nodes}/n")
+        await until_gone(api, f"{CONFIG_MAPS}/of-node")
+
+    async def test_an_object_without_a_namespace_is_never_collected_for_an_owner_in_one(self, api: httpx.AsyncClient) -> None:
+        owner = await create(api, "owner")
+        roles = "/apis/rbac.authorization.k8s.io/v1/clusterroles"
+        await create(api, "child", roles, **owned_by(owner, blockOwnerDeletion=True))
+        events = await until_reported(api, "child")
+        assert events[0]["involvedObject"]["kind"] == "ClusterRole"
+        assert "never collected" in events[0]["message"]
+        await delete(api, f"{CONFIG_MAPS}/owner", propagationPolicy="Foreground")
+        await until_gone(api, f"{CONFIG_MAPS}/owner")
+        await create(api, "later", ownerReferences=[{"apiVersion": "v1", "kind": "ConfigMap", "name": "x", "uid": "no-such-uid"}])
+        await until_gone(api, f"{CONFIG_MAPS}/later")  # by then the one before has been looked at
+        assert await status_of(api, "child", roles) == 200
+
+    async def test_an_owner_in_another_namespace_is_reported(self, api: httpx.AsyncClient) -> None:
+        elsewhere = await create(api, "owner", "/api/v1/namespaces/kube-system/configmaps")
+        await create(api, "child", **owned_by(elsewhere))
+        assert "counts as gone" in (await until_reported(api, "child"))[0]["message"]
+
+    async def test_what_may_not_be_deleted_holds_nothing_up(self, tmp_path: Path) -> None:
+        app = await Application.open(
+            tmp_path / "x.db", ApiServerSettings(), Authenticator([]), ManualClock(datetime(2026, 1, 1, tzinfo=UTC))
+        )  # it waits for ever where the collector waits
+        namespaces, config_maps = app.registry.find("", "v1", "namespaces"), app.registry.find("", "v1", "configmaps")
+        assert namespaces is not None and config_maps is not None
+        nobody = [{"apiVersion": "v1", "kind": "Namespace", "name": "x", "uid": "no-such-uid"}]
+        patch = orjson.dumps({"metadata": {"ownerReferences": nobody}})
+        with structlog.testing.capture_logs() as logs:
+            merge = "application/merge-patch+json"
+            await app.service.patch(namespaces, "", "default", patch, WriteOptions(), content_type=merge)
+            body = {"metadata": {"name": "child", "ownerReferences": nobody}}
+            await app.service.create(config_maps, "default", body, WriteOptions())
+
+            async def gone() -> bool:
+                return not app.store.index.keys(("", "configmaps"), "default")
+
+            await until(gone, what="the next dependent collected")
+        assert [line["key"].name for line in logs if line["event"] == "not deleted"] == ["default"]
+        await app.close()
 
 
 class TestNamespaces:
@@ -277,4 +370,68 @@ async def test_old_events_go(tmp_path: Path) -> None:
     clock.advance(1800)
     await app.collector.sweep_events()
     assert present() == []
+    await app.close()
+
+
+async def test_events_of_a_clock_that_is_ahead_do_not_keep_others(tmp_path: Path) -> None:
+    clock = ManualClock(datetime(2026, 1, 1, tzinfo=UTC))
+    settings = ApiServerSettings(event_ttl_s=3600)
+    app = await Application.open(tmp_path / "x.db", settings, Authenticator([]), clock)
+
+    async def write(name: str, **more: Any) -> None:
+        rt = app.registry.find("", "v1", "events")
+        assert rt is not None
+        involved = {"kind": "SwarmTask", "name": "t", "namespace": "default"}
+        body = {"metadata": {"name": name}, "involvedObject": involved, "reason": "R", "message": "m", "type": "Normal", **more}
+        await app.service.create(rt, "default", body, WriteOptions())
+
+    await write("future", lastTimestamp="2099-01-01T00:00:00Z")
+    await app.close()
+    app = await Application.open(tmp_path / "x.db", settings, Authenticator([]), clock)
+    clock.advance(1800)
+    await write("later")
+    for seconds, left in ((1801, ["later"]), (1800, [])):
+        clock.advance(seconds)
+        await app.collector.sweep_events()
+        assert [key.name for key in app.store.index.keys(("", "events"))] == left
+    await app.close()
+
+
+async def test_a_bug_that_one_object_meets_does_not_end_the_work_for_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = ManualClock(datetime(2026, 1, 1, tzinfo=UTC))
+    app = await Application.open(tmp_path / "x.db", ApiServerSettings(), Authenticator([]), clock)
+    rt = app.registry.find("", "v1", "namespaces")
+    assert rt is not None
+    do, struck, cured = app.collector._do, 0, False
+
+    async def poisoned(work: Any) -> None:
+        nonlocal struck
+        if work[1].name == "bad" and not cured:
+            struck += 1
+            raise ZeroDivisionError("a bug")
+        await do(work)
+
+    def gone(name: str) -> bool:
+        return all(key.name != name for key in app.store.index.keys(("", "namespaces")))
+
+    async def pass_time(seconds: int, name: str) -> None:
+        for _ in range(100 * seconds):
+            if gone(name):
+                return
+            clock.advance(0.01)
+            await asyncio.sleep(0.001)
+
+    monkeypatch.setattr(app.collector, "_do", poisoned)
+    for name in ("bad", "good"):
+        await app.service.create(rt, "", {"metadata": {"name": name}}, WriteOptions())
+        await app.service.delete(rt, "", name, DeleteOptions())
+    await pass_time(20, "good")
+    assert (gone("good"), gone("bad"), app.ready) == (True, False, True)
+    await pass_time(5, "bad")
+    assert 2 <= struck <= 60
+    cured = True
+    await pass_time(20, "bad")
+    assert gone("bad")
     await app.close()

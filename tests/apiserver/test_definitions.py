@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import orjson
 import pytest
 
 from tests.apiserver.server import http_client, running_api_server
@@ -197,3 +198,63 @@ async def test_clients_of_a_deprecated_version_are_warned(api: httpx.AsyncClient
             f"{CRDS}/widgets.example.com")).json()["metadata"]})  # fmt: skip
         assert refused.status_code == 422
         assert "spec.versions[0].deprecationWarning" in refused.json()["message"]
+
+
+async def test_one_that_goes_away_may_not_change_into_another(api: httpx.AsyncClient) -> None:
+    await create(api, CRDS, definition())
+    held = widget("held")
+    held["metadata"]["finalizers"] = ["a.b/c"]
+    await create(api, WIDGETS, held)
+    secrets = "/api/v1/namespaces/default/secrets"
+    await create(api, secrets, {"metadata": {"name": "s"}})
+    path = f"{CRDS}/widgets.example.com"
+    crd = (await api.delete(path)).json()
+    for spec in (
+        {"group": "", "names": {"plural": "secrets"}},
+        {"versions": [{**crd["spec"]["versions"][0], "schema": {"openAPIV3Schema": "not a schema"}}]},
+        {"versions": []},
+        {"scope": "Cluster"},
+    ):
+        refused = await api.patch(path, json={"spec": spec}, headers=MERGE)
+        assert refused.status_code == 422, refused.text
+    # Nor does its status decide whether its objects go with it, and whether they are served until then.
+    status = {"conditions": [{"type": "Established", "status": "False", "reason": "X"}], "acceptedNames": None}
+    changed = await api.patch(f"{path}/status", json={"status": status}, headers=MERGE)
+    assert changed.status_code == 200, changed.text
+    assert conditions(changed.json()) == {"Established": "True", "NamesAccepted": "True", "Terminating": "True"}
+    assert (await api.patch(path, json={"metadata": {"labels": {"a": "b"}}}, headers=MERGE)).status_code == 200
+    assert (await api.patch(f"{WIDGETS}/held", json={"metadata": {"finalizers": None}}, headers=MERGE)).status_code == 200
+    await until_gone(api, path)
+    assert (await api.get(WIDGETS)).status_code == 404
+    assert (await api.get(f"{secrets}/s")).status_code == 200
+
+
+async def test_a_refused_one_takes_nothing_of_a_built_in_kind_along(api: httpx.AsyncClient) -> None:
+    crd = definition("roles", "Role")
+    crd["metadata"] = {"name": "roles.rbac.authorization.k8s.io", "annotations": {"api-approved.kubernetes.io": "https://x"}}
+    crd["spec"]["group"] = "rbac.authorization.k8s.io"
+    refused = await create(api, CRDS, crd)
+    assert conditions(refused)["Established"] == "False"
+    roles = "/apis/rbac.authorization.k8s.io/v1/namespaces/default/roles"
+    await create(api, roles, {"metadata": {"name": "r"}, "rules": []})
+    path = f"{CRDS}/roles.rbac.authorization.k8s.io"
+    given = [{**condition, "status": "True"} for condition in refused["status"]["conditions"]]
+    patched = await api.patch(f"{path}/status", json={"status": {"conditions": given}}, headers=MERGE)
+    assert conditions(patched.json()) == {"NamesAccepted": "False", "Established": "False"}
+    await api.delete(path)
+    await until_gone(api, path)
+    assert (await api.get(f"{roles}/r")).status_code == 200
+
+
+@pytest.mark.parametrize("container", [f"{CRDS}/widgets.example.com", "/api/v1/namespaces/team"])
+async def test_what_is_not_served_holds_up_no_deletion(api: httpx.AsyncClient, container: str) -> None:
+    await create(api, "/api/v1/namespaces", {"metadata": {"name": "team"}})
+    await create(api, CRDS, definition())
+    await create(api, WIDGETS.replace("default", "team"), widget())
+    patch = [{"op": "replace", "path": "/spec/versions/0/served", "value": False}]
+    changed = await api.patch(
+        f"{CRDS}/widgets.example.com", content=orjson.dumps(patch), headers={"content-type": "application/json-patch+json"}
+    )
+    assert changed.status_code == 200, changed.text
+    assert (await api.delete(container)).status_code == 200
+    await until_gone(api, container)

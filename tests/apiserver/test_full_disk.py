@@ -11,6 +11,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from swarmtask.apiserver.server import keep_kubeconfig
 from tests.apiserver.server import api_server_process, http_client
 
 CONFIG_MAPS = "/api/v1/namespaces/default/configmaps"
@@ -29,6 +30,13 @@ def small_disk(folder: Path) -> Iterator[None]:
         yield
     finally:
         subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+def fill_up(path: Path) -> None:
+    """Take what room is left, to the last byte."""
+    with contextlib.suppress(OSError), path.open("wb", buffering=0) as file:
+        while file.write(b"x" * 512):
+            pass
 
 
 async def fill(api: httpx.AsyncClient) -> tuple[list[str], httpx.Response]:
@@ -57,9 +65,27 @@ async def test_a_full_disk_is_said_and_survived(tmp_path: Path) -> None:
                 assert "Free some space" in refusal.json()["message"]
                 listed = (await api.get(CONFIG_MAPS)).json()
                 assert [item["metadata"]["name"] for item in listed["items"]] == sorted(acknowledged)
+            await process.kill()
+            fill_up(disk / "filler")
+            async with http_client(await process.start()) as api:  # the port, and so the kubeconfig, is another one
+                listed = (await api.get(CONFIG_MAPS)).json()
+                assert [item["metadata"]["name"] for item in listed["items"]] == sorted(acknowledged)
                 ballast.unlink()
+                (disk / "filler").unlink()
                 assert (await api.post(CONFIG_MAPS, json={"metadata": {"name": "after"}})).status_code == 201
             await process.kill()
             async with http_client(await process.start()) as api:
                 listed = (await api.get(CONFIG_MAPS)).json()
             assert [item["metadata"]["name"] for item in listed["items"]] == sorted([*acknowledged, "after"])
+
+
+def test_a_kubeconfig_that_says_the_same_is_left_alone(tmp_path: Path) -> None:
+    path = tmp_path / "kubeconfig"
+    keep_kubeconfig(path, b"one")
+    first = path.stat().st_ino
+    path.chmod(0o644)
+    keep_kubeconfig(path, b"one")
+    assert (path.stat().st_ino, path.stat().st_mode & 0o777) == (first, 0o600)
+    keep_kubeconfig(path, b"two")
+    assert path.read_bytes() == b"two"
+    keep_kubeconfig(tmp_path / "none" / "kubeconfig", b"three")  # it is logged, and the server serves

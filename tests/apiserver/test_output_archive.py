@@ -51,7 +51,7 @@ def test_it_comes_back_as_it_was(tmp_path: Path) -> None:
     archive = packed(source, tmp_path / "o")
     assert check(archive) == 3
     target = tmp_path / "b"
-    assert unpack(archive, target, stage(tmp_path)) == 3
+    assert unpack(archive, tmp_path / "none", target) == 3
     assert tree(target) == tree(source)
     assert not [path for path in target.rglob("*") if path.stat().st_mode & 0o077]
 
@@ -62,7 +62,7 @@ def test_only_whole_records_and_nothing_else_go_in(tmp_path: Path) -> None:
     (source / UID / "1" / "x.log").write_text("somebody's own")
     archive = packed(source, tmp_path / "o")
     assert check(archive) == 1
-    unpack(archive, tmp_path / "b", stage(tmp_path))
+    unpack(archive, tmp_path / "none", tmp_path / "b")
     assert tree(tmp_path / "b") == {f"{UID}/1/{0:020d}.log": body(0, 2)}
 
 
@@ -83,9 +83,10 @@ def test_nothing_is_an_archive_too(tmp_path: Path) -> None:
 
 def test_what_is_there_stays(tmp_path: Path) -> None:
     archive = packed(stored(tmp_path / "a", (UID, 1, body(0, 2)), (UID, 2, body(0, 2))), tmp_path / "o")
-    target = stored(tmp_path / "b", (UID, 1, body(0, 9)))
-    assert unpack(archive, target, stage(tmp_path)) == 1
-    assert tree(target)[f"{UID}/1/{0:020d}.log"] == body(0, 9)
+    present = stored(tmp_path / "b", (UID, 1, body(0, 9)))
+    assert unpack(archive, present, stage(tmp_path)) == 1
+    assert tree(present) == {f"{UID}/1/{0:020d}.log": body(0, 9)}
+    assert tree(stage(tmp_path)) == {f"{UID}/2/{0:020d}.log": body(0, 2)}
 
 
 @pytest.mark.parametrize("share", [0.0, 0.3, 0.6, 0.9])

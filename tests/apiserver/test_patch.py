@@ -41,6 +41,31 @@ def test_json_patch_changes_a_copy() -> None:
 
 
 @pytest.mark.parametrize(
+    ("found", "expected", "equal"),
+    [
+        (True, 1, False), (1, True, False), (False, 0, False), (0, None, False), ("1", 1, False), (1, 1.0, True), (1.5, 1.5, True),
+        ([True], [1], False), ({"a": 0}, {"a": False}, False), ({"a": 1, "b": 2}, {"b": 2.0, "a": 1}, True), ({}, [], False),
+        (None, None, True), ("a", "a", True), (2**63, float(2**63), True),
+    ],
+)  # fmt: skip
+def test_a_test_tells_the_types_of_json_apart(found: Any, expected: Any, equal: bool) -> None:
+    """RFC 6902, 4.6: numbers are equal by their value."""
+    operations = [{"op": "test", "path": "/list/0", "value": expected}, {"op": "add", "path": "/won", "value": True}]
+    if equal:
+        assert patched({"list": [found]}, JSON_PATCH, operations)["won"] is True
+    else:
+        with pytest.raises(Invalid, match="testing value failed"):
+            patched({"list": [found]}, JSON_PATCH, operations)
+
+
+@pytest.mark.parametrize("path", ["/name/0", "/list/-", "/list/1", "/list/01", "/list/-1", "/none", "name"])
+def test_a_path_names_values_and_no_characters(path: str) -> None:
+    for operation in ({"op": "test", "path": path, "value": None}, {"op": "copy", "from": path, "path": "/x"}):
+        with pytest.raises(Invalid, match="does not exist"):
+            patched({"name": "w", "list": [None]}, JSON_PATCH, [operation])
+
+
+@pytest.mark.parametrize(
     ("operation", "says"),
     [
         ({"op": "test", "path": "/metadata/resourceVersion", "value": "1"}, "testing value failed"),

@@ -261,6 +261,10 @@ def test_hostile_patterns_take_linear_time(pattern: str) -> None:
         (r"^[\x{61}\p{Greek}\]]$", "]", "b"),
         (r"^[^{\x00]*$", "abc", "a{"),
         (r"a|b$", "xb", "b\n"),
+        (r"^\Qa.b\E$", "a.b", "acb"),
+        (r"^\Q[a]{2}&&-\d\E+x$", r"[a]{2}&&-\dddx", "aa"),
+        (r"^\Qa+\\E", "a+\\", "aa"),
+        (r"^\Q(a", "(a", "a"),
     ],
 )
 def test_patterns_are_read_as_re2_reads_them(pattern: str, good: str, bad: str) -> None:
@@ -268,7 +272,9 @@ def test_patterns_are_read_as_re2_reads_them(pattern: str, good: str, bad: str) 
     assert not compile_pattern(pattern)(bad)
 
 
-@pytest.mark.parametrize("pattern", ["(", "[a", "a{2,1}", r"(?=a)", r"\1", "x" * 10_001, "(a{1000}){1000}{1000}"])
+@pytest.mark.parametrize(
+    "pattern", ["(", "[a", "a{2,1}", r"(?=a)", r"\1", r"[\Qa\E]", r"a\E", "x" * 10_001, "(a{1000}){1000}{1000}"]
+)
 def test_patterns_that_cannot_be_compiled_are_a_value_error(pattern: str) -> None:
     with pytest.raises(ValueError, match="pattern"):
         compile_pattern(pattern)

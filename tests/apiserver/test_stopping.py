@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import socket
 import ssl
+import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ import structlog
 from swarmtask.apiserver import server as room
 from swarmtask.apiserver import watch
 from swarmtask.apiserver.builtins import builtin_types
+from swarmtask.apiserver.disk import Disk
 from swarmtask.apiserver.records import Key
 from swarmtask.apiserver.selectors import FieldSelector, LabelSelector, Selection
 from swarmtask.apiserver.store import Store
@@ -121,6 +123,36 @@ async def test_readers_that_take_nothing_are_cut_off(tmp_path: Path, monkeypatch
             with contextlib.suppress(OSError, ssl.SSLError):
                 content = await reader.read(-1)
                 assert not content.endswith(b"0\r\n\r\n"), "what was cut off does not look whole"
+
+
+async def test_a_write_that_is_cut_off_is_written_down(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is committed, since it was on its way to the disk; its client is not told, but the audit log is."""
+    monkeypatch.setattr(room, "GRACE_S", 0.05)
+    may_commit, commit = threading.Event(), Disk.commit
+    running = running_api_server(tmp_path)
+    server = await running.__aenter__()
+    committing, loop = asyncio.Event(), asyncio.get_running_loop()
+
+    def slow(disk: Disk, *changes: Any) -> None:
+        loop.call_soon_threadsafe(committing.set)
+        may_commit.wait(TIMEOUT_S)
+        commit(disk, *changes)
+
+    monkeypatch.setattr(Disk, "commit", slow)
+    async with http_client(server) as api, asyncio.timeout(TIMEOUT_S):
+        asked = asyncio.create_task(api.post(CONFIG_MAPS, json={"metadata": {"name": "late"}}))
+        await committing.wait()
+        try:
+            async with stopping(running):
+                answer = (await asyncio.gather(asked, return_exceptions=True))[0]
+                may_commit.set()
+        finally:
+            may_commit.set()
+        assert isinstance(answer, httpx.TransportError) or answer.status_code == 500
+    rows = [orjson.loads(line) for line in (server.kubeconfig.parent / "audit" / "audit.log").read_bytes().splitlines()]
+    assert [(row["name"], row["code"], row["reason"]) for row in rows] == [("late", 500, "CutOff")]
+    async with running_api_server(tmp_path) as server, http_client(server) as api:
+        assert (await api.get(f"{CONFIG_MAPS}/late")).status_code == 200
 
 
 async def test_an_idle_connection_does_not_hold_it_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -114,7 +114,7 @@ def validate(
     causes = meta.validate(rt, metadata, old["metadata"] if old is not None else None)
     structural = structural_of(rt)
     if structural is not None:
-        found = [] if accepted else structural.validate(obj)
+        found = [] if accepted else structural.validate(obj, old if rt.custom else None)
         wrong = next((cause for cause in found if cause.reason == "FieldValueTypeInvalid"), None)
         if wrong is not None and not rt.custom and rt.group != "apiextensions.k8s.io":
             raise unreadable(rt, f"{wrong.field}: {wrong.message}")

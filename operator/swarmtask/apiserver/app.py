@@ -14,10 +14,10 @@ from typing import Any
 import structlog
 
 from swarmtask.apiserver import faults
-from swarmtask.apiserver.access import roles
+from swarmtask.apiserver.access import duplicates, roles
 from swarmtask.apiserver.access.accounts import AccountTokens
 from swarmtask.apiserver.access.audit import AuditLog
-from swarmtask.apiserver.access.room import AccessRoom, Visit
+from swarmtask.apiserver.access.room import CUT_OFF, AccessRoom, Visit
 from swarmtask.apiserver.access.users import User
 from swarmtask.apiserver.access.vault import Vault
 from swarmtask.apiserver.attempt_logs import AttemptLogs
@@ -25,15 +25,15 @@ from swarmtask.apiserver.auth import Authenticator
 from swarmtask.apiserver.bootstrap import install
 from swarmtask.apiserver.builtins import builtin_types
 from swarmtask.apiserver.collector import Collector
-from swarmtask.apiserver.definitions import DEFINITIONS, DefinitionTypes
+from swarmtask.apiserver.definitions import DEFINITIONS, DefinitionTypes, collection_of
 from swarmtask.apiserver.door import Door
 from swarmtask.apiserver.downloads import BACKUP_PATH, BackupDownloads
-from swarmtask.apiserver.eager import within
 from swarmtask.apiserver.guests import NoRoom, files_allowed
 from swarmtask.apiserver.handlers_discovery import ROUTES, DiscoveryHandlers
 from swarmtask.apiserver.handlers_logs import LogHandlers, StoredTasks
 from swarmtask.apiserver.handlers_objects import ObjectHandlers
 from swarmtask.apiserver.handlers_reviews import ReviewHandlers
+from swarmtask.apiserver.intake import Intake
 from swarmtask.apiserver.log_files import Limits
 from swarmtask.apiserver.log_text import LogTexts
 from swarmtask.apiserver.objects import ObjectService
@@ -51,7 +51,7 @@ from swarmtask.apiserver.waiting import TASKS
 from swarmtask.apiserver.watch import WatchHub
 from swarmtask.apiserver.wire import WRITTEN_IN_YAML, Request, Response, error_response, headers_of, parse_query, read_yaml
 from swarmtask.clock import Clock
-from swarmtask.errors import BadRequest, InternalError, RequestEntityTooLarge, SwarmTaskError, Timeout
+from swarmtask.errors import BadRequest, InternalError, SwarmTaskError, Timeout
 from swarmtask.settings import ApiServerSettings
 
 log = structlog.get_logger(__name__)
@@ -67,8 +67,6 @@ BODY_TIMEOUT_S = 60.0
 """A body must be complete by then; the limit of requests in Kubernetes' own server."""
 SEND_TIMEOUT_S = 60.0
 """A client that takes nothing for this long is cut off."""
-DRAIN_LIMIT_BYTES = 64 * 2**20
-"""How much of a body that is too large is still read (and thrown away), so that its sender gets to read the refusal."""
 
 
 class Application:
@@ -105,11 +103,13 @@ class Application:
         self._definitions = DefinitionTypes(store, self.registry)
         accounts = AccountTokens(signing_pem, store.index, clock) if signing_pem is not None else None
         self.access = AccessRoom(store, self.registry, authenticator, clock, accounts=accounts, audit=audit)
-        self._sockets = CommandSockets(self.access, self.registry, self._projections, self._commands, self.door)
+        self._sockets = CommandSockets(
+            self.access, self.registry, self._projections, self._commands, door=self.door, pace=self._pace
+        )
         self._reviews = ReviewHandlers(store, self.registry, self.access.identities, self.access.authorizer, accounts)
         self._backups = BackupDownloads(store.path, clock)
         self._logs = LogHandlers(store, self.attempt_logs, texts, clock)
-        self._max_body_bytes = settings.max_body_bytes
+        self._intake = Intake(settings.max_body_bytes)
         self.body_timeout_s = BODY_TIMEOUT_S
         self._collecting: asyncio.Task[None] | None = None
         self._watching: asyncio.Task[None] | None = None
@@ -150,6 +150,7 @@ class Application:
             store.subscribe(app.attempt_logs.on_commit)
             await install(app.service)
             await roles.install(app.service)
+            await duplicates.retire(app.service, app.access.tokens)
             await announce(app.service, store.quarantined)
             app._backups.sweep()
             await app.attempt_logs.open()
@@ -197,8 +198,7 @@ class Application:
     def _end_watches_of_removed_types(self, changes: Sequence[Change]) -> None:
         for change in changes:
             if change.type == "DELETED" and change.key.collection == DEFINITIONS:
-                plural, _, group = change.key.name.partition(".")
-                self.hub.end_collection((group, plural))
+                self.hub.end_collection(collection_of(change.record))
 
     # --- ASGI ------------------------------------------------------------------------------------------------------------
 
@@ -209,6 +209,15 @@ class Application:
                 await self._sockets.serve(scope, receive, send)
             return
         visits: list[Visit] = []
+        try:
+            await self._converse(scope, receive, send, visits)
+        except asyncio.CancelledError:  # cut off at the end of the server; what it has asked for may be on its way to the disk
+            for visit in visits:
+                self.access.record(visit, InternalError.code, CUT_OFF)
+            raise
+
+    async def _converse(self, scope: Scope, receive: Receive, send: Send, visits: list[Visit]) -> None:
+        """Answer a request; what is known of it is left in `visits`, however it ends."""
         reason = ""
         try:
             response = await self._answer(scope, receive, visits)
@@ -247,11 +256,15 @@ class Application:
             self._pace.admit(visit.login.user if visit.login is not None else None, source)
         request = Request(method, path, query, headers, client=user.name, guard=self.access.guard(user), exempt=is_exempt(user))
         visit.request = request
-        if method not in READING:
-            request.body = await self._read_body(receive)
-            if request.content_type in WRITTEN_IN_YAML:
-                await read_yaml(request)
-        response = await self._route(request, segments, user)
+        try:
+            if method not in READING:
+                request.body = await self._intake.read(receive, visit, self.body_timeout_s)
+                if request.content_type in WRITTEN_IN_YAML:
+                    await read_yaml(request)
+            response = await self._route(request, segments, user)
+        finally:
+            if visit.held_bytes:
+                self._intake.release(visit)
         if response.stream is not None:
             self.access.watch_over(visit, response)
         return response
@@ -280,31 +293,6 @@ class Application:
         if target.subresource == "log" and target.rt.storage_key == TASKS:
             return await self._logs.handle(request, target, user)
         return await self._objects.handle(request, target)
-
-    async def _read_body(self, receive: Receive) -> bytes:
-        try:
-            return await within(self.body_timeout_s, self._receive_body(receive))
-        except TimeoutError as error:
-            raise Timeout(f"the body was not complete after {self.body_timeout_s:g} s: send it again") from error
-
-    async def _receive_body(self, receive: Receive) -> bytes:
-        chunks: list[bytes] = []
-        size = 0
-        while True:
-            message = await receive()
-            if message["type"] == "http.disconnect":
-                raise BadRequest("the client closed the connection before the body was complete")
-            chunk: bytes = message.get("body", b"")
-            size += len(chunk)
-            if size <= self._max_body_bytes:
-                chunks.append(chunk)
-            elif size > DRAIN_LIMIT_BYTES:
-                break
-            if not message.get("more_body", False):
-                break
-        if size > self._max_body_bytes:
-            raise RequestEntityTooLarge(f"Request entity too large: limit is {self._max_body_bytes}")
-        return b"".join(chunks)
 
 
 async def _send(response: Response, receive: Receive, send: Send) -> None:

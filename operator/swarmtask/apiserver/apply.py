@@ -7,7 +7,7 @@ Sources: Kubernetes documentation, "Server-Side Apply"; messages as kubectl prin
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
@@ -29,8 +29,10 @@ from swarmtask.apiserver.fieldset import (
     remove,
     same,
     to_fields_v1,
+    tree_of,
 )
 from swarmtask.apiserver.patch import check_depth
+from swarmtask.apiserver.schema_checks import MAX_CAUSES
 from swarmtask.apiserver.types import ResourceType
 from swarmtask.apiserver.whole_fields import whole_fields
 from swarmtask.clock import format_time
@@ -40,6 +42,9 @@ BEFORE_FIRST_APPLY: Final = "before-first-apply"
 """Owner of the fields of an object that was stored without an owner, from the first apply on."""
 ANCIENT_CHANGES: Final = "ancient-changes"
 MAX_UPDATE_ENTRIES: Final = 10
+MOST_TRACKED_BYTES: Final = 2**20
+"""Of managedFields as JSON, beyond which the oldest entries are joined, those of apply too. Kubernetes has no such bound: an object
+that managers with ever new names own a hundred times is refused by etcd there, to everybody."""
 LAST_APPLIED: Final = "kubectl.kubernetes.io/last-applied-configuration"
 _MAX_ANNOTATION_BYTES: Final = 262_144
 _KUBECTL: Final = "kubectl"
@@ -255,9 +260,10 @@ def _entries(obj: Mapping[str, Any] | None) -> list[_Entry]:
 def _without(entries: list[_Entry], change: Difference) -> tuple[list[_Entry], bool]:
     """The entries of others after a write: what was written or removed is no longer theirs."""
     lost = change.written | change.removed
+    tree = tree_of(lost)
     rest, changed = [], False
     for entry in entries:
-        if not contains_any(entry.fields, lost):
+        if not contains_any(entry.fields, tree):
             rest.append(entry)
             continue
         changed = True
@@ -272,21 +278,47 @@ def _capped(entries: list[_Entry]) -> list[_Entry]:
     """At most ten updaters are told apart; the oldest ones of a version are joined."""
     updates = sorted((entry for entry in entries if entry.operation == "Update"), key=lambda entry: entry.time or "")
     surplus = len(updates) - MAX_UPDATE_ENTRIES
-    if surplus <= 0:
+    return entries if surplus <= 0 else _joined(entries, updates[: surplus + 1])
+
+
+def _fitting(entries: list[_Entry]) -> list[_Entry]:
+    """Entries of no more than `MOST_TRACKED_BYTES`, as far as joining helps: fields that several own are told once then. The newest
+    stay apart, up to half of it, or none where that is still too much."""
+    sizes = {id(entry): len(orjson.dumps(entry.to_dict())) for entry in entries}
+    places = {(entry.api_version, entry.subresource) for entry in entries}
+    if sum(sizes.values()) <= MOST_TRACKED_BYTES or len(entries) == len(places):
         return entries
-    joined: dict[tuple[str, str], _Entry] = {}
-    for entry in updates[: surplus + 1]:
+    ordered = sorted(entries, key=lambda entry: (entry.manager != ANCIENT_CHANGES, entry.time or ""))
+    room, first = MOST_TRACKED_BYTES // 2, len(ordered)
+    while first > 0 and ordered[first - 1].manager != ANCIENT_CHANGES and sizes[id(ordered[first - 1])] <= room:
+        first -= 1
+        room -= sizes[id(ordered[first])]
+    result = _joined(entries, ordered[:first])
+    if sum(len(orjson.dumps(entry.to_dict())) for entry in result) <= MOST_TRACKED_BYTES:
+        return result
+    return _joined(entries, ordered)
+
+
+def _joined(entries: list[_Entry], oldest: list[_Entry]) -> list[_Entry]:
+    """The entries with the oldest of them, the oldest first, as one for each version and subresource."""
+    joined: dict[tuple[str, str], tuple[_Entry, set[FieldPath]]] = {}
+    for entry in oldest:
         place = (entry.api_version, entry.subresource)
-        target = joined.setdefault(place, _Entry(ANCIENT_CHANGES, "Update", *place[:1], entry.time, place[1], {}))
-        target.replace((target.paths if target.fields else set()) | entry.paths)
+        if place not in joined:
+            joined[place] = (_Entry(ANCIENT_CHANGES, "Update", entry.api_version, None, entry.subresource, {}), set())
+        target, paths = joined[place]
+        paths |= entry.paths
         target.time = entry.time
-    oldest = {id(entry) for entry in updates[: surplus + 1]}
-    return [*joined.values(), *(entry for entry in entries if id(entry) not in oldest)]
+    for target, paths in joined.values():
+        target.replace(paths)
+    gone = {id(entry) for entry in oldest}
+    return [*(target for target, _ in joined.values()), *(entry for entry in entries if id(entry) not in gone)]
 
 
-def _write(obj: dict[str, Any], entries: Iterable[_Entry]) -> None:
+def _write(obj: dict[str, Any], entries: list[_Entry]) -> None:
     ordered = sorted(
-        entries, key=lambda entry: (entry.operation, entry.time or "", entry.manager, entry.api_version, entry.subresource)
+        _fitting(entries),
+        key=lambda entry: (entry.operation, entry.time or "", entry.manager, entry.api_version, entry.subresource),
     )
     if ordered:
         obj["metadata"]["managedFields"] = [entry.to_dict() for entry in ordered]
@@ -340,7 +372,9 @@ def _whole(
 
 
 def _conflict(conflicts: list[tuple[_Entry, set[FieldPath]]]) -> Conflict:
-    causes = []
+    """All are counted; told are as many as an answer has causes."""
+    causes: list[Cause] = []
+    count = sum(len(paths) for _, paths in conflicts)
     by_manager: dict[str, list[str]] = {}
     for entry, paths in conflicts:
         name = f'"{entry.manager}"'
@@ -348,16 +382,18 @@ def _conflict(conflicts: list[tuple[_Entry, set[FieldPath]]]) -> Conflict:
             name += f' with subresource "{entry.subresource}"'
         if entry.operation == "Update":
             name += f" using {entry.api_version}"
-        for path in sorted(path_text(path) for path in paths):
+        for path in sorted(path_text(path) for path in sorted(paths)[: MAX_CAUSES - len(causes)]):
             causes.append(Cause(path, "FieldManagerConflict", f"conflict with {name}"))
             by_manager.setdefault(name, []).append(path)
-    if len(causes) == 1:
+    if count == 1:
         message = f"Apply failed with 1 conflict: {causes[0].message}: {causes[0].field}"
     else:
         lines = []
         for name in sorted(by_manager):
             lines += [f"conflicts with {name}:", *(f"- {path}" for path in by_manager[name])]
-        message = f"Apply failed with {len(causes)} conflicts: " + "\n".join(lines)
+        if count > len(causes):
+            lines.append(f"and {count - len(causes)} more")
+        message = f"Apply failed with {count} conflicts: " + "\n".join(lines)
     return Conflict(message, causes=causes)
 
 

@@ -7,7 +7,8 @@ is in SQLite.
 - An append names the position of its first record. What is known already is taken as done, a gap is refused: so an agent may send
   again whatever it is not sure of.
 - An append is in the kernel's hands when it is answered and on the disk a second later (fsync). A power cut may cost that second;
-  the agent then finds that an older position is expected and sends it once more from the container's own log.
+  the agent then finds that an older position is expected and sends it once more from the container's own log. The end, after which
+  no agent asks, is on the disk with all before it when it is answered.
 - Of one attempt the beginning and the newest part stay. Of all attempts together, those that finished first go first.
 - The files of a task go with the task.
 """

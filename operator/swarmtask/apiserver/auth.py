@@ -18,15 +18,21 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
+import structlog
 import yaml
 
 from swarmtask.apiserver.access.users import ADMINISTRATOR, OPERATOR, User
 from swarmtask.apiserver.issued import SIGNING_KEY, Issue, issue_here, stands
-from swarmtask.apiserver.places import PKI
+from swarmtask.apiserver.places import PKI, locked
 from swarmtask.apiserver.private_files import prepare_data_dir, write_private
+from swarmtask.apiserver.switchover import PENDING, finish
 from swarmtask.errors import ConfigurationError
 
+log = structlog.get_logger(__name__)
+
 CONTEXT = "swarmtask"
+ADMIN_TOKEN, OPERATOR_TOKEN = "admin.token", "operator.token"
+_INTERNET = (socket.AF_INET, socket.AF_INET6)
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,8 +92,8 @@ def prepare(data_dir: Path, host: str, now: datetime, issue: Issue = issue_here)
     try:
         certificate, key = _issued(folder, host, now, issue)
         ca_pem, signing_pem = (folder / "ca.crt").read_bytes(), (folder / SIGNING_KEY).read_bytes()
-        token, operator_token = _token(data_dir / "admin.token"), _token(data_dir / "operator.token")
-        for path in (data_dir / "admin.token", data_dir / "operator.token", *folder.glob("*.key")):
+        token, operator_token = _token(data_dir / ADMIN_TOKEN), _token(data_dir / OPERATOR_TOKEN)
+        for path in (data_dir / ADMIN_TOKEN, data_dir / OPERATOR_TOKEN, *folder.glob("*.key")):
             path.chmod(0o600)  # a copy or a backup may have opened it
     except (OSError, ValueError, TypeError) as error:
         raise ConfigurationError(
@@ -132,14 +138,32 @@ def subject_names(host: str) -> list[str]:
 
 
 def _own_addresses(host: str) -> list[str]:
-    """Addresses of this machine, when the server listens on all of them."""
-    if host not in ("0.0.0.0", "::", ""):
+    """Addresses of this machine, when the server listens on all of them: of its interfaces, and those that its name stands for.
+
+    The name alone would not do: on Debian and Ubuntu it stands for 127.0.1.1. Link-local addresses are left out: nobody writes them
+    in a URL, and every container that starts brings one.
+    """
+    if not listens_everywhere(host):
         return []
+    texts = interface_addresses()
     try:
-        found = socket.getaddrinfo(socket.gethostname(), None, type=socket.SOCK_STREAM)
-    except OSError:
-        return []
-    return sorted({str(entry[4][0]).partition("%")[0] for entry in found})
+        texts += [str(entry[4][0]) for entry in socket.getaddrinfo(socket.gethostname(), None, type=socket.SOCK_STREAM)]
+    except OSError as error:
+        log.debug("the machine's name stands for no address", error=str(error))
+    found = {ipaddress.ip_address(text.partition("%")[0]) for text in texts}
+    return sorted(str(address) for address in found if not address.is_link_local)
+
+
+def listens_everywhere(host: str) -> bool:
+    """On all addresses of the machine, whichever it has at a time."""
+    return host in ("0.0.0.0", "::", "")
+
+
+def interface_addresses() -> list[str]:
+    """What the machine's interfaces have now, loopback and link-local addresses too. Cheap: asks nobody but the kernel."""
+    import psutil  # noqa: PLC0415 - a server that listens on loopback alone does without
+
+    return [address.address for listed in psutil.net_if_addrs().values() for address in listed if address.family in _INTERNET]
 
 
 def _token(path: Path) -> str:
@@ -149,9 +173,29 @@ def _token(path: Path) -> str:
         if len(token) < 32:
             raise ValueError(f"{path} holds no token")
         return token
+    return _new_token(path)
+
+
+def _new_token(path: Path) -> str:
     token = secrets.token_urlsafe(32)
     write_private(path, token.encode() + b"\n")
     return token
+
+
+def renew_tokens(data_dir: Path) -> None:
+    """Make the tokens of the administrator and of the operator anew. The next start knows only these, and writes the kubeconfigs.
+
+    Raises:
+        ConfigurationError: no server has ever started there, or one runs now. OSError.
+        InsufficientStorage, InternalError: a restore that was cut off there cannot be finished.
+    """
+    paths = [data_dir / ADMIN_TOKEN, data_dir / OPERATOR_TOKEN]
+    if not any(path.exists() for path in (*paths, data_dir / PENDING)):
+        raise ConfigurationError(f"{data_dir} holds no tokens: name the data directory of a control plane with --data-dir")
+    with locked(data_dir):
+        finish(data_dir)  # the next start would put the restored tokens over the new ones
+        for path in paths:
+            _new_token(path)
 
 
 def kubeconfig(url: str, credentials: Credentials, *, operator: bool = False) -> str:

@@ -12,6 +12,7 @@ from typing import Any
 import orjson
 import yaml
 
+from swarmtask.apiserver.schema_checks import Path, path_text
 from swarmtask.errors import BadRequest
 
 DEPTH_LIMIT = 128
@@ -22,6 +23,8 @@ definitions that people use have half of it."""
 YAML_NODE_LIMIT = 20_000
 """Keys and values written in one YAML body. Each costs about 0.1 ms, a hundred times what it costs in JSON; real manifests stay
 below 2,000, and clients that send more (kubectl, every client library) send JSON."""
+DUPLICATES_LIMIT = 100
+"""Keys given twice of which one answer tells; as many as Kubernetes' own decoder collects."""
 
 
 def yaml_to_json(body: bytes) -> tuple[bytes, list[str]]:
@@ -62,37 +65,36 @@ _Loader.add_constructor("tag:yaml.org,2002:float", _Loader.construct_finite)
 class _Level:
     """An open collection while a YAML text is scanned."""
 
-    def __init__(self, path: str, *, mapping: bool) -> None:
+    def __init__(self, path: Path, *, mapping: bool) -> None:
         self.path = path
         self.mapping = mapping
         self.keys: set[str] = set()
-        self.key: str | None = None
+        self.key = ""
         self.at_key = mapping
         self.position = -1
 
-    def enter(self, event: yaml.NodeEvent, duplicates: list[str]) -> str:
+    def enter(self, event: yaml.NodeEvent, duplicates: _Duplicates) -> Path:
         """Take the next node of this collection; its path."""
         if not self.mapping:
             self.position += 1
-            return f"{self.path}[{self.position}]"
+            return (self.path, self.position)
         if self.at_key:
             self.at_key = False
             self.key = event.value if isinstance(event, yaml.ScalarEvent) else ""
-            where = f"{self.path}.{self.key}" if self.path else self.key
-            if self.key in self.keys and where not in duplicates:
-                duplicates.append(where)
+            if self.key in self.keys:
+                duplicates.add((self.path, self.key))
             if self.key:
                 self.keys.add(self.key)
-            return where
-        self.at_key = True
-        return f"{self.path}.{self.key}" if self.path else self.key or ""
+        else:
+            self.at_key = True
+        return (self.path, self.key)
 
 
 def _scan_yaml(text: str) -> list[str]:
     """Paths of duplicate keys. Refuses deep and long texts before the composer, which recurses in C, and the slow constructor
     see them."""
     levels: list[_Level] = []
-    duplicates: list[str] = []
+    duplicates = _Duplicates()
     nodes = 0
     for event in yaml.parse(text, Loader=yaml.CSafeLoader):
         if isinstance(event, yaml.CollectionEndEvent):
@@ -102,12 +104,12 @@ def _scan_yaml(text: str) -> list[str]:
         nodes += 1
         if nodes > YAML_NODE_LIMIT:
             raise BadRequest(f"the YAML body holds more than {YAML_NODE_LIMIT} keys and values: send it as JSON")
-        path = levels[-1].enter(event, duplicates) if levels else ""
+        path = levels[-1].enter(event, duplicates) if levels else None
         if isinstance(event, yaml.CollectionStartEvent):
             if len(levels) == DEPTH_LIMIT:
                 raise BadRequest(f"the body is nested more than {DEPTH_LIMIT} levels deep")
             levels.append(_Level(path, mapping=isinstance(event, yaml.MappingStartEvent)))
-    return duplicates
+    return duplicates.paths
 
 
 def check_size(value: Any) -> None:
@@ -139,7 +141,7 @@ def may_be_too_large(body: bytes) -> bool:
 
 
 def duplicate_paths(body: bytes, value: Any = None) -> list[str]:
-    """Paths of object keys that a JSON text gives more than once; none where it is not JSON.
+    """Paths of object keys that a JSON text gives more than once, the first `DUPLICATES_LIMIT`; none where it is not JSON.
 
     Cheap for every write that wants to know: the text is only read with a hook per object where a key may have been lost.
 
@@ -157,14 +159,14 @@ def duplicate_paths(body: bytes, value: Any = None) -> list[str]:
             found = True
         return result
 
-    paths: list[str] = []
+    duplicates = _Duplicates()
     try:
         json.loads(body, object_pairs_hook=notice)
         if found:
-            _collect_duplicates(json.loads(body, object_pairs_hook=_Pairs), "", paths)
+            _collect_duplicates(json.loads(body, object_pairs_hook=_Pairs), None, duplicates)
     except (ValueError, RecursionError):
         return []  # not JSON, or too deep: whoever decodes the body says so
-    return paths
+    return duplicates.paths
 
 
 def _keeps_every_key(body: bytes, value: Any) -> bool:
@@ -185,15 +187,36 @@ class _Pairs(list[tuple[str, Any]]):
     """An object with its duplicate keys kept."""
 
 
-def _collect_duplicates(node: Any, path: str, found: list[str]) -> None:
+class _Duplicates:
+    """Paths as they are found, each once. A path becomes text only here: one that is long would be copied for all below it."""
+
+    def __init__(self) -> None:
+        self._found: dict[str, None] = {}
+
+    def add(self, path: Path) -> None:
+        if not self.full:
+            self._found[path_text(path)] = None
+
+    @property
+    def full(self) -> bool:
+        return len(self._found) >= DUPLICATES_LIMIT
+
+    @property
+    def paths(self) -> list[str]:
+        return list(self._found)
+
+
+def _collect_duplicates(node: Any, path: Path, duplicates: _Duplicates) -> None:
+    if duplicates.full:
+        return
     if isinstance(node, _Pairs):
         seen: set[str] = set()
         for name, value in node:
-            where = f"{path}.{name}" if path else name
-            if name in seen and where not in found:
-                found.append(where)
+            where = (path, name)
+            if name in seen:
+                duplicates.add(where)
             seen.add(name)
-            _collect_duplicates(value, where, found)
+            _collect_duplicates(value, where, duplicates)
     elif isinstance(node, list):
         for position, value in enumerate(node):
-            _collect_duplicates(value, f"{path}[{position}]", found)
+            _collect_duplicates(value, (path, position), duplicates)

@@ -116,6 +116,7 @@ def types_of_crd(crd: Mapping[str, Any]) -> list[ResourceType]:
     """One type per served version of a CRD that `validate_crd` accepts."""
     spec = crd["spec"]
     names = spec["names"]
+    schemas = {f"{spec['group']}/{version['name']}": version["schema"]["openAPIV3Schema"] for version in spec["versions"]}
     result = []
     for version in spec["versions"]:
         if not version.get("served"):
@@ -136,7 +137,8 @@ def types_of_crd(crd: Mapping[str, Any]) -> list[ResourceType]:
             subresources=frozenset(
                 (*(name for name in ("status", "scale") if subresources.get(name) is not None), *own)
             ),
-            schema=(version.get("schema") or {}).get("openAPIV3Schema"),
+            schema=schemas[f"{spec['group']}/{version['name']}"],
+            schemas=schemas,
             columns=columns or (AGE,),
             custom=True,
             field_selectors=tuple(item["jsonPath"].lstrip(".") for item in version.get("selectableFields") or ()),

@@ -8,11 +8,11 @@ Sources: Kubernetes documentation, "Validation rules", "CEL ratcheting"; message
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 from swarmtask.apiserver.cel_expression import (
-    FAILURES,
     MAX_MESSAGE_CHARS,
     Budget,
     Expression,
@@ -23,8 +23,9 @@ from swarmtask.apiserver.cel_expression import (
     scope_of,
     some,
 )
+from swarmtask.apiserver.cel_folds import FAILURES
 from swarmtask.apiserver.cel_values import Meter, Shape, aligned, shape_of, to_cel
-from swarmtask.apiserver.schema_checks import MAX_CAUSES, Path, path_text
+from swarmtask.apiserver.schema_checks import MAX_CAUSES, Path, identity, path_text
 from swarmtask.errors import Cause
 
 Rules = Callable[[Any, Any, Path, Budget, list[Cause]], None]
@@ -122,13 +123,9 @@ class _Evaluation:
 
     def run(self, rules: list[_Rule], new: Any, old: Any) -> None:
         before: Any = None
-        try:
-            variables = {"self": to_cel(self.shape, new, self.meter)}
-            if old is not MISSING and any(rule.uses_old for rule in rules):
-                before = to_cel(self.shape, aligned(self.shape, new, old), self.meter)
-        except ValueError as error:
-            self._refuse(str(error))
-            return
+        variables = {"self": to_cel(self.shape, new, self.meter)}
+        if old is not MISSING and any(rule.uses_old for rule in rules):
+            before = to_cel(self.shape, aligned(self.shape, new, old), self.meter)
         for rule in rules:
             if rule.optional_old:
                 variables["oldSelf"] = none() if old is MISSING else some(before)
@@ -144,9 +141,10 @@ class _Evaluation:
             self._refuse(f"evaluating this rule may cost too much for a value of this size: {rule.text}")
             return
         try:
-            result = rule.expression.value(variables)
+            result = self._value(rule.expression, variables)
         except FAILURES as error:
-            self._refuse(f"rule evaluation error: {_reason_of(error)}, in the rule: {rule.text}")
+            unreadable = f" ({self.meter.unreadable})" if self.meter.unreadable else ""
+            self._refuse(f"rule evaluation error: {_reason_of(error)}{unreadable}, in the rule: {rule.text}")
             return
         if result is True:
             return
@@ -160,13 +158,26 @@ class _Evaluation:
         }  # fmt: skip
         self.out.append(Cause(path_text(where), rule.reason, texts.get(rule.reason, f'Invalid value: "{self.kind}": {message}')))
 
+    def _value(self, expression: Expression, variables: Mapping[str, Any]) -> Any:
+        """Raises one of `FAILURES`."""
+        try:
+            return expression.value(variables)
+        except FAILURES as error:
+            if expression.folds is None:
+                raise
+            if not self.budget.take(expression.steps_of_folds(self.meter)):
+                raise ValueError(f"{_reason_of(error)}; whether another item decides may cost too much to find out") from error
+            with suppress(*FAILURES):
+                return expression.value_by_folds(variables)
+            raise
+
     def _message(self, rule: _Rule, variables: Mapping[str, Any]) -> str:
         """The message of a broken rule; the fixed one where the expression gives no single line."""
         expression = rule.message_expression
         if expression is None or not self.budget.take(expression.steps(self.meter)):
             return rule.message
         try:
-            text = expression.value(variables)
+            text = self._value(expression, variables)
         except FAILURES:
             return rule.message
         if not isinstance(text, str) or not text.strip() or "\n" in text.strip():
@@ -223,4 +234,4 @@ def _items(rule: Rules, schema: Mapping[str, Any]) -> Rules:
 
 
 def _key(item: Mapping[str, Any], keys: tuple[str, ...]) -> tuple[Any, ...]:
-    return tuple(item.get(key) for key in keys)
+    return tuple(identity(item.get(key)) for key in keys)

@@ -13,6 +13,7 @@ import re
 from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
 from decimal import Decimal
+from functools import lru_cache
 from itertools import pairwise
 from typing import Any, Final
 from urllib.parse import parse_qs, quote, urlsplit
@@ -20,6 +21,7 @@ from urllib.parse import parse_qs, quote, urlsplit
 import re2
 from cel import stdlib
 
+from swarmtask.apiserver.schema_checks import identity
 from swarmtask.resources.units import parse_quantity
 
 MAX_TEXT: Final = 1 << 20
@@ -82,16 +84,18 @@ _VERB: Final = re.compile(r"%(?:%|(?:\.(\d{1,2}))?([sdfebxXo]))|%(.?)")
 
 
 def _format(template: str, values: list[Any]) -> str:
-    left = list(values)
+    left = iter(values)
 
     def one(match: re.Match[str]) -> str:
         if match[0] == "%%":
             return "%"
         if match[2] is None:
             raise ValueError(f"unknown formatting verb %{match[3]}")
-        if not left:
-            raise ValueError("fewer values than formatting verbs")
-        return _formatted(left.pop(0), match[2], match[1])
+        try:
+            value = next(left)
+        except StopIteration:
+            raise ValueError("fewer values than formatting verbs") from None
+        return _formatted(value, match[2], match[1])
 
     text = _VERB.sub(one, _text(template))
     _bounded(len(text))
@@ -133,6 +137,10 @@ def _shown(value: Any) -> str:
     return str(value)
 
 
+def _matches(text: str, pattern: str) -> bool:
+    return _pattern(pattern).search(_text(text)) is not None
+
+
 def _find(text: str, pattern: str) -> str:
     match = _pattern(pattern).search(_text(text))
     return match[0] if match else ""
@@ -143,6 +151,7 @@ def _find_all(text: str, pattern: str, limit: int = -1) -> list[str]:
     return found if limit < 0 else found[:limit]
 
 
+@lru_cache(maxsize=256)
 def _pattern(pattern: str) -> Any:
     if len(_text(pattern)) > MAX_PATTERN:
         raise ValueError(f"a pattern has at most {MAX_PATTERN} characters")
@@ -206,7 +215,11 @@ def _equal(left: Any, right: Any) -> bool:
 
 
 def _contains_all(whole: list[Any], part: list[Any]) -> bool:
-    return all(any(_equal(item, other) for other in whole) for item in part)
+    return {identity(item) for item in part} <= {identity(item) for item in whole}
+
+
+def _intersect(one: list[Any], two: list[Any]) -> bool:
+    return not {identity(item) for item in one}.isdisjoint(identity(item) for item in two)
 
 
 # --- quantities ----------------------------------------------------------------------------------------------------------
@@ -346,14 +359,14 @@ def _host(parts: Any) -> str:
 
 
 FUNCTIONS: Final[Mapping[str, Callable[..., Any]]] = {
-    "size_of": _size, "bool": stdlib.bool_,
+    "size_of": _size, "matches_of": _matches, "bool": stdlib.bool_,
     "charAt": _of_text(stdlib.char_at), "substring": _of_text(stdlib.substring), "trim": _of_text(stdlib.trim),
     "lowerAscii": _of_text(stdlib.lower_ascii), "upperAscii": _of_text(stdlib.upper_ascii),
     "strings.quote": _of_text(stdlib.quote), "indexOf": _index_of, "lastIndexOf": _last_index_of,
     "replace": _replace, "join": _join, "split": _split, "format": _format, "find": _find, "findAll": _find_all,
     "isSorted": _is_sorted, "sum": _sum, "min": _extreme(min, "min"), "max": _extreme(max, "max"),
     "sets.contains": _contains_all, "sets.equivalent": lambda one, two: _contains_all(one, two) and _contains_all(two, one),
-    "sets.intersects": lambda one, two: any(_equal(item, other) for item in one for other in two),
+    "sets.intersects": _intersect,
     "quantity": _quantity, "isQuantity": _holds(_quantity), "isInteger": _is_integer, "asInteger": _as_integer,
     "asApproximateFloat": lambda value: float(_amount(value)), "sign": lambda value: (_amount(value) > 0) - (_amount(value) < 0),
     "add": lambda one, two: _of_decimal(_amount(one) + _amount_or_integer(two)),

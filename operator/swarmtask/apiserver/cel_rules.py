@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from swarmtask.apiserver.cel_expression import (
-    FAILURES,
     MAX_MESSAGE_CHARS,
     Expression,
     compile_expression,
@@ -20,6 +19,7 @@ from swarmtask.apiserver.cel_expression import (
     scope_of,
     some,
 )
+from swarmtask.apiserver.cel_folds import FAILURES
 from swarmtask.apiserver.cel_values import Meter, Shape, sample, shape_of
 from swarmtask.apiserver.schema_checks import shown
 from swarmtask.errors import Cause
@@ -29,7 +29,12 @@ TRIAL_STEPS: Final = 20_000
 
 _KEYS: Final = frozenset({"rule", "message", "messageExpression", "reason", "fieldPath", "optionalOldSelf"})
 _REASONS: Final = ("FieldValueInvalid", "FieldValueForbidden", "FieldValueRequired", "FieldValueDuplicate")
-_WRONG_TEXT: Final = ("regex parse error", "Undefined variable or function", "feature not enabled", "TypeError: no such overload")
+_WRONG_TEXT: Final = (
+    "the pattern cannot be read",
+    "Undefined variable or function",
+    "feature not enabled",
+    "TypeError: no such overload",
+)
 
 
 def rule_causes(schema: Mapping[str, Any], path: str, *, root: bool, correlatable: bool) -> Iterator[Cause]:

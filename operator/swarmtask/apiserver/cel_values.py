@@ -16,6 +16,9 @@ from typing import Any, Final, Literal
 
 import orjson
 
+from swarmtask.apiserver.formats import FORMATS
+from swarmtask.apiserver.schema_checks import shown
+
 Kind = Literal["object", "map", "list", "string", "integer", "number", "boolean", "timestamp", "duration", "bytes", "dyn"]
 
 _RESERVED: Final = frozenset({
@@ -55,10 +58,16 @@ class Shape:
     open: bool = False
     optional: bool = False
 
+    def holds_keys(self) -> bool:
+        """It is, or has in it, a list whose order has no meaning."""
+        below = [child for _, child in self.fields.values()]
+        return bool(self.keys) or any(child.holds_keys() for child in ([*below, self.element] if self.element else below))
+
 
 _WHOLE: Final = ("",)
 _UNNAMED: Final = "\0"
 """Begins the names of fields that the schema does not name: no expression can spell them."""
+_UNREADABLE: Final = f"{_UNNAMED}unreadable"
 TEXT: Final = Shape("string")
 
 
@@ -69,14 +78,16 @@ class Meter:
         values: all values in it.
         width: items of the largest list or map.
         text: characters of the longest string.
+        unreadable: of the last string that is not what its format says: what is wrong with it. Empty: there is none.
     """
 
-    __slots__ = ("text", "values", "width")
+    __slots__ = ("text", "unreadable", "values", "width")
 
     def __init__(self) -> None:
         self.values = 0
         self.width = 1
         self.text = 1
+        self.unreadable = ""
 
 
 def escape(name: str) -> str | None:
@@ -132,11 +143,7 @@ def _object_shape(schema: Mapping[str, Any], root: bool) -> Shape | None:
 
 
 def to_cel(shape: Shape, value: Any, meter: Meter) -> Any:
-    """A valid JSON value as the library takes it.
-
-    Raises:
-        ValueError: a time that the calendar does not have.
-    """
+    """A JSON value as the library takes it: valid, or let pass because it stays as it was stored (`ratcheting`)."""
     meter.values += 1
     if value is None:
         return None
@@ -160,13 +167,21 @@ def to_cel(shape: Shape, value: Any, meter: Meter) -> Any:
         return int(value)
     if type(value) is str:
         meter.text = max(meter.text, len(value))
-        if kind == "timestamp":
-            return timestamp(value)
-        if kind == "duration":
-            return duration(value)
-        if kind == "bytes":
-            return base64.b64decode(value)
+        if kind in ("timestamp", "duration", "bytes"):
+            return _read(kind, value, meter)
     return value
+
+
+def _read(kind: Kind, text: str, meter: Meter) -> Any:
+    """A time or bytes. What cannot be read is a map with one field that no expression can spell: equal to itself alone, and no
+    operator or function takes it. Only the rules that use it fail, and it can be repaired beside all others."""
+    try:
+        if kind == "bytes":
+            return base64.b64decode(text.replace("\r", "").replace("\n", ""), validate=True)
+        return timestamp(text) if kind == "timestamp" else duration(text)
+    except ValueError:
+        meter.unreadable = f"{shown(text)} cannot be read as {'' if kind == 'bytes' else 'a '}{kind}"
+        return {_UNREADABLE: text}
 
 
 def _add_unnamed(result: dict[str, Any], shape: Shape, value: Mapping[str, Any], meter: Meter) -> None:
@@ -218,6 +233,8 @@ def timestamp(text: str) -> datetime:
 
 def duration(text: str) -> timedelta:
     """`1h30m`, `-5s`, `3 days`. Raises ValueError."""
+    if not FORMATS["duration"](text):
+        raise ValueError(f"{shown(text)} is not a duration")
     sign = -1 if text.startswith("-") else 1
     seconds = sum(float(number) * _UNIT_SECONDS[unit] for number, unit in _DURATION_PART.findall(text))
     try:

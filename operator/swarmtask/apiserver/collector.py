@@ -9,6 +9,7 @@ Source of the rules: Kubernetes documentation, "Garbage Collection", "Finalizers
 from __future__ import annotations
 
 import asyncio
+import zlib
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
@@ -16,13 +17,15 @@ from typing import Any, Literal
 
 import structlog
 
-from swarmtask.apiserver.definitions import CLEANUP_FINALIZER, DEFINITIONS, is_established, retry_refused
+from swarmtask.apiserver.definitions import CLEANUP_FINALIZER, DEFINITIONS, collection_of, is_established, key_of, retry_refused
 from swarmtask.apiserver.namespaces import namespace_waits
-from swarmtask.apiserver.objects import NAMESPACES, ObjectService, Propagation
+from swarmtask.apiserver.object_parts import NAMESPACES, Propagation
+from swarmtask.apiserver.objects import ObjectService, WriteOptions
+from swarmtask.apiserver.owners import Owners
 from swarmtask.apiserver.records import Change, Key, Record
 from swarmtask.apiserver.versions import EVENTS
-from swarmtask.clock import Clock, parse_time
-from swarmtask.errors import SwarmTaskError
+from swarmtask.clock import Clock, format_time, parse_time
+from swarmtask.errors import AlreadyExists, SwarmTaskError
 
 log = structlog.get_logger(__name__)
 
@@ -44,7 +47,7 @@ class Collector:
         self._store = service.store
         self._clock = clock
         self._event_ttl = timedelta(seconds=event_ttl_s)
-        self._unreadable = frozenset(one.uid for one in self._store.quarantined)
+        self._owners = Owners(self._store, service.registry, frozenset(one.uid for one in self._store.quarantined))
         self._sweep_interval_s = min(SWEEP_INTERVAL_S, event_ttl_s / 4)
         self._work: OrderedDict[Work, None] = OrderedDict()
         self._wake = asyncio.Event()
@@ -54,9 +57,9 @@ class Collector:
         """Look at everything that is stored; once, before `run`."""
         for record in self._store.index:
             self._note_written(record, new=True)
-        aged = [(_event_time(record.decode()), record.key) for record in self._store.index.records(EVENTS)]
         now = self._clock.now()
-        self._events.update((key, moment or now) for moment, key in sorted(aged, key=lambda pair: pair[0] or now))
+        aged = [(_event_time(record.decode(), now), record.key) for record in self._store.index.records(EVENTS)]
+        self._events.update((key, moment) for moment, key in sorted(aged))
 
     def on_commit(self, changes: Sequence[Change]) -> None:
         """A store listener: notes what has to be looked at."""
@@ -94,7 +97,7 @@ class Collector:
             for other in self._store.index.records(DEFINITIONS):
                 self._add("refused", other.key)
         else:
-            definition = self._store.get(Key(DEFINITIONS, "", f"{key.collection[1]}.{key.collection[0]}"))
+            definition = self._store.get(key_of(key.collection))
             if definition is not None and definition.deleting:
                 self._add("definition", definition.key)
         namespace = self._store.get(Key(NAMESPACES, "", key.namespace)) if key.namespace else None
@@ -121,10 +124,13 @@ class Collector:
             work, _ = self._work.popitem(last=False)
             try:
                 await self._do(work)
+                continue
             except SwarmTaskError as error:
                 log.warning("collection is tried again", task=work[0], key=work[1], error=error.message)
-                await self._clock.sleep(RETRY_DELAY_S)
-                self._work[work] = None
+            except Exception:  # a bug that one object meets must not end the work for all others, and must not go unseen
+                log.exception("collection failed unexpectedly and is tried again", task=work[0], key=work[1])
+            await self._clock.sleep(RETRY_DELAY_S)
+            self._work[work] = None
 
     async def _do(self, work: Work) -> None:
         task, key, uid = work
@@ -140,10 +146,10 @@ class Collector:
             case "owners":
                 record = self._store.get(key)
                 if record is not None and not record.deleting:
-                    await self._check_owners(record, frozenset())
+                    await self._check_owners(record, None)
             case "owner gone":
                 for record in self._store.index.dependents(uid):
-                    await self._check_owners(record, frozenset({uid}))
+                    await self._check_owners(record, (key, uid))
 
     async def _sweep_events(self) -> None:
         while True:
@@ -152,6 +158,8 @@ class Collector:
                 await self.sweep_events()
             except SwarmTaskError as error:
                 log.warning("old events stay for now", error=error.message)
+            except Exception:  # as above
+                log.exception("old events stay for now")
 
     async def sweep_events(self) -> None:
         """Delete the Events whose time is up."""
@@ -167,40 +175,53 @@ class Collector:
 
     # --- owners and dependents -------------------------------------------------------------------------------------------
 
-    async def _check_owners(self, record: Record, gone: frozenset[str]) -> None:
-        """Delete a dependent none of whose owners is left; drop references to those that are gone.
+    async def _check_owners(self, record: Record, gone: tuple[Key, str] | None) -> None:
+        """Delete a dependent none of whose owners is left; drop references to those that are gone; report those that lead nowhere.
 
         Args:
-            gone: UIDs that are known to have gone, or to be going with their dependents.
+            gone: key and UID of an owner that is known to have gone.
         """
         if record.deleting:
             return
         references = record.decode()["metadata"].get("ownerReferences") or []
-        absent = {str(reference["uid"]) for reference in references if self._is_absent(reference, record, gone)}
-        if not absent:
-            return
-        if all(reference["uid"] in absent for reference in references):
-            log.info("dependent deleted", key=record.key)
-            await self._service.delete_record(record)
-            return
+        misplaced = [(one, why) for one in references if (why := self._owners.misplaced(one, record))]
+        absent = [one for one in references if self._owners.is_absent(one, record, gone)]
 
         def drop(obj: dict[str, Any]) -> None:
             metadata = obj["metadata"]
-            metadata["ownerReferences"] = [one for one in metadata.get("ownerReferences", ()) if one["uid"] not in absent]
+            metadata["ownerReferences"] = [one for one in metadata.get("ownerReferences", ()) if one not in absent]
 
-        await self._service.rewrite(record.key, drop)
+        if absent and len(absent) == len(references):
+            log.info("dependent deleted", key=record.key)
+            await self._service.delete_record(record)
+        elif absent:
+            await self._service.rewrite(record.key, drop)
+        for reference, why in misplaced:
+            await self._report(record, reference, why)
 
-    def _is_absent(self, reference: Mapping[str, Any], dependent: Record, gone: frozenset[str]) -> bool:
-        uid = reference["uid"]
-        if uid in gone:
-            return True
-        if uid in self._unreadable:
-            return False  # damaged on the disk, not deleted
-        owner = self._store.index.by_uid(uid)
-        if owner is not None:
-            return owner.key.namespace not in ("", dependent.key.namespace)
-        # An owner of a kind that is not served cannot be looked up: it may come back with its definition.
-        return self._service.registry.find_kind(reference["apiVersion"], reference["kind"]) is not None
+    async def _report(self, dependent: Record, reference: Mapping[str, Any], message: str) -> None:
+        """A Warning Event about a reference that leads nowhere, as Kubernetes posts it. One for each, as long as there is one."""
+        rt, events = self._service.type_of(dependent), self._service.registry.find("", "v1", "events")
+        if rt is None or events is None:
+            return
+        now = format_time(self._clock.now())
+        namespace = dependent.key.namespace or "default"
+        name = f"{dependent.uid}.{zlib.crc32(reference['uid'].encode()):08x}"
+        event = {
+            "apiVersion": "v1", "kind": "Event", "metadata": {"name": name, "namespace": namespace},
+            "involvedObject": {
+                "apiVersion": rt.api_version, "kind": rt.kind, "name": dependent.key.name, "uid": dependent.uid,
+                **({"namespace": dependent.key.namespace} if dependent.key.namespace else {}),
+            },
+            "type": "Warning", "reason": "OwnerRefInvalidNamespace", "message": message,
+            "source": {"component": "swarmtask-apiserver"}, "firstTimestamp": now, "lastTimestamp": now, "count": 1,
+        }  # fmt: skip
+        try:
+            await self._service.create(events, namespace, event, WriteOptions())
+        except AlreadyExists:
+            return
+        except SwarmTaskError as error:
+            log.warning("a reference to an owner could not be reported", key=dependent.key, report=message, error=error.message)
 
     async def _follow_policy(self, key: Key) -> None:
         """Work on the finalizers `orphan` and `foregroundDeletion` of an object that is being deleted."""
@@ -214,9 +235,10 @@ class Collector:
                 await self._service.rewrite(dependent.key, _without_owner(record.uid))
             await self._service.rewrite(key, _without_finalizer("orphan"))
         elif "foregroundDeletion" in finalizers:
-            blocking = [dependent for dependent in dependents if _blocks(dependent, record.uid)]
+            blocking = [dependent for dependent in dependents if self._owners.depends(dependent, record, blocking=True)]
             for dependent in dependents:
-                await self._take_along(dependent, record.uid)
+                if self._owners.depends(dependent, record):
+                    await self._take_along(dependent, record.uid)
             if not blocking:
                 await self._service.rewrite(key, _without_finalizer("foregroundDeletion"))
 
@@ -225,7 +247,7 @@ class Collector:
             return
         others = [
             reference for reference in dependent.decode()["metadata"].get("ownerReferences", ())
-            if reference["uid"] != owner_uid and not self._is_absent(reference, dependent, frozenset())
+            if reference["uid"] != owner_uid and not self._owners.is_absent(reference, dependent)
         ]  # fmt: skip
         if others:
             await self._service.rewrite(dependent.key, _without_owner(owner_uid))
@@ -260,11 +282,10 @@ class Collector:
         record = self._store.get(key)
         if record is None or not record.deleting:
             return
-        crd = record.decode()
-        if CLEANUP_FINALIZER not in crd["metadata"].get("finalizers", ()):
+        if CLEANUP_FINALIZER not in record.decode()["metadata"].get("finalizers", ()):
             return
-        collection = (crd["spec"]["group"], crd["spec"]["names"]["plural"])
-        if is_established(crd):
+        collection = collection_of(record)
+        if not any(rt.storage_key == collection and not rt.custom for rt in self._service.registry):  # one that took such a name
             await self._delete_all(one for one in self._store.index.records(collection) if not one.deleting)
             if self._store.index.keys(collection):
                 return  # each removal brings us back here
@@ -303,17 +324,11 @@ def _without_finalizer(name: str) -> Callable[[dict[str, Any]], None]:
     return change
 
 
-def _blocks(dependent: Record, owner_uid: str) -> bool:
-    return any(
-        reference["uid"] == owner_uid and reference.get("blockOwnerDeletion") is True
-        for reference in dependent.decode()["metadata"].get("ownerReferences", ())
-    )
-
-
-def _event_time(event: Mapping[str, Any]) -> datetime | None:
-    """When an Event was last written, as far as it says so."""
+def _event_time(event: Mapping[str, Any], now: datetime) -> datetime:
+    """When an Event was last written: at its creation, or later where it says so. What a clock of the future wrote counts for
+    nothing: `sweep_events` expects no moment after those of Events that are still to come."""
     series = event.get("series")
-    texts = [event.get("lastTimestamp"), event.get("eventTime"), event["metadata"].get("creationTimestamp")]
+    texts = [event["metadata"].get("creationTimestamp"), event.get("lastTimestamp"), event.get("eventTime")]
     if isinstance(series, dict):
         texts.append(series.get("lastObservedTime"))
     moments = []
@@ -322,4 +337,4 @@ def _event_time(event: Mapping[str, Any]) -> datetime | None:
             moments.append(parse_time(text))
         except (TypeError, ValueError):
             continue
-    return max(moments, default=None)
+    return max((moment for moment in moments if moment <= now), default=now)

@@ -10,14 +10,16 @@ Source: Kubernetes documentation, "CustomResourceDefinition"; apiextensions.k8s.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
 import structlog
 
+from swarmtask.apiserver import schemas_since
 from swarmtask.apiserver.builtins import builtin_types, types_of_crd, validate_crd
 from swarmtask.apiserver.faults import bad_value, invalid
-from swarmtask.apiserver.records import Change, Key, Record
+from swarmtask.apiserver.records import Change, Collection, Key, Record
 from swarmtask.apiserver.store import Store
 from swarmtask.apiserver.types import ResourceType, TypeRegistry
 from swarmtask.clock import format_time
@@ -27,6 +29,7 @@ log = structlog.get_logger(__name__)
 
 DEFINITIONS = ("apiextensions.k8s.io", "customresourcedefinitions")
 CLEANUP_FINALIZER = "customresourcecleanup.apiextensions.k8s.io"
+_VERDICT = ("conditions", "acceptedNames")
 _NAME_FIELDS = ("plural", "singular", "shortNames", "kind", "listKind")
 
 
@@ -36,18 +39,33 @@ def admit(store: Store, rt: ResourceType, crd: dict[str, Any], old: Mapping[str,
     Raises:
         Invalid: with every cause.
     """
-    if old is not None and "deletionTimestamp" in crd["metadata"]:
-        return  # only finalizers change now
-    causes = list(validate_crd(crd))
-    if old is not None:
-        causes += _immutable_causes(old, crd)
-    if causes:
-        raise invalid(rt, crd["metadata"].get("name", ""), causes)
+    terminating = "deletionTimestamp" in crd["metadata"]
+    if old is None or not terminating or old["spec"] != crd["spec"]:  # one that goes away can always lose its finalizers
+        causes = list(validate_crd(crd))
+        if old is not None:
+            causes += _immutable_causes(old, crd)
+        if causes:
+            raise invalid(rt, crd["metadata"].get("name", ""), causes)
     if old is None:
         finalizers = crd["metadata"].setdefault("finalizers", [])
         if CLEANUP_FINALIZER not in finalizers:
             finalizers.append(CLEANUP_FINALIZER)
+    _keep_verdict(crd, old)
     _bring_status(store, crd, now)
+    if terminating:
+        mark_terminating(crd, now)
+
+
+def key_of(collection: Collection) -> Key:
+    """Of the definition of a custom kind that is stored there."""
+    group, plural = collection
+    return Key(DEFINITIONS, "", f"{plural}.{group}")
+
+
+def collection_of(record: Record) -> Collection:
+    """Where the objects of a definition are stored. From its name, which is PLURAL.GROUP and cannot change."""
+    plural, _, group = record.key.name.partition(".")
+    return group, plural
 
 
 def _immutable_causes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[Cause]:
@@ -64,6 +82,13 @@ def _immutable_causes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[Ca
             why = "must appear in spec.versions: objects may still be stored in it"
             causes.append(bad_value(f"status.storedVersions[{position}]", name, why))
     return causes
+
+
+def _keep_verdict(crd: dict[str, Any], old: Mapping[str, Any] | None) -> None:
+    """Whether its names are accepted, and it is served, is for the server to say, not for who may write the status."""
+    before = (old or {}).get("status") or {}
+    status = {name: value for name, value in (crd.get("status") or {}).items() if name not in _VERDICT}
+    crd["status"] = status | {name: before[name] for name in _VERDICT if name in before}
 
 
 def _bring_status(store: Store, crd: dict[str, Any], now: datetime) -> None:
@@ -168,7 +193,7 @@ def mark_terminating(crd: dict[str, Any], now: datetime) -> None:
 
 def is_terminating(store: Store, rt: ResourceType) -> bool:
     """The definition of a custom type is being deleted: nothing new may be created."""
-    record = store.head(Key(DEFINITIONS, "", f"{rt.plural}.{rt.group}"))
+    record = store.head(key_of(rt.storage_key))
     return record is None or record.deleting
 
 
@@ -206,18 +231,27 @@ class DefinitionTypes:
             return
         types = types_of_crd(crd)
         served = {rt.version for rt in types}
-        group, plural = crd["spec"]["group"], crd["spec"]["names"]["plural"]
-        if any(rt.custom and (rt.group, rt.plural) == (group, plural) and rt.version not in served for rt in self._registry):
-            self._registry.remove(group, plural)
+        collection = collection_of(record)
+        before = [rt for rt in self._registry if rt.custom and rt.storage_key == collection]
+        if any(rt.version not in served for rt in before):
+            self._registry.remove(*collection)
+        since = schemas_since.since(crd)
         for rt in types:
-            self._registry.add(rt)
+            self._registry.add(_with_schemas(rt, since, before))
         log.info("custom type served", name=record.key.name, versions=sorted(served))
 
     def _stop_serving(self, record: Record) -> None:
-        crd = record.decode()
-        if is_established(crd):
-            self._registry.remove(crd["spec"]["group"], crd["spec"]["names"]["plural"])
+        if is_established(record.decode()):
+            self._registry.remove(*collection_of(record))
             log.info("custom type no longer served", name=record.key.name)
+
+
+def _with_schemas(rt: ResourceType, since: int, before: Sequence[ResourceType]) -> ResourceType:
+    """The type with the schemas that are served already, where they have not changed: objects that they accepted stay accepted."""
+    same = next((old for old in before if old.schemas == rt.schemas), None)
+    if same is None:
+        return replace(rt, schemas_since=since)
+    return replace(rt, schemas_since=same.schemas_since, schemas=same.schemas, schema=same.schemas[rt.api_version])
 
 
 def _matters(old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:

@@ -11,6 +11,7 @@ from typing import Any
 
 import orjson
 
+from swarmtask.apiserver.schema_checks import MAX_CAUSES
 from swarmtask.apiserver.types import ResourceType
 from swarmtask.errors import AlreadyExists, BadRequest, Cause, Conflict, Forbidden, Invalid, MethodNotAllowed, NotFound
 
@@ -50,9 +51,11 @@ def forbidden(rt: ResourceType, name: str, why: str, causes: Sequence[Cause] = (
 
 
 def invalid(rt: ResourceType, name: str, causes: Sequence[Cause]) -> Invalid:
-    """422 with every cause; `details.kind` is the kind itself here, as Kubernetes has it."""
+    """422 with every cause; `details.kind` is the kind itself here, as Kubernetes has it. The message tells the first ones."""
     kind = f"{rt.kind}.{rt.group}" if rt.group else rt.kind
-    parts = [f"{cause.field}: {cause.message}" if cause.field else cause.message for cause in causes]
+    parts = [f"{cause.field}: {cause.message}" if cause.field else cause.message for cause in causes[:MAX_CAUSES]]
+    if len(causes) > MAX_CAUSES:
+        parts.append(f"and {len(causes) - MAX_CAUSES} more")
     text = parts[0] if len(parts) == 1 else f"[{', '.join(parts)}]"
     return Invalid(f'{kind} "{name}" is invalid: {text}', details={"name": name, "group": rt.group, "kind": rt.kind}, causes=causes)
 

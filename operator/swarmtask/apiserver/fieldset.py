@@ -15,12 +15,17 @@ from typing import Any, Literal, cast
 
 import orjson
 
-from swarmtask.apiserver.schema_checks import copy_json
+from swarmtask.apiserver.schema_checks import copy_json, cut
 from swarmtask.apiserver.shapes import OBJECT_META, schema_of
 from swarmtask.errors import BadRequest
 
 FieldPath = tuple[str, ...]
 FieldSet = frozenset[FieldPath]
+
+
+REMEMBERED_LENGTH = 512
+"""Longer elements are read anew each time, so that what is remembered stays small."""
+_KEY_SHOWN = 256
 
 
 class Node:
@@ -123,11 +128,19 @@ def element(item: Any, node: Node, *, strict: bool = False, where: FieldPath = (
     return "k:" + orjson.dumps(keys, option=orjson.OPT_SORT_KEYS).decode()
 
 
-@lru_cache(maxsize=8192)
 def _canonical(text: str) -> str:
     """A `k:` or `v:` element in the one spelling that is used here."""
     if not text.startswith(("k:", "v:")):
         return text
+    return _remembered(text) if len(text) <= REMEMBERED_LENGTH else _respelled(text)
+
+
+@lru_cache(maxsize=8192)
+def _remembered(text: str) -> str:
+    return _respelled(text)
+
+
+def _respelled(text: str) -> str:
     try:
         return text[:2] + orjson.dumps(orjson.loads(text[2:]), option=orjson.OPT_SORT_KEYS).decode()
     except orjson.JSONDecodeError:
@@ -135,19 +148,20 @@ def _canonical(text: str) -> str:
 
 
 def path_text(path: FieldPath) -> str:
-    """`.spec.env[name="A"].value`, as conflicts name a field."""
+    """`.spec.env[name="A"].value`, as conflicts name a field. Long names and values are cut."""
     parts = []
     for part in path:
         kind, text = part[:2], part[2:]
         if kind == "f:":
-            parts.append("." + text)
+            parts.append("." + cut(text, _KEY_SHOWN))
         elif kind == "k:":
             keys = orjson.loads(text)
-            parts.append("[" + ",".join(f"{key}={orjson.dumps(value).decode()}" for key, value in keys.items()) + "]")
+            named_by = ",".join(f"{key}={cut(orjson.dumps(value).decode(), _KEY_SHOWN)}" for key, value in keys.items())
+            parts.append(f"[{named_by}]")
         elif kind == "v:":
-            parts.append(f"[={text}]")
+            parts.append(f"[={cut(text, _KEY_SHOWN)}]")
         else:
-            parts.append(f"[{text}]")
+            parts.append(f"[{cut(text, _KEY_SHOWN)}]")
     return "".join(parts)
 
 
@@ -408,15 +422,18 @@ def _members(tree: Any, path: FieldPath) -> Iterator[FieldPath]:
             raise ValueError(f"FieldsV1 has no path element {key!r}")
 
 
-def contains_any(tree: Mapping[str, Any], paths: Iterable[FieldPath]) -> bool:
-    """Whether a FieldsV1 holds one of the paths, without reading it whole. Elements must be in canonical spelling."""
-    for path in paths:
-        node: Any = tree
-        for part in path:
-            node = node.get(part)
-            if node is None:
-                break
-        else:
-            if not node or "." in node:
-                return True
-    return False
+def tree_of(paths: Iterable[FieldPath]) -> dict[str, Any]:
+    """A set for `contains_any`, which is asked of many others."""
+    return _tree(paths)
+
+
+def contains_any(fields: Any, tree: Mapping[str, Any]) -> bool:
+    """Whether a FieldsV1, with its elements in canonical spelling, and a set (`tree_of`) have a member in common.
+
+    Walks what both have and takes the smaller of the two at each place: a small one costs little, however large the other is.
+    """
+    if "." in tree and (not fields or "." in fields):
+        return True
+    if len(tree) > len(fields):
+        return any(key != "." and key in tree and contains_any(child, tree[key]) for key, child in fields.items())
+    return any(key != "." and key in fields and contains_any(fields[key], child) for key, child in tree.items())

@@ -16,7 +16,8 @@ from typing import Any, cast
 import orjson
 
 from swarmtask.apiserver import faults, tenures, versions
-from swarmtask.apiserver.objects import DeleteOptions, ObjectService, Propagation, WriteOptions, Written
+from swarmtask.apiserver.object_parts import Propagation
+from swarmtask.apiserver.objects import DefinitionChanged, DeleteOptions, ObjectService, WriteOptions, Written
 from swarmtask.apiserver.pages import Page, fill, fill_through
 from swarmtask.apiserver.patch import JSON_PATCH, MERGE_PATCH, apply_patch, patch_types
 from swarmtask.apiserver.projections.events import EVENTS, event_view
@@ -50,6 +51,8 @@ from swarmtask.errors import BadRequest, Cause, Expired, Invalid, NotFound, Time
 
 LIST_LIMIT = 100_000
 """More objects than this are never put into one answer, whatever `limit` says."""
+CREATE_TRIES = 10
+"""How often a create begins while its kind's definition is being changed; then the client may, later."""
 SCALE_PATCH_TYPES = (JSON_PATCH, MERGE_PATCH)
 
 
@@ -288,7 +291,10 @@ class ObjectHandlers:
         kind = request.content_type
         if validation != "Ignore" and (kind in ("", JSON, APPLY_PATCH, "application/merge-patch+json") or kind in YAML_TYPES):
             duplicates = duplicate_fields(request, body)
-        return WriteOptions(request.manager, request.dry_run, validation, duplicates, client=request.client, guard=request.guard)
+        return WriteOptions(
+            request.manager, request.dry_run, validation, duplicates, client=request.client, guard=request.guard,
+            operator=request.exempt and request.guard is not None,  # masters, the other exempt ones, have no guard
+        )  # fmt: skip
 
     def answer(self, request: Request, target: Target, written: Written, options: WriteOptions, accepted: Accepted) -> Response:
         status = 201 if written.created else 200
@@ -298,6 +304,18 @@ class ObjectHandlers:
         return respond(obj, accepted, status=status, warnings=options.warnings)
 
     async def _post(self, request: Request, target: Target) -> Response:
+        for _ in range(CREATE_TRIES - 1):
+            try:
+                return await self._create(request, target)
+            except DefinitionChanged:
+                again = self.service.registry.find(target.rt.group, target.rt.version, target.rt.plural)
+                if again is None:
+                    raise faults.no_such_path() from None
+                target = target._replace(rt=again)
+        return await self._create(request, target)
+
+    async def _create(self, request: Request, target: Target) -> Response:
+        """Raises DefinitionChanged: begin again, with the body as it came."""
         accepted = negotiate(request)
         body = decode_body(request, protobuf_allowed=not target.rt.custom)
         options = self.write_options(request, body)

@@ -28,11 +28,11 @@ Issue = Callable[[Path, Sequence[str], datetime], None]
 
 
 def stands(folder: Path, names: Sequence[str], now: datetime) -> bool:
-    """All files are as they were when they were issued for these names, and none has to be renewed. Raises OSError."""
+    """All files are as they were when they were issued, for these names at least, and none has to be renewed. Raises OSError."""
     try:
         noted = orjson.loads((folder / NOTE).read_bytes())
-        wanted = {"names": sorted(names), "digest": _digest(folder)}
-        return now < datetime.fromisoformat(noted.pop("renew")) and bool(noted == wanted)
+        aged = now >= datetime.fromisoformat(noted["renew"])
+        return not aged and set(names) <= set(noted["names"]) and bool(noted["digest"] == _digest(folder))
     except FileNotFoundError:
         return False
     except (ValueError, TypeError, KeyError, AttributeError):  # not as it was written: whoever issues writes it anew
@@ -40,7 +40,7 @@ def stands(folder: Path, names: Sequence[str], now: datetime) -> bool:
 
 
 def note(folder: Path, names: Sequence[str], renew: datetime) -> None:
-    """Keep what there is now as issued. `renew`: when the first of it has to be renewed. Raises OSError."""
+    """Keep what there is now as issued, for these names. `renew`: when the first of it has to be renewed. Raises OSError."""
     noted = {"names": sorted(names), "digest": _digest(folder), "renew": renew.isoformat()}
     write_private(folder / NOTE, orjson.dumps(noted, option=orjson.OPT_INDENT_2) + b"\n")
 

@@ -24,6 +24,8 @@ from swarmtask.apiserver.private_files import write_private
 CA_DAYS = 3650
 SERVER_DAYS = 365
 RENEW_BEFORE = timedelta(days=60)
+KEPT_NAMES = 32
+"""Names that a new certificate takes over from the one before beyond those that it is made for."""
 _BACKDATED = timedelta(hours=1)
 """Clocks of laptops differ."""
 
@@ -32,7 +34,8 @@ def issue(folder: Path, names: Sequence[str], now: datetime) -> None:
     """Make what is missing, renew what has aged, keep the rest, and note down what there is.
 
     Args:
-        names: DNS names and IP addresses of the server's certificate.
+        names: DNS names and IP addresses that the server's certificate must stand for. It goes on standing for those of the one
+            before, the latest ones: an address that a network takes away for a moment must not be refused when it is back.
 
     Raises:
         OSError, ValueError, TypeError: a file cannot be read or written, or is not what it should be.
@@ -40,7 +43,7 @@ def issue(folder: Path, names: Sequence[str], now: datetime) -> None:
     ca_key, ca = _authority(folder, now)
     certificate = _server_certificate(folder, ca_key, ca, [_general_name(name) for name in names], now)
     _signing_key(folder / SIGNING_KEY)
-    note(folder, names, certificate.not_valid_after_utc - RENEW_BEFORE)
+    note(folder, [str(name.value) for name in _names_of(certificate)], certificate.not_valid_after_utc - RENEW_BEFORE)
 
 
 def _general_name(name: str) -> x509.GeneralName:
@@ -98,6 +101,8 @@ def _server_certificate(
         present = x509.load_pem_x509_certificate(certificate_path.read_bytes())
         if _still_good(present, ca, names, now):
             return present
+        if present.issuer == ca.subject:
+            names = names + [name for name in _names_of(present) if name not in names][:KEPT_NAMES]
     key = ec.generate_private_key(ec.SECP256R1())
     certificate = (
         x509.CertificateBuilder()
@@ -122,8 +127,15 @@ def _server_certificate(
 def _still_good(certificate: x509.Certificate, ca: x509.Certificate, names: list[x509.GeneralName], now: datetime) -> bool:
     if certificate.issuer != ca.subject or certificate.not_valid_after_utc - now < RENEW_BEFORE:
         return False
-    present = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    return set(present) == set(names)
+    return set(names) <= set(_names_of(certificate))
+
+
+def _names_of(certificate: x509.Certificate) -> list[x509.GeneralName]:
+    """Those that it was made for, then those that it took over, the latest first."""
+    try:
+        return list(certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value)
+    except x509.ExtensionNotFound:
+        return []
 
 
 def _key_usage(*, signs: bool) -> x509.KeyUsage:

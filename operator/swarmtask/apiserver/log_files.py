@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from swarmtask.apiserver.private_files import sync
 from swarmtask.errors import BadRequest, Conflict
 from swarmtask.resources.log_records import LogRecord, decode, lines
 
@@ -60,6 +61,7 @@ class LogFiles:
         position: of the record that comes next: so many were ever taken.
         last_nanoseconds: of the newest record; 0 where there is none.
         complete: the newest record is the end.
+        end_kept: and it survives a power cut. named: so do the names of the directories to here.
     """
 
     directory: Path
@@ -67,6 +69,8 @@ class LogFiles:
     segments: tuple[Segment, ...] = ()
     last_nanoseconds: int = 0
     complete: bool = False
+    end_kept: bool = False
+    named: bool = False
 
     @property
     def position(self) -> int:
@@ -99,7 +103,8 @@ class LogFiles:
     def append(self, content: bytes, count: int, last: LogRecord) -> int:
         """Write whole records behind the others; returns by how many bytes the directory has grown (or shrunk).
 
-        After a failure nothing of it is there: the next append finds what was there before.
+        The end is on the disk when this returns: nobody sends it again. After a failure nothing of it is there: the next append
+        finds what was there before.
 
         Raises:
             OSError: as the disk says.
@@ -115,6 +120,9 @@ class LogFiles:
         try:
             os.ftruncate(handle, newest.size)  # what an append that failed may have left behind
             _write(handle, content, newest.size)
+            if last.kind == "z":
+                os.fsync(handle)
+                self._keep_names()
         except OSError:
             os.ftruncate(handle, newest.size)
             raise
@@ -122,7 +130,7 @@ class LogFiles:
             os.close(handle)
         grown = replace(newest, count=newest.count + count, size=newest.size + len(content))
         self.segments = (*self.segments[:-1], grown)
-        self.last_nanoseconds, self.complete = last.nanoseconds, last.kind == "z"
+        self.last_nanoseconds, self.complete, self.end_kept = last.nanoseconds, last.kind == "z", last.kind == "z"
         self._rotate()
         return self.size - before
 
@@ -133,6 +141,13 @@ class LogFiles:
             self.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         os.close(os.open(self.directory / segment.name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600))
         sync(self.directory)
+
+    def _keep_names(self) -> None:
+        """Those of the files, of this directory and of that of the task, which may be as new as the output."""
+        if not self.named:
+            for directory in (self.directory, self.directory.parent, self.directory.parent.parent):
+                sync(directory)
+            self.named = True
 
     def _rotate(self) -> None:
         while len(self.segments) > self.limits.head + self.limits.tail:
@@ -154,6 +169,14 @@ class LogFiles:
         if self.segments:
             sync(self.directory / self.segments[-1].name)
 
+    def keep_end(self) -> None:
+        """An end that was found here, and that a server before this one may have left to the kernel, survives a power cut from now
+        on. Raises OSError."""
+        if self.complete and not self.end_kept:
+            self.sync()
+            self._keep_names()
+            self.end_kept = True
+
 
 def from_last(segments: Sequence[Segment], count: int, *, complete: bool) -> int:
     """The position from which `count` lines are left of what is kept. The end is no line."""
@@ -174,17 +197,9 @@ def read_slice(path: Path, offset: int, end: int, *, most: int = 256 * 1024) -> 
         return content[:cut] if cut else content + file.readline(end - offset - len(content))
 
 
-def sync(path: Path) -> None:
-    """fsync of a file or a directory."""
-    handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
 def take(files: LogFiles, position: int, body: bytes) -> int:
     """Append what is new of the body; by how many bytes the files have grown. Raises Conflict, BadRequest, OSError."""
+    files.keep_end()  # every answer to come says that it is there
     expected = files.position
     if position > expected:
         raise Conflict(f"there is a gap: the next record has position {expected}, and not {position}", details=details(files))

@@ -217,7 +217,8 @@ def _finalizer_causes(metadata: Mapping[str, Any], old: Mapping[str, Any] | None
     if {"orphan", "foregroundDeletion"} <= set(finalizers):
         causes.append(bad_value("metadata.finalizers", str(list(finalizers)), "orphan and foregroundDeletion exclude each other"))
     if old is not None and "deletionTimestamp" in old:
-        added = [finalizer for finalizer in finalizers if finalizer not in old.get("finalizers", ())]
+        before = frozenset(old.get("finalizers", ()))
+        added = [finalizer for finalizer in finalizers if finalizer not in before]
         if added:
             shown = ", ".join(f'"{finalizer}"' for finalizer in added)
             causes.append(

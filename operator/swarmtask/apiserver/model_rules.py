@@ -8,7 +8,7 @@ in by default, is made once and handed to the model as it is.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, TypeGuard
 
@@ -16,6 +16,7 @@ import orjson
 from pydantic import ValidationError
 
 from swarmtask.apiserver.faults import bad_value, required
+from swarmtask.apiserver.model_silence import silence_of
 from swarmtask.apiserver.types import ResourceType
 from swarmtask.errors import Cause
 from swarmtask.resources.kinds import OWN_KINDS
@@ -88,24 +89,25 @@ class _Parts:
 
 @dataclass(frozen=True, slots=True)
 class _Asked:
-    """The model of one kind. `spec`, `parts`: of its field `spec`."""
+    """The model of one kind. `spec`, `parts`, `silent`: of its field `spec`."""
 
     kind: str
     model: type[Model]
     spec: type[Model]
     parts: _Parts
+    silent: Callable[[Any], bool]
 
     @classmethod
     def of(cls, kind: str, model: type[Model]) -> _Asked:
         spec = model.model_fields["spec"].annotation
         if not _is_model(spec):
             raise TypeError(f"the spec of {kind} is no model")
-        return cls(kind, model, spec, _Parts.of(spec))
+        return cls(kind, model, spec, _Parts.of(spec), silence_of(spec))
 
     def spec_holds(self, spec: Any) -> bool:
-        """Whether the model has nothing against this spec. That is all that it can say something new of: the header and the
-        metadata have been checked before, and the status is not asked about."""
-        return self.spec.__pydantic_validator__.isinstance_python(self.parts.put_into(spec))
+        """Whether the model has nothing against this spec, which its schema accepts. That is all that it can say something new of:
+        the header and the metadata have been checked before, and the status is not asked about."""
+        return self.silent(spec) or self.spec.__pydantic_validator__.isinstance_python(self.parts.put_into(spec))
 
 
 def _is_model(annotation: Any) -> TypeGuard[type[Model]]:
@@ -118,7 +120,7 @@ _ASKED: Final[Mapping[tuple[str, str, str], _Asked]] = {
 
 
 def model_causes(rt: ResourceType, obj: Mapping[str, Any]) -> list[Cause]:
-    """What is wrong with an object by the model of its kind; nothing where the kind has none."""
+    """What is wrong with an object that its schema accepts by the model of its kind; nothing where the kind has none."""
     asked = _ASKED.get((rt.group, rt.version, rt.plural))
     if asked is None or (rt.kind == asked.kind and "spec" in obj and asked.spec_holds(obj["spec"])):
         return []

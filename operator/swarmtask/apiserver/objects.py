@@ -1,35 +1,50 @@
 """Create, update, patch, apply and delete one object: the steps between a decoded body and the store.
 
 Called by the handlers, the collector and the start-up code. Each public method decides without awaiting (so that writers are
-serialised against the store's head) and then waits for the commit. HTTP, selectors and answers' shapes are not known here.
+serialised against the store's head) and then waits for the commit. A create takes turns with others before it decides (`turns`).
+HTTP, selectors and answers' shapes are not known here.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from datetime import datetime
+from typing import Any, Protocol
 
 import orjson
+import structlog
 
-from swarmtask.apiserver import admission, definitions, faults, versions
+from swarmtask.apiserver import admission, definitions, faults, schemas_since, versions
 from swarmtask.apiserver import metadata as meta
+from swarmtask.apiserver.access.tokens import TOKENS, check_unused
 from swarmtask.apiserver.apply import record_update, server_side_apply
+from swarmtask.apiserver.object_parts import (
+    NAMESPACES,
+    Propagation,
+    changed_parts,
+    holds_content,
+    is_finished,
+    is_same,
+    keep_other_side,
+    set_policy_finalizers,
+    without_fields,
+)
 from swarmtask.apiserver.patch import apply_patch
 from swarmtask.apiserver.queue_admission import QueueAdmission
 from swarmtask.apiserver.records import Key, Record
 from swarmtask.apiserver.scale import scale_of, with_scale
+from swarmtask.apiserver.sizes import check_size
 from swarmtask.apiserver.store import Store
 from swarmtask.apiserver.types import ResourceType, TypeRegistry
 from swarmtask.clock import Clock, format_time
-from swarmtask.errors import BadRequest, Cause, Conflict, Invalid, NotFound, SwarmTaskError
+from swarmtask.errors import BadRequest, Cause, Conflict, Forbidden, Invalid, NotFound, ServiceUnavailable, SwarmTaskError
 
-NAMESPACES = ("", "namespaces")
+log = structlog.get_logger(__name__)
+
 PROTECTED_NAMESPACES = frozenset({"default", "kube-system", "kube-public", "kube-node-lease"})
 """Kubernetes makes the last one anew when it is deleted; here every agent would lose its Lease."""
 NAME_ATTEMPTS = 8
-Propagation = Literal["Background", "Foreground", "Orphan"]
-_POLICY_FINALIZERS: Mapping[str, str] = {"Foreground": "foregroundDeletion", "Orphan": "orphan"}
 
 
 class WriteGuard(Protocol):
@@ -51,6 +66,7 @@ class WriteOptions:
     Attributes:
         manager: who writes, for managedFields.
         client: authenticated name of who sent it; empty for what the server itself writes.
+        operator: it is the operator, for whom there is room beyond the bound of an object's size.
         guard: looks at what is written; None for the server itself and for masters.
         validation: Strict, Warn or Ignore.
         duplicates: paths that the body gave twice.
@@ -63,6 +79,7 @@ class WriteOptions:
     duplicates: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     client: str = ""
+    operator: bool = False
     guard: WriteGuard | None = None
 
 
@@ -90,6 +107,40 @@ class Written:
     removed: bool = False
 
 
+@dataclass(slots=True)
+class _Birth:
+    """An object that is being made ready to be created, step by step; no step decides anything.
+
+    Attributes:
+        filled: fields of its spec that its queue filled in.
+        accepted: the schema accepts it.
+    """
+
+    rt: ResourceType
+    namespace: str
+    obj: dict[str, Any]
+    options: WriteOptions
+    now: datetime
+    filled: Collection[str]
+    accepted: bool
+
+    def fill(self, *, tracked: bool) -> None:
+        """Defaults, and who owns what. `tracked`: managedFields are already right (server-side apply)."""
+        rt, obj = self.rt, self.obj
+        admission.default(rt, obj)
+        if not tracked:
+            said = without_fields(obj, self.filled)
+            record_update(rt, None, said, manager=self.options.manager, now=self.now, subresource="", valid=self.accepted)
+
+    def check(self) -> None:
+        """Raises Invalid."""
+        admission.validate(self.rt, self.obj, None, spec_changed=True, accepted=self.accepted)
+
+
+class DefinitionChanged(ServiceUnavailable):
+    """The definition of a kind changed while an object of it was being checked. Nothing was written: begin again."""
+
+
 class ObjectService:
     """All writes. One per server."""
 
@@ -103,56 +154,87 @@ class ObjectService:
     def key(rt: ResourceType, namespace: str, name: str) -> Key:
         return Key(versions.collection_of(rt), namespace if rt.namespaced else "", name)
 
+    async def _settled(self, rt: ResourceType) -> ResourceType:
+        """The type as it is served now, with nothing of its definition on the way to the disk: what is decided next, without
+        awaiting, gets a later version than the schemas that accept it (`ResourceType.schemas_since`).
+
+        Raises:
+            NotFound: not served any more.
+        """
+        if not rt.custom:
+            return rt
+        await self._definition_settled(rt.storage_key)
+        found = self.registry.find(rt.group, rt.version, rt.plural)
+        if found is None:
+            raise faults.no_such_path()
+        return found
+
+    async def _definition_settled(self, collection: tuple[str, str]) -> None:
+        while not self._is_settled(collection):
+            await self.store.durable(definitions.key_of(collection))
+
+    def _is_settled(self, collection: tuple[str, str]) -> bool:
+        key = definitions.key_of(collection)
+        return self.store.head(key) is self.store.get(key)
+
     # --- create ----------------------------------------------------------------------------------------------------------
 
     async def create(self, rt: ResourceType, namespace: str, body: Any, options: WriteOptions) -> Written:
-        """Raises AlreadyExists, BadRequest, Invalid, Forbidden, NotFound (namespace), TooManyRequests, InsufficientStorage."""
+        """Raises AlreadyExists, BadRequest, Invalid, Forbidden, NotFound (namespace), TooManyRequests, InsufficientStorage,
+        RequestEntityTooLarge; DefinitionChanged: the type is not what it was, and the body may have been changed in place."""
+        rt = await self._settled(rt)
         obj = admission.check_header(rt, body)
         metadata = meta.check_types(rt, obj)
         if metadata.get("resourceVersion"):
             raise BadRequest("resourceVersion should not be set on objects to be created")
         self._check_namespace_field(rt, metadata, namespace)
         metadata.pop("managedFields", None)
+        await self.store.turns.next()
         accepted = admission.accepts(rt, obj)
         self._tidy(rt, obj, options, accepted=accepted)
-        return await self._insert(rt, namespace, obj, options, tracked=False, accepted=accepted)
+        birth = self._begin(rt, namespace, obj, options, accepted=accepted)
+        await self.store.turns.next()
+        birth.fill(tracked=False)
+        await self.store.turns.next()
+        birth.check()
+        await self.store.turns.next()
+        return await self._insert(birth)
 
-    async def _insert(
-        self, rt: ResourceType, namespace: str, obj: dict[str, Any], options: WriteOptions, *, tracked: bool, accepted: bool = False
-    ) -> Written:
-        """Create from a checked body.
-
-        Args:
-            tracked: managedFields are already right (server-side apply).
-            accepted: the schema accepts the body as it came.
-        """
+    def _begin(
+        self, rt: ResourceType, namespace: str, obj: dict[str, Any], options: WriteOptions, *, accepted: bool = False
+    ) -> _Birth:
+        """A new object from a checked body. `accepted`: the schema accepts the body as it came."""
         now = self.clock.now()
         metadata = obj["metadata"]
         if not metadata.get("name") and metadata.get("generateName"):
             metadata["name"] = self._free_name(rt, namespace, metadata["generateName"])
             accepted = False  # a schema may restrict names
-        name = metadata.get("name", "")
-        self._admit_into_namespace(rt, namespace, name)
-        if rt.custom and definitions.is_terminating(self.store, rt):
-            raise faults.forbidden(rt, name, "create not allowed while custom resource definition is terminating")
+        self._admit_birth(rt, namespace, metadata.get("name", ""))
         meta.begin(rt, metadata, namespace=namespace, now=now)
         if "status" in rt.subresources and "status" in obj:
             del obj["status"]
             accepted = False
         self._kind_birth(rt, obj)
         filled = self.queues.fill_defaults(rt, namespace, obj)
-        accepted = not filled and accepted
-        admission.default(rt, obj)
-        if not tracked:
-            record_update(rt, None, _without(obj, filled), manager=options.manager, now=now, subresource="", valid=accepted)
-        admission.validate(rt, obj, None, spec_changed=True, accepted=accepted)
+        return _Birth(rt, namespace, obj, options, now, filled, accepted=not filled and accepted)
+
+    async def _insert(self, birth: _Birth) -> Written:
+        """Decide on a new, valid object, and wait until it is stored. What was true when it began may not be true any more."""
+        rt, namespace, obj, options = birth.rt, birth.namespace, birth.obj, birth.options
+        name = obj["metadata"]["name"]
+        self._admit_birth(rt, namespace, name)
+        if rt.custom and not (self._is_settled(rt.storage_key) and self.registry.find(rt.group, rt.version, rt.plural) is rt):
+            raise DefinitionChanged(f"the definition of {rt.qualified_plural} has just changed: send it again", retry_after_s=1)
         if options.guard is not None:
             options.guard.admit(rt, obj, None, None)
         if rt.plural == "customresourcedefinitions":
-            definitions.admit(self.store, rt, obj, None, now)
+            definitions.admit(self.store, rt, obj, None, birth.now)
         key = self.key(rt, namespace, name)
         if self.store.head(key) is not None:
             raise faults.already_exists(rt, name)
+        if rt.plural == "accesstokens" and rt.storage_key == TOKENS:
+            check_unused(self.store, rt, obj)
+        check_size(rt, obj, None, subresource=None, reserved=options.operator)
         token = self.queues.admit(rt, namespace, obj, client=options.client, dry_run=options.dry_run)
         if options.dry_run:
             return Written(orjson.dumps(obj), created=True)
@@ -162,6 +244,12 @@ class ObjectService:
             self.queues.give_back(token)
             raise
         return Written(versions.encoded(rt, record), created=True)
+
+    def _admit_birth(self, rt: ResourceType, namespace: str, name: str) -> None:
+        """Where it is to be, something may be created."""
+        self._admit_into_namespace(rt, namespace, name)
+        if rt.custom and definitions.is_terminating(self.store, rt):
+            raise faults.forbidden(rt, name, "create not allowed while custom resource definition is terminating")
 
     def _free_name(self, rt: ResourceType, namespace: str, base: str) -> str:
         for _ in range(NAME_ATTEMPTS):
@@ -184,7 +272,9 @@ class ObjectService:
 
     @staticmethod
     def _kind_birth(rt: ResourceType, obj: dict[str, Any]) -> None:
-        """What the server itself puts into new objects of some kinds."""
+        """What the server itself puts into new objects of some kinds, or takes out of them."""
+        if rt.storage_key == definitions.DEFINITIONS:
+            schemas_since.carry(obj, None)
         if (rt.group, rt.plural) == NAMESPACES:
             spec = obj.get("spec") or {}
             finalizers = (spec.get("finalizers") or []) if isinstance(spec, dict) else spec
@@ -209,7 +299,8 @@ class ObjectService:
     async def replace(
         self, rt: ResourceType, namespace: str, name: str, body: Any, options: WriteOptions, *, subresource: str | None = None
     ) -> Written:
-        """PUT. Raises NotFound, Conflict, BadRequest, Invalid, TooManyRequests, InsufficientStorage."""
+        """PUT. Raises NotFound, Conflict, BadRequest, Invalid, TooManyRequests, InsufficientStorage, RequestEntityTooLarge."""
+        rt = await self._settled(rt)
         new = admission.check_header(rt, body)
         metadata = meta.check_types(rt, new)
         self._check_identity(rt, metadata, namespace, name)
@@ -232,6 +323,7 @@ class ObjectService:
         subresource: str | None = None,
     ) -> Written:
         """JSON, merge and strategic patches. Raises as `replace`, and UnsupportedMediaType."""
+        rt = await self._settled(rt)
         record = self._existing(rt, namespace, name)
         new = apply_patch(rt, versions.decode(rt, record), content_type, body)
         admission.check_header(rt, new)
@@ -244,6 +336,7 @@ class ObjectService:
         self, rt: ResourceType, namespace: str, name: str, options: WriteOptions, change: Callable[[dict[str, Any]], Any]
     ) -> Written:
         """Change the number of replicas: `change` turns the present Scale into the wished one. Raises as `replace`."""
+        rt = await self._settled(rt)
         record = self._existing(rt, namespace, name)
         obj = versions.decode(rt, record)
         wished = change(scale_of(rt, obj))
@@ -261,6 +354,7 @@ class ObjectService:
         subresource: str | None = None,
     ) -> Written:
         """Server-side apply; creates what does not exist. Raises as `replace`; Conflict names the managers in the way."""
+        rt = await self._settled(rt)
         applied = admission.check_header(rt, body)
         metadata = meta.check_types(rt, applied)
         self._check_identity(rt, metadata, namespace, name)
@@ -280,7 +374,10 @@ class ObjectService:
         now = self.clock.now()
         merged = server_side_apply(rt, live, applied, manager=options.manager, force=force, now=now, subresource=subresource or "")
         if record is None:
-            return await self._insert(rt, namespace, merged, options, tracked=True)
+            birth = self._begin(rt, namespace, merged, options)
+            birth.fill(tracked=True)
+            birth.check()
+            return await self._insert(birth)
         return await self._update(rt, record, merged, options, subresource, tracked=True)
 
     def _existing(self, rt: ResourceType, namespace: str, name: str) -> Record:
@@ -315,11 +412,16 @@ class ObjectService:
             raise faults.conflict(rt, name)
         meta.carry_over(rt, old["metadata"], metadata)
         metadata["resourceVersion"] = str(record.rv)
-        new = _keep_other_side(rt, old, new, subresource)
+        if rt.storage_key == definitions.DEFINITIONS:
+            schemas_since.carry(new, old)
         if subresource is None:
+            new = keep_other_side(rt, old, new, subresource)
             self.queues.give_way(rt, old, new)
-        admission.default(rt, new)
-        changed = _changed_parts(old, new)
+            admission.default(rt, new)
+        else:
+            admission.default(rt, new)  # only what was sent: the other side is as it is stored
+            new = keep_other_side(rt, old, new, subresource)
+        changed = changed_parts(old, new)
         spec_changed = bool(changed - {"metadata", "status"})
         if rt.has_generation and spec_changed:
             new["metadata"]["generation"] = old["metadata"].get("generation", 0) + 1
@@ -330,15 +432,18 @@ class ObjectService:
             options.guard.admit(rt, new, old, subresource)
         if rt.plural == "customresourcedefinitions":
             definitions.admit(self.store, rt, new, old, now)
-        if _finished(rt, new):
+        if is_finished(rt, new):
             return await self._remove(rt, record, new, options.dry_run)
+        check_size(rt, new, old, subresource=subresource, reserved=options.operator)
         if subresource is None:
             self.queues.admit_edit(rt, record, new)
         if options.dry_run:
             return Written(orjson.dumps(new))
-        if _same(old, new):
+        if is_same(old, new) and not versions.is_outdated(rt, record):
             await self.store.durable(record.key)
             return Written(versions.encoded(rt, record))
+        if rt.storage_key == definitions.DEFINITIONS:
+            schemas_since.note(new, old)
         record = await self.store.put(record.key, versions.to_storage(rt, new), replacing=record)
         return Written(versions.encoded(rt, record))
 
@@ -372,6 +477,7 @@ class ObjectService:
 
         Raises: NotFound, Conflict (preconditions), Forbidden (namespaces that must stay), InsufficientStorage.
         """
+        rt = await self._settled(rt)
         record = self._existing(rt, namespace, name)
         if options.uid and options.uid != record.uid:
             raise faults.precondition(rt, name, "UID", options.uid, record.uid)
@@ -382,8 +488,8 @@ class ObjectService:
         old = versions.decode(rt, record)
         obj = versions.decode(rt, record)
         metadata = obj["metadata"]
-        _set_policy_finalizers(metadata, options.propagation)
-        if not metadata.get("finalizers") and not _holds_content(rt, obj):
+        set_policy_finalizers(metadata, options.propagation)
+        if not metadata.get("finalizers") and not holds_content(rt, obj):
             return await self._remove(rt, record, obj, options.dry_run)
         if "deletionTimestamp" not in metadata:
             metadata["deletionTimestamp"] = format_time(self.clock.now())
@@ -396,7 +502,7 @@ class ObjectService:
                 definitions.mark_terminating(obj, self.clock.now())
         if options.dry_run:
             return Written(orjson.dumps(obj))
-        if _same(old, obj):
+        if is_same(old, obj):
             await self.store.durable(record.key)
             return Written(versions.encoded(rt, record))
         record = await self.store.put(record.key, versions.to_storage(rt, obj), replacing=record)
@@ -409,10 +515,13 @@ class ObjectService:
 
         `change` may be called with any state of the object and must not assume that it is the one the caller saw.
         """
+        await self._definition_settled(key.collection)
         record = self.store.head(key)
         if record is None:
             return
-        obj = record.decode()
+        rt = self.type_of(record)
+        shown = versions.current(rt, record) if rt is not None else record.body
+        obj: dict[str, Any] = orjson.loads(shown)
         change(obj)
         metadata = obj["metadata"]
         holds = key.collection == NAMESPACES and bool((obj.get("spec") or {}).get("finalizers"))
@@ -420,7 +529,7 @@ class ObjectService:
             metadata.pop("finalizers", None)
         if "deletionTimestamp" in metadata and "finalizers" not in metadata and not holds:
             await self.store.remove(key, obj, replacing=record)
-        elif not _same(record.decode(), obj):
+        elif not is_same(orjson.loads(shown), obj):
             await self.store.put(key, obj, replacing=record)
 
     def type_of(self, record: Record) -> ResourceType | None:
@@ -433,27 +542,32 @@ class ObjectService:
         return next((rt for rt in self.registry if rt.stored and versions.collection_of(rt) == record.key.collection), None)
 
     async def delete_record(self, record: Record, propagation: Propagation | None = None) -> None:
-        """Delete what a controller found; gone or replaced meanwhile is fine."""
+        """Delete what a controller found; gone or replaced meanwhile is fine, and what may not be deleted stays."""
         rt = self.type_of(record)
         if rt is None:
+            await self._delete_unserved(record, propagation)
             return
         try:
             await self.delete(rt, record.key.namespace, record.key.name, DeleteOptions(uid=record.uid, propagation=propagation))
         except (NotFound, Conflict):
             return
+        except Forbidden as error:
+            log.warning("not deleted", key=record.key, error=error.message)
 
+    async def _delete_unserved(self, record: Record, propagation: Propagation | None) -> None:
+        """As `delete`, for an object of a kind that is not served: nobody else could, and what it is in would wait for ever."""
 
-def _set_policy_finalizers(metadata: dict[str, Any], propagation: Propagation | None) -> None:
-    if propagation is None:
-        return
-    wanted = _POLICY_FINALIZERS.get(propagation)
-    finalizers = [name for name in metadata.get("finalizers", ()) if name not in _POLICY_FINALIZERS.values() or name == wanted]
-    if wanted is not None and wanted not in finalizers:
-        finalizers.append(wanted)
-    if finalizers:
-        metadata["finalizers"] = finalizers
-    else:
-        metadata.pop("finalizers", None)
+        def mark(obj: dict[str, Any]) -> None:
+            metadata = obj["metadata"]
+            if metadata["uid"] != record.uid:
+                return
+            set_policy_finalizers(metadata, propagation)
+            if "deletionTimestamp" not in metadata:
+                metadata["deletionTimestamp"] = format_time(self.clock.now())
+                metadata["deletionGracePeriodSeconds"] = 0
+                metadata["generation"] = metadata.get("generation", 0) + 1
+
+        await self.rewrite(record.key, mark)
 
 
 def _check_applied_to(rt: ResourceType, record: Record, metadata: dict[str, Any]) -> None:
@@ -463,68 +577,3 @@ def _check_applied_to(rt: ResourceType, record: Record, metadata: dict[str, Any]
         raise faults.precondition(rt, record.key.name, "UID", uid, record.uid)
     if version and version != str(record.rv):
         raise faults.conflict(rt, record.key.name)
-
-
-def _keep_other_side(rt: ResourceType, old: Mapping[str, Any], new: dict[str, Any], subresource: str | None) -> dict[str, Any]:
-    """The split between an object and its subresources: each write changes only its own side."""
-    if subresource is None:
-        if "status" in rt.subresources:
-            _copy_part(old, new, "status")
-        if (rt.group, rt.plural) == NAMESPACES:
-            _copy_part(old, new, "spec")
-        return new
-    result = {**old, "metadata": dict(old["metadata"])}
-    managed = new["metadata"].get("managedFields")
-    if managed is not None:
-        result["metadata"]["managedFields"] = managed
-    _copy_part(new, result, "spec" if subresource == "finalize" else subresource)
-    return result
-
-
-def _copy_part(source: Mapping[str, Any], target: dict[str, Any], part: str) -> None:
-    if part in source:
-        target[part] = source[part]
-    else:
-        target.pop(part, None)
-
-
-def _without(obj: dict[str, Any], fields: Collection[str]) -> dict[str, Any]:
-    """The object with the same metadata, and without these fields of its spec."""
-    return {**obj, "spec": {name: value for name, value in obj["spec"].items() if name not in fields}} if fields else obj
-
-
-def _changed_parts(old: Mapping[str, Any], new: Mapping[str, Any]) -> set[str]:
-    """Top-level fields that differ; `metadata` without what the server itself keeps there is left to `_same`."""
-    return {name for name in old.keys() | new.keys() if not _equal(old.get(name), new.get(name))} - {"apiVersion", "kind"}
-
-
-def _equal(left: Any, right: Any) -> bool:
-    """JSON equality: 1, 1.0 and true are three values."""
-    if left != right:
-        return False
-    return orjson.dumps(left, option=orjson.OPT_SORT_KEYS) == orjson.dumps(right, option=orjson.OPT_SORT_KEYS)
-
-
-def _same(old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
-    """Nothing changed but, at most, the times in managedFields."""
-    if _equal(old, new):
-        return True
-    return _equal(_without_times(old), _without_times(new))
-
-
-def _without_times(obj: Mapping[str, Any]) -> dict[str, Any]:
-    metadata = dict(obj["metadata"])
-    metadata["managedFields"] = [
-        {name: value for name, value in entry.items() if name != "time"} for entry in metadata.get("managedFields", ())
-    ]
-    return {**obj, "metadata": metadata}
-
-
-def _holds_content(rt: ResourceType, obj: Mapping[str, Any]) -> bool:
-    return (rt.group, rt.plural) == NAMESPACES and bool((obj.get("spec") or {}).get("finalizers"))
-
-
-def _finished(rt: ResourceType, obj: Mapping[str, Any]) -> bool:
-    """Marked for deletion, and nothing holds it any more."""
-    metadata = obj["metadata"]
-    return "deletionTimestamp" in metadata and not metadata.get("finalizers") and not _holds_content(rt, obj)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import re
-import shutil
 import tarfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -45,28 +44,26 @@ def check(path: Path) -> int:
     return len({whose for whose, _, _ in _read(path)})
 
 
-def unpack(path: Path, directory: Path, stage: Path) -> int:
-    """Put the output of attempts of which nothing is there below `directory`; returns of how many. What is there stays: it was
-    written by the same agents, and later.
+def unpack(path: Path, present: Path, target: Path) -> int:
+    """Write the output of attempts of which nothing is there below `present` into `target`; returns of how many. What is there
+    stays: it was written by the same agents, and later.
 
     Args:
-        stage: an empty folder on the same disk.
+        target: made here where it is needed. Good only when this returns: at the end it is known whether the archive is whole.
 
     Raises:
-        ConfigurationError: as `check`; nothing was changed then. OSError.
+        ConfigurationError: as `check`. OSError.
     """
     found: set[str] = set()
     for whose, name, content in _read(path):
-        if (directory / whose).exists():
+        if (present / whose).exists():
             continue
-        folder = stage / whose
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        folder = target / whose
+        for one in (target, folder.parent, folder):
+            one.mkdir(mode=0o700, exist_ok=True)
         (folder / name).write_bytes(content)
         (folder / name).chmod(0o600)
         found.add(whose)
-    for whose in sorted(found):
-        (directory / whose).parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        shutil.move(stage / whose, directory / whose)
     return len(found)
 
 

@@ -1,7 +1,8 @@
 """Regular expressions of schemas, on an engine that needs linear time whatever the pattern.
 
 Called when a schema is compiled. Kubernetes reads patterns as RE2 syntax; the engine inside pydantic-core (Rust's regex) differs
-from it in a few places, which are rewritten here: perl classes are ASCII, and a bracket or brace that means itself is escaped.
+from it in a few places, which are rewritten here: perl classes are ASCII, a bracket or brace that means itself is escaped, and so
+is what stands between `\\Q` and `\\E`.
 Source: https://github.com/google/re2/wiki/Syntax and the syntax chapter of Rust's regex crate.
 """
 
@@ -21,6 +22,8 @@ _CLASSES: Final = {
 }  # fmt: skip
 _WHOLE = re.compile(r"\\[xpP]\{[^}]*\}|\\.|\{[0-9]+(?:,[0-9]*)?\}", re.DOTALL)
 """An escape, or a repetition: taken over as a whole."""
+_QUOTED = re.compile(r"\\Q(.*?)(?:\\E|\Z)", re.DOTALL)
+"""Everything in it means itself; without an end it goes to the end of the pattern."""
 _POSIX = re.compile(r"\[:\^?[a-z]+:\]")
 _OPENING = re.compile(r"\[\^?\]?")
 
@@ -48,6 +51,11 @@ def rewritten(pattern: str) -> str:
     position, in_class = 0, False
     while position < len(pattern):
         char = pattern[position]
+        quoted = _QUOTED.match(pattern, position) if char == "\\" and not in_class else None
+        if quoted:
+            out.append(re.escape(quoted[1]))
+            position = quoted.end()
+            continue
         whole = _WHOLE.match(pattern, position) if char == "\\" or not in_class else _POSIX.match(pattern, position)
         if whole:
             out.append(_CLASSES.get(whole[0], whole[0]))

@@ -1,6 +1,6 @@
 """Directories and files that their owner alone may read, written at once and durably.
 
-Called by whatever keeps keys, tokens and kubeconfigs. Knows nothing of what is in them.
+Called by whatever keeps keys, tokens, kubeconfigs and output. Knows nothing of what is in them.
 """
 
 from __future__ import annotations
@@ -36,3 +36,12 @@ def write_private(path: Path, content: bytes) -> None:
     except OSError:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def sync(path: Path) -> None:
+    """See to it that a file, or the names in a directory, are on the disk."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -11,7 +11,8 @@ from typing import Any
 import structlog
 
 from swarmtask.apiserver.loading import Quarantined
-from swarmtask.apiserver.objects import NAMESPACES, ObjectService, WriteOptions
+from swarmtask.apiserver.object_parts import NAMESPACES
+from swarmtask.apiserver.objects import ObjectService, WriteOptions
 from swarmtask.apiserver.records import Key
 from swarmtask.clock import format_time
 from swarmtask.errors import SwarmTaskError

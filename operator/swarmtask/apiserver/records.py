@@ -41,6 +41,7 @@ class Record:
         api_version: of the version in which it was written.
         owners: UIDs of its ownerReferences.
         waits_in: the queue in which it is a waiting task; empty for everything else.
+        shown: kept by `versions`: a schema that is newer than the record, and the body as it shows the object.
     """
 
     key: Key
@@ -52,6 +53,7 @@ class Record:
     owners: tuple[str, ...] = ()
     deleting: bool = False
     waits_in: str = ""
+    shown: tuple[Mapping[str, Any], bytes] | None = field(default=None, repr=False, compare=False)
 
     @classmethod
     def of(cls, key: Key, rv: int, obj: Mapping[str, Any], body: bytes) -> Record:

@@ -1,9 +1,11 @@
 """Restoring a backup into a data directory that no server uses.
 
-Called by `swarmtask restore`. What was there is kept aside; the database comes last and in one step, so that a restore that is cut
-off changes nothing that counts and is simply run again. Every object gets a new resourceVersion far above all that the cluster can
-have given out: whoever watches is told to list again (410), whoever compares versions takes what was restored, and no write that
-was decided on the state before goes through. All of it blocks.
+Called by `swarmtask restore`. Everything is made ready and checked in a folder of its own; what was there is kept aside; then one
+rename decides (`switchover`). A restore that fails or is cut off before that has changed nothing and is simply run again; one that
+is cut off after it is finished by the next start, or by the next restore. All of it blocks.
+
+Every object gets a new resourceVersion far above all that the cluster can have given out: whoever watches is told to list again
+(410), whoever compares versions takes what was restored, and no write that was decided on the state before goes through.
 """
 
 from __future__ import annotations
@@ -20,11 +22,11 @@ from typing import Any
 
 import orjson
 
-from swarmtask.apiserver import backup, layout, output_archive
+from swarmtask.apiserver import backup, layout, output_archive, schemas_since, switchover
 from swarmtask.apiserver.access.vault import Vault, is_sealed, key_ids_in
 from swarmtask.apiserver.backup import Facts
 from swarmtask.apiserver.places import ATTEMPT_LOGS, DATABASE, PKI, SECRETS_KEY, credentials_of, locked
-from swarmtask.apiserver.private_files import prepare_data_dir, write_private
+from swarmtask.apiserver.private_files import prepare_data_dir, sync, write_private
 from swarmtask.errors import ConfigurationError
 from swarmtask.resources.kinds import SWARM_TASK
 from swarmtask.resources.restored import mark_restored
@@ -33,7 +35,6 @@ from swarmtask.resources.task import TERMINAL_PHASES
 VERSION_GAP = 10**12
 """How far resourceVersions jump: more than a cluster gives out in ten years of 3,000 writes a second."""
 UNFINISHED = "unfinished-tasks.json"
-_FAMILY = (DATABASE, f"{DATABASE}-wal", f"{DATABASE}-shm")
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,38 +69,53 @@ def restore(
         output: an archive of attempts' output that was made with the backup; what of it is not there is put back.
 
     Raises:
-        ConfigurationError: a server uses the directory; the file is no whole backup or newer; the key of its Secrets is missing.
-        InsufficientStorage, InternalError: nothing was changed that counts; run it again.
+        ConfigurationError: a server uses the directory; a file is not whole, or newer; the key of the Secrets is missing.
+        InsufficientStorage, InternalError: nothing was changed, or, where the message says so, what is left is to be finished; run
+            it again.
     """
     facts = backup.read(source)
     prepare_data_dir(data_dir)
     with locked(data_dir):
-        stage = data_dir / f".restore-{secrets.token_hex(6)}"
-        stage.mkdir(mode=0o700)
+        switchover.finish(data_dir)
+        stage = data_dir / f"{switchover.STAGE_PREFIX}{secrets.token_hex(6)}"
+        aside: Path | None = None
         try:
+            ready = stage / "ready"
+            ready.mkdir(mode=0o700, parents=True)
             vault = _vault(facts, data_dir, credentials, stage)
             old = _Old.read(data_dir / DATABASE)
             base = max(facts.resource_version, old.resource_version if old is not None else 0) + VERSION_GAP
-            ready = stage / DATABASE
-            shutil.copyfile(source, ready)
-            ready.chmod(0o600)
-            version, uids = _renumber(ready, base, vault, facts.created)
+            version, uids = _database(source, ready, base, vault, facts.created)
             unfinished = None if old is None else [task for uid, task in old.unfinished.items() if uid not in uids]
-            aside = _set_aside(data_dir, label)
-            if aside is not None and unfinished:
-                document = {"apiVersion": "v1", "kind": "List", "items": unfinished}
-                write_private(aside / UNFINISHED, orjson.dumps(document, option=orjson.OPT_INDENT_2) + b"\n")
-            for name, content in (credentials or {}).items():
-                prepare_data_dir((data_dir / name).parent)
-                write_private(data_dir / name, content)
-            new_authority = not (data_dir / PKI / "ca.key").exists()
-            shown = 0 if output is None else output_archive.unpack(output, data_dir / ATTEMPT_LOGS, stage / ATTEMPT_LOGS)
-            _put_in_place(ready, data_dir)
+            _stage_credentials(ready, credentials or {})
+            new_authority = not any((folder / PKI / "ca.key").exists() for folder in (ready, data_dir))
+            shown = 0 if output is None else output_archive.unpack(output, data_dir / ATTEMPT_LOGS, ready / ATTEMPT_LOGS)
+            aside = _place_aside(data_dir, label)
+            if aside is not None:
+                _set_aside(data_dir, aside, unfinished or [])
+            switchover.decide(ready, data_dir)
         except (sqlite3.Error, OSError) as error:
             raise layout.map_error(error, data_dir / DATABASE) from error
         finally:
             shutil.rmtree(stage, ignore_errors=True)
+            if aside is not None and not (data_dir / switchover.PENDING).exists():
+                shutil.rmtree(aside, ignore_errors=True)
+        switchover.finish(data_dir)
     return Restored(facts, version, aside, None if unfinished is None else len(unfinished), new_authority, shown)
+
+
+def _database(source: Path, ready: Path, base: int, vault: Vault | None, created: str) -> tuple[int, set[str]]:
+    """The database as it is to be; returns as `_renumber`."""
+    path = ready / DATABASE
+    shutil.copyfile(source, path)
+    path.chmod(0o600)
+    return _renumber(path, base, vault, created)
+
+
+def _stage_credentials(ready: Path, credentials: Mapping[str, bytes]) -> None:
+    for name, content in credentials.items():
+        prepare_data_dir((ready / name).parent)
+        write_private(ready / name, content)
 
 
 def _vault(facts: Facts, data_dir: Path, credentials: Mapping[str, bytes] | None, stage: Path) -> Vault | None:
@@ -200,45 +216,41 @@ def _with_version(stored: bytes, rv: int, version: int, vault: Vault | None, cre
     obj = orjson.loads(sealed.open(rv, stored) if sealed is not None else stored)
     obj["metadata"]["resourceVersion"] = str(version)
     mark_restored(obj, created)
+    schemas_since.forget(obj)
     body = orjson.dumps(obj)
     if sealed is not None:
         body = sealed.seal(version, body)
     return body, layout.checksum(body)
 
 
-def _set_aside(data_dir: Path, label: str) -> Path | None:
-    """Keep the files that are about to be replaced: the database, and what belongs to it. They also stay where they are."""
-    names = [name for name in _FAMILY if (data_dir / name).exists()]
-    names += [str(path) for path in credentials_of(data_dir)]
-    if not names:
+def _place_aside(data_dir: Path, label: str) -> Path | None:
+    """Where to keep what is about to be replaced; None: there is nothing. Does not exist yet."""
+    if not _replaced(data_dir):
         return None
     folder = data_dir / f"before-restore-{label}"
     number = 1
     while folder.exists():
         number += 1
         folder = data_dir / f"before-restore-{label}-{number}"
+    return folder
+
+
+def _replaced(data_dir: Path) -> list[str]:
+    """The database, and what belongs to it."""
+    names = [name for name in switchover.DATABASE_FAMILY if (data_dir / name).exists()]
+    return [*names, *(str(path) for path in credentials_of(data_dir))]
+
+
+def _set_aside(data_dir: Path, folder: Path, unfinished: list[dict[str, Any]]) -> None:
+    """Keep the files that are about to be replaced, which also stay where they are, and tasks for a person to submit again."""
     folder.mkdir(mode=0o700)
-    for name in names:
+    for name in _replaced(data_dir):
         (folder / name).parent.mkdir(mode=0o700, exist_ok=True)
         try:
             os.link(data_dir / name, folder / name)
         except OSError:
             shutil.copy2(data_dir / name, folder / name)  # a file system without links
-    _sync_folder(folder)
-    return folder
-
-
-def _put_in_place(ready: Path, data_dir: Path) -> None:
-    """The one step that counts. A journal of the old database must not be found beside the new one."""
-    for name in _FAMILY[1:]:
-        (data_dir / name).unlink(missing_ok=True)
-    ready.replace(data_dir / DATABASE)
-    _sync_folder(data_dir)
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    if unfinished:
+        document = {"apiVersion": "v1", "kind": "List", "items": unfinished}
+        write_private(folder / UNFINISHED, orjson.dumps(document, option=orjson.OPT_INDENT_2) + b"\n")
+    sync(folder)

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from swarmtask.apiserver.acceptance import compile_acceptance
 from swarmtask.apiserver.cel_evaluation import MISSING, compile_rules
 from swarmtask.apiserver.cel_expression import Budget
+from swarmtask.apiserver.ratcheting import Ratchet
 from swarmtask.apiserver.schema_checks import Check, Path, compile_check, copy_json, path_text
 from swarmtask.apiserver.shapes import OBJECT_META, schema_of
 from swarmtask.apiserver.types import ResourceType
@@ -22,10 +23,12 @@ Prune = Callable[[Any, Path, list[str]], None]
 Fill = Callable[[Any], None]
 
 _ROOT: tuple[str, ...] = ("apiVersion", "kind", "metadata")
+MAX_PRUNED = 100
+"""Fields dropped of one object that are told; as many as Kubernetes' own decoder collects. All of them are dropped."""
 
 
 class Structural:
-    """One compiled schema. Thread-safe: nothing changes after construction."""
+    """One compiled schema. Thread-safe: nothing changes after construction but what is compiled late."""
 
     def __init__(self, schema: Mapping[str, Any]) -> None:
         root = _with_object_meta(schema, top=True)
@@ -35,9 +38,12 @@ class Structural:
         self.accepts = compile_acceptance(root, _CLOSURES)
         """Accepts only objects that `prune` would leave as they are, and that are valid with their defaults; see `acceptance`."""
         self._rules = compile_rules(schema)
+        self._schema = schema
+        self._ratchet: Ratchet | None = None
 
     def prune(self, obj: dict[str, Any]) -> list[str]:
-        """Remove, in place, the fields that the schema does not name; their paths (`spec.container.imge`), sorted."""
+        """Remove, in place, the fields that the schema does not name; the paths (`spec.container.imge`) of the first `MAX_PRUNED`,
+        sorted."""
         found: list[str] = []
         if self._prune is not None:
             self._prune(obj, None, found)
@@ -48,15 +54,27 @@ class Structural:
         if self._fill is not None:
             self._fill(obj)
 
-    def validate(self, obj: Mapping[str, Any]) -> list[Cause]:
-        """What is wrong, in the order of the schema; empty when the object is valid. Its defaults must have been filled in."""
+    def validate(self, obj: Mapping[str, Any], old: Mapping[str, Any] | None = None) -> list[Cause]:
+        """What is wrong, in the order of the schema; empty when the object is valid. Its defaults must have been filled in.
+
+        Args:
+            old: what is stored, at an update: values that stay as they are there are let pass (`ratcheting`).
+        """
         causes: list[Cause] = []
         if not self.accepts(obj):
             self._check(obj, None, causes)
+        if causes and old is not None:
+            if self._ratchet is None:
+                self._ratchet = Ratchet(_with_object_meta(self._schema, top=True))
+            causes = self._ratchet.left(causes, obj, old)
         return causes
 
     def evaluate(self, obj: Mapping[str, Any], old: Mapping[str, Any] | None) -> list[Cause]:
-        """Which of the schema's rules (CEL) the object breaks. It must be valid; `old` is what is stored, None at create."""
+        """Which of the schema's rules (CEL) the object breaks. It must be valid, but for what `validate` has let pass.
+
+        Args:
+            old: what is stored, None at create.
+        """
         causes: list[Cause] = []
         if self._rules is not None:
             self._rules(obj, MISSING if old is None else old, None, Budget(), causes)
@@ -78,10 +96,12 @@ _compiled: dict[int, tuple[Mapping[str, Any], Structural]] = {}
 
 
 def structural_of(rt: ResourceType) -> Structural | None:
-    """The compiled schema of a type, kept as long as the schema object lives; None where any object is allowed."""
-    schema = rt.schema
-    if schema is None:
-        return None
+    """The compiled schema of a type; None where any object is allowed."""
+    return compiled(rt.schema) if rt.schema is not None else None
+
+
+def compiled(schema: Mapping[str, Any]) -> Structural:
+    """A compiled schema, kept as long as the schema object lives."""
     entry = _compiled.get(id(schema))
     if entry is None or entry[0] is not schema:
         if len(_compiled) > 1024:
@@ -100,7 +120,7 @@ def defaulted(schema: Mapping[str, Any], value: Any) -> Any:
 
 
 def pruned_paths(schema: Mapping[str, Any], value: Any) -> list[str]:
-    """The paths of a value of one node that the schema does not name."""
+    """The paths of a value of one node that the schema does not name, the first `MAX_PRUNED`."""
     found: list[str] = []
     prune = _compile_prune(schema)
     if prune is not None:
@@ -197,7 +217,8 @@ def _prune_object(properties: Mapping[str, Prune | None], keeps: bool, prune_ext
         if not names >= value.keys():
             if not keeps:
                 for key in [key for key in value if key not in names]:
-                    found.append(path_text((path, key)))
+                    if len(found) < MAX_PRUNED:
+                        found.append(path_text((path, key)))
                     del value[key]
             elif prune_extra is not None:
                 for key, child in value.items():

@@ -23,6 +23,8 @@ Check = Callable[[Any, Path, list[Cause]], None]
 MAX_CAUSES: Final = 100
 """An object with more faults than this is not searched any further: the answer must stay readable."""
 _SHOWN: Final = 200
+KEY_SHOWN: Final = 256
+PATH_SHOWN: Final = 2048
 
 _TYPE_NAMES: Final[Mapping[type, str]] = {
     str: "string", bool: "boolean", int: "integer", float: "number", dict: "object", list: "array", type(None): "null",
@@ -30,12 +32,17 @@ _TYPE_NAMES: Final[Mapping[type, str]] = {
 
 
 def path_text(path: Path) -> str:
-    """`spec.container.env[0].name`."""
+    """`spec.container.env[0].name`. Long keys and paths are cut: a key of a megabyte would be told with each field below it."""
     parts: list[str] = []
     while path is not None:
         path, key = path
-        parts.append(f"[{key}]" if isinstance(key, int) else f".{key}")
-    return "".join(reversed(parts)).removeprefix(".")
+        parts.append(f"[{key}]" if isinstance(key, int) else f".{cut(key, KEY_SHOWN)}")
+    return cut("".join(reversed(parts)).removeprefix("."), PATH_SHOWN)
+
+
+def cut(text: str, limit: int) -> str:
+    """So many characters of it; whether there were more is seen."""
+    return text if len(text) <= limit else text[:limit] + "..."
 
 
 def shown(value: Any) -> str:
@@ -47,7 +54,7 @@ def shown(value: Any) -> str:
             text = orjson.dumps(value).decode()
         except TypeError:
             text = str(value)  # An integer beyond 64 bits.
-    return text if len(text) <= _SHOWN else text[:_SHOWN] + "..."
+    return cut(text, _SHOWN)
 
 
 def type_invalid(path: Path, expected: str, value: Any) -> Cause:
@@ -266,6 +273,8 @@ def _duplicates(quoted: list[Any], identities: list[Any], path: Path, out: list[
     for index, (value, identity) in enumerate(zip(quoted, identities, strict=True)):
         if identity in seen:
             out.append(Cause(path_text((path, index)), "FieldValueDuplicate", f"Duplicate value: {shown(value)}"))
+            if len(out) > MAX_CAUSES:
+                return
         seen.add(identity)
 
 
@@ -297,6 +306,8 @@ def _object(schema: Mapping[str, Any]) -> Check:
             if rule is None:
                 if refuses_extra:
                     out.append(Cause(path_text((path, key)), "FieldValueForbidden", "Forbidden: this field is not allowed"))
+                    if len(out) > MAX_CAUSES:
+                        return
                     continue
                 rule = check_extra
             if rule is not None:

@@ -22,6 +22,10 @@ _TOKEN = re.compile(r"\s*(==|!=|=|!|,|\(|\)|<|>|[^\s=!,()<>]+)")
 _TEXT = re.compile(r"[^=!,()<>]")
 
 
+TERMS_LIMIT = 1_000
+"""Requirements of one selector. A watch holds its own against every write."""
+
+
 @dataclass(frozen=True, slots=True)
 class Requirement:
     """One comma-separated part of a label selector."""
@@ -30,35 +34,88 @@ class Requirement:
     operator: Operator
     values: frozenset[str] = frozenset()
 
-    def matches(self, labels: Mapping[str, str]) -> bool:
-        value = labels.get(self.key)
-        if self.operator == "exists":
-            return value is not None
-        if self.operator == "absent":
-            return value is None
-        if self.operator in ("=", "in"):
-            return value in self.values
-        if self.operator in ("!=", "notin"):
-            return value not in self.values
-        if value is None or not _is_integer(value):
+
+class _Rule:
+    """All that a selector requires of one label.
+
+    Attributes:
+        one_of: values of which it must have one; None: any.
+        none_of: values that it may not have.
+        above, below: bounds of the whole number that it must be; None: it may be anything.
+    """
+
+    __slots__ = ("above", "below", "none_of", "one_of", "present")
+
+    def __init__(self) -> None:
+        self.present: bool | None = None
+        self.one_of: frozenset[str] | None = None
+        self.none_of: set[str] = set()
+        self.above: int | None = None
+        self.below: int | None = None
+
+    def add(self, requirement: Requirement) -> bool:
+        """Take one more in; False: no object can meet it together with those before."""
+        operator, values = requirement.operator, requirement.values
+        if operator in ("!=", "notin"):
+            self.none_of |= values
+            return True
+        present = operator != "absent"
+        if self.present not in (None, present):
             return False
-        (bound,) = self.values
-        return int(value) > int(bound) if self.operator == ">" else int(value) < int(bound)
+        self.present = present
+        if operator in ("=", "in"):
+            self.one_of = values if self.one_of is None else self.one_of & values
+        elif operator in (">", "<"):
+            bound = int(next(iter(values)))
+            if operator == ">":
+                self.above = bound if self.above is None else max(self.above, bound)
+            else:
+                self.below = bound if self.below is None else min(self.below, bound)
+        return True
+
+    def accepts(self, value: str) -> bool:
+        """The label is there and has this value."""
+        if self.present is False or value in self.none_of or (self.one_of is not None and value not in self.one_of):
+            return False
+        if self.above is None and self.below is None:
+            return True
+        if not _is_integer(value):
+            return False
+        number = int(value)
+        return (self.above is None or number > self.above) and (self.below is None or number < self.below)
 
 
 class LabelSelector:
     """A conjunction of requirements; the empty one matches everything.
 
+    An object is looked at as long as it has labels or the selector names some, whichever are fewer: how many requirements there are
+    for one label does not matter.
+
     Raises:
-        BadRequest: the text is no selector.
+        BadRequest: the text is no selector, or has more than `TERMS_LIMIT` requirements.
     """
 
     def __init__(self, text: str) -> None:
         self.text = text
         self.requirements = _parse_labels(text)
+        self._possible = True
+        self._rules: dict[str, _Rule] = {}
+        for requirement in self.requirements:
+            self._possible &= self._rules.setdefault(requirement.key, _Rule()).add(requirement)
+        self._needed = tuple(key for key, rule in self._rules.items() if rule.present)
 
     def matches(self, labels: Mapping[str, str]) -> bool:
-        return all(requirement.matches(labels) for requirement in self.requirements)
+        rules = self._rules
+        if not rules:
+            return True
+        if not self._possible or len(self._needed) > len(labels):
+            return False
+        for key in self._needed:
+            if key not in labels:
+                return False
+        if len(rules) <= len(labels):
+            return all(rule.accepts(labels[key]) for key, rule in rules.items() if key in labels)
+        return all(rules[key].accepts(value) for key, value in labels.items() if key in rules)
 
     def __bool__(self) -> bool:
         return bool(self.requirements)
@@ -75,11 +132,17 @@ def _parse_labels(text: str) -> tuple[Requirement, ...]:
     while position < len(tokens):
         requirement, position = _requirement(text, tokens, position)
         requirements.append(requirement)
+        _check_count(len(requirements))
         if position < len(tokens):
             if tokens[position] != "," or position + 1 == len(tokens):
                 raise _unparsable(text, f"found {tokens[position]!r}, expected ',' and another requirement")
             position += 1
     return tuple(requirements)
+
+
+def _check_count(count: int) -> None:
+    if count > TERMS_LIMIT:
+        raise BadRequest(f"the selector has more than {TERMS_LIMIT} requirements: ask for less, or more than once")
 
 
 def _tokens(text: str) -> list[str]:
@@ -161,14 +224,21 @@ class FieldSelector:
     """`metadata.name=x,status.phase!=y` for the fields that a kind allows.
 
     Raises:
-        BadRequest: the text is no selector, or names a field that the kind cannot be selected by.
+        BadRequest: the text is no selector, names a field that the kind cannot be selected by, or has more than `TERMS_LIMIT`
+            requirements.
     """
 
     def __init__(self, text: str, rt: ResourceType) -> None:
         self.text = text
         self.rt = rt
-        self._terms = tuple(self._parse(text, rt))
+        self._terms = tuple(dict.fromkeys(self._parse(text, rt)))
         self.needs_object = any(path not in ("metadata.name", "metadata.namespace") for path, _, _ in self._terms)
+        self._rules = [(path, *self._values(path)) for path in dict.fromkeys(path for path, _, _ in self._terms)]
+
+    def _values(self, path: str) -> tuple[frozenset[str], frozenset[str]]:
+        """What the field must be (more than one value: nothing can be), and what it may not be."""
+        of_it = [(equal, value) for term, equal, value in self._terms if term == path]
+        return frozenset(value for equal, value in of_it if equal), frozenset(value for equal, value in of_it if not equal)
 
     @staticmethod
     def _parse(text: str, rt: ResourceType) -> list[tuple[str, bool, str]]:
@@ -181,6 +251,7 @@ class FieldSelector:
             if path not in ("metadata.name", "metadata.namespace") and path not in rt.field_selectors:
                 raise BadRequest(f"field label not supported: {path}")  # kubectl says itself what was looked for
             terms.append((path, operator != "!=", re.sub(r"\\(.)", r"\1", value)))
+            _check_count(len(terms))
         return terms
 
     def __bool__(self) -> bool:
@@ -197,14 +268,14 @@ class FieldSelector:
 
     def matches(self, record: Record, decode: Callable[[], Mapping[str, Any]]) -> bool:
         """`decode` gives the object; it is called only for fields that are not part of the key."""
-        for path, equal, value in self._terms:
+        for path, wanted, refused in self._rules:
             if path == "metadata.name":
                 actual = record.key.name
             elif path == "metadata.namespace":
                 actual = record.key.namespace
             else:
                 actual = _field(decode(), path)
-            if (actual == value) is not equal:
+            if actual in refused or len(wanted) > 1 or (wanted and actual not in wanted):
                 return False
         return True
 

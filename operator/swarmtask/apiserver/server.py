@@ -24,7 +24,7 @@ import uvicorn
 import uvloop
 from structlog.typing import Processor
 
-from swarmtask.apiserver import auth
+from swarmtask.apiserver import auth, switchover
 from swarmtask.apiserver.access.audit import AuditLog
 from swarmtask.apiserver.access.vault import Vault
 from swarmtask.apiserver.app import Application
@@ -81,6 +81,8 @@ async def run_api_server(
         port = listener.getsockname()[1]
         host = "127.0.0.1" if settings.apiserver.host in _ANY_ADDRESS else settings.apiserver.host
         url = f"https://[{host}]:{port}" if ":" in host else f"https://{host}:{port}"
+        if switchover.finish(settings.data_dir):
+            log.warning("a restore that was cut off has been finished", data_dir=str(settings.data_dir))
         credentials, authenticator = auth.prepare(settings.data_dir, settings.apiserver.host, clock.now(), issue)
         folder = settings.data_dir
         with contextlib.closing(AuditLog(folder / AUDIT, clock)) as audit:
@@ -90,13 +92,27 @@ async def run_api_server(
             )  # fmt: skip
             try:
                 app.discovery.address = f"{host}:{port}"
-                write_private(folder / OPERATOR_KUBECONFIG, auth.kubeconfig(url, credentials, operator=True).encode())
-                write_private(folder / KUBECONFIG, auth.kubeconfig(url, credentials).encode())
+                keep_kubeconfig(folder / OPERATOR_KUBECONFIG, auth.kubeconfig(url, credentials, operator=True).encode())
+                keep_kubeconfig(folder / KUBECONFIG, auth.kubeconfig(url, credentials).encode())
                 config = _uvicorn_config(app, credentials)
                 keeper = CertificateKeeper(_ssl_of(config), folder, settings.apiserver.host, clock, issue)
                 await _serve(app, config, listener, keeper=keeper, stop=stop, on_ready=lambda: on_ready(url))
             finally:
                 await app.close()
+
+
+def keep_kubeconfig(path: Path, content: bytes) -> None:
+    """Write a kubeconfig where it does not say this already. Without room the server serves all the same: only it can make some."""
+    try:
+        if path.exists() and path.read_bytes() == content:
+            path.chmod(0o600)  # a copy or a backup may have opened it
+        else:
+            write_private(path, content)
+    except OSError as error:
+        log.error(
+            "this kubeconfig could not be written and may not fit this server: free some space and restart the control plane",
+            path=str(path), error=str(error),
+        )  # fmt: skip
 
 
 def spare_collections() -> None:

@@ -6,15 +6,19 @@ Source: Kubernetes community documentation, "Strategic Merge Patch".
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Mapping
 from typing import Any, Final
 
+from swarmtask.apiserver.schema_checks import identity
 from swarmtask.errors import BadRequest
 
 _PATCH: Final = "$patch"
 _RETAIN: Final = "$retainKeys"
 _DELETE_ITEMS: Final = "$deleteFromPrimitiveList/"
 _ORDER: Final = "$setElementOrder/"
+
+_GONE: Final = object()
 
 Schema = Mapping[str, Any]
 
@@ -66,10 +70,11 @@ def _retained(current: Mapping[str, Any], patch: Mapping[str, Any]) -> dict[str,
         return dict(current)
     if not isinstance(keep, list) or not all(isinstance(key, str) for key in keep):
         raise BadRequest("$retainKeys is a list of field names")
-    missing = [key for key, value in patch.items() if not key.startswith("$") and value is not None and key not in keep]
+    kept = frozenset(keep)
+    missing = [key for key, value in patch.items() if not key.startswith("$") and value is not None and key not in kept]
     if missing:
         raise BadRequest(f"$retainKeys does not name {', '.join(missing)}, which the patch sets")
-    return {key: value for key, value in current.items() if key in keep}
+    return {key: value for key, value in current.items() if key in kept}
 
 
 def _plain(value: Any) -> Any:
@@ -85,29 +90,45 @@ def _delete_items(result: dict[str, Any], name: str, gone: Any) -> None:
     if not isinstance(gone, list):
         raise BadRequest(f"{_DELETE_ITEMS}{name} is a list of values")
     if isinstance(result.get(name), list):
-        result[name] = [item for item in result[name] if item not in gone]
+        leaving = {identity(item) for item in gone}
+        result[name] = [item for item in result[name] if identity(item) not in leaving]
 
 
 def _merged_list(name: str, schema: Schema, current: list[Any], patch: list[Any]) -> list[Any]:
     key = schema.get("x-kubernetes-patch-merge-key")
     if key is None:
-        return [*current, *(item for index, item in enumerate(patch) if item not in current and item not in patch[:index])]
+        there, result = {identity(item) for item in current}, list(current)
+        for item in patch:
+            if (name_of := identity(item)) not in there:
+                there.add(name_of)
+                result.append(item)
+        return result
     if any(isinstance(item, dict) and item.get(_PATCH) == "replace" for item in patch):
         return [_plain(item) for item in patch if not (isinstance(item, dict) and item.get(_PATCH) == "replace")]
+    return _merged_items(name, key, schema.get("items") or {}, current, patch)
+
+
+def _merged_items(name: str, key: str, schema: Schema, current: list[Any], patch: list[Any]) -> list[Any]:
+    """Items of the same key are merged one by one; what is deleted leaves a hole until the end, so that all places stay."""
     result = list(current)
-    items = schema.get("items") or {}
+    places: dict[Any, list[int]] = {}
+    """By key; the last of a list is the first place, and there are more only where a list was stored that is none of its kind."""
+    for place in range(len(current) - 1, -1, -1):
+        if isinstance(current[place], dict):
+            places.setdefault(identity(current[place].get(key)), []).append(place)
     for item in patch:
         if not isinstance(item, dict) or key not in item:
             raise BadRequest(f"an item of {name} does not contain its merge key {key}")
-        place = next((index for index, old in enumerate(result) if isinstance(old, dict) and old.get(key) == item[key]), None)
+        found = places.setdefault(identity(item[key]), [])
         if item.get(_PATCH) == "delete":
-            if place is not None:
-                del result[place]
-        elif place is None:
-            result.append(strategic_merge(items, {}, item))
+            if found:
+                result[found.pop()] = _GONE
+        elif found:
+            result[found[-1]] = strategic_merge(schema, result[found[-1]], item)
         else:
-            result[place] = strategic_merge(items, result[place], item)
-    return result
+            found.append(len(result))
+            result.append(strategic_merge(schema, {}, item))
+    return [item for item in result if item is not _GONE]
 
 
 def _set_order(result: dict[str, Any], name: str, order: Any, schema: Schema, before: Any) -> None:
@@ -119,16 +140,24 @@ def _set_order(result: dict[str, Any], name: str, order: Any, schema: Schema, be
         return
     key = schema.get("x-kubernetes-patch-merge-key")
 
-    def identity(item: Any) -> Any:
-        return item.get(key) if key is not None and isinstance(item, dict) else item
+    def name_of(item: Any) -> Any:
+        return identity(item.get(key) if key is not None and isinstance(item, dict) else item)
 
-    wanted = [identity(item) for item in order]
-    old = [identity(item) for item in before] if isinstance(before, list) else []
-    ordered = sorted((item for item in listed if identity(item) in wanted), key=lambda item: wanted.index(identity(item)))
-    others = [item for item in listed if identity(item) not in wanted]
+    wanted = _first_places([name_of(item) for item in order])
+    old = _first_places([name_of(item) for item in before] if isinstance(before, list) else [])
+    named = [(name_of(item), item) for item in listed]
+    ordered = deque(sorted((pair for pair in named if pair[0] in wanted), key=lambda pair: wanted[pair[0]]))
+    others = deque(pair for pair in named if pair[0] not in wanted)
     merged: list[Any] = []
     while ordered and others:
-        first, second = identity(ordered[0]), identity(others[0])
-        take_other = first in old and second in old and old.index(second) < old.index(first)
-        merged.append(others.pop(0) if take_other else ordered.pop(0))
-    result[name] = [*merged, *ordered, *others]
+        first, second = old.get(ordered[0][0]), old.get(others[0][0])
+        take_other = first is not None and second is not None and second < first
+        merged.append((others if take_other else ordered).popleft()[1])
+    result[name] = [*merged, *(item for _, item in ordered), *(item for _, item in others)]
+
+
+def _first_places(names: list[Any]) -> dict[Any, int]:
+    places: dict[Any, int] = {}
+    for place, name in enumerate(names):
+        places.setdefault(name, place)
+    return places

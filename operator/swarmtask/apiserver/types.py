@@ -40,6 +40,9 @@ class ResourceType:
         stored: False for kinds that are answered without being stored (reviews).
         field_selectors: JSON paths without the leading dot, beyond metadata.name and metadata.namespace.
         scale: set where `subresources` holds `scale`.
+        schemas: of every version of a custom type by its apiVersion, `schema` among them; also of versions that are not served,
+            since objects may be stored in them.
+        schemas_since: resourceVersion of the definition that brought them. What was written after it was accepted by them.
         deprecation: what clients of this version are warned of; empty: nothing.
         has_generation: metadata.generation is kept (custom resources and built-ins with a spec).
     """
@@ -62,6 +65,8 @@ class ResourceType:
     field_selectors: tuple[str, ...] = ()
     has_generation: bool = False
     scale: ScalePaths | None = None
+    schemas: Mapping[str, Mapping[str, Any]] = field(default_factory=dict, repr=False, compare=False)
+    schemas_since: int = field(default=-1, compare=False)
     deprecation: str = ""
     api_version: str = field(init=False, repr=False, compare=False)
     storage_key: tuple[str, str] = field(init=False, repr=False, compare=False)

@@ -300,7 +300,7 @@ def encode(request: WatchRequest, type_: EventType, change: Change) -> bytes:
         obj = versions.decode(request.rt, change.previous if left and change.previous is not None else change.record)
         obj["metadata"]["resourceVersion"] = str(change.rv)
         return _line(type_, orjson.dumps(request.render(obj)))
-    cached = (type_, request.rt.api_version)
+    cached = (type_, request.rt.api_version, request.rt.schemas_since)
     line = change.encoded.get(cached)
     if line is None:
         if left and change.previous is not None:

@@ -18,6 +18,7 @@ import yaml
 
 from swarmtask.apiserver import protobuf
 from swarmtask.apiserver.bodies import check_size, duplicate_paths, may_be_too_large, yaml_to_json
+from swarmtask.apiserver.schema_checks import MAX_CAUSES, cut
 from swarmtask.clock import parse_time
 from swarmtask.errors import BadRequest, Cause, Invalid, NotAcceptable, SwarmTaskError, UnsupportedMediaType
 
@@ -314,19 +315,30 @@ def warning_headers(warnings: Iterable[str]) -> list[tuple[str, str]]:
 # --- Status --------------------------------------------------------------------------------------------------------------
 
 
+MESSAGE_LIMIT = 32_768
+CAUSE_LIMIT = 4_096
+"""Characters of the message of a Status, and of each of its causes. What is longer is cut: it quotes what was sent."""
+
+
 def status_of(error: SwarmTaskError) -> dict[str, Any]:
-    """The Kubernetes Status that says what the exception says."""
+    """The Kubernetes Status that says what the exception says, with `MAX_CAUSES` causes at most and one that counts the others: an
+    answer is short, whatever was wrong with how much."""
     details = {name: value for name, value in error.details.items() if value not in ("", None)}
     if error.causes:
+        causes = error.causes[:MAX_CAUSES]
         details["causes"] = [
-            {"reason": cause.reason, "message": cause.message, **({"field": cause.field} if cause.field else {})}
-            for cause in error.causes
+            {"reason": cause.reason, "message": cut(cause.message, CAUSE_LIMIT)}
+            | ({"field": cut(cause.field, CAUSE_LIMIT)} if cause.field else {})
+            for cause in causes
         ]
+        if len(error.causes) > len(causes):
+            more = f"and {len(error.causes) - len(causes)} more"
+            details["causes"].append({"reason": causes[0].reason, "message": more})
     if error.retry_after_s is not None:
         details["retryAfterSeconds"] = error.retry_after_s
     status: dict[str, Any] = {
         "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure",
-        "message": error.message, "reason": error.reason,
+        "message": cut(error.message, MESSAGE_LIMIT), "reason": error.reason,
     }  # fmt: skip
     if details or error.code in (404, 405):  # there also when empty: kubectl looks into those of a path that is not served
         status["details"] = details

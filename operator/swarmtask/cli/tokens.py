@@ -6,6 +6,7 @@ is deleting it, takes them away too.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import re
 import secrets
@@ -17,18 +18,21 @@ from typing import Annotated, Any
 
 import typer
 
-from swarmtask.cli import kubeconfigs, tables, terminal
+from swarmtask import wiring
+from swarmtask.cli import datadir, kubeconfigs, tables, terminal
 from swarmtask.cli.command import command
 from swarmtask.cli.exits import ExitCode, combined, exit_code_of
-from swarmtask.cli.options import AnswerOutput, ClientDataDir, Context, Kubeconfig, Namespace
+from swarmtask.cli.options import AnswerOutput, ClientDataDir, Context, DataDir, Kubeconfig, Namespace
 from swarmtask.cli.session import Session, Target, connect
 from swarmtask.cli.tables import value_at
 from swarmtask.clock import format_time, parse_time
 from swarmtask.errors import SwarmTaskError
 from swarmtask.kube import Object
 from swarmtask.resources.kinds import ACCESS_TOKEN, CLUSTER_ROLE_BINDING, ROLE_BINDING, SECRETS_KEY_ROTATION, Kind
+from swarmtask.settings import load_settings
 
 TOKEN_BYTES = 32
+_STOPPING_S = 2.0
 _RBAC = "rbac.authorization.k8s.io"
 _NODE_VIEWER = "system:swarmtask:node-viewer"
 _DURATION = re.compile(r"([1-9][0-9]{0,6})(m|h|d)")
@@ -62,6 +66,7 @@ def register(app: typer.Typer, panel: str) -> None:
     command(group, "create", "Tokens")(create)
     command(group, "list", "Tokens")(list_)
     command(group, "revoke", "Tokens")(revoke)
+    command(group, "rotate", "Tokens")(rotate)
     app.add_typer(group, name="token", rich_help_panel=panel)
     sealed = typer.Typer(help="The encryption of stored Secrets.", no_args_is_help=True)
     sealed.callback()(_secrets)
@@ -274,6 +279,20 @@ async def revoke(
     code = combined(codes)
     if code is not ExitCode.OK:
         raise typer.Exit(code)
+
+
+def rotate(data_dir: DataDir = None) -> None:
+    """Make the tokens of the administrator and of the operator anew. The control plane must be stopped.
+
+    The old ones end, and with them every copy of its kubeconfig: the next start writes a new one. Other tokens stay as they are.
+    """
+    folder = datadir.prepare(load_settings(None, data_dir=data_dir).data_dir)
+    with contextlib.ExitStack() as held:
+        for component in ("up", "operator", "apiserver"):
+            held.enter_context(datadir.hold(folder, component, patience_s=_STOPPING_S))
+        wiring.renew_tokens(folder)
+    terminal.emit(f"{folder}: the administrator and the operator have new tokens")
+    terminal.say(f"The next start writes {datadir.kubeconfig_path(folder)}; copies of the present one are good for nothing then.")
 
 
 # --- secrets ---

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from pathlib import Path
@@ -10,9 +11,9 @@ from typing import Any
 import httpx
 import pytest
 
-from swarmtask.apiserver.access.audit import STRANGERS_PER_S, AuditLog, Row
+from swarmtask.apiserver.access.audit import REFUSED, REFUSED_USERS, AuditLog, Row
 from swarmtask.apiserver.access.rules import Attributes
-from swarmtask.apiserver.access.users import User
+from swarmtask.apiserver.access.users import ADMINISTRATOR, User
 from swarmtask.clock import ManualClock
 from tests.apiserver.access.people import TASKS, client, new_token, person, task
 from tests.apiserver.server import RunningServer
@@ -135,19 +136,163 @@ def test_it_is_rotated_and_bounded(tmp_path: Path) -> None:
     assert rows(tmp_path / "audit")[-1]["user"] == "after"
 
 
-def test_strangers_do_not_push_the_others_out(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("user", "code", "told"), [
+    (None, 401, "strangersLeftOut"), (User("vera"), 403, "refusedLeftOut"), (User("vera"), 429, "refusedLeftOut"),
+])  # fmt: skip
+def test_who_is_refused_does_not_push_the_others_out(tmp_path: Path, user: User | None, code: int, told: str) -> None:
     clock = ManualClock()
-    clock.advance(10)
     log = AuditLog(tmp_path / "audit.log", clock)
     for _ in range(1000):
-        log.write(Row(None, None, WANTED, 401))
-    log.write(Row(User("u"), None, WANTED, 201))
+        log.write(Row(user, None, WANTED, code))
+    log.write(Row(User("emil"), None, WANTED, 403))
+    log.write(Row(User("emil"), None, WANTED, 201))
     clock.advance(1)
-    log.write(Row(None, None, WANTED, 401))
+    log.write(Row(user, None, WANTED, code))
+    log.write(Row(user, None, WANTED, code))
+    clock.advance(1)
+    log.write(Row(user, None, WANTED, code))
     log.close()
     found = rows(tmp_path)
-    assert len(found) == STRANGERS_PER_S + 2
-    assert found[-1]["strangersLeftOut"] == 1000 - STRANGERS_PER_S
+    assert [row["code"] for row in found] == [code] * REFUSED.burst + [403, 201, code, code]
+    assert [row.get(told) for row in found[-4:]] == [None, None, 1000 - REFUSED.burst, 1]
+
+
+def test_what_may_have_changed_something_is_never_left_out(tmp_path: Path) -> None:
+    log = AuditLog(tmp_path / "audit.log", ManualClock())
+    vera = User("vera")
+    for _ in range(200):
+        log.write(Row(vera, None, WANTED, 403))
+    log.write(Row(vera, None, WANTED, 201))
+    for _ in range(200):
+        log.write(Row(vera, None, WANTED, 500))
+        log.write(Row(ADMINISTRATOR, None, WANTED, 403))
+        log.write(Row(User("anna"), ADMINISTRATOR, WANTED, 403))
+    log.close()
+    found = rows(tmp_path)[REFUSED.burst :]
+    assert len(found) == 601
+    assert [row.get("refusedLeftOut") for row in found[:2]] == [200 - REFUSED.burst, None], "the next row of any kind tells"
+
+
+def test_who_acts_for_many_has_one_pace_and_many_users_take_little_memory(tmp_path: Path) -> None:
+    log = AuditLog(tmp_path / "audit.log", ManualClock())
+    for number in range(200):
+        log.write(Row(User(f"u{number}"), User("deputy"), WANTED, 403))
+    assert len(rows(tmp_path)) == REFUSED.burst
+    for number in range(REFUSED_USERS + 1):
+        for _ in range(REFUSED.burst + 1):
+            log.write(Row(User(f"v{number}"), None, WANTED, 403))
+    log.write(Row(User("emil"), None, WANTED, 201))
+    log.close()
+    assert sum(row.get("othersLeftOut", 0) for row in rows(tmp_path)) == 200 - REFUSED.burst + 1
+
+
+def test_no_row_is_long(tmp_path: Path) -> None:
+    log = AuditLog(tmp_path / "audit.log", ManualClock())
+    strange = "\x01" * 5000
+    log.write(Row(None, None, Attributes("create", strange, strange, strange, strange, strange), 401, agent=strange))
+    log.write(Row(None, None, Attributes("create", "", "", "", "", "", path='"' * 5000), 401, agent="\U0001f600" * 5000))
+    log.close()
+    assert max(map(len, (tmp_path / "audit.log").read_bytes().splitlines())) < 2000
+    assert len(rows(tmp_path)) == 2
+
+
+class FailingOpen:
+    """`os.open` that fails for the audit log, as on a disk without inodes or in a process without files."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.failures = 0
+        self._open, self._fails = os.open, True
+        monkeypatch.setattr(os, "open", self)
+
+    def __call__(self, path: Any, *rest: Any, **more: Any) -> int:
+        if self._fails and "audit.log" in str(path):
+            self.failures += 1
+            raise OSError(errno.EMFILE, "Too many open files")
+        return self._open(path, *rest, **more)
+
+    def recover(self) -> None:
+        self._fails = False
+
+
+def kept(folder: Path) -> list[str]:
+    """Users of all rows, oldest first."""
+    files = sorted(folder.iterdir(), key=lambda path: int(path.suffix[1:]) if path.suffix != ".log" else 0, reverse=True)
+    return [row["user"] for path in files for row in rows(folder, path.name)]
+
+
+def test_a_rotation_that_fails_loses_nothing_and_closes_nobodys_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    log = AuditLog(tmp_path / "audit" / "audit.log", ManualClock(), file_bytes=2000, files=4)
+    folder, number = tmp_path / "audit", 0
+
+    def write() -> None:
+        nonlocal number
+        log.write(Row(User(f"u{number}"), None, WANTED, 201))
+        number += 1
+
+    for _ in range(60):
+        write()
+    before = kept(folder)
+    opened = FailingOpen(monkeypatch)
+    while not opened.failures:
+        write()
+    others = [os.dup(0) for _ in range(8)]  # they would get the number of a file that was closed
+    try:
+        for _ in range(5):
+            write()
+        assert kept(folder) == before + [f"u{at}" for at in range(60, number)], "it goes on in the file that there is"
+        for _ in range(100):
+            write()
+        assert (folder / "audit.log").stat().st_size <= 4000
+        opened.recover()
+        write()
+        write()
+        for other in others:
+            os.fstat(other)
+    finally:
+        for other in others:
+            os.close(other)
+        log.close()
+    assert [path.name for path in sorted(folder.iterdir())] == ["audit.log", "audit.log.1", "audit.log.2", "audit.log.3"]
+    found = rows(folder)
+    assert [row["user"] for row in found] == [f"u{number - 2}", f"u{number - 1}"]
+    written = kept(folder)
+    assert found[0]["lostBefore"] == number - int(written[0][1:]) - len(written), "what the full file could not take is counted"
+
+
+@pytest.mark.parametrize("failing", range(1, 5))
+def test_a_rotation_that_stops_halfway_goes_on_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: int) -> None:
+    log = AuditLog(tmp_path / "audit" / "audit.log", ManualClock(), file_bytes=1000, files=4)
+    number, replace, calls = 0, Path.replace, 0
+
+    def write() -> None:
+        nonlocal number
+        log.write(Row(User(f"u{number}"), None, WANTED, 201))
+        number += 1
+
+    while not (tmp_path / "audit" / "audit.log.3").exists():
+        write()
+    while (tmp_path / "audit" / "audit.log").stat().st_size < 800:
+        write()
+    before = kept(tmp_path / "audit")
+    oldest = len(rows(tmp_path / "audit", "audit.log.3"))
+
+    def fails(path: Path, target: Path) -> Path:
+        nonlocal calls
+        calls += 1
+        if calls >= failing:
+            raise OSError(errno.EIO, "Input/output error")
+        return replace(path, target)
+
+    with monkeypatch.context() as broken:
+        broken.setattr(Path, "replace", fails)
+        for _ in range(3):
+            write()
+        assert calls >= failing
+    for _ in range(2):
+        write()
+    log.close()
+    written = kept(tmp_path / "audit")
+    assert written == (before + [f"u{at}" for at in range(int(before[-1][1:]) + 1, number)])[oldest:], "one file went, no more"
 
 
 def test_a_full_disk_stops_no_request_and_leaves_no_half_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

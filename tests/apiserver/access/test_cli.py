@@ -11,9 +11,12 @@ import pytest
 import yaml
 from typer.testing import CliRunner, Result
 
+from swarmtask.apiserver.switchover import PENDING, finish
 from swarmtask.cli.main import app
-from tests.apiserver.access.people import RBAC, TASKS, TOKENS, client, task
-from tests.apiserver.server import RunningServer
+from tests.apiserver.access.people import RBAC, TASKS, TOKENS, client, new_token, task
+from tests.apiserver.server import RunningServer, http_client, running_api_server
+
+WHOAMI = "/apis/authentication.k8s.io/v1/selfsubjectreviews"
 
 
 async def run(server: RunningServer, *arguments: str) -> Result:
@@ -53,6 +56,47 @@ async def test_what_the_roles_are_good_for(
     server: RunningServer, arguments: tuple[str, ...], expected: tuple[int, int, int, int]
 ) -> None:
     assert await codes(server, await create(server, "anna", *arguments)) == expected
+
+
+async def test_the_servers_own_tokens_are_made_anew(tmp_path: Path) -> None:
+    runner, folder = CliRunner(env={"TERM": "dumb", "COLUMNS": "160"}), tmp_path / "apiserver"
+    nothing = runner.invoke(app, ["token", "rotate", "--data-dir", str(folder)])
+    assert nothing.exit_code != 0
+    assert "holds no tokens" in nothing.stderr
+    async with running_api_server(tmp_path) as server, http_client(server) as api:
+        before = [(folder / name).read_text().strip() for name in ("admin.token", "operator.token")]
+        kept = await new_token(api, "vera")
+        running = await asyncio.to_thread(runner.invoke, app, ["token", "rotate", "--data-dir", str(folder)])
+        assert running.exit_code != 0
+        assert "stop it first" in running.stderr
+        assert (folder / "admin.token").read_text().strip() == server.token
+    done = runner.invoke(app, ["token", "rotate", "--data-dir", str(folder)])
+    assert done.exit_code == 0, done.stderr
+    async with running_api_server(tmp_path) as server:
+        after = [(folder / name).read_text().strip() for name in ("admin.token", "operator.token")]
+        assert len({*before, *after}) == 4
+        assert not set(before) & set(done.stdout.split()) and not set(after) & set(done.stdout.split())
+        for token, code in [*((token, 401) for token in before), *((token, 201) for token in (*after, kept))]:
+            async with client(server, token) as someone:
+                assert (await someone.post(WHOAMI, json={})).status_code == code
+        for name, token in zip(("kubeconfig", "operator.kubeconfig"), after, strict=True):
+            assert yaml.safe_load((folder / name).read_text())["users"][0]["user"]["token"] == token
+        assert all((folder / name).stat().st_mode & 0o777 == 0o600 for name in ("admin.token", "operator.token"))
+
+
+@pytest.mark.parametrize("before", [("admin.token", "operator.token"), ()])
+def test_new_tokens_outlive_a_restore_that_was_cut_off(tmp_path: Path, before: tuple[str, ...]) -> None:
+    runner, pending = CliRunner(env={"TERM": "dumb", "COLUMNS": "160"}), tmp_path / PENDING
+    pending.mkdir()
+    (pending / "admin.token").write_text("restored" * 8)
+    for name in before:
+        (tmp_path / name).write_text("present" * 8)
+    done = runner.invoke(app, ["token", "rotate", "--data-dir", str(tmp_path)])
+    assert done.exit_code == 0, done.stderr
+    rotated = (tmp_path / "admin.token").read_text()
+    assert "restored" not in rotated and "present" not in rotated
+    assert not finish(tmp_path), "nothing is left to be moved at the next start"
+    assert (tmp_path / "admin.token").read_text() == rotated
 
 
 async def test_revoking_takes_token_and_bindings_away(server: RunningServer, api: httpx.AsyncClient) -> None:

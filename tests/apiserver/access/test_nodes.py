@@ -15,7 +15,6 @@ from typing import Any
 import httpx
 import pytest
 
-from swarmtask.apiserver.access.nodes import attempts_problem
 from swarmtask.clock import SystemClock, format_time
 from swarmtask.nodeagent.agent import Agent, Identity, Rhythm
 from swarmtask.nodeagent.fence import Fence
@@ -23,6 +22,7 @@ from swarmtask.nodeagent.gpus import Gpus
 from swarmtask.nodeagent.link import Credentials, Link
 from swarmtask.nodeagent.probe import Probe
 from swarmtask.resources.enrolment import BOOTSTRAP_GROUP, BOOTSTRAP_USER, LABEL_ENGINE_NODE, MOST_TOKENS
+from swarmtask.resources.fields import MOST_BOOT_ID
 from tests.apiserver.access.people import TASKS, client, new_token, person, task
 from tests.apiserver.server import RunningServer
 
@@ -151,7 +151,8 @@ def attempt(number: int, node: str, **more: Any) -> dict[str, Any]:
     return {"number": number, "id": f"x-{number}", "node": node, "engine": "swarm", "state": "Running", **more}
 
 
-async def test_records_of_attempts_on_the_node(agent: httpx.AsyncClient, api: httpx.AsyncClient) -> None:
+async def test_records_of_attempts_are_the_operators(agent: httpx.AsyncClient, api: httpx.AsyncClient) -> None:
+    """How they ended an agent tells in the status of its SwarmNode: what stands in a task the operator takes for its own word."""
     path = f"{TASKS.format('default')}/t"
     assert (await api.post(TASKS.format("default"), json=task("t"))).status_code == 201
 
@@ -160,30 +161,130 @@ async def test_records_of_attempts_on_the_node(agent: httpx.AsyncClient, api: ht
 
     stored = status(attempt(1, "n2", state="Failed"), attempt(2, "n1"))
     assert (await api.patch(f"{path}/status", content=stored, headers=MERGE)).status_code == 200
-    assert (await agent.get(path)).status_code == 200
-    ended = attempt(2, "n1", state="Failed", exitCode=137, reason="OOMKilled")
-    told = await agent.patch(f"{path}/status", content=status(attempt(1, "n2", state="Failed"), ended), headers=MERGE)
-    assert told.status_code == 200, told.text
+    before = (await agent.get(path)).json()
+    assert before["status"]["attempts"][1]["node"] == "n1"
+    first = attempt(1, "n2", state="Failed")
     for lie in (
-        status(attempt(1, "n2", state="Succeeded"), ended),
-        status(attempt(1, "n1", state="Failed"), ended),
-        status(ended),
-        status(attempt(1, "n2", state="Failed"), ended, attempt(3, "n1")),
-        status(attempt(1, "n2", state="Failed"), {**ended, "id": "other"}),
-        status(attempt(1, "n2", state="Failed"), ended, message="all is well"),
+        status(first, attempt(2, "n1", state="Stopping", stopReason="Foo", stopRequestedAt="2026-01-01T12:00:00Z")),
+        status(first, attempt(2, "n1", state="Failed", exitCode=137, reason="OOMKilled")),
+        status(first, attempt(2, "n1", peakMemory="1Gi", cpuSeconds=1.5)),
+        status(first, attempt(2, "n1", bootID="b", startedAt="2026-01-01T12:00:00Z")),
+        status(attempt(1, "n2", state="Succeeded"), attempt(2, "n1")),
+        status(first),
+        status(first, attempt(2, "n1"), attempt(3, "n1")),
         json.dumps({"status": {"phase": "Succeeded"}}),
     ):
         assert (await agent.patch(f"{path}/status", content=lie, headers=MERGE)).status_code == 403, lie
+    assert (await agent.put(f"{path}/status", json=before)).status_code == 403
     assert (await agent.patch(path, content=json.dumps({"metadata": {"labels": {"a": "b"}}}), headers=MERGE)).status_code == 403
+    assert (await api.get(path)).json()["metadata"]["resourceVersion"] == before["metadata"]["resourceVersion"]
 
 
-def test_malformed_attempts_are_a_problem_and_no_crash() -> None:
-    def wrap(*attempts: Any) -> dict[str, Any]:
-        return {"status": {"attempts": list(attempts)}}
+# --- what cannot be ---
 
-    assert attempts_problem("n1", wrap("x"), wrap(attempt(1, "n1")))
-    assert attempts_problem("n1", {}, wrap(attempt(1, "n1")))
-    assert not attempts_problem("n1", {"status": {}}, {})
+
+def conditions(count: int, message: str = "") -> list[dict[str, Any]]:
+    moment = "2026-01-01T00:00:00Z"
+    return [
+        {"type": f"C{number}", "status": "True", "reason": "Yes", "message": message, "lastTransitionTime": moment}
+        for number in range(count)
+    ]
+
+
+@pytest.mark.parametrize("fields", [{"kernel": "k" * 257}, {"agentVersion": "1" * 257}, {"conditions": conditions(65)}])
+async def test_an_agent_tells_nothing_of_any_length(fields: dict[str, Any], agent: httpx.AsyncClient) -> None:
+    answer = await agent.patch(f"{NODES}/n1/status", content=json.dumps({"status": fields}), headers=MERGE)
+    assert answer.status_code == 422, answer.text
+
+
+async def test_what_an_agent_tells_in_all_leaves_room_for_the_operator(agent: httpx.AsyncClient, api: httpx.AsyncClient) -> None:
+    async def tell(**fields: Any) -> httpx.Response:
+        return await agent.patch(f"{NODES}/n1/status", content=json.dumps({"status": fields}), headers=MERGE)
+
+    assert (await tell(conditions=conditions(15, "m" * 32_000))).status_code == 200
+    refused = await tell(conditions=conditions(20, "m" * 32_000))
+    assert (refused.status_code, "524288 bytes" in refused.json()["message"]) == (403, True)
+    assert (await tell(conditions=conditions(14, "m" * 32_000))).status_code == 200
+    # Larger already: it may be made smaller, and what does not grow may change.
+    large = json.dumps({"status": {"conditions": conditions(25, "m" * 32_000)}})
+    assert (await api.patch(f"{NODES}/n1/status", content=large, headers=MERGE)).status_code == 200
+    assert (await tell(conditions=conditions(22, "m" * 32_000))).status_code == 200
+    assert (await tell(kernel="k" * 200)).status_code == 403
+
+
+async def test_an_agent_of_many_names_leaves_room_for_others(agent: httpx.AsyncClient, api: httpx.AsyncClient) -> None:
+    """As who owns every field of its status it may be written down as often as it likes, and not for longer than that."""
+    apply = {"content-type": "application/apply-patch+yaml"}
+    attempts = [{"id": f"st-{number}-{'x' * 50}", "state": "Running"} for number in range(256)]
+    body = {"apiVersion": "swarmtask.io/v1alpha1", "kind": "SwarmNode", "status": {"attempts": attempts}}
+    codes = []
+    for number in range(30):
+        path = f"{NODES}/n1/status?fieldManager=m{number}&force=true"
+        codes.append((await agent.patch(path, content=json.dumps(body), headers=apply)).status_code)
+    assert (codes[0], codes[-1], set(codes)) == (200, 403, {200, 403})
+    cordon = json.dumps({"spec": {"unschedulable": True}})
+    assert (await api.patch(f"{NODES}/n1", content=cordon, headers=MERGE)).status_code == 200
+    lost = json.dumps({"status": {"phase": "Unreachable"}})
+    assert (await api.patch(f"{NODES}/n1/status", content=lost, headers=MERGE)).status_code == 200
+
+
+async def test_a_lease_is_held_by_a_boot_and_no_longer_text(agent: httpx.AsyncClient) -> None:
+    def lease(holder: str) -> dict[str, Any]:
+        return {"metadata": {"name": "n1"}, "spec": {"holderIdentity": holder}}
+
+    refused = await agent.post(OWN, json=lease("A" * (MOST_BOOT_ID + 1)))
+    assert (refused.status_code, "no longer than 128" in refused.json()["message"]) == (403, True)
+    assert (await agent.post(OWN, json=lease("A" * MOST_BOOT_ID))).status_code == 201
+    body = json.dumps({"spec": {"holderIdentity": "A" * 1000}})
+    assert (await agent.patch(f"{OWN}/n1", content=body, headers=MERGE)).status_code == 403
+
+
+def ended(**told: Any) -> dict[str, Any]:
+    return {"id": "st-1-1", "state": "Exited", "exitCode": 0, **told}
+
+
+@pytest.mark.parametrize("text", [
+    "0001-01-01T00:00:00+14:00", "0001-01-01T00:00:00Z", "1969-12-31T23:59:59Z", "2262-04-12T00:00:00Z", "9999-12-31T23:59:59Z",
+    "9999-12-31T23:59:59-14:00",
+])  # fmt: skip
+async def test_an_agent_tells_no_time_that_no_clock_shows(text: str, agent: httpx.AsyncClient, api: httpx.AsyncClient) -> None:
+    for status in (
+        {"attempts": [ended(), {**ended(finishedAt=text), "id": "st-2-1"}]},
+        {"attempts": [ended(startedAt=text)]},
+        {"attempts": [{"id": "st-1-1", "state": "Running", "startedAt": text}]},
+        {"eviction": {"id": "st-1-1", "requestedAt": text}},
+    ):
+        refused = await agent.patch(f"{NODES}/n1/status", content=json.dumps({"status": status}), headers=MERGE)
+        assert refused.status_code == 403, refused.text
+        assert f"no clock shows {text}" in refused.json()["message"]
+    assert "attempts" not in await status_of(api, "n1")
+
+
+@pytest.mark.parametrize("text", ["1970-01-01T00:00:00Z", "2026-01-01T00:00:00.123456789Z", "2200-01-01T00:00:00+14:00"])
+async def test_an_agent_whose_clock_is_wrong_tells_all_the_same(text: str, agent: httpx.AsyncClient) -> None:
+    body = json.dumps({"status": {"attempts": [ended(startedAt=text, finishedAt=text)]}})
+    told = await agent.patch(f"{NODES}/n1/status", content=body, headers=MERGE)
+    assert told.status_code == 200, told.text
+
+
+@pytest.mark.parametrize(
+    ("peak", "code"),
+    [
+        ("9e99", 403),
+        ("9" * 19 + "E", 403),
+        ("8Ei", 403),
+        (10**117, 422),
+        ("1" * 118, 422),
+        (2**64, 422),
+        (2**63 - 1, 200),
+        ("9e18", 200),  # a machine may have it, for all that is known here: the operator knows this one
+        ("1.5Gi", 200),
+    ],
+)
+async def test_an_agent_tells_no_peak_that_no_machine_has(peak: Any, code: int, agent: httpx.AsyncClient) -> None:
+    body = json.dumps({"status": {"attempts": [ended(peakMemory=peak)]}})
+    answer = await agent.patch(f"{NODES}/n1/status", content=body, headers=MERGE)
+    assert answer.status_code == code, answer.text
 
 
 def wish(node: str, *, engine_node: str = "", hours: float = 24, digest: str = "a") -> dict[str, Any]:

@@ -17,6 +17,7 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from swarmtask.apiserver import objects
 from swarmtask.apiserver.access.accounts import AUDIENCE, CLAIM, ISSUER
 from swarmtask.apiserver.access.signing import key_id
 from swarmtask.clock import SystemClock, format_time
@@ -96,6 +97,55 @@ class TestAccessTokens:
             assert (refused.status_code, "is immutable" in refused.text) == (422, True)
         later = json.dumps({"spec": {"expirationTimestamp": "2099-01-01T00:00:00Z"}})
         assert (await api.patch(f"{TOKENS}/vera", content=later, headers=merge)).status_code == 200
+
+    async def test_no_two_have_one_digest(self, api: httpx.AsyncClient) -> None:
+        """Neither one after the other, nor at once, nor by server-side apply, nor while the first waits for its finalizers."""
+        made = await asyncio.gather(*(api.post(TOKENS, json=token_object(f"t{at}", "tok", "vera")) for at in range(5)))
+        assert sorted(response.status_code for response in made) == [201, 422, 422, 422, 422]
+        (first,) = (response.json() for response in made if response.status_code == 201)
+        refused = next(response for response in made if response.status_code == 422)
+        assert refused.json()["details"]["causes"][0]["reason"] == "FieldValueDuplicate"
+        assert "another AccessToken has this digest" in refused.text
+        applied = {"content-type": "application/apply-patch+yaml"}
+        again = token_object("again", "tok", "anna")
+        assert (await api.patch(f"{TOKENS}/again?fieldManager=x", json=again, headers=applied)).status_code == 422
+        assert (await api.post(TOKENS, json=again, params={"dryRun": "All"})).status_code == 422
+        name = first["metadata"]["name"]
+        assert (await api.post(TOKENS, json=token_object(name, "tok", "vera"))).status_code == 409
+        merge = {"content-type": "application/merge-patch+json"}
+        held = json.dumps({"metadata": {"finalizers": ["e.x/wait"]}})
+        assert (await api.patch(f"{TOKENS}/{name}", content=held, headers=merge)).status_code == 200
+        assert (await api.delete(f"{TOKENS}/{name}")).status_code == 200
+        assert (await api.post(TOKENS, json=again)).status_code == 422
+        free = json.dumps({"metadata": {"finalizers": None}})
+        assert (await api.patch(f"{TOKENS}/{name}", content=free, headers=merge)).status_code == 200
+        assert (await api.post(TOKENS, json=again)).status_code == 201
+
+    @pytest.mark.parametrize("revoked", [False, True], ids=["none was revoked", "one was revoked and waits for its finalizers"])
+    async def test_of_those_that_an_older_version_stored_one_stays_and_revoking_it_ends_the_digest(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, revoked: bool
+    ) -> None:
+        with monkeypatch.context() as older:
+            older.setattr(objects, "check_unused", lambda *_: None)
+            async with running_api_server(tmp_path) as server, http_client(server) as api:
+                for name, user in (("a", "vera"), ("b", "emil"), ("c", "vera")):
+                    body = token_object(name, "tok", user)
+                    body["metadata"]["finalizers"] = ["e.x/wait"] if name == "b" else []
+                    assert (await api.post(TOKENS, json=body)).status_code == 201
+                if revoked:
+                    assert (await api.delete(f"{TOKENS}/b")).status_code == 200
+                    assert await user_info(server, "tok") == 401
+        async with running_api_server(tmp_path) as server, http_client(server) as api:
+            left = [item["metadata"]["name"] for item in (await api.get(TOKENS)).json()["items"]]
+            assert left == (["b"] if revoked else ["a"])
+            if not revoked:
+                info = await user_info(server, "tok")
+                assert isinstance(info, dict)
+                assert info["username"] == "vera"
+                assert (await api.delete(f"{TOKENS}/a")).status_code == 200
+            assert await user_info(server, "tok") == 401
+        async with running_api_server(tmp_path) as server:
+            assert await user_info(server, "tok") == 401, "it does not come back with a restart"
 
     async def test_a_node_cannot_be_made_a_master_by_name(self, server: RunningServer, api: httpx.AsyncClient) -> None:
         """Groups are what counts: a user who is only called as a node is none."""

@@ -16,6 +16,8 @@ import pytest
 from wsproto import ConnectionType, WSConnection
 from wsproto.events import AcceptConnection, BytesMessage, CloseConnection, RejectConnection, RejectData, Request
 
+from swarmtask.apiserver import server as server_room
+from swarmtask.apiserver.pacing import BURST_S
 from swarmtask.apiserver.projections.exec import CLOSE, ERROR, RESIZE, STDERR, STDIN, STDOUT, V4, V5, wish_of
 from swarmtask.errors import BadRequest, EngineUnavailable
 from tests.apiserver.access.people import RBAC, bind, new_token
@@ -270,6 +272,43 @@ async def test_rights_are_those_of_a_writer_and_end_the_session(
     rows = [json.loads(line) for line in (server.kubeconfig.parent / "audit" / "audit.log").read_text().splitlines()]
     codes = [row["code"] for row in rows if row.get("subresource") == "exec" or "exec" in str(row.get("resource", ""))]
     assert {403, 101} <= set(codes)
+
+
+def exec_rows(server: RunningServer) -> list[dict[str, Any]]:
+    rows = [json.loads(line) for line in (server.kubeconfig.parent / "audit" / "audit.log").read_text().splitlines()]
+    return [row for row in rows if row.get("resource") == "pods/exec"]
+
+
+async def test_handshakes_count_as_requests(tmp_path: Path) -> None:
+    async with running_api_server(tmp_path, shells=Shells(), client_requests_per_second=1) as server, http_client(server) as api:
+        token = await new_token(api, "vera")
+        refused = [await open_socket(server, "sh", token=token) for _ in range(3 * BURST_S)]
+        assert [socket.status for socket in refused[:BURST_S]] == [403] * BURST_S
+        assert 429 in [socket.status for socket in refused[BURST_S:]]
+        strangers = [(await open_socket(server, "sh", token="x" * 40)).status for _ in range(3 * BURST_S)]
+        assert strangers[:BURST_S] == [401] * BURST_S
+        assert 429 in strangers[BURST_S:]
+        for socket in refused:
+            socket.writer.close()
+        assert (await open_socket(server, "sh")).status == 404, "the administrator is not held up"
+
+
+async def test_a_command_whose_start_is_cut_off_is_written_down(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server_room, "GRACE_S", 0.05)
+    shells, starting = Shells(), asyncio.Event()
+
+    async def never(*_: Any, **__: Any) -> Shell:
+        starting.set()
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    monkeypatch.setattr(shells, "start", never)
+    async with running_api_server(tmp_path, shells=shells) as server, http_client(server) as api:
+        await store_task(api, attempt(1))
+        opening = asyncio.create_task(open_socket(server, "sh"))
+        await asyncio.wait_for(starting.wait(), TIMEOUT_S)
+    await asyncio.gather(opening, return_exceptions=True)
+    assert [(row["code"], row["reason"]) for row in exec_rows(server)] == [(500, "CutOff")]
 
 
 async def test_a_client_that_leaves_and_a_server_that_stops_let_go_of_the_command(tmp_path: Path) -> None:

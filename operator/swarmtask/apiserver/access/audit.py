@@ -2,12 +2,14 @@
 
 Called by the application after it has decided on an answer. Files `audit/audit.log`, `audit.log.1`, ... in the data directory,
 0600, bounded in size and number. Never holds bodies, tokens, or queries beyond dryRun. A disk that cannot be written stops no
-request: what was not recorded is counted, and the next line tells how many.
+request: what was not recorded is counted, and the next line tells how many. What was refused is written down at a pace, so that
+nobody, with a token or without, can push the rows of the others out of the files.
 """
 
 from __future__ import annotations
 
 import os
+from collections import OrderedDict
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,6 +18,8 @@ import structlog
 
 from swarmtask.apiserver.access.rules import Attributes
 from swarmtask.apiserver.access.users import ANONYMOUS, User
+from swarmtask.apiserver.pacing import is_exempt
+from swarmtask.apiserver.rate_limits import Rate, TokenBuckets
 from swarmtask.clock import Clock
 from swarmtask.errors import ConfigurationError
 
@@ -23,9 +27,15 @@ log = structlog.get_logger(__name__)
 
 FILE_BYTES = 16 * 2**20
 FILES = 8
-STRANGERS_PER_S = 5
-"""Rows for requests without a valid token: more of them may not push the others out of the files."""
+REFUSED = Rate(per_minute=60, burst=60)
+"""Rows for refused requests of one user, and of everybody without a valid token together. At this pace, one alone takes
+about a day to fill the files with the longest rows there are."""
+REFUSED_USERS = 1024
+"""Of so many it is kept how many rows were left out; the count of the one who was refused longest ago goes to `othersLeftOut`."""
 TEXT_LIMIT = 256
+"""Of a text that a client has chosen: characters, and bytes in the file where it has strange ones."""
+_STRANGERS = ""
+"""In the place of a user's name, which is never empty."""
 
 
 class Row(NamedTuple):
@@ -57,7 +67,10 @@ class AuditLog:
         self._path, self._clock = path, clock
         self._file_bytes, self._files = file_bytes, files
         self._lost = 0
-        self._strangers = (0.0, 0, 0)
+        self._buckets = TokenBuckets(clock.monotonic, limit=REFUSED_USERS)
+        self._left_out: OrderedDict[str, int] = OrderedDict()
+        self._others_left_out = 0
+        self._stuck = False
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         path.parent.chmod(0o700)
         try:
@@ -68,25 +81,22 @@ class AuditLog:
             ) from error
 
     def _open(self) -> int:
-        descriptor = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
-        os.fchmod(descriptor, 0o600)
+        descriptor = _opened(self._path)
         self._size = os.fstat(descriptor).st_size
         return descriptor
 
     def write(self, row: Row) -> None:
         """Append one line. What nodes send all the time (heartbeats, output) is left out when it succeeds: it would push everything
-        else out of the files."""
+        else out of the files. So is what is refused too often."""
         if _is_heartbeat(row):
             return
-        suppressed = 0
-        if row.user is None:
-            allowed, suppressed = self._admit_stranger()
-            if not allowed:
-                return
-        line = orjson.dumps(self._content(row, suppressed), option=orjson.OPT_UTC_Z) + b"\n"
+        who = _who(row)
+        if _is_refused(row) and not self._admit_refused(who):
+            return
+        line = orjson.dumps(self._content(row, who), option=orjson.OPT_UTC_Z) + b"\n"
         try:
             if self._size and self._size + len(line) > self._file_bytes:
-                self._rotate()
+                self._make_room(len(line))
             written = os.write(self._descriptor, line)
             if written != len(line):
                 os.ftruncate(self._descriptor, self._size)  # a full disk takes a part; half a line would spoil the next
@@ -97,9 +107,10 @@ class AuditLog:
             self._lost += 1
             return
         self._size += len(line)
-        self._lost = 0
+        self._lost = self._others_left_out = 0
+        self._left_out.pop(who, None)
 
-    def _content(self, row: Row, suppressed: int) -> dict[str, Any]:
+    def _content(self, row: Row, who: str) -> dict[str, Any]:
         user, wanted = row.user, row.wanted
         content: dict[str, Any] = {
             "time": self._clock.now(),
@@ -119,42 +130,95 @@ class AuditLog:
         if row.dry_run:
             content["dryRun"] = True
         content["code"], content["reason"], content["milliseconds"] = row.code, row.reason, round(row.took_s * 1000, 1)
-        if suppressed:
-            content["strangersLeftOut"] = suppressed
+        if left_out := self._left_out.get(who, 0):
+            content["refusedLeftOut" if who else "strangersLeftOut"] = left_out
+        if self._others_left_out:
+            content["othersLeftOut"] = self._others_left_out
         if self._lost:
             content["lostBefore"] = self._lost
         return content
 
-    def _admit_stranger(self) -> tuple[bool, int]:
-        """(write it, how many were left out before)."""
-        began, count, left_out = self._strangers
-        now = self._clock.monotonic()
-        if now - began >= 1.0:
-            self._strangers = (now, 1, 0)
-            return True, left_out
-        if count < STRANGERS_PER_S:
-            self._strangers = (began, count + 1, left_out)
-            return True, 0
-        self._strangers = (began, count, left_out + 1)
-        return False, 0
+    def _admit_refused(self, who: str) -> bool:
+        """Whether it is written down. If not, it is counted, and the next row of the same user tells how many were."""
+        if self._buckets.wait_s(who, REFUSED) == 0:
+            self._buckets.take(who, REFUSED)
+            return True
+        self._left_out[who] = self._left_out.get(who, 0) + 1
+        self._left_out.move_to_end(who)
+        if len(self._left_out) > REFUSED_USERS:
+            self._others_left_out += self._left_out.popitem(last=False)[1]
+        return False
+
+    def _make_room(self, size: int) -> None:
+        """Rotate. As long as that fails, the present file goes on growing, to twice its size.
+
+        Raises:
+            OSError: it has.
+        """
+        try:
+            self._rotate()
+        except OSError as error:
+            if not self._stuck:
+                log.error("the audit log cannot be rotated; it is tried again", path=str(self._path), error=error.strerror)
+            self._stuck = True
+            if self._size + size > 2 * self._file_bytes:
+                raise
+        else:
+            self._stuck = False
 
     def _rotate(self) -> None:
-        for number in range(self._files - 1, 0, -1):
-            older = self._path if number == 1 else self._numbered(number - 1)
-            if older.exists():
-                older.replace(self._numbered(number))
-        os.close(self._descriptor)
-        self._descriptor = self._open()
+        """Begin a new file. Whatever fails, `_descriptor` is open and of the newest file that there is, and trying again goes on
+        where this one has stopped: the oldest file goes only when all others have their place."""
+        fresh = self._path.with_name(f"{self._path.name}.new")
+        descriptor = _opened(fresh)
+        try:
+            if self._path.exists():
+                free = next((number for number in range(1, self._files) if not self._numbered(number).exists()), self._files - 1)
+                for number in range(free, 0, -1):
+                    self._numbered(number - 1).replace(self._numbered(number))
+            fresh.replace(self._path)
+        except OSError:
+            os.close(descriptor)
+            raise
+        full, self._descriptor, self._size = self._descriptor, descriptor, 0
+        os.close(full)
 
     def _numbered(self, number: int) -> Path:
-        return self._path.with_name(f"{self._path.name}.{number}")
+        return self._path.with_name(f"{self._path.name}.{number}") if number else self._path
 
     def close(self) -> None:
         os.close(self._descriptor)
 
 
+def _opened(path: Path) -> int:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+    try:
+        os.fchmod(descriptor, 0o600)
+    except OSError:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
 def _cut(text: str) -> str:
-    return text[:TEXT_LIMIT] if text.isascii() else text.encode("utf-8", "replace").decode()[:TEXT_LIMIT]
+    """What a client has chosen, so that no row is long: a control character would be written as six."""
+    text = text[:TEXT_LIMIT]
+    if not text.isascii():
+        text = text.encode("utf-8", "replace").decode()
+    short = TEXT_LIMIT // 6
+    return text if len(text) <= short or len(orjson.dumps(text)) <= TEXT_LIMIT + 2 else text[:short]
+
+
+def _who(row: Row) -> str:
+    """Whose request it really is: who acts for others has one pace for all of them."""
+    if row.acting is not None:
+        return row.acting.name
+    return row.user.name if row.user is not None else _STRANGERS
+
+
+def _is_refused(row: Row) -> bool:
+    """It has certainly changed nothing, and its user is one whom bounds hold for. Of a failure (500) nobody can say that."""
+    return row.code >= 400 and row.code != 500 and not is_exempt(row.acting or row.user)
 
 
 def _is_heartbeat(row: Row) -> bool:

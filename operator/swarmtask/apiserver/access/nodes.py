@@ -10,10 +10,14 @@ from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
 from typing import Any
 
+import orjson
+
 from swarmtask.apiserver.access.rules import READ, Attributes, Rule
 from swarmtask.clock import parse_time
+from swarmtask.resources import units
 from swarmtask.resources.enrolment import LABEL_ENGINE_NODE, LONGEST_LIFE_S, MOST_TOKENS, engine_node
-from swarmtask.resources.meta import GROUP
+from swarmtask.resources.fields import MOST_BOOT_ID
+from swarmtask.resources.meta import GROUP, possible
 from swarmtask.resources.node import NodeStatus
 
 LEASES = "coordination.k8s.io"
@@ -23,6 +27,13 @@ OPERATORS_FIELDS = frozenset({
 })  # fmt: skip
 """Of a SwarmNode's status: what the operator writes from what engines and bindings say."""
 OPERATORS_CONDITIONS = ("Ready", "Drained", "QuietHours")
+
+MOST_BYTES = 2**63 - 1
+"""Of memory: as much as 64 bits can address."""
+
+MOST_TOLD_BYTES = 2**19
+"""Of all that an agent tells, as JSON, and of who owns which field of the status: half of what a status may have, so that the
+operator's part always fits beside it."""
 
 UNSAID: Mapping[str, Any] = NodeStatus().to_dict()
 """A status in which nobody has said anything yet."""
@@ -42,7 +53,10 @@ def node_rules(node: str) -> tuple[Rule, ...]:
 
 
 def node_may(node: str, wanted: Attributes, has_attempt: HasAttempt) -> bool:
-    """Whether the agent of a node may send this request. What it writes is looked at by `lease_problem` and the others below."""
+    """Whether the agent of a node may send this request. What it writes is looked at by `lease_problem` and the others below.
+
+    How attempts ended it tells in the status of its own SwarmNode; the records in a task are the operator's.
+    """
     where = (wanted.group, wanted.full_resource)
     if where == (GROUP, "swarmnodes"):
         return wanted.verb in READ
@@ -53,8 +67,6 @@ def node_may(node: str, wanted: Attributes, has_attempt: HasAttempt) -> bool:
             return False
         return wanted.verb == "create" or (wanted.verb in ("get", "watch", "update", "patch") and wanted.name == node)
     if where == (GROUP, "swarmtasks") and wanted.verb == "get" and wanted.name:
-        return has_attempt(wanted.namespace, wanted.name, node)
-    if where == (GROUP, "swarmtasks/status") and wanted.verb in ("get", "update", "patch") and wanted.name:
         return has_attempt(wanted.namespace, wanted.name, node)
     if where == (GROUP, "swarmtasks/log") and wanted.verb == "create" and wanted.name:
         return has_attempt(wanted.namespace, wanted.name, node)  # of which attempt: see `is_attempt_on`
@@ -71,6 +83,9 @@ def lease_problem(node: str, new: Mapping[str, Any], old: Mapping[str, Any] | No
         "finalizers"
     ):
         return "a node may not set owners or finalizers of its lease"
+    holder = (new.get("spec") or {}).get("holderIdentity")
+    if isinstance(holder, str) and len(holder) > MOST_BOOT_ID:
+        return f"spec.holderIdentity is the boot ID of the node, and no longer than {MOST_BOOT_ID} characters"
     return ""
 
 
@@ -82,7 +97,40 @@ def node_status_problem(new: Mapping[str, Any], old: Mapping[str, Any]) -> str:
     if changed:
         return f"a node may not change what the operator says of it: status.{', status.'.join(changed)}"
     decided = next((type_ for type_ in OPERATORS_CONDITIONS if _of_type(before, type_) != _of_type(after, type_)), None)
-    return "" if decided is None else f"a node may not change its condition {decided}: the operator decides that"
+    if decided is not None:
+        return f"a node may not change its condition {decided}: the operator decides that"
+    told = _told_bytes(new)
+    if told > MOST_TOLD_BYTES and told > _told_bytes(old):
+        return f"a node may tell {MOST_TOLD_BYTES} bytes as JSON of itself, managedFields of its status included, and not {told}"
+    return _told_problem(after)
+
+
+def _told_bytes(node: Mapping[str, Any]) -> int:
+    """How much of a SwarmNode is there because its agent wrote it."""
+    status = {name: value for name, value in (node.get("status") or {}).items() if name not in OPERATORS_FIELDS}
+    owned = [item for item in node["metadata"].get("managedFields") or () if item.get("subresource") == "status"]
+    return len(orjson.dumps((status, owned)))
+
+
+def _told_problem(status: Mapping[str, Any]) -> str:
+    """What an agent says that cannot be: others reckon with it."""
+    for number, record in enumerate(status.get("attempts") or ()):
+        for name in ("startedAt", "finishedAt"):
+            if not _can_be(record.get(name)):
+                return f"status.attempts[{number}].{name}: no clock shows {record[name]}"
+        peak = record.get("peakMemory")
+        if peak is not None and units.memory_bytes(peak) > MOST_BYTES:
+            return f"status.attempts[{number}].peakMemory: no machine has {peak} bytes"
+    wish = status.get("eviction") or {}
+    return "" if _can_be(wish.get("requestedAt")) else f"status.eviction.requestedAt: no clock shows {wish['requestedAt']}"
+
+
+def _can_be(text: str | None) -> bool:
+    """A time that a clock can show, or none."""
+    try:
+        return not text or possible(datetime.fromisoformat(text)) is not None
+    except ValueError:
+        return False
 
 
 def token_problem(token: Mapping[str, Any], node: Mapping[str, Any] | None, now: datetime, living: int) -> str:
@@ -113,29 +161,8 @@ def _of_type(status: Mapping[str, Any], type_: str) -> list[Any]:
     return [item for item in status.get("conditions") or () if isinstance(item, Mapping) and item.get("type") == type_]
 
 
-def attempts_problem(node: str, new: Mapping[str, Any], old: Mapping[str, Any]) -> str:
-    """What is wrong with a status of a SwarmTask that an agent wants to write: only records of attempts on its node may change."""
-    before, after = old.get("status") or {}, new.get("status") or {}
-    if {**before, "attempts": None} != {**after, "attempts": None}:
-        return "a node may change nothing of a task but the records of its attempts"
-    earlier, later = before.get("attempts") or [], after.get("attempts") or []
-    if len(earlier) != len(later):
-        return "a node may neither add nor remove attempts"
-    for one, other in zip(earlier, later, strict=True):
-        if one != other and not (_is_record(one, node) and _is_record(other, node) and _same_attempt(one, other)):
-            return f"a node may only change the records of attempts on itself: {node}"
-    return ""
-
-
 def _is_record(attempt: Any, node: str) -> bool:
     return isinstance(attempt, Mapping) and attempt.get("node") == node
-
-
-_IDENTITY = ("number", "id", "node", "engine", "engineNodeID", "engineNodeId", "requested", "boundAt")
-
-
-def _same_attempt(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
-    return all(one.get(name) == other.get(name) for name in _IDENTITY)
 
 
 def has_attempt_on(task: Mapping[str, Any], node: str) -> bool:

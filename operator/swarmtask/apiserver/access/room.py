@@ -25,6 +25,8 @@ from swarmtask.apiserver.wire import Request, Response
 from swarmtask.clock import Clock
 from swarmtask.errors import Unauthorized
 
+CUT_OFF = "CutOff"
+"""The reason in the audit log of a request that the end of the server has cut off: whether it was carried out, the object tells."""
 READING = frozenset({"GET", "HEAD", "OPTIONS"})
 _NOTHING_WRITTEN = frozenset({"authorization.k8s.io", "authentication.k8s.io"})
 """Groups whose kinds are questions: a POST of one changes nothing."""
@@ -37,6 +39,8 @@ class Visit:
     Attributes:
         user: who it is made for; `login.user` may act for him.
         request: once he has been let in.
+        held_bytes: of its body, counted by the `intake`.
+        recorded: it stands in the audit log, if it belongs there.
     """
 
     method: str
@@ -49,6 +53,8 @@ class Visit:
     login: Login | None = None
     user: User | None = None
     request: Request | None = None
+    held_bytes: int = 0
+    recorded: bool = False
 
 
 class AccessRoom:
@@ -117,9 +123,10 @@ class AccessRoom:
         response.on_close = close
 
     def record(self, visit: Visit, code: int, reason: str) -> None:
-        """Write down a request that may have changed something, whatever came of it."""
-        if self._audit is None or visit.method in READING:
+        """Write down a request that may have changed something, whatever came of it; once."""
+        if self._audit is None or visit.method in READING or visit.recorded:
             return
+        visit.recorded = True
         wanted = visit.wanted
         if wanted.group in _NOTHING_WRITTEN:
             return

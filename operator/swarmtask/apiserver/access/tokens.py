@@ -1,7 +1,8 @@
 """Access tokens: the stored kind `AccessToken`, its rules, and which user a token belongs to.
 
 Called by the authenticator for each request, by admission for what is written, and by the store after commits. Only digests are
-known here: whoever makes a token keeps it to himself and sends its SHA-256. Deleting the object revokes the token with that commit.
+known here: whoever makes a token keeps it to himself and sends its SHA-256. Deleting the object revokes the token with that commit,
+for good: no two objects have one digest.
 """
 
 from __future__ import annotations
@@ -13,9 +14,10 @@ from datetime import datetime
 from typing import Any
 
 from swarmtask.apiserver.access.users import AUTHENTICATED, User
-from swarmtask.apiserver.faults import bad_value, not_allowed, required
+from swarmtask.apiserver.faults import bad_value, invalid, not_allowed, required
 from swarmtask.apiserver.records import Change, Collection, Record
 from swarmtask.apiserver.store import Store
+from swarmtask.apiserver.types import ResourceType
 from swarmtask.clock import parse_time
 from swarmtask.errors import Cause
 
@@ -49,7 +51,7 @@ class AccessTokens:
         self._listeners: list[Callable[[], None]] = []
 
     def load(self) -> None:
-        """Take in what is stored; once, at the start."""
+        """Take in what is stored; at the start."""
         for record in self._store.index.records(TOKENS):
             self._add(record)
 
@@ -66,7 +68,9 @@ class AccessTokens:
             if change.previous is not None:
                 ended = True
                 self._forget(change.previous)
-            if change.type != "DELETED":
+            if change.type == "DELETED" or change.record.deleting:
+                self._logins.pop(bytes.fromhex(digest_of(change.record)), None)  # whichever object it was let in by
+            else:
                 self._add(change.record)
         if ended:
             for listener in self._listeners:
@@ -84,7 +88,7 @@ class AccessTokens:
     def _add(self, record: Record) -> None:
         spec = record.decode()["spec"]
         digest = bytes.fromhex(spec["digest"])
-        if record.deleting or digest in self._logins:  # a second object with the same digest changes nothing
+        if record.deleting or digest in self._logins:  # one that `duplicates` could not delete changes nothing
             return
         groups = tuple(dict.fromkeys((*(spec.get("groups") or ()), AUTHENTICATED)))
         expires = spec.get("expirationTimestamp")
@@ -99,6 +103,25 @@ class AccessTokens:
         login = self._logins.get(digest) if digest is not None else None
         if digest is not None and login is not None and login.credential == (record.uid,):
             del self._logins[digest]
+
+
+def digest_of(record: Record) -> str:
+    """The SHA-256 of a stored token, in hexadecimal digits."""
+    return str(record.decode()["spec"]["digest"])
+
+
+def check_unused(store: Store, rt: ResourceType, obj: Mapping[str, Any]) -> None:
+    """Nobody makes a second token of one digest: deleting the first would not end it.
+
+    Raises:
+        Invalid: there is one, perhaps on its way to the disk, or revoked and waiting for its finalizers.
+    """
+    digest = obj["spec"]["digest"]
+    written = digest.encode()
+    for record in store.heads(TOKENS):
+        if written in record.body and digest_of(record) == digest:
+            why = "Duplicate value: another AccessToken has this digest: make another token, or delete that one first"
+            raise invalid(rt, obj["metadata"]["name"], [Cause("spec.digest", "FieldValueDuplicate", why)])
 
 
 def token_causes(obj: Mapping[str, Any], old: Mapping[str, Any] | None) -> list[Cause]:

@@ -13,8 +13,9 @@ from typing import Any
 import structlog
 
 from swarmtask.apiserver import faults
-from swarmtask.apiserver.access.room import AccessRoom, Visit
+from swarmtask.apiserver.access.room import CUT_OFF, AccessRoom, Visit
 from swarmtask.apiserver.door import Door
+from swarmtask.apiserver.pacing import RequestPace
 from swarmtask.apiserver.projections.exec import V4, V5, PodCommands, Receive, Send, Shell, Wish, wish_of
 from swarmtask.apiserver.projections.handlers import ProjectionHandlers
 from swarmtask.apiserver.projections.pods import PODS
@@ -32,10 +33,17 @@ class CommandSockets:
     """See the module."""
 
     def __init__(
-        self, access: AccessRoom, registry: TypeRegistry, projections: ProjectionHandlers, commands: PodCommands, door: Door
+        self,
+        access: AccessRoom,
+        registry: TypeRegistry,
+        projections: ProjectionHandlers,
+        commands: PodCommands,
+        *,
+        door: Door,
+        pace: RequestPace,
     ) -> None:
         self._access, self._registry, self._projections, self._commands = access, registry, projections, commands
-        self._door = door
+        self._door, self._pace = door, pace
 
     async def serve(self, scope: Mapping[str, Any], receive: Receive, send: Send) -> None:
         """One WebSocket, from its handshake to its end."""
@@ -43,6 +51,9 @@ class CommandSockets:
         visits: list[Visit] = []
         try:
             protocol, wish, shell = await self._start(scope, visits)
+        except asyncio.CancelledError:  # cut off at the end of the server; the command may have begun
+            self._record(visits, InternalError.code, CUT_OFF)
+            raise
         except SwarmTaskError as error:
             self._record(visits, error.code, error.reason)
             await _refuse(send, error)
@@ -74,6 +85,7 @@ class CommandSockets:
         finally:
             if visit.login is not None:
                 self._door.known(scope.get("client"), visit.login.user)
+            self._pace.admit(visit.login.user if visit.login is not None else None, source)
         found = group_version(segments)
         if found is None:
             raise faults.no_such_path()
