@@ -211,6 +211,7 @@ class FakeEngine:
         self._runs: dict[str, _Run] = {}
         self._refused: dict[str, str] = {}
         self._ghosts: list[_Run] = []
+        self._told_to_end: set[str] = set()  # also of what has been removed since
         self._ended: list[Interval] = []
         self._scripts: dict[str, list[Outcome]] = {}
         self._faults: list[_Fault] = []
@@ -369,8 +370,7 @@ class FakeEngine:
 
     def told_to_end(self, name: str) -> bool:
         """A signal to end had reached its program before it ended."""
-        found = (run for run in [*self._runs.values(), *self._ghosts] if run.workload.name == name)
-        return any(run.stopping for run in found)
+        return name in self._told_to_end
 
     def connected(self, node_id: str) -> bool:
         return self._node(node_id).connected and not self._node(node_id).removed
@@ -675,6 +675,7 @@ class FakeEngine:
             return  # it has the signal; a node that is back does not get it again
         if run.state is WorkloadState.RUNNING:
             run.stopping = True
+            self._told_to_end.add(run.workload.name)
             own_end = run.due if run.due is not None else float("inf")
             wait_s = self.timings.term_s if run.outcome.honours_term else float(grace_s)
             if now + wait_s <= own_end:
