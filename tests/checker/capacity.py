@@ -57,6 +57,7 @@ class CapacityRules:
             self._check_node(task, live, at)
             self._check_gpus(task, live, at)
             self._check_queue(task, live, queue, at)
+            self._check_limits(task, live, at)
 
     def _check_node(self, task: SwarmTask, live: Attempt, at: datetime) -> None:
         node = self._nodes.get(live.node)
@@ -108,14 +109,15 @@ class CapacityRules:
         for running, most, name in bounds:
             if most is not None and running > most:
                 self._log.add("I9", f"queue {key[0]}/{key[1]}", at, f"{task.key[1]} is number {running} of at most {most} ({name})")
+
+    def _check_limits(self, task: SwarmTask, live: Attempt, at: datetime) -> None:
+        """A limit is one for all queues: what tasks of any of them hold counts, and the smallest number that a queue says."""
         for limit, slots in live.requested.limits.items():
-            held = sum(attempt.requested.limits.get(limit, 0) for attempt, its_queue in self._live.values() if its_queue == key)
-            most = queue.spec.limits.get(limit)
-            if most is not None and held > most:
-                self._log.add(
-                    "I9", f"queue {key[0]}/{key[1]}", at,
-                    f"{task.key[1]} takes {slots} slots, which brings limit {limit} to {held} of {most}",
-                )  # fmt: skip
+            numbers = [queue.spec.limits[limit] for queue in self._queues.values() if limit in queue.spec.limits]
+            held = sum(attempt.requested.limits.get(limit, 0) for attempt, _ in self._live.values())
+            if numbers and held > min(numbers):
+                words = f"{'/'.join(task.key)} takes {slots} slots, which brings it to {held} of {min(numbers)}"
+                self._log.add("I9", f"limit {limit}", at, words)
 
 
 def _same_gpu(one: Attempt, index: int, other: Attempt, its: int) -> bool:

@@ -287,6 +287,15 @@ def _too_many_slots_of_a_limit(checker: Checker) -> None:
         checker.task_seen(task("Starting", live, uid=uid, name=f"lint-{number}"), at(number))
 
 
+def _too_many_slots_taken_from_another_queue(checker: Checker) -> None:
+    for name, slots in (("default", 9), ("night", 2)):
+        checker.queue_seen({"metadata": {"name": name, "namespace": name}, "spec": {"limits": {"model/x": slots}}}, at(0))
+    for number in range(3):
+        uid = f"{number}{UID[1:]}"
+        live = attempt(1, "Starting", uid=uid) | {"requested": {"limits": {"model/x": 1}}}
+        checker.task_seen(task("Starting", live, uid=uid, name=f"lint-{number}"), at(number))
+
+
 def _bind_with_gpus(checker: Checker, *given: list[int]) -> None:
     checker.node_seen(node(cpu="64", memory="64Gi", gpu=4), at(0))
     for number, indices in enumerate(given):
@@ -457,6 +466,7 @@ PLANTED: list[tuple[str, Callable[[Checker], None]]] = [
     ("I9", _too_many_of_a_queue),
     ("I9", _too_many_of_a_queue_on_a_node),
     ("I9", _too_many_slots_of_a_limit),
+    ("I9", _too_many_slots_taken_from_another_queue),
     ("I9", _gpu_given_twice),
     ("I9", _gpu_given_twice_under_another_number),
     ("I9", _more_gpus_than_asked_for),

@@ -11,8 +11,8 @@ from swarmtask.controllers.cache import Cache
 from swarmtask.controllers.entries import Change
 from swarmtask.controllers.snapshots import take_snapshot
 from swarmtask.kube import Object
-from swarmtask.resources.kinds import SWARM_NODE, SWARM_TASK
-from swarmtask.scheduler.model import Amounts, RunningTask
+from swarmtask.resources.kinds import SWARM_NODE, SWARM_QUEUE, SWARM_TASK
+from swarmtask.scheduler.model import Amounts, LimitInfo, RunningTask
 
 GIB = 2**30
 
@@ -165,9 +165,28 @@ def test_broken_nodes_take_nothing() -> None:
         assert [node.ready for node in take_snapshot(cache, lambda engine: True, 0.0).nodes] == [ready]
 
 
+def queue_of(name: str, limits: dict[str, int], namespace: str = "default") -> Object:
+    return {"metadata": {"name": name, "namespace": namespace, "resourceVersion": "1"}, "spec": {"limits": limits}}
+
+
+def test_the_smallest_number_that_a_queue_says_of_a_limit_is_in_force_for_all() -> None:
+    cache = Cache()
+    for namespace, name, limits in (("a", "z", {"x": 5, "y": 1}), ("b", "default", {"x": 2}), ("c", "q", {"x": 2, "y": 3})):
+        cache.apply(SWARM_QUEUE, queue_of(name, limits, namespace))
+    assert cache.limits() == {"x": LimitInfo(2, ("b", "default")), "y": LimitInfo(1, ("a", "z"))}
+    cache.remove(SWARM_QUEUE, ("b", "default"), 2)
+    assert cache.limits()["x"].queue == ("c", "q")
+    for number, queue in enumerate(["z", "without"]):
+        cache.apply(SWARM_TASK, task(f"t{number}", number + 4, queue=queue, limits={"x": 2}))
+    cache.assume(next(one for one in cache.waiting() if one.key[1] == "t0"), "n1", ())
+    assert cache.limits()["x"].holders == {("default", "t0"): 2}
+    assert (cache.limit_held("x"), cache.limit_held("nobody's")) == (2, 0)
+
+
 def test_sums_stay_sums_whatever_happens() -> None:
     rng = random.Random(7)
     cache = Cache()
+    cache.apply(SWARM_QUEUE, queue_of("q", {"model/x": 4}))
     for version in range(1, 3001):
         name = f"t{rng.randrange(12)}"
         key = ("default", name)
@@ -197,7 +216,7 @@ def assert_sums(cache: Cache) -> None:
     by_queue: dict[tuple[str, str], Amounts] = {}
     tasks: Counter[str] = Counter()
     running: Counter[tuple[str, str]] = Counter()
-    slots: dict[tuple[str, str], dict[str, int]] = {}
+    slots: dict[tuple[str, str], int] = {}
     queue_tasks: dict[str, Counter[tuple[str, str]]] = {"n1": Counter(), "n2": Counter()}
     gpus: dict[str, set[int]] = {"n1": set(), "n2": set()}
     for key, entry in cache.tasks.items():
@@ -218,7 +237,7 @@ def assert_sums(cache: Cache) -> None:
         running[queue] += 1
         by_queue[queue] = by_queue.get(queue, Amounts()) + amounts
         if limits:
-            slots.setdefault(queue, {})[key[1]] = dict(limits)["model/x"]
+            slots[key] = dict(limits)["model/x"]
         queue_tasks[node][queue] += 1
     for name in ("n1", "n2"):
         assert cache.requested(name) == requested.get(name, Amounts())
@@ -228,7 +247,8 @@ def assert_sums(cache: Cache) -> None:
     for queue in (("default", "default"), ("default", "q")):
         assert cache.running(queue) == running[queue]
         assert cache.queue_requested(queue) == by_queue.get(queue, Amounts())
-        assert cache.limit_holders(queue, "model/x") == slots.get(queue, {})
+    assert cache.limit_held("model/x") == sum(slots.values())
+    assert cache.limits() == {"model/x": LimitInfo(4, ("default", "q"), slots)}
     waiting = {key for key, entry in cache.tasks.items() if entry.pending is not None and cache.assumption(key) is None}
     assert {item.key for item in cache.waiting()} == waiting
     assert dict(cache.namespaces) == dict(Counter(key[0] for key in cache.tasks))

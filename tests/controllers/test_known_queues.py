@@ -196,7 +196,7 @@ def test_a_queue_that_cannot_be_read_any_more_keeps_its_bounds() -> None:
     for version in (2, 3):
         cache.apply(SWARM_QUEUE, queue(version, maxRunning=7, weights=NO_WEIGHTS))
         info = queue_info(cache, KEY)
-        assert (info.unknown, info.max_running, info.limits["model/x"].most) == ("", 1, 1)
+        assert (info.unknown, info.max_running, cache.limits()["model/x"].most) == ("", 1, 1)
         assert "at least one weight must be above 0" in info.outdated
         assert cache.queues[KEY].metadata.resource_version == str(version)
     cache.apply(SWARM_QUEUE, queue(4, maxRunning=7))
@@ -283,3 +283,15 @@ def test_an_assumed_placement_needs_room_in_its_queue_as_it_is_now(spec: dict[st
         cache.apply(SWARM_QUEUE, queue(9, **spec))
     assert cache.has_room(("default", "a")) is room
     assert cache.has_room(("default", "runs")), "what is stored already is not asked"
+
+
+def test_an_assumed_placement_needs_room_in_the_limits_that_other_queues_name_too() -> None:
+    cache = Cache()
+    cache.apply(SWARM_QUEUE, queue(1))
+    cache.apply(SWARM_TASK, task("a", 2, queue="q", limits={"model/x": 2}))
+    assert cache.assume(next(iter(cache.waiting())), "n1")
+    for version, slots in enumerate((2, 1), 3):
+        assert cache.has_room(("default", "a"))
+        other = queue(version, limits={"model/x": slots})
+        cache.apply(SWARM_QUEUE, other | {"metadata": other["metadata"] | {"namespace": "lab"}})
+    assert not cache.has_room(("default", "a"))

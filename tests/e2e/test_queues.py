@@ -99,9 +99,12 @@ def test_two_queues_share_three_to_one(product: Product, lab: Lab, recorder: Rec
 
 
 def test_a_limit_of_two_is_never_exceeded_by_thirty(product: Product, lab: Lab, recorder: Recorder) -> None:
-    product.apply(_queue("models", limits={"model/x": 2}))
+    product.apply(_queue("models", limits={"model/x": 2}), _queue("others"))
     with _watched(product, "sq", "models", "-o", r"jsonpath={.status.limitsHeld.model/x}{'\n'}") as held:
-        product.apply(*[task(f"asks-{i:02}", "true", image=TASK_TAG, queue="models", limits={"model/x": 1}) for i in range(30)])
+        queues = ["models", "others"] * 15  # a limit is one for tasks of all queues
+        product.apply(
+            *[task(f"asks-{i:02}", "true", image=TASK_TAG, queue=queue, limits={"model/x": 1}) for i, queue in enumerate(queues)]
+        )
         wait_until("somebody to be told", lambda: "model/x" in (_status(product, "asks-29").get("message") or ""), 30)
         assert _status(product, "asks-29")["reason"] == "LimitReached"
         product.wait_all("Succeeded", 30, timeout_s=150)

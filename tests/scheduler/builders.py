@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
-from swarmtask.scheduler.model import Amounts, NodeInfo, PendingTask, QueueInfo, QueueKey, Snapshot, TaskShape
+from swarmtask.scheduler.model import Amounts, LimitInfo, NodeInfo, PendingTask, QueueInfo, QueueKey, Snapshot, TaskShape
 
 GIB = 2**30
 DEFAULT = ("home", "default")
@@ -33,6 +33,13 @@ def known(pending: Iterable[PendingTask], *queues: QueueInfo) -> dict[QueueKey, 
     return {task.queue: QueueInfo(task.queue) for task in pending} | {queue.key: queue for queue in queues}
 
 
-def snapshot(nodes: Iterable[NodeInfo], pending: Iterable[PendingTask], *queues: QueueInfo) -> Snapshot:
+def limited(most: int, queue: QueueKey = DEFAULT, **holders: int) -> LimitInfo:
+    """A limit that this queue states; `holders` are tasks of its namespace -> slots."""
+    return LimitInfo(most, queue, {(queue[0], name): slots for name, slots in holders.items()})
+
+
+def snapshot(
+    nodes: Iterable[NodeInfo], pending: Iterable[PendingTask], *queues: QueueInfo, limits: Mapping[str, LimitInfo] | None = None
+) -> Snapshot:
     tasks = tuple(pending)
-    return Snapshot(now=0.0, nodes=tuple(nodes), pending=tasks, queues=known(tasks, *queues))
+    return Snapshot(now=0.0, nodes=tuple(nodes), pending=tasks, queues=known(tasks, *queues), limits=limits or {})

@@ -24,6 +24,7 @@ QUEUES: tuple[QueueKey, ...] = (("home", "day"), ("home", "night"), ("lab", "day
 GIB = 2**30
 NOW = 1000.0
 
+LIMITS: tuple[dict[str, int], ...] = ({}, {"x": 4}, {"x": 3, "y": 2})
 shapes = st.builds(
     TaskShape,
     st.builds(
@@ -93,14 +94,14 @@ def crowded(draw: st.DrawFn, *, preempts: bool = False, fronts: bool = True) -> 
             key,
             max_running=draw(st.sampled_from([None, None, 3])),
             max_running_per_node=draw(st.sampled_from([None, None, 2])),
-            limits=draw(st.sampled_from([{}, {"x": LimitInfo(4)}, {"x": LimitInfo(3), "y": LimitInfo(2)}])),
             cohort=draw(st.sampled_from(["", "", "all"])),
             preempts=preempts and draw(st.integers(0, 3)) > 0,
             aging_s=draw(st.sampled_from([None, None, 0.0625])),
         )
         for key in QUEUES
     ]
-    return with_running(Snapshot(NOW, nodes, pending, {queue.key: queue for queue in queues}), running)
+    limits = {name: LimitInfo(most, QUEUES[0]) for name, most in draw(st.sampled_from(LIMITS)).items()}
+    return with_running(Snapshot(NOW, nodes, pending, {queue.key: queue for queue in queues}, limits=limits), running)
 
 
 @st.composite
@@ -154,12 +155,10 @@ def packed(draw: st.DrawFn) -> Snapshot:
         for number in range(draw(st.integers(1, 2)))
     ]
     bounds = {"max_running": draw(st.sampled_from([None, None, 4])), "max_running_per_node": draw(st.sampled_from([None, None, 2]))}
-    queues = [
-        QueueInfo(key, preempts=True, limits={"x": LimitInfo(6)}, aging_s=draw(st.sampled_from([None, None, 0.0625])))
-        for key in QUEUES
-    ]
+    queues = [QueueInfo(key, preempts=True, aging_s=draw(st.sampled_from([None, None, 0.0625]))) for key in QUEUES]
     queues[0] = replace(queues[0], **bounds)
-    return with_running(Snapshot(NOW, nodes, pending, {queue.key: queue for queue in queues}), running)
+    limits = {"x": LimitInfo(draw(st.sampled_from([6, 9])), QUEUES[1])}
+    return with_running(Snapshot(NOW, nodes, pending, {queue.key: queue for queue in queues}, limits=limits), running)
 
 
 def over_committed(nodes: list[NodeInfo], running: list[RunningTask]) -> bool:
@@ -181,13 +180,13 @@ def with_running(snapshot: Snapshot, running: list[RunningTask]) -> Snapshot:
     queues = {}
     for key, queue in snapshot.queues.items():
         ours = [one for one in running if one.queue == key]
-        limits = {
-            name: LimitInfo(limit.most, {one.key[1]: dict(one.limits)[name] for one in ours if name in dict(one.limits)})
-            for name, limit in queue.limits.items()
-        }
         held = sum((one.amounts for one in ours), Amounts())
-        queues[key] = replace(queue, running=len(ours), requested=held, limits=limits)
-    return replace(snapshot, nodes=nodes, queues=queues, running=running)
+        queues[key] = replace(queue, running=len(ours), requested=held)
+    limits = {
+        name: replace(limit, holders={one.key: dict(one.limits)[name] for one in running if name in dict(one.limits)})
+        for name, limit in snapshot.limits.items()
+    }
+    return replace(snapshot, nodes=nodes, queues=queues, running=running, limits=limits)
 
 
 def after(snapshot: Snapshot, result: CycleResult) -> Snapshot:

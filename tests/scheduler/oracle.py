@@ -189,11 +189,11 @@ class Oracle:
     loads: dict[str, Load]
     queues: dict[QueueKey, QueueInfo]
     running: dict[QueueKey, int]
-    slots: dict[tuple[QueueKey, str], int]
+    slots: dict[str, int]
     held: dict[QueueKey, Amounts]
     kept: list[Kept] = field(default_factory=list)
     kept_places: dict[QueueKey, int] = field(default_factory=dict)
-    kept_slots: dict[tuple[QueueKey, str], int] = field(default_factory=dict)
+    kept_slots: dict[str, int] = field(default_factory=dict)
     served: set[str | QueueKey] = field(default_factory=set)
 
     @classmethod
@@ -214,11 +214,7 @@ class Oracle:
                 for node in snapshot.nodes
             },
             queues=dict(snapshot.queues),
-            slots={
-                (key, name): sum(limit.holders.values())
-                for key, queue in snapshot.queues.items()
-                for name, limit in queue.limits.items()
-            },
+            slots={name: sum(limit.holders.values()) for name, limit in snapshot.limits.items()},
             held={key: queue.requested for key, queue in snapshot.queues.items()},
             running={key: queue.running for key, queue in snapshot.queues.items()},
         )
@@ -273,17 +269,16 @@ class Oracle:
             return "QueueFull"
         if queue.max_running is not None and self.running[task.queue] + self.kept_places.get(task.queue, 0) >= queue.max_running:
             return "Reserved"
-        spent = self._spent(task, queue)
+        spent = self._spent(task)
         return "NoNodeFits" if spent is not None and self.hopeless(task) else spent
 
-    def _spent(self, task: PendingTask, queue: QueueInfo) -> str | None:
+    def _spent(self, task: PendingTask) -> str | None:
         """Whether a limit has too few slots left for it, and why."""
+        limits = self.snapshot.limits
         for name, slots in task.shape.limits:
-            if name in queue.limits and self.slots[task.queue, name] + slots > queue.limits[name].most:
+            if name in limits and self.slots[name] + slots > limits[name].most:
                 return "LimitReached"
-            if name in queue.limits and (
-                self.slots[task.queue, name] + self.kept_slots.get((task.queue, name), 0) + slots > queue.limits[name].most
-            ):
+            if name in limits and self.slots[name] + self.kept_slots.get(name, 0) + slots > limits[name].most:
                 return "Reserved"
         return None
 
@@ -341,8 +336,8 @@ class Oracle:
             self.running[task.queue] += 1
             self.held[task.queue] += task.shape.request
         for name, slots in task.shape.limits:
-            if (task.queue, name) in self.slots:
-                self.slots[task.queue, name] += slots
+            if name in self.slots:
+                self.slots[name] += slots
 
     # --- what is kept for tasks that do not fit ---
 
@@ -361,9 +356,8 @@ class Oracle:
         """It cannot start although nobody before it can: what is kept for it from now on."""
         queue = self.queues.get(task.queue) or QueueInfo(task.queue)
         group = queue.cohort or task.queue
-        if reason == "LimitReached" and all(
-            slots <= queue.limits[name].most for name, slots in task.shape.limits if name in queue.limits
-        ):
+        limits = self.snapshot.limits
+        if reason == "LimitReached" and all(slots <= limits[name].most for name, slots in task.shape.limits if name in limits):
             self._keep_slots(task)
         if reason != "NoNodeFits" or group in self.served or len(self.served) >= 8:
             return
@@ -378,7 +372,7 @@ class Oracle:
 
     def _keep_slots(self, task: PendingTask) -> None:
         for name, slots in task.shape.limits:
-            self.kept_slots[task.queue, name] = self.kept_slots.get((task.queue, name), 0) + slots
+            self.kept_slots[name] = self.kept_slots.get(name, 0) + slots
 
     def _prospect(self, node: NodeInfo, task: PendingTask) -> tuple[bool, float, float, Kept] | None:
         """(last resort, when it fits, what is missing, the reservation); None where it never fits beside what is kept."""

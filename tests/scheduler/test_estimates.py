@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -22,7 +22,7 @@ from swarmtask.scheduler.model import (
     RunningTask,
     TaskShape,
 )
-from tests.scheduler.builders import DEFAULT, node, shape, snapshot, task
+from tests.scheduler.builders import DEFAULT, limited, node, shape, snapshot, task
 
 ONE = shape(cpu=1000)
 NIGHT = ("home", "night")
@@ -37,14 +37,18 @@ def running(name: str, wants: TaskShape = ONE, ends_at: float | None = None, **f
 
 
 def estimate(
-    nodes: Iterable[NodeInfo], runs: Sequence[RunningTask], pending: Sequence[PendingTask], *queues: QueueInfo
+    nodes: Iterable[NodeInfo],
+    runs: Sequence[RunningTask],
+    pending: Sequence[PendingTask],
+    *queues: QueueInfo,
+    limits: Mapping[str, LimitInfo] | None = None,
 ) -> tuple[dict[str, float], Estimates, CycleResult]:
     """Starts by task name; what runs is counted on its node."""
     counted = []
     for one in nodes:
         here = [run for run in runs if run.node == one.name]
         counted.append(replace(one, requested=sum((run.amounts for run in here), one.requested), tasks=one.tasks + len(here)))
-    frozen = replace(snapshot(counted, pending, *queues), running=tuple(runs))
+    frozen = replace(snapshot(counted, pending, *queues, limits=limits), running=tuple(runs))
     result = run_cycle(frozen)
     estimates = estimate_starts(frozen, result)
     return {key[1]: start for key, start in estimates.starts.items()}, estimates, result
@@ -104,9 +108,10 @@ def test_what_does_not_answer_does_not_end() -> None:
 def test_a_limit_waits_for_those_who_hold_it() -> None:
     seat = shape(cpu=1000, limits=(("seat", 1),))
     runs = [running("holder", seat, ends_at=100), running("other", ends_at=10)]
-    queue = QueueInfo(DEFAULT, limits={"seat": LimitInfo(1, {"holder": 1})})
-    starts, _, _ = estimate([node(cpu=8000)], runs, waiting(2, seat), queue)
-    assert starts == {"t0": 100, "t1": 160}
+    for where in (DEFAULT, NIGHT):
+        runs[0] = replace(runs[0], queue=where)
+        starts, _, _ = estimate([node(cpu=8000)], runs, waiting(2, seat), limits={"seat": limited(1, holder=1)})
+        assert starts == {"t0": 100, "t1": 160}
 
 
 def test_a_bound_per_node_waits_for_an_end_of_its_own() -> None:

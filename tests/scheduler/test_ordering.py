@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from swarmtask.scheduler.cycle import run_cycle
-from swarmtask.scheduler.model import CycleResult, LimitInfo, QueueInfo, Snapshot
-from tests.scheduler.builders import DEFAULT, GIB, node, shape, snapshot, task
+from swarmtask.scheduler.model import CycleResult, QueueInfo, Snapshot
+from tests.scheduler.builders import DEFAULT, GIB, limited, node, shape, snapshot, task
 
 NIGHT = ("home", "night")
 
@@ -97,11 +99,15 @@ def test_nothing_of_a_queue_starts_whose_bounds_nobody_knows(queues: list[QueueI
 
 
 def test_what_refuses_by_bounds_of_an_earlier_version_says_so() -> None:
-    held = {"x": LimitInfo(1, {"other": 1})}
-    for bounds in ({"max_running": 0}, {"stopped": True}, {"limits": held}):
-        pending = [task(wants=shape(limits=(("x", 1),)))]
-        (refusal,) = run_cycle(snapshot([node()], pending, QueueInfo(DEFAULT, outdated="it is old", **bounds))).refusals
+    pending = [task(wants=shape(limits=(("x", 1),)))]
+    queue = QueueInfo(DEFAULT, outdated="it is old")
+    for bounded in (replace(queue, max_running=0), replace(queue, stopped=True)):
+        (refusal,) = run_cycle(snapshot([node()], pending, bounded)).refusals
         assert refusal.message.endswith("; it is old")
+    for stated_by in (DEFAULT, NIGHT):
+        limits = {"x": limited(1, stated_by, other=1)}
+        (refusal,) = run_cycle(snapshot([node()], pending, queue, limits=limits)).refusals
+        assert refusal.message.endswith("; it is old") is (stated_by == DEFAULT)
 
 
 def test_a_queue_spreads_when_it_may_run_little_on_each_node() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from hypothesis import given, settings
@@ -22,7 +22,7 @@ from swarmtask.scheduler.model import (
     Snapshot,
     TaskShape,
 )
-from tests.scheduler.builders import DEFAULT, node, shape, snapshot, task
+from tests.scheduler.builders import DEFAULT, limited, node, shape, snapshot, task
 from tests.scheduler.crowds import after, crowded, packed, stopped, with_running
 
 NIGHT = ("home", "night")
@@ -35,15 +35,23 @@ def runs(name: str, where: str = "a", cpu: int = 1000, *, priority: int = 0, at:
 
 
 def cycle(
-    nodes: Sequence[NodeInfo], running: Sequence[RunningTask], pending: Sequence[PendingTask], *queues: QueueInfo
+    nodes: Sequence[NodeInfo],
+    running: Sequence[RunningTask],
+    pending: Sequence[PendingTask],
+    *queues: QueueInfo,
+    limits: Mapping[str, LimitInfo] | None = None,
 ) -> CycleResult:
-    return run_cycle(crowd(nodes, running, pending, *queues))
+    return run_cycle(crowd(nodes, running, pending, *queues, limits=limits))
 
 
 def crowd(
-    nodes: Sequence[NodeInfo], running: Sequence[RunningTask], pending: Sequence[PendingTask], *queues: QueueInfo
+    nodes: Sequence[NodeInfo],
+    running: Sequence[RunningTask],
+    pending: Sequence[PendingTask],
+    *queues: QueueInfo,
+    limits: Mapping[str, LimitInfo] | None = None,
 ) -> Snapshot:
-    bare = replace(snapshot(nodes, pending, *(queues or (PREEMPTS,))), now=1000.0)
+    bare = replace(snapshot(nodes, pending, *(queues or (PREEMPTS,)), limits=limits), now=1000.0)
     return with_running(bare, list(running))
 
 
@@ -149,19 +157,22 @@ def test_what_comes_free_meanwhile_is_not_taken_by_others() -> None:
     assert refusals["small"].message == "fits on a, which is kept for home/urgent"
 
 
-def test_a_full_queue_or_limit_is_opened_by_its_own_tasks_only() -> None:
+def test_a_full_queue_is_opened_by_its_own_tasks_and_a_limit_by_whoever_holds_it() -> None:
     queue = replace(PREEMPTS, max_running=1)
     ours, theirs = runs("ours", queue=DEFAULT), runs("theirs", "b", priority=-5)
     assert victims(cycle([node("a"), node("b")], [ours, theirs], [URGENT], queue)) == ["ours"]
     assert not cycle([node("a"), node("b")], [replace(ours, priority=1000), theirs], [URGENT], queue).preemptions
-    limited = replace(PREEMPTS, limits={"x": LimitInfo(2)})
+    limits = {"x": limited(4)}
     running = [
-        runs("two", queue=DEFAULT, limits=(("x", 2),), at=1.0),
-        runs("other", limits=(("x", 2),)),
+        runs("holds", queue=DEFAULT, limits=(("x", 2),), at=1.0),
+        runs("other", limits=(("x", 2),), at=2.0),
+        runs("none", at=3.0),
     ]
-    wants = replace(URGENT, shape=shape(cpu=2000, limits=(("x", 1),)))
-    assert victims(cycle([node("a")], running, [wants], limited)) == ["two"]
-    assert not cycle([node("a")], running, [replace(wants, shape=shape(limits=(("x", 3),)))], limited).preemptions
+    wants = replace(URGENT, shape=shape(cpu=1000, limits=(("x", 1),)))
+    assert victims(cycle([node("a")], running, [wants], PREEMPTS, limits=limits)) == ["other"], "it has done less"
+    assert not cycle([node("a")], running, [replace(wants, shape=shape(limits=(("x", 5),)))], PREEMPTS, limits=limits).preemptions
+    above = [replace(one, priority=1000) if one.limits else one for one in running]
+    assert not cycle([node("a")], above, [wants], PREEMPTS, limits=limits).preemptions
 
 
 def test_who_has_aged_above_it_is_not_stopped() -> None:
@@ -277,29 +288,28 @@ def test_a_bound_that_was_lowered_below_what_runs_costs_nobody_a_victim() -> Non
     crew = [runs(f"r{number}", "ab"[number % 2], cpu=100, queue=DEFAULT, limits=(("x", 1),)) for number in range(6)]
     nodes = [node("a"), node("b")]
     wants = replace(URGENT, shape=shape(cpu=1000, limits=(("x", 1),)))
-    lowered = [
-        replace(PREEMPTS, max_running=2),
-        replace(PREEMPTS, limits={"x": LimitInfo(2)}),
-        replace(PREEMPTS, max_running_per_node=2),
-    ]
-    for queue in lowered:
-        assert not victims(cycle(nodes, crew, [wants], queue)), queue
+    for queue, limits in (
+        (replace(PREEMPTS, max_running=2), None),
+        (PREEMPTS, {"x": limited(2)}),
+        (replace(PREEMPTS, max_running_per_node=2), None),
+    ):
+        assert not victims(cycle(nodes, crew, [wants], queue, limits=limits)), queue
         full = crew[:4] if queue.max_running_per_node else crew[:2]
-        assert len(victims(cycle(nodes, full, [wants], queue))) == 1, queue
+        assert len(victims(cycle(nodes, full, [wants], queue, limits=limits))) == 1, queue
     for bounded in (2, 3):
         result = cycle([replace(one, max_tasks=bounded) for one in nodes], crew, [wants])
         assert len(victims(result)) == (0 if bounded == 2 else 1)
 
 
 def test_slots_and_places_held_on_a_node_that_is_away_do_not_come_back_soon() -> None:
-    for queue in (replace(PREEMPTS, max_running=2), replace(PREEMPTS, limits={"x": LimitInfo(2)})):
+    for queue, limits in ((replace(PREEMPTS, max_running=2), None), (PREEMPTS, {"x": limited(2)})):
         crew = [
             runs("leaving", "away", queue=DEFAULT, limits=(("x", 1),), stopping=True),
             runs("low", "a", queue=DEFAULT, limits=(("x", 1),)),
         ]
         wants = replace(URGENT, shape=shape(cpu=1000, limits=(("x", 1),)))
-        assert victims(cycle([node("a"), node("away", ready=False)], crew, [wants], queue)) == ["low"]
-        assert not victims(cycle([node("a"), node("away")], crew, [wants], queue))
+        assert victims(cycle([node("a"), node("away", ready=False)], crew, [wants], queue, limits=limits)) == ["low"]
+        assert not victims(cycle([node("a"), node("away")], crew, [wants], queue, limits=limits))
 
 
 def test_a_younger_task_of_a_line_makes_room_only_when_it_is_its_turn() -> None:

@@ -21,7 +21,6 @@ from swarmtask.scheduler.model import (
     CycleResult,
     GpuInfo,
     GpuWish,
-    LimitInfo,
     NodeInfo,
     PendingTask,
     QueueInfo,
@@ -30,7 +29,7 @@ from swarmtask.scheduler.model import (
     Snapshot,
     TaskShape,
 )
-from tests.scheduler.builders import GIB, node, shape, snapshot, task
+from tests.scheduler.builders import GIB, limited, node, shape, snapshot, task
 from tests.scheduler.crowds import after, crowded, over_committed, started, with_running
 from tests.scheduler.oracle import Oracle
 
@@ -51,10 +50,11 @@ CARDS = (
     GpuInfo(7, "amd", "MI300", 2**37),
 )
 EVERYTHING = (
-    QueueInfo(DAY, max_running=5, limits={"x": LimitInfo(3)}, cohort="all", weight=3, preempts=True),
-    QueueInfo(NIGHT, max_running_per_node=2, limits={"x": LimitInfo(2), "y": LimitInfo(1)}, cohort="all"),
+    QueueInfo(DAY, max_running=5, cohort="all", weight=3, preempts=True),
+    QueueInfo(NIGHT, max_running_per_node=2, cohort="all"),
     QueueInfo(LAB, aging_s=30.0, preempts=True),
 )
+LIMITS = {"x": limited(3, DAY), "y": limited(1, NIGHT)}
 
 
 def cluster() -> list[NodeInfo]:
@@ -63,7 +63,7 @@ def cluster() -> list[NodeInfo]:
 
 def state_of(now: float, pending: list[PendingTask], running: list[RunningTask]) -> Snapshot:
     """The cluster with what runs on it; its single GPUs are marked as held."""
-    filled = with_running(replace(snapshot(cluster(), pending, *EVERYTHING), now=now), running)
+    filled = with_running(replace(snapshot(cluster(), pending, *EVERYTHING, limits=LIMITS), now=now), running)
     nodes = []
     for one in filled.nodes:
         held = {index for run in running if run.node == one.name for index in run.gpus}
@@ -83,8 +83,8 @@ def assert_nothing_is_over_committed(state: Snapshot) -> None:
         assert queue.max_running is None or len(ours) <= queue.max_running
         per_node = Counter(run.node for run in ours)
         assert queue.max_running_per_node is None or all(count <= queue.max_running_per_node for count in per_node.values())
-        for name, limit in queue.limits.items():
-            assert sum(dict(run.limits).get(name, 0) for run in ours) <= limit.most
+    for name, limit in state.limits.items():
+        assert sum(dict(run.limits).get(name, 0) for run in running) <= limit.most
 
 
 @given(st.integers(0, 2**32))
@@ -127,21 +127,22 @@ KEPT = re.compile(r"node (\w+) is kept for it")
 
 
 def kept_for_others(better: PendingTask, fits: set[str], before: Snapshot, result: CycleResult) -> bool:
-    """Whether all nodes where it fits, or slots or a place of its queue that it needs, are kept for tasks that come before it: for
+    """Whether all nodes where it fits, or slots that it needs or a place of its queue, are kept for tasks that come before it: for
     tasks before it in the order, and at its own level for queues that take turns."""
     levels = Oracle.of(before).levels
     order = {one.uid: rank for rank, one in enumerate(Oracle.order(before))}
     nodes: set[str] = set()
     queue = before.queues[better.queue]
-    names = {name for name, _ in better.shape.limits if name in queue.limits}
+    names = {name for name, _ in better.shape.limits if name in before.limits}
     for refusal in result.refusals:
         one, found = refusal.task, KEPT.search(refusal.message)
         turns = before.queues[one.queue].cohort and levels[one.uid] == levels[better.uid]
         if one == better or (order[one.uid] > order[better.uid] and not turns):
             continue
         nodes |= {found[1]} if found else set()
-        shared = names & {name for name, _ in one.shape.limits}
-        if one.queue == better.queue and (shared or (found and queue.max_running is not None)):
+        if names & {name for name, _ in one.shape.limits}:
+            return True
+        if one.queue == better.queue and found and queue.max_running is not None:
             return True
     return fits <= nodes
 
@@ -215,7 +216,8 @@ def waits_s(
                     learned = chance.choice([None, 3.0, 10.0])
                     waiting.append(task(f"s{made}", wants, at=now, queue=queue, duration_s=learned, priority=priority))
         pending = [*waiting, large] if now >= large.queued_at else waiting
-        state = with_running(replace(snapshot(nodes, pending, *queues), now=now), [one for one, _ in running.values()])
+        bare = replace(snapshot(nodes, pending, *queues, limits={"x": limited(6, LAB)}), now=now)
+        state = with_running(bare, [one for one, _ in running.values()])
         for binding in run_cycle(state).bindings:
             if binding.task == large:
                 return now - large.queued_at
@@ -229,7 +231,7 @@ LARGE = task("large", shape(cpu=4000, gpus=2, limits=(("x", 6),)), at=NOW + 20, 
 
 def sharing(cohort: str = "", most: int | None = 4) -> list[QueueInfo]:
     return [
-        QueueInfo(DAY, limits={"x": LimitInfo(6)}, cohort=cohort, max_running=most),
+        QueueInfo(DAY, cohort=cohort, max_running=most),
         QueueInfo(NIGHT, cohort=cohort, weight=2),
         QueueInfo(LAB),
     ]
@@ -241,18 +243,22 @@ def test_a_task_that_takes_gpus_and_slots_starts_in_spite_of_endless_streams(see
     """It needs most of the cores, both cards and all slots of a limit at the same moment, while other tasks, of its own queue too
     and of one that shares with it, take one of each again and again."""
     assert waits_s(LARGE, sharing(cohort), CROWDED, [DAY, NIGHT, LAB] if own else [NIGHT, LAB], seed=seed) is not None
-    assert waits_s(LARGE, sharing(cohort, None), ROOMY, [DAY], seed=seed) is not None, "it needs slots alone"
+    others = [DAY] if own else [NIGHT, LAB]
+    assert waits_s(LARGE, sharing(cohort, None), ROOMY, others, seed=seed) is not None, "it needs slots alone"
 
 
+@pytest.mark.parametrize("streams", [[DAY], [NIGHT], [LAB]])
 @pytest.mark.parametrize("cohort", ["", "all"])
-def test_those_streams_would_starve_it_if_nothing_were_kept(monkeypatch: pytest.MonkeyPatch, cohort: str) -> None:
-    """What the test above shows is the doing of reservations, of nodes and of slots."""
-    seed = 1
+def test_those_streams_would_starve_it_if_nothing_were_kept(
+    monkeypatch: pytest.MonkeyPatch, cohort: str, streams: list[QueueKey]
+) -> None:
+    """What the test above shows is the doing of reservations, of nodes and of slots, also for streams of other queues."""
+    seed = 4
     monkeypatch.setattr(Headroom, "_reserve", lambda *_: None)
     assert waits_s(LARGE, sharing(cohort), CROWDED, [DAY, NIGHT, LAB], seed=seed) is None
-    assert waits_s(LARGE, sharing(cohort, None), ROOMY, [DAY], seed=seed) is not None
+    assert waits_s(LARGE, sharing(cohort, None), ROOMY, streams, seed=seed) is not None
     monkeypatch.setattr(Headroom, "_keep_slots", lambda *_: None)
-    assert waits_s(LARGE, sharing(cohort, None), ROOMY, [DAY], seed=seed) is None
+    assert waits_s(LARGE, sharing(cohort, None), ROOMY, streams, seed=seed) is None
 
 
 @pytest.mark.parametrize("seed", range(2))
@@ -264,6 +270,9 @@ def test_aging_brings_a_task_past_an_endless_stream_of_more_important_ones(seed:
     waited = waits_s(LARGE, aging, CROWDED, streams, seed=seed, priority=2)
     assert waited is not None
     assert waited >= 40
+
+
+LIMIT = {"x": limited(400, DAY)}
 
 
 def shares_over_time(
@@ -282,14 +291,11 @@ def shares_over_time(
             for _ in range(max(20, 10 * nodes) if ends > 0.1 or not step else 20):
                 made += 1
                 pending.append(task(f"t{made}", wanted, at=float(made), queue=key))
-        queues = [
-            QueueInfo(key, cohort="all", weight=weight, max_running=200, limits={"x": LimitInfo(200)})
-            for key, weight in zip(keys, weights, strict=True)
-        ]
+        queues = [QueueInfo(key, cohort="all", weight=weight, max_running=200) for key, weight in zip(keys, weights, strict=True)]
         cluster = [node(f"n{number}", cpu=20_000, gpus=5) for number in range(nodes)]
         running += [
             started(one.task, one.node, 0.0)
-            for one in run_cycle(with_running(snapshot(cluster, pending, *queues), running)).bindings
+            for one in run_cycle(with_running(snapshot(cluster, pending, *queues, limits=LIMIT), running)).bindings
         ]
         if step >= rounds // 2:
             for one in running:

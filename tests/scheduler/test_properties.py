@@ -154,7 +154,8 @@ queue_weights = st.one_of(
 )
 
 
-limits = st.builds(LimitInfo, st.integers(0, 8), st.dictionaries(st.sampled_from(["x", "y"]), st.integers(1, 2)))
+holders = st.dictionaries(st.tuples(st.sampled_from(["home", "lab"]), st.sampled_from(["x", "y"])), st.integers(1, 2))
+limits = st.builds(LimitInfo, st.integers(0, 8), st.sampled_from(QUEUES), holders)
 
 
 @st.composite
@@ -186,7 +187,6 @@ def snapshots(draw: st.DrawFn) -> Snapshot:
             cohort=draw(st.sampled_from(["", "", "all", "other"])),
             weight=draw(st.sampled_from([1, 1, 2, 10])),
             requested=draw(st.one_of(st.just(Amounts()), wishes)),
-            limits=draw(st.dictionaries(st.sampled_from(LIMITS), limits)),
             aging_s=draw(st.sampled_from([None, None, 1 / 1024, 1.0, 30.0])),
             weights=draw(queue_weights),
         )
@@ -211,7 +211,14 @@ def snapshots(draw: st.DrawFn) -> Snapshot:
         )
         for number in range(draw(st.integers(0, 6)))
     ]
-    return Snapshot(now, cluster, pending, {queue.key: queue for queue in queues}, running)
+    return Snapshot(
+        now,
+        cluster,
+        pending,
+        {queue.key: queue for queue in queues},
+        running,
+        draw(st.dictionaries(st.sampled_from(LIMITS), limits)),
+    )
 
 
 @given(snapshots() | crowded())
@@ -312,9 +319,9 @@ def test_nothing_is_over_committed(snapshot: Snapshot) -> None:
         started = sum(binding.task.queue == queue.key for binding in result.bindings)
         assert not started or not queue.stopped
         assert not started or queue.max_running is None or queue.running + started <= queue.max_running
-        for name, limit in queue.limits.items():
-            taken = [dict(binding.task.shape.limits).get(name, 0) for binding in result.bindings if binding.task.queue == queue.key]
-            assert not sum(taken) or sum(limit.holders.values()) + sum(taken) <= limit.most
+    for name, limit in snapshot.limits.items():
+        taken = sum(dict(binding.task.shape.limits).get(name, 0) for binding in result.bindings)
+        assert not taken or sum(limit.holders.values()) + taken <= limit.most
 
 
 @given(snapshots() | crowded(preempts=True))

@@ -13,7 +13,6 @@ from swarmtask.scheduler.cycle import explain_task, run_cycle
 from swarmtask.scheduler.model import (
     Amounts,
     CycleResult,
-    LimitInfo,
     NodeInfo,
     PendingTask,
     QueueInfo,
@@ -21,7 +20,7 @@ from swarmtask.scheduler.model import (
     Snapshot,
     TaskShape,
 )
-from tests.scheduler.builders import DEFAULT, GIB, node, shape, snapshot, task
+from tests.scheduler.builders import DEFAULT, GIB, limited, node, shape, snapshot, task
 from tests.scheduler.crowds import started, with_running
 
 NIGHT = ("home", "night")
@@ -32,9 +31,12 @@ def runs(name: str, where: str = "a", cpu: int = 1000, *, ends_at: float | None 
     return RunningTask(("home", name), name, NIGHT, 0, where, 1, Amounts(cpu), 0.0, ends_at=ends_at, stopping=stopping)
 
 
-def crowd(nodes: list[NodeInfo], running: list[RunningTask], pending: list[PendingTask], *queues: QueueInfo) -> Snapshot:
+def crowd(
+    nodes: list[NodeInfo], running: list[RunningTask], pending: list[PendingTask], *queues: QueueInfo, **limits: int
+) -> Snapshot:
     known = {DEFAULT: QueueInfo(DEFAULT), NIGHT: QueueInfo(NIGHT), **{queue.key: queue for queue in queues}}
-    return with_running(replace(snapshot(nodes, pending, *known.values()), now=NOW), running)
+    stated = {name: limited(most) for name, most in limits.items()}
+    return with_running(replace(snapshot(nodes, pending, *known.values(), limits=stated), now=NOW), running)
 
 
 def names(result: CycleResult) -> list[str]:
@@ -84,15 +86,14 @@ def test_what_can_never_fit_keeps_nothing() -> None:
     assert names(run_cycle(crowd([node("a")], [runs("r")], [elsewhere, small("s")]))) == ["s"]
     greedy = replace(LARGE, shape=shape(limits=(("x", 4),)))
     one = replace(small("s"), queue=DEFAULT, shape=shape(limits=(("x", 1),)))
-    assert names(run_cycle(crowd([node("a")], [], [greedy, one], QueueInfo(DEFAULT, limits={"x": LimitInfo(3)})))) == ["s"]
+    assert names(run_cycle(crowd([node("a")], [], [greedy, one], x=3))) == ["s"]
 
 
 def test_slots_that_come_free_are_left_to_who_needs_several() -> None:
-    queue = QueueInfo(DEFAULT, limits={"x": LimitInfo(3), "y": LimitInfo(9)})
     holds = replace(runs("r"), queue=DEFAULT, limits=(("x", 1),))
     three = task("three", shape(limits=(("x", 3),)), at=1.0)
     others = [task(f"{name}", shape(limits=((name, 1),)), at=2.0) for name in "xy"]
-    result = run_cycle(crowd([node("a")], [holds], [three, *others], queue))
+    result = run_cycle(crowd([node("a")], [holds], [three, *others], x=3, y=9))
     assert names(result) == ["y"]
     (first, second) = result.refusals
     assert first.reason == "LimitReached"
@@ -105,10 +106,9 @@ def test_slots_that_come_free_are_left_to_who_needs_several() -> None:
 @pytest.mark.parametrize("nowhere", [shape(limits=(("x", 3),), node_name="off"), shape(cpu=9000, limits=(("x", 3),))])
 def test_slots_are_not_left_to_what_no_node_could_take(nowhere: TaskShape) -> None:
     """It would starve all who share a limit with it, and wait for ever itself."""
-    queue = QueueInfo(DEFAULT, limits={"x": LimitInfo(3)})
     holds = replace(runs("r"), queue=DEFAULT, limits=(("x", 1),))
     waiting = [task("never", nowhere, at=1.0), *[task(name, shape(limits=(("x", 1),)), at=2.0) for name in ("s1", "s2", "s3")]]
-    cluster = crowd([node("a")], [holds], waiting, queue)
+    cluster = crowd([node("a")], [holds], waiting, x=3)
     result = run_cycle(cluster)
     assert names(result) == ["s1", "s2"]
     never, third = result.refusals
@@ -120,13 +120,10 @@ def test_slots_are_not_left_to_what_no_node_could_take(nowhere: TaskShape) -> No
 
 def test_slots_are_left_to_what_fits_when_others_have_ended() -> None:
     """Also where all its nodes are kept for others in this cycle."""
-    queue = QueueInfo(DEFAULT, limits={"x": LimitInfo(3)})
     running = [replace(runs("r", cpu=8000), queue=DEFAULT, limits=(("x", 1),))]
     three = task("three", shape(cpu=4000, limits=(("x", 3),)), at=1.0)
     one = task("one", shape(cpu=0, limits=(("x", 1),)), at=2.0)
-    result = run_cycle(
-        crowd([node("a", cpu=8000)], running, [replace(LARGE, shape=shape(cpu=8000), priority=9), three, one], queue)
-    )
+    result = run_cycle(crowd([node("a", cpu=8000)], running, [replace(LARGE, shape=shape(cpu=8000), priority=9), three, one], x=3))
     assert [refusal.reason for refusal in result.refusals] == ["NoNodeFits", "LimitReached", "Reserved"]
 
 

@@ -7,6 +7,7 @@ and puts it back. Never imported by anything but tests.
 from __future__ import annotations
 
 import asyncio
+import copy
 import itertools
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -35,7 +36,8 @@ from swarmtask.resources.kinds import SWARM_TASK
 from swarmtask.resources.meta import FINALIZER
 from swarmtask.resources.task import AttemptState
 from swarmtask.scheduler import headroom
-from swarmtask.scheduler.model import Amounts, Snapshot
+from swarmtask.scheduler.model import Amounts, QueueInfo, Snapshot
+from swarmtask.scheduler.ordering import Gate, Order
 from swarmtask.scheduler.reach import Reach
 
 Bug = Callable[[], Any]
@@ -386,13 +388,26 @@ def submits_something_else_each_time() -> Iterator[None]:
 
 @bug
 def ignores_slots() -> Iterator[None]:
-    """spec.limits of a queue does not count."""
+    """spec.limits of queues does not count."""
 
     def snapshot(*seen: Any, **options: Any) -> Snapshot:
-        taken = take_snapshot(*seen, **options)
-        return replace(taken, queues={key: replace(queue, limits={}) for key, queue in taken.queues.items()})
+        return replace(take_snapshot(*seen, **options), limits={})
 
     with patch.object(scheduling, "take_snapshot", snapshot), patch.object(Cache, "has_room", _always):
+        yield
+
+
+@bug
+def lets_each_queue_count_slots_for_itself() -> Iterator[None]:
+    """What one queue starts in a cycle leaves a limit as it was for the others."""
+    original = Order._gate
+
+    def gate(self: Order, queue: QueueInfo) -> Gate:
+        made = original(self, queue)
+        made.slots = copy.deepcopy(made.slots)
+        return made
+
+    with patch.object(Order, "_gate", gate), patch.object(Cache, "has_room", _always):
         yield
 
 

@@ -16,13 +16,15 @@ from swarmtask.controllers.cache import Cache
 from swarmtask.controllers.reading import version_of
 from swarmtask.kube import Object
 from swarmtask.resources import units
-from swarmtask.resources.kinds import SWARM_NODE, Kind
+from swarmtask.resources.kinds import SWARM_NODE, SWARM_QUEUE, Kind
 from swarmtask.scheduler.model import TaskKey
 
 Slot = tuple[str, TaskKey]
 Amounts = dict[str, float]
 """Name of a bound -> how much is allowed; what is not named is not bounded."""
 UNBOUNDED = float("inf")
+LIMIT = "limit "
+"""Before the names of limits."""
 
 
 @dataclass
@@ -48,6 +50,10 @@ class Limits:
             return
         slot = (kind.plural, (obj["metadata"].get("namespace") or "", obj["metadata"]["name"]))
         told, waiting = self._told.get(slot), self._lowered.get(slot)
+        if told is None and kind is SWARM_QUEUE:
+            # A new one: its tasks cannot have started, but its limits are also those of others'.
+            told = {name: amount for name, amount in amounts.items() if not name.startswith(LIMIT)}
+            self._say(kind, slot, obj, told)
         if told is None or _covers(amounts, told):
             self._lowered.pop(slot, None)
             return self._say(kind, slot, obj, amounts)
@@ -93,7 +99,7 @@ def _limits(kind: Kind, obj: Object) -> Amounts | None:
     spec = obj.get("spec") or {}
     if kind is not SWARM_NODE:
         bounds = {name: spec.get(name) for name in ("maxRunning", "maxRunningPerNode")}
-        bounds |= {f"limit {name}": slots for name, slots in (spec.get("limits") or {}).items()}
+        bounds |= {f"{LIMIT}{name}": slots for name, slots in (spec.get("limits") or {}).items()}
     else:
         offered = (obj.get("status") or {}).get("allocatable")
         if not offered:
@@ -113,6 +119,6 @@ def _bounded(kind: Kind, obj: Object, amounts: Amounts) -> Object:
             "cpu": f"{amounts['cpu']:.0f}m", "memory": f"{amounts['memory']:.0f}", "gpu": int(amounts["gpu"]),
         }  # fmt: skip
         return obj | {"spec": spec | {"maxTasks": amounts.get("maxTasks")}, "status": obj["status"] | {"allocatable": offered}}
-    slots = {name.removeprefix("limit "): amount for name, amount in amounts.items() if name.startswith("limit ")}
+    slots = {name.removeprefix(LIMIT): amount for name, amount in amounts.items() if name.startswith(LIMIT)}
     bounds = {name: amounts.get(name) for name in ("maxRunning", "maxRunningPerNode")}
     return obj | {"spec": {name: value for name, value in (spec | bounds | {"limits": slots}).items() if value is not None}}

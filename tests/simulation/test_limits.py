@@ -65,12 +65,26 @@ def test_a_lowered_bound_counts_when_the_operator_has_heard_of_it_and_what_it_ha
 def test_a_bound_that_is_raised_counts_at_once_also_when_another_one_is_lowered() -> None:
     scene = Scene()
     scene.store(maxRunningPerNode=0, limits={"a": 1, "b": 1})
+    scene.hear()
     scene.store(maxRunningPerNode=0, maxRunning=2, limits={"a": 3, "b": 1})
     assert scene.spec == {"maxRunningPerNode": 0, "limits": {"a": 3, "b": 1}}
     scene.store(maxRunning=2, limits={"a": 0})
     assert scene.spec == {"limits": {"a": 3}}
     scene.hear()
     assert scene.spec == {"maxRunning": 2, "limits": {"a": 0}}
+
+
+def test_the_limits_of_a_new_queue_count_when_the_operator_has_heard_of_them() -> None:
+    """They are also those of the tasks of others."""
+    scene = Scene()
+    scene.place(1)
+    scene.store(maxRunning=2, limits={"a": 1})
+    assert scene.spec == {"maxRunning": 2, "limits": {}}
+    scene.hear()
+    assert scene.spec == {"maxRunning": 2, "limits": {}}
+    scene.sent.clear()
+    scene.look()
+    assert scene.spec == {"maxRunning": 2, "limits": {"a": 1}}
 
 
 def test_a_deleted_queue_starts_nothing_once_the_operator_knows_and_has_its_bounds_when_it_is_back() -> None:

@@ -99,8 +99,7 @@ def _lie(
         case Phase.QUEUED, "QueueFull":
             return "" if queue is not None and queue.spec.max_running == 0 else "its queue has room, or will have"
         case Phase.QUEUED, "LimitReached":
-            most = {} if queue is None else queue.spec.limits
-            never = [name for name, slots in spec.limits.items() if slots > most.get(name, slots)]
+            never = [name for name, slots in spec.limits.items() if any(slots > one.spec.limits.get(name, slots) for one in queues)]
             return "" if never else "the slots that it needs are free, or will be"
         case Phase.QUEUED, "NoNodeFits" if queue is not None and queue.spec.max_running_per_node == 0:
             return ""
@@ -222,6 +221,13 @@ def _queues(queues: list[SwarmQueue], tasks: list[SwarmTask]) -> Iterator[str]:
         told = (queue.status.queued, queue.status.running, queue.status.dead_letters)
         if told != truth:
             yield f"queue {queue.metadata.name} says {told} queued, running, dead letters; true is {truth}"
+        slots: Counter[str] = Counter()
+        for task in tasks:
+            if task.status.phase in BOUND_PHASES and task.status.current is not None:
+                slots.update(task.status.current.requested.limits)
+        held = {name: slots[name] for name in queue.spec.limits}
+        if queue.status.limits_held != held:
+            yield f"queue {queue.metadata.name} says that {queue.status.limits_held} of its limits are held; true is {held}"
 
 
 def _memory(cache: Cache, tasks: list[SwarmTask], held: dict[str, tuple[int, Amounts]]) -> Iterator[str]:

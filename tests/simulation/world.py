@@ -372,8 +372,8 @@ class World:
         if kind is SWARM_TASK:
             self._task_committed(obj, gone, now)
         elif kind is SWARM_QUEUE:
-            # Of what is gone nothing starts, and its other bounds hold until it says something else.
-            self.limits.changed(kind, obj | {"spec": (obj.get("spec") or {}) | {"maxRunning": 0}} if gone else obj)
+            # Of what is gone nothing starts, it limits nobody else, and its other bounds hold until it says something else.
+            self.limits.changed(kind, obj | {"spec": (obj.get("spec") or {}) | {"maxRunning": 0, "limits": {}}} if gone else obj)
         elif kind is SWARM_NODE and not gone:
             self._drains.node_seen(obj)
             self.limits.changed(kind, obj)

@@ -32,7 +32,7 @@ from swarmtask.resources.node import NodeEviction, NodePhase, SwarmNode
 from swarmtask.resources.queue import SwarmQueue
 from swarmtask.resources.task import Attempt, MemoryPlan, SwarmTask
 from swarmtask.scheduler.backlog import Backlog
-from swarmtask.scheduler.model import Amounts, PendingTask, QueueKey, RunningTask, TaskKey
+from swarmtask.scheduler.model import Amounts, LimitInfo, PendingTask, QueueKey, RunningTask, TaskKey
 
 logger = logging.getLogger(__name__)
 
@@ -393,9 +393,18 @@ class Cache:
         """Live and assumed tasks of a queue."""
         return self._sums.running[queue]
 
-    def limit_holders(self, queue: QueueKey, name: str) -> dict[str, int]:
-        """The name of each task of the queue that is live or assumed and holds slots of this limit -> how many."""
-        return dict(self._sums.limit_holders.get((queue, name), ()))
+    def limits(self) -> dict[str, LimitInfo]:
+        """The limits that queues name, with all live and assumed tasks that hold some."""
+        smallest: dict[str, tuple[int, QueueKey]] = {}
+        for key, queue in self.queues.items():
+            for name, most in queue.spec.limits.items():
+                smallest[name] = min(smallest.get(name, (most, key)), (most, key))
+        holders = self._sums.limit_holders
+        return {name: LimitInfo(most, key, dict(holders.get(name, ()))) for name, (most, key) in smallest.items()}
+
+    def limit_held(self, name: str) -> int:
+        """Slots of this limit that live and assumed tasks hold."""
+        return sum(self._sums.limit_holders.get(name, {}).values())
 
     def drains(self, node: str) -> bool:
         """A person wants the node empty."""
@@ -413,8 +422,8 @@ class Cache:
         return self.known_queues.exists(queue)
 
     def has_room(self, key: TaskKey) -> bool:
-        """Whether the queue of an assumed task still lets it start, by what it says now and with all that is live or assumed
-        counted. True where nothing is assumed."""
+        """Whether the queue of an assumed task and the limits still let it start, by what they say now and with all that is live
+        or assumed counted. True where nothing is assumed."""
         assumed = self._assumed.get(key)
         if assumed is None:
             return True
@@ -427,7 +436,9 @@ class Cache:
             (self.running(holding.queue), spec.max_running),
             (self._sums.queue_tasks[holding.node][holding.queue], spec.max_running_per_node),
         ]
-        bounds += [(sum(self.limit_holders(holding.queue, name).values()), spec.limits.get(name)) for name, _ in holding.limits]
+        if holding.limits:
+            limits = self.limits()
+            bounds += [(self.limit_held(name), limits[name].most) for name, _ in holding.limits if name in limits]
         return all(most is None or held <= most for held, most in bounds)
 
     def lacks_default(self, namespace: str) -> bool:

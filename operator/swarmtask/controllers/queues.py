@@ -104,7 +104,7 @@ class Queues:
                 "running": self._cache.bound[key],  # as bounds count: by the queue that let it start
                 "dead_letters": phases[(key, Phase.FAILED)],
                 "oldest_queued_time": None if oldest is None else datetime.fromtimestamp(int(oldest), UTC),
-                "limits_held": {name: sum(self._cache.limit_holders(key, name).values()) for name in queue.spec.limits},
+                "limits_held": {name: self._cache.limit_held(name) for name in queue.spec.limits},
                 "observed_generation": queue.metadata.generation or None,
                 "conditions": set_condition(
                     queue.status.conditions,

@@ -17,7 +17,7 @@ from swarmtask.resources.node import NodeEngine, NodePhase, SwarmNode, capabilit
 from swarmtask.resources.placement import dollars
 from swarmtask.scheduler.filters import untolerated
 from swarmtask.scheduler.line import Place
-from swarmtask.scheduler.model import Amounts, LimitInfo, NodeInfo, QueueInfo, QueueKey, Snapshot, Taint, TaskKey
+from swarmtask.scheduler.model import Amounts, NodeInfo, QueueInfo, QueueKey, Snapshot, Taint, TaskKey
 from swarmtask.scheduler.standing import place_of
 
 EngineReady = Callable[[NodeEngine], bool]
@@ -44,7 +44,7 @@ def take_snapshot(
     running = cache.with_ends(cache.running_tasks(now), now) if pending else []
     # The queue of a task that runs says where it would stand if it were queued again.
     keys = {task.queue for task in pending} | {task.queue for task in running}
-    return Snapshot(now, nodes, pending, {key: queue_info(cache, key) for key in keys}, running, cut=cut)
+    return Snapshot(now, nodes, pending, {key: queue_info(cache, key) for key in keys}, running, cache.limits(), cut)
 
 
 def _place(cache: Cache, now: float) -> Place:
@@ -89,7 +89,6 @@ def queue_info(cache: Cache, key: QueueKey) -> QueueInfo:
         weight=spec.weight,
         requested=cache.queue_requested(key),
         weights=(spec.weights.capability, spec.weights.load, spec.weights.latency, spec.weights.cost),
-        limits={name: LimitInfo(most, cache.limit_holders(key, name)) for name, most in spec.limits.items()},
         preempts=spec.preemption == "LowerPriority",
         aging_s=spec.aging_seconds,
         outdated=cache.known_queues.outdated(key),

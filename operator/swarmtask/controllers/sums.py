@@ -23,7 +23,7 @@ class Sums:
         self.queue_requested: dict[QueueKey, Amounts] = {}
         self.queue_tasks: dict[str, Counter[QueueKey]] = {}
         self.gpus_held: dict[str, Counter[HeldGpu]] = {}
-        self.limit_holders: dict[tuple[QueueKey, str], dict[str, int]] = {}
+        self.limit_holders: dict[str, dict[TaskKey, int]] = {}
 
     def move(self, key: TaskKey, before: Holding | None, after: Holding | None) -> None:
         """The task held `before` and holds `after`; None: nothing."""
@@ -34,13 +34,13 @@ class Sums:
                 self._count(holding, sign)
         if before is not None:
             for name, _ in before.limits:
-                holders = self.limit_holders[before.queue, name]
-                del holders[key[1]]
+                holders = self.limit_holders[name]
+                del holders[key]
                 if not holders:
-                    del self.limit_holders[before.queue, name]
+                    del self.limit_holders[name]
         if after is not None:
             for name, slots in after.limits:
-                self.limit_holders.setdefault((after.queue, name), {})[key[1]] = slots
+                self.limit_holders.setdefault(name, {})[key] = slots
 
     def _count(self, holding: Holding, sign: int) -> None:
         sums = self.requested.get(holding.node, Amounts())

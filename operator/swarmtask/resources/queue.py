@@ -75,8 +75,8 @@ class QueueSpec(Model):
     defaults: TaskDefaults = Field(default_factory=TaskDefaults, description="For tasks that do not say, at their creation.")
     limits: Annotated[dict[str, Slots], Field(max_length=256), LimitNames] = Field(
         default_factory=dict,
-        description="Limits on all nodes together, for example model/x: 5: the live attempts of this queue never hold more slots. "
-        "Other queues have their own, also of the same name.",
+        description="Limits of the whole cluster, for example model/x: 5: live attempts of all queues and namespaces never hold "
+        "more slots of that name together. Where several queues say a number, the smallest is in force.",
     )
     cohort: OptionalName = Field(
         default="",
@@ -117,7 +117,9 @@ class QueueStatus(Model):
         default=None, description="Half of the tasks that started in the last hour waited no longer; absent when none did."
     )
     wait_seconds_p99: Annotated[StrictInt, Field(ge=0)] | None = Field(default=None, description="The same for 99 of 100.")
-    limits_held: dict[str, Slots] = Field(default_factory=dict, description="Slots held of each of spec.limits.")
+    limits_held: dict[str, Slots] = Field(
+        default_factory=dict, description="Slots held of each of spec.limits, by tasks of all queues."
+    )
     observed_generation: int | None = None
     conditions: list[Condition] = Field(
         default_factory=list,

@@ -189,8 +189,8 @@ class TaskSpec(Model):
     placement: Placement = Field(default_factory=Placement, description="Which nodes may run it.")
     limits: Annotated[dict[str, Annotated[StrictInt, Field(ge=1, le=1_000_000)]], Field(max_length=16), LimitNames] = Field(
         default_factory=dict,
-        description="Slots of the limits of its queue that an attempt holds while it is live, on whatever node, for example "
-        "model/x: 1. A name that the queue's spec.limits does not have is not limited.",
+        description="Slots of the cluster's limits that an attempt holds while it is live, whatever its queue and node, for "
+        "example model/x: 1. A name that is in spec.limits of no queue is not limited.",
     )
     backoff_limit: Annotated[StrictInt, Field(ge=0, le=1000)] = Field(
         default=3, description="Retries after the first attempt. Losses that are not the task's fault do not count."

@@ -63,7 +63,8 @@ class Cycle:
     def __init__(self, snapshot: Snapshot) -> None:
         # 1. Order: one class per shape, one line per queue, priority and class, a heap of heads.
         shared = any(queue.cohort for queue in snapshot.queues.values())
-        self.order = Order(snapshot.pending, snapshot.queues, offered(snapshot.nodes) if shared else Amounts(), snapshot.now)
+        in_all = offered(snapshot.nodes) if shared else Amounts()
+        self.order = Order(snapshot.pending, snapshot.queues, in_all, snapshot.now, snapshot.limits)
         # 2. Columns: nodes as arrays, nodes that look alike to every waiting task as one class.
         classes = self.order.classes
         self.columns = Columns.of(

@@ -5,7 +5,7 @@ at them. The model, and what it leaves out, is in docs/scheduler.md:
 
 - What runs ends when its template says so; what is not known to end never does. So a start that depends on it stays unknown.
 - What ends gives back what it held, its place in its queue and its slots; the nodes' borders do not matter after that.
-- After each end, tasks start in the order of the cycle where their queue and its limits let them and the room is enough. The first
+- After each end, tasks start in the order of the cycle where their queue and the limits let them and the room is enough. The first
   one that waits for room is not passed by any that takes what it is short of, unless that one has ended by the time it can start.
 """
 
@@ -95,28 +95,6 @@ _End = tuple[float, _Hold | RunningTask]
 """When it ends, and what comes back then."""
 
 
-@dataclass(slots=True)
-class _Bounds:
-    """What a queue still lets through.
-
-    Attributes:
-        left: tasks. slots: of its limits, by name.
-    """
-
-    left: float
-    slots: dict[str, int]
-
-    def lets(self, hold: _Hold) -> bool:
-        """Whether one more starts."""
-        return self.left >= 1 and all(self.slots.get(name, slots) >= slots for name, slots in hold.limits)
-
-    def change(self, hold: _Hold | RunningTask, sign: int) -> None:
-        self.left += sign
-        for name, slots in hold.limits:
-            if name in self.slots:
-                self.slots[name] += sign * slots
-
-
 @dataclass(slots=True, eq=False)
 class _Line:
     """Waiting tasks of one queue and shape, in their order; (rank, key, duration)."""
@@ -136,7 +114,10 @@ class _Future:
         self._nodes = [node for node in snapshot.nodes if node.ready and not node.unschedulable]
         self._usable = {node.name for node in self._nodes}
         self._queues = snapshot.queues
-        self._bounds = {key: _bounds(queue) for key, queue in snapshot.queues.items()}
+        self._limits = snapshot.limits
+        self._left = {key: _places(queue) for key, queue in snapshot.queues.items()}
+        """Tasks that each queue still lets through."""
+        self._slots = {name: limit.most - sum(limit.holders.values()) for name, limit in snapshot.limits.items()}
         self._ends: list[_End] = []
         ready = {node.name for node in snapshot.nodes if node.ready}
         victims = {preemption.victim.key for preemption in result.preemptions}
@@ -149,7 +130,7 @@ class _Future:
         for binding in result.bindings:
             task = binding.task
             hold = _Hold(task.queue, task.shape.request, task.shape.limits)
-            self._take_bounds(hold)
+            self._change_bounds(hold, -1)
             if task.duration_s is not None:
                 self._end_at(self._now + task.duration_s, hold)
         self._ends.sort(key=_moment)
@@ -191,7 +172,7 @@ class _Future:
                     continue
             starts[key] = now
             self._room = _add(self._room, line.room, -1)
-            self._take_bounds(line.hold)
+            self._change_bounds(line.hold, -1)
             if duration_s is not None:
                 insort(self._ends, (now + duration_s, line.hold), lo=self._past, key=_moment)
             line.next += 1
@@ -228,7 +209,7 @@ class _Future:
             line.tasks.append((rank, task.key, task.duration_s))
             if _PER_NODE in refusal.counts:
                 # The queue may run no more on some node: it takes an end of its own, wherever there is room.
-                self._bounds_of(task.queue).left = min(0, self._bounds_of(task.queue).left)
+                self._left[task.queue] = min(0, self._left.get(task.queue, math.inf))
         heads = [(line.tasks[0][0], line) for line in lines.values() if line is not None]
         heapq.heapify(heads)
         return heads
@@ -240,7 +221,7 @@ class _Future:
             queue.stopped
             or queue.unknown
             or queue.max_running == 0
-            or any(name in queue.limits and slots > queue.limits[name].most for name, slots in shape.limits)
+            or any(name in self._limits and slots > self._limits[name].most for name, slots in shape.limits)
         ):
             return False
         if refusal.counts and _STATIC.issuperset(refusal.counts):
@@ -248,17 +229,18 @@ class _Future:
         return any(shape.request.fits_in(node.allocatable) for node in self._nodes)
 
     def _lets(self, hold: _Hold) -> bool:
-        return self._bounds_of(hold.queue).lets(hold)
+        one_more = self._left.get(hold.queue, math.inf) >= 1
+        return one_more and all(self._slots.get(name, slots) >= slots for name, slots in hold.limits)
 
-    def _take_bounds(self, hold: _Hold) -> None:
-        self._bounds_of(hold.queue).change(hold, -1)
-
-    def _bounds_of(self, queue: QueueKey) -> _Bounds:
-        return self._bounds.setdefault(queue, _Bounds(math.inf, {}))
+    def _change_bounds(self, hold: _Hold | RunningTask, sign: int) -> None:
+        self._left[hold.queue] = self._left.get(hold.queue, math.inf) + sign
+        for name, slots in hold.limits:
+            if name in self._slots:
+                self._slots[name] += sign * slots
 
     def _give_back(self, hold: _Hold | RunningTask) -> None:
         self._room = self._with_back(self._room, hold)
-        self._bounds_of(hold.queue).change(hold, 1)
+        self._change_bounds(hold, 1)
 
     def _with_back(self, room: Room, hold: _Hold | RunningTask) -> Room:
         """The room when that has ended; what ends on a node that takes no more tasks gives nothing of it."""
@@ -273,10 +255,8 @@ def _moment(end: _End) -> float:
     return end[0]
 
 
-def _bounds(queue: QueueInfo) -> _Bounds:
-    left = math.inf if queue.max_running is None else queue.max_running - queue.running
-    slots = {name: limit.most - sum(limit.holders.values()) for name, limit in queue.limits.items()}
-    return _Bounds(left, slots)
+def _places(queue: QueueInfo) -> float:
+    return math.inf if queue.max_running is None else queue.max_running - queue.running
 
 
 def _room(amounts: Amounts) -> Room:

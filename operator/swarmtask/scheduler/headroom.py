@@ -30,7 +30,7 @@ from swarmtask.scheduler.ordering import (
     Order,
     Standstill,
 )
-from swarmtask.scheduler.preemption import candidates, make_room, make_slots, slots_of, without_the_needless
+from swarmtask.scheduler.preemption import candidates, given_to, make_room, make_slots, without_the_needless
 from swarmtask.scheduler.reservation import Outlook, Prospect, Reservations, last_resorts, when
 
 MOST_RESERVATIONS = 8
@@ -209,7 +209,7 @@ class Headroom:
         return False
 
     def _victims(self, line: Line, task: PendingTask, outlook: Outlook, missing: dict[str, int]) -> tuple[int, ...] | None:
-        """Whom to stop: first for what the queue lacks, then for what the node lacks, and nobody in vain."""
+        """Whom to stop: first for what the queue and its limits lack, then for what the node lacks, and nobody in vain."""
         occupancy, task_class, gate = self._occupancy, line.task_class, line.gate
         candidate = candidates(occupancy, self._columns, task, line.level)
         for_queue = make_slots(occupancy, gate, candidate, missing)
@@ -229,7 +229,7 @@ class Headroom:
         node = plan.node
 
         def suffice(victims: list[int]) -> bool:
-            given = [slots_of(occupancy, number) for number in victims if occupancy.tasks[number].queue == task.queue]
+            given = [given_to(gate, occupancy, number) for number in victims]
             if any(sum(one.get(name, 0) for one in given) < amount for name, amount in missing.items()):
                 return False
             here = [number for number in victims if occupancy.node[number] == node]
@@ -249,9 +249,8 @@ class Headroom:
         if wanted or gate.left is not None:
             # What is being stopped on a node that does not answer is held until the node answers, or is given up.
             for number in np.flatnonzero(coming & self._columns.ready[self._occupancy.node]).tolist():
-                if self._occupancy.tasks[number].queue == gate.queue.key:
-                    for name, slots in slots_of(self._occupancy, number).items():
-                        back[name] = back.get(name, 0) + slots
+                for name, slots in given_to(gate, self._occupancy, number).items():
+                    back[name] = back.get(name, 0) + slots
         missing: dict[str, int] = {}
         if gate.left is not None:
             running, most = gate.queue.running + self._started(gate), gate.queue.max_running or 0

@@ -217,7 +217,7 @@ class RunningTask:
     Attributes:
         attempt: number of the live attempt; 0 while it is only assumed.
         amounts: what it holds on its node; `gpus` are the indices of its GPUs.
-        limits: slots that it holds of its queue's limits, sorted pairs.
+        limits: slots that it holds of limits, sorted pairs.
         bound_at: when it was placed, in seconds since the epoch.
         ends_at: when it is expected to end; None while that is not known.
         stopping: it is being stopped already: its room will come back by itself.
@@ -245,15 +245,17 @@ class RunningTask:
 
 @dataclass(frozen=True, slots=True)
 class LimitInfo:
-    """One limit of a queue, on all nodes together.
+    """One limit of the cluster, over all nodes, queues and namespaces.
 
     Attributes:
-        most: slots that tasks of the queue may hold together.
-        holders: name of each bound or assumed task of the queue that holds some -> how many.
+        most: slots that tasks may hold together; the smallest number that a queue says.
+        queue: the queue that says it; of several the first by name.
+        holders: each bound or assumed task that holds some -> how many.
     """
 
     most: int
-    holders: Mapping[str, int] = field(default_factory=dict)
+    queue: QueueKey
+    holders: Mapping[TaskKey, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -263,7 +265,6 @@ class QueueInfo:
     Attributes:
         unknown: why nobody knows its bounds, as the words after its name; then nothing of it starts. Empty: they are known.
         outdated: why its bounds are those of an earlier version; empty: they are its own.
-        limits: by name; a name that is not here is not limited.
         cohort: empty means none. Queues of one cohort share by weight; `weight` is at least 1.
         requested: what its bound and assumed tasks hold.
         preempts: its tasks may stop tasks of lower priority, of any queue.
@@ -276,7 +277,6 @@ class QueueInfo:
     max_running: int | None = None
     max_running_per_node: int | None = None
     running: int = 0
-    limits: Mapping[str, LimitInfo] = field(default_factory=dict)
     strategy: Strategy = "balanced"
     cohort: str = ""
     weight: int = 1
@@ -291,13 +291,15 @@ class QueueInfo:
 @dataclass(frozen=True, slots=True)
 class Snapshot:
     """Everything one cycle sees, frozen. `now` is in seconds since the epoch. `running` may be empty where nothing needs it. `cut`
-    is given where `pending` is only the part of all that waits that the cycle has to look at."""
+    is given where `pending` is only the part of all that waits that the cycle has to look at. `limits` are by name; a name that is
+    not there is not limited."""
 
     now: float
     nodes: Sequence[NodeInfo]
     pending: Sequence[PendingTask]
     queues: Mapping[QueueKey, QueueInfo]
     running: Sequence[RunningTask] = ()
+    limits: Mapping[str, LimitInfo] = field(default_factory=dict)
     cut: Cut | None = None
 
 

@@ -55,33 +55,40 @@ class Standstill:
 
 
 class Slots:
-    """The slots of one limit of a queue, as tasks take them.
+    """The slots of one limit, as tasks of all queues take them.
 
     Attributes:
         most, held: slots that there are, and that are taken.
+        queue: the queue that says how many there are.
         kept: slots for tasks that come first and cannot start yet.
+        keeper: the first of those tasks.
     """
 
     def __init__(self, limit: LimitInfo) -> None:
-        self.most = limit.most
+        self.most, self.queue = limit.most, limit.queue
         self.kept = 0
+        self.keeper: TaskKey | None = None
         self._holders = dict(limit.holders)
         self.held = sum(self._holders.values())
 
     def has(self, slots: int) -> bool:
         return self.held + self.kept + slots <= self.most
 
-    def take(self, task: str, slots: int) -> None:
+    def take(self, task: TaskKey, slots: int) -> None:
         self.held += slots
         self._holders[task] = self._holders.get(task, 0) + slots
 
-    def explain(self, slots: int) -> str:
-        """Why a task that takes so many does not start."""
+    def keep(self, task: TaskKey, slots: int) -> None:
+        self.kept += slots
+        self.keeper = self.keeper or task
+
+    def explain(self, slots: int, namespace: str) -> str:
+        """Why a task of this namespace that takes so many does not start."""
         words = f"{self.held} of {self.most} held, needs {slots}"
         if slots > self.most:
             words += f"; never starts: the limit is {self.most}"
         if self._holders:
-            names = sorted(self._holders)
+            names = [name if where == namespace else f"{where}/{name}" for where, name in sorted(self._holders)]
             rest = len(names) - HOLDERS_NAMED
             words += f"; held by {', '.join(names[:HOLDERS_NAMED])}" + (f" and {rest} more" if rest > 0 else "")
         return words
@@ -94,9 +101,9 @@ class Gate:
     Attributes:
         left: how many more of its tasks may start; None means not limited.
         share: what it may run on one node; None means not limited.
-        slots: of its limits, by name.
+        slots: of limits, by name; all queues have the same.
         kept: how many of `left` are for tasks that come first and cannot start yet.
-        keepers: those tasks, for whom something of the queue is kept; the first one of each limit by its name, of `left` by "".
+        keeper: the first of those tasks.
         cohort, claim: who it shares with, and what it holds; both are None for a queue that is in no cohort.
         numbers: the classes of its tasks, by the identity of their shapes.
         lines: by level of priority, number of the class and rounded expected duration.
@@ -107,7 +114,7 @@ class Gate:
     share: NodeShare | None = None
     slots: dict[str, Slots] = field(default_factory=dict)
     kept: int = 0
-    keepers: dict[str, TaskKey] = field(default_factory=dict)
+    keeper: TaskKey | None = None
     cohort: Cohort | None = None
     claim: Claim | None = None
     numbers: dict[int, int] = field(default_factory=dict)
@@ -122,21 +129,20 @@ class Gate:
             self.left -= 1
         for name, slots in task.shape.limits:
             if name in self.slots:
-                self.slots[name].take(task.key[1], slots)
+                self.slots[name].take(task.key, slots)
         if self.claim is not None:
             self.claim.take(task.shape.request)
 
     def keep(self, task: PendingTask) -> None:
-        """No task behind this one takes what it needs of the queue's limits."""
+        """No task behind this one, of any queue, takes what it needs of limits."""
         for name, slots in task.shape.limits:
             if name in self.slots:
-                self.slots[name].kept += slots
-                self.keepers.setdefault(name, task.key)
+                self.slots[name].keep(task.key, slots)
 
     def keep_place(self, task: PendingTask) -> None:
         """The same for one of the places that `left` counts."""
         self.kept += 1
-        self.keepers.setdefault("", task.key)
+        self.keeper = self.keeper or task.key
 
     def spent(self, shape: TaskShape) -> Standstill | None:
         """Why no task of the shape starts now although the queue is open: a limit has too few slots left. Slots only get fewer
@@ -144,11 +150,11 @@ class Gate:
         for name, slots in shape.limits:
             limit = self.slots.get(name)
             if limit is not None and not limit.has(slots):
-                which = f"limit {name} of queue {'/'.join(self.queue.key)}"
-                if slots <= limit.most and limit.held + slots <= limit.most:
-                    words = f"{which} is kept for {'/'.join(self.keepers[name])}, which comes first ({limit.explain(slots)})"
-                    return Standstill(RESERVED, words)
-                return Standstill(LIMIT_REACHED, f"{which} is reached ({limit.explain(slots)}){self._outdated()}")
+                which, why = f"limit {name} of queue {'/'.join(limit.queue)}", limit.explain(slots, self.queue.key[0])
+                if limit.keeper is not None and limit.held + slots <= limit.most:
+                    return Standstill(RESERVED, f"{which} is kept for {'/'.join(limit.keeper)}, which comes first ({why})")
+                outdated = self._outdated() if limit.queue == self.queue.key else ""
+                return Standstill(LIMIT_REACHED, f"{which} is reached ({why}){outdated}")
         return None
 
     def standstill(self) -> Standstill:
@@ -160,10 +166,8 @@ class Gate:
             words = f"queue {name} is stopped; set its spec.stopped to false to start its tasks{self._outdated()}"
             return Standstill(QUEUE_STOPPED, words)
         most = self.queue.max_running
-        if self.left:
-            words = (
-                f"the last places of queue {name} (maxRunning {most}) are kept for {'/'.join(self.keepers[''])}, which comes first"
-            )
+        if self.left and self.keeper is not None:
+            words = f"the last places of queue {name} (maxRunning {most}) are kept for {'/'.join(self.keeper)}, which comes first"
             return Standstill(RESERVED, words)
         return Standstill(QUEUE_FULL, f"queue {name} runs as many tasks as it may (maxRunning {most}){self._outdated()}")
 
@@ -208,6 +212,7 @@ class Order:
     Args:
         offered: what all nodes offer together; only queues in cohorts ask.
         now: seconds since the epoch; only queues whose tasks age ask.
+        limits: by name.
     """
 
     def __init__(
@@ -216,6 +221,7 @@ class Order:
         queues: Mapping[QueueKey, QueueInfo],
         offered: Amounts = Amounts(),  # noqa: B008 - frozen
         now: float = 0.0,
+        limits: Mapping[str, LimitInfo] = MappingProxyType({}),
     ) -> None:
         self.tasks, levels = standing(pending, queues, now)
         self.classes: list[TaskClass] = []
@@ -223,6 +229,7 @@ class Order:
         self.shares: list[NodeShare] = []
         self._offered = offered
         self._cohorts: dict[str, Cohort] = {}
+        self._slots = {name: Slots(limit) for name, limit in limits.items()}
         self._head: tuple[int, Line] | None = None
         classes = _Interner(self.classes)
         gates: dict[QueueKey, Gate] = {}
@@ -255,7 +262,7 @@ class Order:
             share = NodeShare(queue.key, queue.max_running_per_node, row=len(self.shares))
             self.shares.append(share)
         left = None if queue.max_running is None else max(0, queue.max_running - queue.running)
-        gate = Gate(queue, left, share, {name: Slots(limit) for name, limit in queue.limits.items()})
+        gate = Gate(queue, left, share, self._slots)
         if queue.cohort:
             gate.cohort = self._cohorts.setdefault(queue.cohort, Cohort())
             gate.claim = Claim(queue, self._offered)

@@ -123,8 +123,9 @@ def make_slots(occupancy: Occupancy, gate: Gate, candidate: Mask, missing: Mappi
     """
     if not missing:
         return ()
-    ours = [number for number in np.flatnonzero(candidate).tolist() if occupancy.tasks[number].queue == gate.queue.key]
-    gives = {number: slots_of(occupancy, number) for number in ours}
+    gives = {number: given_to(gate, occupancy, number) for number in np.flatnonzero(candidate).tolist()}
+    gives = {number: given for number, given in gives.items() if not missing.keys().isdisjoint(given)}
+    ours = list(gives)
 
     def suffice(numbers: Iterable[int]) -> bool:
         held = [gives[number] for number in numbers]
@@ -146,9 +147,10 @@ def make_slots(occupancy: Occupancy, gate: Gate, candidate: Mask, missing: Mappi
     return tuple(chosen)
 
 
-def slots_of(occupancy: Occupancy, number: int) -> dict[str, int]:
-    """What a running task gives back to its queue: slots by the name of the limit, and its place by ""."""
-    return {"": 1, **dict(occupancy.tasks[number].limits)}
+def given_to(gate: Gate, occupancy: Occupancy, number: int) -> dict[str, int]:
+    """What a running task of any queue gives back: slots by the name of the limit, and its place by "" where it is this queue's."""
+    task = occupancy.tasks[number]
+    return {"": 1, **dict(task.limits)} if task.queue == gate.queue.key else dict(task.limits)
 
 
 def without_the_needless(occupancy: Occupancy, victims: Iterable[int], suffice: Callable[[list[int]], bool]) -> tuple[int, ...]:
