@@ -290,6 +290,17 @@ def test_a_cancel_that_was_acted_on_does_not_cancel_what_a_retry_began() -> None
     assert of(CreateMember, outstanding(stored(task, begun), {}, NOW, HERE)) == [1, 2, 3, 4]
 
 
+def test_one_that_is_cancelled_as_soon_as_it_was_retried_says_what_holds_for_the_second_time() -> None:
+    annotations = {ANNOTATION_CANCEL: "again", ANNOTATION_RETRY: "1"}
+    task = array(status=recorded("0", "1", Phase.CANCELLED, observed_cancel="no"), annotations=annotations)
+    ended = advance(task, {}, NOW, HERE).status
+    assert (ended.phase, ended.observed_retry, ended.observed_cancel) == (Phase.CANCELLED, "1", "again")
+    assert ended.array is not None
+    assert (ended.array.completed_indexes, ended.array.failed_indexes, ended.array.failures) == ("0", "", [])
+    assert ended.message == "cancelled: again; 1 of 5 succeeded"
+    assert {one.type: one.status for one in ended.conditions}["Failed"] == "True"
+
+
 def test_a_retry_waits_until_every_old_run_is_gone() -> None:
     task = array(status=recorded("0,2-4", "1", Phase.FAILED), annotations={ANNOTATION_RETRY: "1"})
     left = runs(run(1, Phase.FAILED), run(2, Phase.CANCELLED, deleting=True))

@@ -125,6 +125,8 @@ class _Draft:
         array = task.status.array or ArrayStatus()
         self.completed, self.failed = parse(array.completed_indexes), parse(array.failed_indexes)
         self.failures, self.active = list(array.failures), array.active
+        self.renewed = False
+        """A person has retried it."""
         self.cause = ""
         """Beginning of the message: why it is where it is, where the counts do not say it."""
         self._announcements: list[Announcement] = []
@@ -142,7 +144,7 @@ class _Draft:
         """A person retries: whatever has not succeeded runs again."""
         status, annotations = self.status, self.task.metadata.annotations
         self.tell("RetryRequested", f"runs again: {_listed(self.failed) or 'what has not run yet'}")
-        self.failed, self.failures, self.active = Intervals(), [], 0
+        self.failed, self.failures, self.active, self.renewed = Intervals(), [], 0, True
         # The cancel that ended it, if any, has been acted on and must not end the new budget too.
         status.observed_retry, status.observed_cancel = annotations.get(ANNOTATION_RETRY), annotations.get(ANNOTATION_CANCEL)
         status.phase, status.reason, status.message = Phase.PENDING, None, None
@@ -250,7 +252,8 @@ class _Draft:
 
     def finish(self, around: Around) -> Transition:
         task, status = self.task, self.status
-        if status.array is None or not task.finished or status.phase not in TERMINAL_PHASES:
+        # One that is cancelled as soon as it was retried has ended twice, and says what holds for the second time.
+        if status.array is None or not task.finished or self.renewed or status.phase not in TERMINAL_PHASES:
             succeeded, failed = len(self.wanted(self.completed)), len(self.wanted(self.failed))
             status.array = ArrayStatus(
                 progress=f"{succeeded + failed}/{task.spec.completions or succeeded + failed}",
