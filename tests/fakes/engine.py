@@ -212,6 +212,7 @@ class FakeEngine:
         self._refused: dict[str, str] = {}
         self._ghosts: list[_Run] = []
         self._told_to_end: set[str] = set()  # also of what has been removed since
+        self._cut_short: set[str] = set()
         self._ended: list[Interval] = []
         self._scripts: dict[str, list[Outcome]] = {}
         self._faults: list[_Fault] = []
@@ -371,6 +372,10 @@ class FakeEngine:
     def told_to_end(self, name: str) -> bool:
         """A signal to end had reached its program before it ended."""
         return name in self._told_to_end
+
+    def cut_short(self, name: str) -> bool:
+        """Its program ended because of such a signal, before it had come to its own end."""
+        return name in self._cut_short
 
     def connected(self, node_id: str) -> bool:
         return self._node(node_id).connected and not self._node(node_id).removed
@@ -679,6 +684,7 @@ class FakeEngine:
             own_end = run.due if run.due is not None else float("inf")
             wait_s = self.timings.term_s if run.outcome.honours_term else float(grace_s)
             if now + wait_s <= own_end:
+                self._cut_short.add(run.workload.name)
                 run.next_exit, run.due = (run.outcome.term_exit_code if run.outcome.honours_term else 137), now + wait_s
         elif run.state not in FINAL_WORKLOAD_STATES:
             self._end_unstarted(run)

@@ -398,7 +398,10 @@ class World:
             lost = task.status.phase is Phase.UNKNOWN and attempt.state is AttemptState.UNKNOWN
             if lost or (attempt.reason in (Reason.NODE_LOST, *STOPPED) and attempt.exit_code is None):
                 self._unseen.add(attempt.id)
-            if attempt.state is AttemptState.SUCCEEDED and attempt.id in self._unseen and self.engine.told_to_end(attempt.id):
+            # Nobody waits for the word of an agent about what no fence ends: docs/node-agent.md, "Eviction".
+            evicted = attempt.fence is False and any(attempt.id in agent.evicted for agent in self.agents.values())
+            polite = attempt.id in self._unseen and self.engine.cut_short(attempt.id) and not evicted
+            if attempt.state is AttemptState.SUCCEEDED and polite:
                 self.fail("POLITE", task.metadata.name, f"{attempt.id} is Succeeded, yet it had been told to end before it did")
         unjust = self._preemptions.seen(task)
         if unjust is not None:
