@@ -404,7 +404,7 @@ class Cache:
 
     def limit_held(self, name: str) -> int:
         """Slots of this limit that live and assumed tasks hold."""
-        return sum(self._sums.limit_holders.get(name, {}).values())
+        return self._sums.limit_held[name]
 
     def drains(self, node: str) -> bool:
         """A person wants the node empty."""
@@ -436,9 +436,9 @@ class Cache:
             (self.running(holding.queue), spec.max_running),
             (self._sums.queue_tasks[holding.node][holding.queue], spec.max_running_per_node),
         ]
-        if holding.limits:
-            limits = self.limits()
-            bounds += [(self.limit_held(name), limits[name].most) for name, _ in holding.limits if name in limits]
+        bounds += [
+            (self.limit_held(name), other.spec.limits.get(name)) for name, _ in holding.limits for other in self.queues.values()
+        ]
         return all(most is None or held <= most for held, most in bounds)
 
     def lacks_default(self, namespace: str) -> bool:

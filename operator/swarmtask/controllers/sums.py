@@ -24,6 +24,7 @@ class Sums:
         self.queue_tasks: dict[str, Counter[QueueKey]] = {}
         self.gpus_held: dict[str, Counter[HeldGpu]] = {}
         self.limit_holders: dict[str, dict[TaskKey, int]] = {}
+        self.limit_held: Counter[str] = Counter()
 
     def move(self, key: TaskKey, before: Holding | None, after: Holding | None) -> None:
         """The task held `before` and holds `after`; None: nothing."""
@@ -35,12 +36,13 @@ class Sums:
         if before is not None:
             for name, _ in before.limits:
                 holders = self.limit_holders[name]
-                del holders[key]
+                self.limit_held[name] -= holders.pop(key)
                 if not holders:
-                    del self.limit_holders[name]
+                    del self.limit_holders[name], self.limit_held[name]
         if after is not None:
             for name, slots in after.limits:
                 self.limit_holders.setdefault(name, {})[key] = slots
+                self.limit_held[name] += slots
 
     def _count(self, holding: Holding, sign: int) -> None:
         sums = self.requested.get(holding.node, Amounts())
