@@ -69,6 +69,7 @@ class Slots:
         self.kept = 0
         self.keeper: TaskKey | None = None
         self._holders = dict(limit.holders)
+        self._named: list[TaskKey] | None = None
         self.held = sum(self._holders.values())
 
     def has(self, slots: int) -> bool:
@@ -77,6 +78,7 @@ class Slots:
     def take(self, task: TaskKey, slots: int) -> None:
         self.held += slots
         self._holders[task] = self._holders.get(task, 0) + slots
+        self._named = None
 
     def keep(self, task: TaskKey, slots: int) -> None:
         self.kept += slots
@@ -88,9 +90,11 @@ class Slots:
         if slots > self.most:
             words += f"; never starts: the limit is {self.most}"
         if self._holders:
-            names = [name if where == namespace else f"{where}/{name}" for where, name in sorted(self._holders)]
-            rest = len(names) - HOLDERS_NAMED
-            words += f"; held by {', '.join(names[:HOLDERS_NAMED])}" + (f" and {rest} more" if rest > 0 else "")
+            if self._named is None:
+                self._named = heapq.nsmallest(HOLDERS_NAMED, self._holders)
+            names = [name if where == namespace else f"{where}/{name}" for where, name in self._named]
+            rest = len(self._holders) - len(names)
+            words += f"; held by {', '.join(names)}" + (f" and {rest} more" if rest > 0 else "")
         return words
 
 
