@@ -80,6 +80,7 @@ class Scene:
         logs = [
             f"{name}: {container.logs(tail=8).decode(errors='replace')}"
             for name in self.lab.nodes
+            if self.lab.node(name).status == "running"
             for container in self.lab.client(name).containers.list(filters={"label": "swarmtask.io/part=node-agent"})
         ]
         nodes = json.dumps([(item["metadata"]["name"], item["status"]) for item in self.product.get("swarmnodes")])
