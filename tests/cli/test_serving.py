@@ -12,7 +12,7 @@ from swarmtask.cli import main, serving
 HEAVY = (
     "docker", "requests", "kopf", "numpy", "lightkube", "httpx2", "aiohttp", "psutil", "swarmtask.cli.main",
     "rich", "pygments", "cel", "re2", "prompt_toolkit", "kubernetes", "oauthlib", "kubernetes_asyncio", "pykube",
-    "cryptography", "jwt", "pydantic_settings", "h2",
+    "cryptography", "jwt", "pydantic_settings", "h2", "tarfile",
 )  # fmt: skip
 API_SERVER = ("swarmtask.apiserver.server", "swarmtask.engines.swarm.shells")
 OPERATOR = ("swarmtask.cli.session", "swarmtask.controllers.operator", "swarmtask.engines.local")

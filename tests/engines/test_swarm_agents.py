@@ -36,12 +36,13 @@ def refused(code: int, words: str) -> docker.errors.APIError:
 
 @dataclass
 class Member:
-    """A node. `trouble`: the state of a task whose image it has not."""
+    """A node. `trouble`: the state of a task whose image it has not; `agent`: of the agent, whose image it has."""
 
     images: set[str] = field(default_factory=set)
     state: str = "ready"
     availability: str = "active"
     trouble: str = "preparing"
+    agent: str = "running"
 
 
 class FakeSwarm:
@@ -148,7 +149,7 @@ class FakeSwarm:
     def _state(container: dict[str, Any], member: Member) -> str:
         if container["Image"] not in member.images:
             return member.trouble
-        return "complete" if container["Command"] == ["true"] else "running"
+        return "complete" if container["Command"] == ["true"] else member.agent
 
     def update_service(self, object_id: str, version: int, task_template: dict[str, Any], **spec: Any) -> None:
         self.before_update()
@@ -418,6 +419,67 @@ async def test_a_node_without_an_agent_is_not_waited_for(scene: Scene, swarm: Fa
     swarm.members["a"].images.add(NEW)
     swarm.members["b"].images.add(NEW)
     assert await scene.look() == "updated the node agents"
+
+
+async def test_an_agent_whose_health_was_not_checked_yet_has_work_to_guard(scene: Scene, swarm: FakeSwarm) -> None:
+    for member in swarm.members.values():
+        member.agent = "starting"
+    assert "fetch the new image" in await scene.look()
+    assert (scene.image(), scene.away()) == (OLD, ["a", "b"]), "away for Swarm: the containers run"
+    swarm.members["a"].images.add(NEW)
+    assert (await scene.look(), scene.image()) == ("", OLD)
+    swarm.members["b"].images.add(NEW)
+    assert await scene.look() == "updated the node agents"
+
+
+async def updating(scene: Scene, swarm: FakeSwarm) -> dict[str, Any]:
+    """The service, in an update from which Swarm has not come back."""
+    for member in swarm.members.values():
+        member.images.add(NEW)
+    assert await scene.look() == "updated the node agents"
+    (item,) = swarm.all["service"].values()
+    item["UpdateStatus"] = {"State": "updating"}
+    swarm.written.clear()
+    return item
+
+
+async def test_a_node_that_falls_asleep_while_agents_are_updated_holds_nobody_up(scene: Scene, swarm: FakeSwarm) -> None:
+    item = await updating(scene, swarm)
+    assert await scene.look() == "", "it goes on by itself"
+    before = copy.deepcopy(item["Spec"])
+    swarm.members["a"].state = "down"
+    assert "without waiting" in await scene.look()
+    assert item["Spec"]["Labels"].pop(specs.LABEL_TOLD), "it is another service for Swarm, which so begins anew"
+    assert item["Spec"] == before, "but no other tasks: no agent that is updated is started anew"
+    assert (await scene.look(), swarm.written) == ("", ["update service"])
+    swarm.members["a"].state = "ready"
+    assert await scene.look() == ""
+    swarm.members["a"].state = "down"
+    assert "without waiting" in await scene.look(), "it may have slept in between"
+    item["UpdateStatus"] = {"State": "completed"}
+    swarm.members["b"].state = "down"
+    assert await scene.look() == ""
+    assert await scene.look(replace(WISH, fence_s=30)) == "updated the node agents"
+    assert specs.LABEL_TOLD not in item["Spec"]["Labels"]
+
+
+async def test_who_slept_already_when_agents_were_updated_is_no_reason_to_begin_anew(scene: Scene, swarm: FakeSwarm) -> None:
+    swarm.members["b"].state = "down"
+    await updating(scene, swarm)
+    assert (await scene.look(), swarm.written) == ("", [])
+
+
+async def test_what_somebody_changed_while_an_update_was_told_anew_is_read_again(scene: Scene, swarm: FakeSwarm) -> None:
+    item = await updating(scene, swarm)
+    swarm.members["a"].state = "down"
+    changes = iter([True])
+
+    def meddle() -> None:
+        if next(changes, False):
+            item["Version"] = {"Index": 999}
+
+    swarm.before_update = meddle
+    assert "without waiting" in await scene.look()
 
 
 @pytest.mark.parametrize("trouble", ["preparing", "rejected", "pending", "assigned"])

@@ -15,7 +15,7 @@ from typing import BinaryIO
 
 import structlog
 
-from swarmtask.apiserver import backup, faults, output_archive
+from swarmtask.apiserver import backup, faults
 from swarmtask.apiserver.layout import map_error
 from swarmtask.apiserver.places import ATTEMPT_LOGS
 from swarmtask.apiserver.wire import Request, Response
@@ -55,6 +55,8 @@ class BackupDownloads:
         if part not in ("", OUTPUT):
             raise BadRequest(f"part: {part!r} is not known: leave it out, or ask for {OUTPUT}")
         if part == OUTPUT:
+            from swarmtask.apiserver import output_archive  # noqa: PLC0415 - it reads in tarfile, which few servers ever need
+
             pieces = output_archive.pack(self._path.with_name(ATTEMPT_LOGS))
             return Response(200, content_type="application/x-tar", stream=_pieces(pieces))
         if self._making:

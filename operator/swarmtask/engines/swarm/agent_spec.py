@@ -29,6 +29,8 @@ LABEL_PART = "swarmtask.io/part"
 PART_AGENT, PART_FETCHING = "node-agent", "node-agent-image"
 LABEL_DIGEST = "swarmtask.io/credential-sha256"
 """On the secret: SHA-256 of the credential in it, which is how the API knows it."""
+LABEL_TOLD = "swarmtask.io/update-told-again"
+"""On the service of the agents. Its value says nothing: Swarm begins an update anew only where something has changed."""
 TOKEN_FILE = "swarmtask-bootstrap"  # noqa: S105 - a name
 KUBECONFIG_FILE = "/etc/swarmtask/node-agent.kubeconfig"
 STATE = "/var/lib/swarmtask/node-agent"

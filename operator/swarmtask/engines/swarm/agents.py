@@ -3,8 +3,8 @@
 Built by `wiring`, called by `controllers.agents`. `agent_spec` says what shall be; here it is compared with what Swarm has, and
 Swarm is told. Every step can be repeated and cut off: an object that is there under the name of its content is the right one, and
 what no service refers to any more goes away at the next look. Another image is on the nodes before their agents are updated to it
-(`fetching`); until then the present version goes on, with the credential and the address of today. Objects without our labels are
-never changed or removed.
+(`fetching`); until then the present version goes on, with the credential and the address of today. An update that waits for a node
+which fell asleep in the midst of it is told anew. Objects without our labels are never changed or removed.
 """
 
 from __future__ import annotations
@@ -46,6 +46,8 @@ class SwarmAgents:
     ) -> None:
         self._docker, self._cluster, self._names = docker, cluster_id, specs.Names(cluster_id)
         self._registry, self._fetching = registry, Fetching(cluster_id, monotonic)
+        self._passed_over: frozenset[str] = frozenset()
+        """IDs of nodes that were lost when Swarm was told to update: it does not wait for these."""
 
     @classmethod
     def of(cls, swarm: SwarmSettings, settings: AgentSettings, cluster_id: str) -> SwarmAgents:
@@ -104,7 +106,11 @@ class SwarmAgents:
             if progress.waited_for:
                 return self._meanwhile(api, service, progress, secret=secret, config=config)
             done = _updated(progress)
+            lost = _lost(api)
             _update(api, service, wanted, at_once=1 + len(progress.late))
+            self._passed_over = lost
+        elif (service.get("UpdateStatus") or {}).get("State") == "updating":
+            done = self._go_on(api, service, wanted)
         self._fetching.end(api)
         self._sweep(api, keep=(secret[0], config[0]))
         return done
@@ -118,6 +124,18 @@ class SwarmAgents:
             _update(api, service, specs.service(template, self._cluster))
         self._sweep(api, keep=(secret[0], config[0]))
         return done
+
+    def _go_on(self, api: Api, service: Json, wanted: Json) -> str:
+        """Let an update go on that may wait for a node which was lost since. Swarm waits for its agent until it wakes up; but an
+        update that begins passes over those that are lost (SwarmKit, `global.Orchestrator`)."""
+        lost = _lost(api)
+        if lost <= self._passed_over:
+            self._passed_over = lost
+            return ""
+        told = {"Labels": wanted["Labels"] | {specs.LABEL_TOLD: str(service["Version"]["Index"])}}
+        _update(api, service, wanted | told, at_once=service["Spec"]["UpdateConfig"]["Parallelism"])
+        self._passed_over = lost
+        return "a node was lost while the node agents are updated; the others are updated without waiting for it"
 
     def _service(self, api: Api) -> Json | None:
         """Our service. Raises EngineRejected: something else has its name."""
@@ -204,6 +222,10 @@ def _create(api: Api, wanted: Json) -> None:
         wanted["TaskTemplate"], name=wanted["Name"], labels=wanted["Labels"], mode=wanted["Mode"],
         update_config=wanted["UpdateConfig"], endpoint_spec=wanted["EndpointSpec"],
     )  # fmt: skip
+
+
+def _lost(api: Api) -> frozenset[str]:
+    return frozenset(str(node["ID"]) for node in api.nodes() if node["Status"]["State"] == "down")
 
 
 def _updated(progress: Progress) -> str:

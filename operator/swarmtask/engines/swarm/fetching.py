@@ -24,6 +24,8 @@ FETCH_S = 900.0
 """So long nodes may take: 0.2 MB a second for an image of 180 MB."""
 FETCHED = frozenset({"ready", "starting", "running", "complete", "failed"})
 """States of a task whose node has its image; one that cannot get it is `rejected`. Source: SwarmKit, design/task_model.md."""
+GUARDED = frozenset({"starting", "running"})
+"""States of an agent that may have something to stop: Swarm calls it `starting` until its first health check, for half a minute."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +100,7 @@ def without(
     Args:
         nodes: as Docker lists them. agents, fetching: likewise the tasks of the agents' service, and of the one that fetches.
     """
-    guarded = {task.get("NodeID") for task in agents if _state(task) == "running"}
+    guarded = {task.get("NodeID") for task in agents if _state(task) in GUARDED}
     have = {task.get("NodeID") for task in fetching if _state(task) in FETCHED}
     return tuple(sorted(
         str((node.get("Description") or {}).get("Hostname") or node["ID"])
