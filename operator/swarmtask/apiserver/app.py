@@ -25,6 +25,7 @@ from swarmtask.apiserver.auth import Authenticator
 from swarmtask.apiserver.bootstrap import install
 from swarmtask.apiserver.builtins import builtin_types
 from swarmtask.apiserver.collector import Collector
+from swarmtask.apiserver.corked import corked
 from swarmtask.apiserver.definitions import DEFINITIONS, DefinitionTypes, collection_of
 from swarmtask.apiserver.door import Door
 from swarmtask.apiserver.downloads import BACKUP_PATH, BackupDownloads
@@ -234,7 +235,7 @@ class Application:
             reason = InternalError.reason
         for visit in visits:
             self.access.record(visit, response.status, reason)
-        await _send(response, receive, send)
+        await _send(response, scope, receive, send)
 
     async def _answer(self, scope: Scope, receive: Receive, visits: list[Visit]) -> Response:
         """Answer, and leave in `visits` what is known of the request, however it ends."""
@@ -295,14 +296,15 @@ class Application:
         return await self._objects.handle(request, target)
 
 
-async def _send(response: Response, receive: Receive, send: Send) -> None:
+async def _send(response: Response, scope: Scope, receive: Receive, send: Send) -> None:
     headers = [(b"content-type", response.content_type.encode())]
     headers += [(name.encode(), value.encode()) for name, value in response.headers]
     headers.append((b"cache-control", b"no-cache, private"))
     if response.stream is None:
         headers.append((b"content-length", str(len(response.body)).encode()))
-        await send({"type": "http.response.start", "status": response.status, "headers": headers})
-        await send({"type": "http.response.body", "body": response.body})
+        with corked(scope):
+            await send({"type": "http.response.start", "status": response.status, "headers": headers})
+            await send({"type": "http.response.body", "body": response.body})
         return
     listener = asyncio.create_task(_until_gone(receive, response.on_close))
     try:
