@@ -215,6 +215,7 @@ class Application:
         except asyncio.CancelledError:  # cut off at the end of the server; what it has asked for may be on its way to the disk
             for visit in visits:
                 self.access.record(visit, InternalError.code, CUT_OFF)
+            self.access.flush()
             raise
 
     async def _converse(self, scope: Scope, receive: Receive, send: Send, visits: list[Visit]) -> None:
@@ -234,7 +235,9 @@ class Application:
             response = error_response(InternalError(f"the server failed ({type(error).__name__}): see its log"))
             reason = InternalError.reason
         for visit in visits:
-            self.access.record(visit, response.status, reason)
+            if self.access.note(visit, response.status, reason):
+                await asyncio.sleep(0)  # those who are answered together are written down together, and each before his answer
+                self.access.flush()
         await _send(response, scope, receive, send)
 
     async def _answer(self, scope: Scope, receive: Receive, visits: list[Visit]) -> Response:
