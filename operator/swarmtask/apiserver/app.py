@@ -265,7 +265,8 @@ class Application:
                 request.body = await self._intake.read(receive, visit, self.body_timeout_s)
                 if request.content_type in WRITTEN_IN_YAML:
                     await read_yaml(request)
-            response = await self._route(request, segments, user)
+            answer = self._route(request, segments, user)
+            response = answer if isinstance(answer, Response) else await answer
         finally:
             if visit.held_bytes:
                 self._intake.release(visit)
@@ -273,9 +274,9 @@ class Application:
             self.access.watch_over(visit, response)
         return response
 
-    async def _route(self, request: Request, segments: list[str], user: User) -> Response:
+    def _route(self, request: Request, segments: list[str], user: User) -> Response | Awaitable[Response]:
         if request.path == BACKUP_PATH:
-            return await self._backups.download(request)
+            return self._backups.download(request)
         described = self.discovery.handle(request, segments)
         if described is not None:
             return described
@@ -287,16 +288,16 @@ class Application:
             # A client whose variable for the name was empty must not delete the whole collection, or the parent.
             raise BadRequest("the path of a DELETE must not end with a slash: is the name missing?")
         if self._projections.serves(target.rt):
-            return await self._projections.handle(request, target)
+            return self._projections.handle(request, target)
         if not takes(target, request.method):
             raise faults.method_not_allowed()
         if not target.rt.stored:
-            return await self._reviews.review(request, target, user)
+            return self._reviews.review(request, target, user)
         if target.subresource == "token":
             return self._reviews.request_token(request, target, user)
         if target.subresource == "log" and target.rt.storage_key == TASKS:
-            return await self._logs.handle(request, target, user)
-        return await self._objects.handle(request, target)
+            return self._logs.handle(request, target, user)
+        return self._objects.handle(request, target)
 
 
 async def _send(response: Response, scope: Scope, receive: Receive, send: Send) -> None:
