@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +21,7 @@ from urllib.parse import unquote
 import orjson
 from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, generate_private_key
 
+from swarmtask.apiserver.access.audit import AuditLog
 from swarmtask.apiserver.access.vault import Vault
 from swarmtask.apiserver.app import Application
 from swarmtask.apiserver.auth import Authenticator, digest
@@ -56,13 +57,18 @@ class Answer:
 
 
 class Caller:
-    """An application and a way to call it. Not for use inside of a running event loop."""
+    """An application and a way to call it. Not for use inside of a running event loop.
 
-    def __init__(self, path: Path) -> None:
+    Args:
+        on_head: called with the body of a request when the head of its answer is sent.
+    """
+
+    def __init__(self, path: Path, *, audit: AuditLog | None = None, on_head: Callable[[bytes], None] | None = None) -> None:
         self.runner = asyncio.Runner()
+        self._on_head = on_head
         opening = Application.open(
             path, ApiServerSettings(), Authenticator([digest(TOKEN)]), SystemClock(),
-            vault=Vault(path.with_suffix(".key")), signing_pem=pem_of(generate_private_key(SECP256R1())),
+            vault=Vault(path.with_suffix(".key")), signing_pem=pem_of(generate_private_key(SECP256R1())), audit=audit,
         )  # fmt: skip
         self.app = self.runner.run(opening)
         self._committed: list[Change] = []
@@ -137,6 +143,8 @@ class Caller:
 
         async def send(message: Any) -> None:
             messages.append(message)
+            if self._on_head is not None and message["type"] == "http.response.start":
+                self._on_head(body)
 
         sent = {"authorization": f"Bearer {TOKEN}", "content-type": content_type, **headers}
         scope = {

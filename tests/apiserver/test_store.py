@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
+import sys
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -267,4 +269,37 @@ async def test_waiting_for_a_write_hears_of_its_failure(tmp_path: Path) -> None:
     with pytest.raises(InsufficientStorage):
         await pending
     await store.durable(key("a"))
+    await store.close()
+
+
+async def test_a_body_takes_no_more_memory_than_it_has_bytes(tmp_path: Path) -> None:
+    store = await open_store(tmp_path)
+    names = [f"n-{number}" for number in range(100)]
+    tracemalloc.start()
+    try:
+        writes = [store.put(key(name), obj(name, data={"k" * 9: "v" * 1_500}), replacing=None) for name in names]
+        bodies = [record.body for record in await asyncio.gather(*writes)]
+        taken = tracemalloc.take_snapshot().filter_traces([tracemalloc.Filter(True, "*/apiserver/records.py")])
+    finally:
+        tracemalloc.stop()
+        await store.close()
+    needed = sum(map(sys.getsizeof, bodies))
+    assert needed <= max(line.size for line in taken.statistics("lineno")) < 1.2 * needed
+
+
+async def test_an_object_that_does_not_fit_is_not_written_and_takes_no_version(tmp_path: Path) -> None:
+    store = await open_store(tmp_path)
+    before = await put(store, "a")
+    asked: list[int] = []
+
+    def refuse(size: int) -> None:
+        asked.append(size)
+        raise InsufficientStorage("too large")
+
+    with pytest.raises(InsufficientStorage):
+        store.put(key("b"), obj("b"), replacing=None, fits=refuse)
+    assert store.head(key("b")) is None
+    record = await store.put(key("b"), obj("b"), replacing=None, fits=asked.append)
+    assert record.rv == before + 1
+    assert asked == [len(record.body)] * 2
     await store.close()

@@ -25,6 +25,7 @@ from swarmtask.apiserver.auth import Authenticator
 from swarmtask.apiserver.bootstrap import install
 from swarmtask.apiserver.builtins import builtin_types
 from swarmtask.apiserver.collector import Collector
+from swarmtask.apiserver.corked import corked
 from swarmtask.apiserver.definitions import DEFINITIONS, DefinitionTypes, collection_of
 from swarmtask.apiserver.door import Door
 from swarmtask.apiserver.downloads import BACKUP_PATH, BackupDownloads
@@ -214,6 +215,7 @@ class Application:
         except asyncio.CancelledError:  # cut off at the end of the server; what it has asked for may be on its way to the disk
             for visit in visits:
                 self.access.record(visit, InternalError.code, CUT_OFF)
+            self.access.flush()
             raise
 
     async def _converse(self, scope: Scope, receive: Receive, send: Send, visits: list[Visit]) -> None:
@@ -233,8 +235,10 @@ class Application:
             response = error_response(InternalError(f"the server failed ({type(error).__name__}): see its log"))
             reason = InternalError.reason
         for visit in visits:
-            self.access.record(visit, response.status, reason)
-        await _send(response, receive, send)
+            if self.access.note(visit, response.status, reason):
+                await asyncio.sleep(0)  # those who are answered together are written down together, and each before his answer
+                self.access.flush()
+        await _send(response, scope, receive, send)
 
     async def _answer(self, scope: Scope, receive: Receive, visits: list[Visit]) -> Response:
         """Answer, and leave in `visits` what is known of the request, however it ends."""
@@ -261,7 +265,8 @@ class Application:
                 request.body = await self._intake.read(receive, visit, self.body_timeout_s)
                 if request.content_type in WRITTEN_IN_YAML:
                     await read_yaml(request)
-            response = await self._route(request, segments, user)
+            answer = self._route(request, segments, user)
+            response = answer if isinstance(answer, Response) else await answer
         finally:
             if visit.held_bytes:
                 self._intake.release(visit)
@@ -269,9 +274,9 @@ class Application:
             self.access.watch_over(visit, response)
         return response
 
-    async def _route(self, request: Request, segments: list[str], user: User) -> Response:
+    def _route(self, request: Request, segments: list[str], user: User) -> Response | Awaitable[Response]:
         if request.path == BACKUP_PATH:
-            return await self._backups.download(request)
+            return self._backups.download(request)
         described = self.discovery.handle(request, segments)
         if described is not None:
             return described
@@ -283,26 +288,27 @@ class Application:
             # A client whose variable for the name was empty must not delete the whole collection, or the parent.
             raise BadRequest("the path of a DELETE must not end with a slash: is the name missing?")
         if self._projections.serves(target.rt):
-            return await self._projections.handle(request, target)
+            return self._projections.handle(request, target)
         if not takes(target, request.method):
             raise faults.method_not_allowed()
         if not target.rt.stored:
-            return await self._reviews.review(request, target, user)
+            return self._reviews.review(request, target, user)
         if target.subresource == "token":
             return self._reviews.request_token(request, target, user)
         if target.subresource == "log" and target.rt.storage_key == TASKS:
-            return await self._logs.handle(request, target, user)
-        return await self._objects.handle(request, target)
+            return self._logs.handle(request, target, user)
+        return self._objects.handle(request, target)
 
 
-async def _send(response: Response, receive: Receive, send: Send) -> None:
+async def _send(response: Response, scope: Scope, receive: Receive, send: Send) -> None:
     headers = [(b"content-type", response.content_type.encode())]
     headers += [(name.encode(), value.encode()) for name, value in response.headers]
     headers.append((b"cache-control", b"no-cache, private"))
     if response.stream is None:
         headers.append((b"content-length", str(len(response.body)).encode()))
-        await send({"type": "http.response.start", "status": response.status, "headers": headers})
-        await send({"type": "http.response.body", "body": response.body})
+        with corked(scope):
+            await send({"type": "http.response.start", "status": response.status, "headers": headers})
+            await send({"type": "http.response.body", "body": response.body})
         return
     listener = asyncio.create_task(_until_gone(receive, response.on_close))
     try:

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
+from functools import lru_cache
 from typing import Any
 
 import structlog
@@ -28,6 +29,8 @@ from swarmtask.errors import Cause
 log = structlog.get_logger(__name__)
 
 DEFINITIONS = ("apiextensions.k8s.io", "customresourcedefinitions")
+KEYS_KEPT = 1024
+"""Of definitions; every write of an object asks for its own several times."""
 CLEANUP_FINALIZER = "customresourcecleanup.apiextensions.k8s.io"
 _VERDICT = ("conditions", "acceptedNames")
 _NAME_FIELDS = ("plural", "singular", "shortNames", "kind", "listKind")
@@ -56,6 +59,7 @@ def admit(store: Store, rt: ResourceType, crd: dict[str, Any], old: Mapping[str,
         mark_terminating(crd, now)
 
 
+@lru_cache(maxsize=KEYS_KEPT)
 def key_of(collection: Collection) -> Key:
     """Of the definition of a custom kind that is stored there."""
     group, plural = collection

@@ -65,12 +65,10 @@ class ObjectHandlers:
     hub: WatchHub
     clock: Clock
 
-    async def handle(self, request: Request, target: Target) -> Response:
+    def handle(self, request: Request, target: Target) -> Awaitable[Response]:
         """Answer; with a warning where the version is deprecated. Raises MethodNotAllowed and whatever the operation raises."""
-        response = await self._dispatch(request, target)
-        if target.rt.deprecation:
-            response.headers += warning_headers([target.rt.deprecation])
-        return response
+        answer = self._dispatch(request, target)
+        return _with_warning(answer, target.rt.deprecation) if target.rt.deprecation else answer
 
     def _dispatch(self, request: Request, target: Target) -> Awaitable[Response]:
         if request.method == "GET":
@@ -304,26 +302,29 @@ class ObjectHandlers:
         return respond(obj, accepted, status=status, warnings=options.warnings)
 
     async def _post(self, request: Request, target: Target) -> Response:
-        for _ in range(CREATE_TRIES - 1):
+        for again in reversed(range(CREATE_TRIES)):
+            accepted = negotiate(request)
+            body = decode_body(request, protobuf_allowed=not target.rt.custom)
+            options = self.write_options(request, body)
+            request.named = _name_in(body)
             try:
-                return await self._create(request, target)
-            except DefinitionChanged:
-                again = self.service.registry.find(target.rt.group, target.rt.version, target.rt.plural)
-                if again is None:
-                    raise faults.no_such_path() from None
-                target = target._replace(rt=again)
-        return await self._create(request, target)
-
-    async def _create(self, request: Request, target: Target) -> Response:
-        """Raises DefinitionChanged: begin again, with the body as it came."""
-        accepted = negotiate(request)
-        body = decode_body(request, protobuf_allowed=not target.rt.custom)
-        options = self.write_options(request, body)
-        request.named = _name_in(body)
-        written = await self.service.create(target.rt, target.namespace or "", body, options)
+                written = await self.service.create(target.rt, target.namespace or "", body, options)
+            except DefinitionChanged:  # begin again, with the body as it came
+                if not again:
+                    raise
+                target = self._found_again(target)
+            else:
+                break
         if not request.named:
             request.named = _name_in(orjson.loads(written.body))
         return self.answer(request, target, written, options, accepted)
+
+    def _found_again(self, target: Target) -> Target:
+        """The same, as it is served now."""
+        rt = self.service.registry.find(target.rt.group, target.rt.version, target.rt.plural)
+        if rt is None:
+            raise faults.no_such_path() from None
+        return target._replace(rt=rt)
 
     async def _put(self, request: Request, target: Target) -> Response:
         accepted = negotiate(request)
@@ -411,6 +412,12 @@ class ObjectHandlers:
             accepted,
         )  # fmt: skip
         return Response(200, body, media)
+
+
+async def _with_warning(answer: Awaitable[Response], text: str) -> Response:
+    response = await answer
+    response.headers += warning_headers([text])
+    return response
 
 
 def _asked_view(target: Target, selection: Selection) -> View | None:

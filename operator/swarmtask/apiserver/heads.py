@@ -1,4 +1,5 @@
-"""uvicorn's HTTP protocol with a bound on what comes before a body, and a word to the door when the connection ends.
+"""uvicorn's HTTP protocol with a bound on what comes before a body, answers that can leave in one piece, and a word to the door
+when the connection ends.
 
 Given to uvicorn by `server`, made and looked at by the `door`. The parser itself would keep headers without end, and they come
 before anybody has shown a token.
@@ -12,6 +13,8 @@ from functools import partial
 from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from swarmtask.apiserver.corked import EXTENSION, Corked
 
 MOST_HEAD_BYTES = 64 * 1024
 """Of one request, and one read of the socket more. A token with its groups takes one or two kilobytes."""
@@ -33,6 +36,12 @@ class BoundedHeads(HttpToolsProtocol):
         self.on_lost: Callable[[], None] = _nothing
         self._in_head, self._head_bytes = True, 0
         self._handed_over = False
+        self._extensions: dict[str, Any] = {}
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's
+        corked = Corked(transport)
+        self._extensions[EXTENSION] = {"transport": corked}
+        super().connection_made(corked)
 
     @property
     def idle(self) -> bool:
@@ -49,6 +58,7 @@ class BoundedHeads(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
+        self.scope["extensions"] = self._extensions
         self._in_head, self._head_bytes = True, 0
 
     def on_headers_complete(self) -> None:

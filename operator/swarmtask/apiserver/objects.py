@@ -170,12 +170,9 @@ class ObjectService:
         return found
 
     async def _definition_settled(self, collection: tuple[str, str]) -> None:
-        while not self._is_settled(collection):
-            await self.store.durable(definitions.key_of(collection))
-
-    def _is_settled(self, collection: tuple[str, str]) -> bool:
         key = definitions.key_of(collection)
-        return self.store.head(key) is self.store.get(key)
+        while self.store.is_pending(key):
+            await self.store.durable(key)
 
     # --- create ----------------------------------------------------------------------------------------------------------
 
@@ -223,7 +220,10 @@ class ObjectService:
         rt, namespace, obj, options = birth.rt, birth.namespace, birth.obj, birth.options
         name = obj["metadata"]["name"]
         self._admit_birth(rt, namespace, name)
-        if rt.custom and not (self._is_settled(rt.storage_key) and self.registry.find(rt.group, rt.version, rt.plural) is rt):
+        if rt.custom and (
+            self.store.is_pending(definitions.key_of(rt.storage_key))
+            or self.registry.find(rt.group, rt.version, rt.plural) is not rt
+        ):
             raise DefinitionChanged(f"the definition of {rt.qualified_plural} has just changed: send it again", retry_after_s=1)
         if options.guard is not None:
             options.guard.admit(rt, obj, None, None)
@@ -234,12 +234,17 @@ class ObjectService:
             raise faults.already_exists(rt, name)
         if rt.plural == "accesstokens" and rt.storage_key == TOKENS:
             check_unused(self.store, rt, obj)
-        check_size(rt, obj, None, subresource=None, reserved=options.operator)
         token = self.queues.admit(rt, namespace, obj, client=options.client, dry_run=options.dry_run)
+
+        def fits(size: int) -> None:
+            check_size(rt, obj, None, size=size, subresource=None, reserved=options.operator)
+
         if options.dry_run:
-            return Written(orjson.dumps(obj), created=True)
+            body = orjson.dumps(obj)
+            fits(len(body))
+            return Written(body, created=True)
         try:
-            record = await self.store.put(key, versions.to_storage(rt, obj), replacing=None)
+            record = await self.store.put(key, versions.to_storage(rt, obj), replacing=None, fits=fits)
         except SwarmTaskError:
             self.queues.give_back(token)
             raise
@@ -434,7 +439,7 @@ class ObjectService:
             definitions.admit(self.store, rt, new, old, now)
         if is_finished(rt, new):
             return await self._remove(rt, record, new, options.dry_run)
-        check_size(rt, new, old, subresource=subresource, reserved=options.operator)
+        check_size(rt, new, old, size=len(orjson.dumps(new)), subresource=subresource, reserved=options.operator)
         if subresource is None:
             self.queues.admit_edit(rt, record, new)
         if options.dry_run:

@@ -31,27 +31,28 @@ RESERVED_BYTES = 2**18
 Object = Mapping[str, Any]
 
 
-def check_size(rt: ResourceType, new: Object, old: Object | None, *, subresource: str | None, reserved: bool) -> None:
+def check_size(rt: ResourceType, new: Object, old: Object | None, *, size: int, subresource: str | None, reserved: bool) -> None:
     """Refuse what grows beyond its bound.
 
     Args:
         old: what is stored; None at create.
+        size: bytes of `new` as JSON.
         subresource: through which it is written.
         reserved: the operator writes.
 
     Raises:
         RequestEntityTooLarge: says how large it would be, and what to do.
     """
-    if len(orjson.dumps(new)) <= min(OBJECT_LIMIT_BYTES, STATUS_LIMIT_BYTES, OWNERSHIP_LIMIT_BYTES):
+    if size <= min(OBJECT_LIMIT_BYTES, STATUS_LIMIT_BYTES, OWNERSHIP_LIMIT_BYTES):
         return
     for (what, after, limit), (_, stored, _) in zip(_parts(rt, new, subresource), _parts(rt, old or {}, subresource), strict=True):
-        size, before = _size(after), _size(stored)
+        part, before = _size(after), _size(stored)
         # What was stored larger by an older version must still be finished: its label and its finalizer are the operator's.
         most = max(limit, before) + RESERVED_BYTES if reserved else limit
-        if size > most and size > before:
+        if part > most and part > before:
             name = new["metadata"].get("name", "")
             raise RequestEntityTooLarge(
-                f'{rt.qualified_plural} "{name}" is too large: {what} would have {size} bytes as JSON, and may have {most}: take '
+                f'{rt.qualified_plural} "{name}" is too large: {what} would have {part} bytes as JSON, and may have {most}: take '
                 "something out of it first, or keep large data in several objects or in files",
                 details=details(rt, name),
             )

@@ -33,7 +33,7 @@ from swarmtask.apiserver.disk import Disk
 from swarmtask.apiserver.index import Index
 from swarmtask.apiserver.layout import FIRST_VERSION, map_error
 from swarmtask.apiserver.loading import Quarantined
-from swarmtask.apiserver.records import Change, Collection, Key, LogEntry, Record
+from swarmtask.apiserver.records import Change, Collection, Key, LogEntry, Record, encoded
 from swarmtask.apiserver.turns import Turns
 from swarmtask.apiserver.waiting import WaitingCounts
 from swarmtask.errors import Expired, InternalError, ServiceUnavailable, SwarmTaskError
@@ -217,11 +217,14 @@ class Store:
 
     # --- writing ---------------------------------------------------------------------------------------------------------
 
-    def put(self, key: Key, obj: dict[str, Any], *, replacing: Record | None) -> Awaitable[Record]:
+    def put(
+        self, key: Key, obj: dict[str, Any], *, replacing: Record | None, fits: Callable[[int], None] | None = None
+    ) -> Awaitable[Record]:
         """Write an object; sets its resourceVersion. The result resolves when it is on disk.
 
         Args:
             replacing: what `head(key)` said when the caller decided; None to create.
+            fits: asked with the bytes of the object as JSON before anything else happens; what it raises is raised.
 
         Raises:
             RuntimeError: the head is not `replacing` any more: the caller awaited between reading and writing.
@@ -229,9 +232,13 @@ class Store:
         The awaitable raises InsufficientStorage or InternalError when the commit failed; nothing was written then.
         """
         self._check_writable(key, replacing)
-        rv = self._next_version()
+        rv = self._last_rv + 1
         obj["metadata"]["resourceVersion"] = str(rv)
-        record = Record.of(key, rv, obj, orjson.dumps(obj))
+        body = encoded(obj)
+        if fits is not None:
+            fits(len(body))
+        self._last_rv = rv
+        record = Record.of(key, rv, obj, body)
         return self._enqueue(Change("MODIFIED" if replacing is not None else "ADDED", record, replacing))
 
     def remove(self, key: Key, obj: dict[str, Any], *, replacing: Record) -> Awaitable[Record]:
@@ -240,14 +247,18 @@ class Store:
         Raises: as `put`.
         """
         self._check_writable(key, replacing)
-        rv = self._next_version()
+        self._last_rv = rv = self._last_rv + 1
         obj["metadata"]["resourceVersion"] = str(rv)
-        return self._enqueue(Change("DELETED", Record.of(key, rv, obj, orjson.dumps(obj)), replacing))
+        return self._enqueue(Change("DELETED", Record.of(key, rv, obj, encoded(obj)), replacing))
 
     async def settled(self) -> None:
         """Wait for the writes that are on their way now: what was decided on the head is then also what a reader sees."""
         if self._newest is not None and not self._newest.done():
             await asyncio.wait([self._newest])
+
+    def is_pending(self, key: Key) -> bool:
+        """A write to this key is still on its way."""
+        return key in self._overlay
 
     async def durable(self, key: Key) -> None:
         """Wait for the newest write to one key, if it is still on its way. Raises as that write does."""
@@ -260,10 +271,6 @@ class Store:
             raise ServiceUnavailable("the server is stopping: try again", retry_after_s=1)
         if self.head(key) is not replacing:
             raise RuntimeError(f"{key} changed between the decision and the write")
-
-    def _next_version(self) -> int:
-        self._last_rv += 1
-        return self._last_rv
 
     def _enqueue(self, change: Change) -> asyncio.Future[Record]:
         future: asyncio.Future[Record] = asyncio.get_running_loop().create_future()

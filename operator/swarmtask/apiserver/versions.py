@@ -17,6 +17,7 @@ from typing import Any
 
 import orjson
 
+from swarmtask.apiserver import records
 from swarmtask.apiserver.records import Collection, Record
 from swarmtask.apiserver.schema import compiled
 from swarmtask.apiserver.types import ResourceType
@@ -95,5 +96,5 @@ def _brought_up(schema: Mapping[str, Any], record: Record) -> bytes:
     obj, structural = record.decode(), compiled(schema)
     structural.prune(obj)
     structural.default(obj)
-    body = orjson.dumps(obj)
+    body = records.encoded(obj)
     return record.body if body == record.body else body

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
@@ -11,12 +12,14 @@ from typing import Any
 import httpx
 import pytest
 
-from swarmtask.apiserver.access.audit import REFUSED, REFUSED_USERS, AuditLog, Row
+from swarmtask.apiserver.access.audit import GROUP_BYTES, REFUSED, REFUSED_USERS, AuditLog, Row
 from swarmtask.apiserver.access.rules import Attributes
 from swarmtask.apiserver.access.users import ADMINISTRATOR, User
-from swarmtask.clock import ManualClock
+from swarmtask.clock import ManualClock, SystemClock
 from tests.apiserver.access.people import TASKS, client, new_token, person, task
+from tests.apiserver.in_process import Caller
 from tests.apiserver.server import RunningServer
+from tests.resources.bad_tasks import good_task
 
 MERGE = {"content-type": "application/merge-patch+json"}
 WANTED = Attributes("create", "g", "things", "", "n", "x")
@@ -305,3 +308,72 @@ def test_a_full_disk_stops_no_request_and_leaves_no_half_line(tmp_path: Path, mo
     log.write(Row(User("three"), None, WANTED, 201))
     log.close()
     assert [(row["user"], row.get("lostBefore")) for row in rows(tmp_path)] == [("one", None), ("three", 1)]
+
+
+def test_requests_that_are_answered_together_are_written_down_at_once_and_before_their_answers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    creates, lines = 30, "audit.log"
+    answered: list[tuple[str, set[str]]] = []
+    pieces: list[bytes] = []
+    write = os.write
+
+    def noted(descriptor: int, data: bytes) -> int:
+        pieces.append(data)
+        return write(descriptor, data)
+
+    def look(body: bytes) -> None:
+        answered.append((json.loads(body)["metadata"]["name"], {row["name"] for row in rows(tmp_path, lines)}))
+
+    with contextlib.closing(AuditLog(tmp_path / lines, SystemClock())) as audit:
+        caller = Caller(tmp_path / "x.db", audit=audit, on_head=look)
+        try:
+            monkeypatch.setattr(os, "write", noted)
+            path = TASKS.format("default")
+            requests = [("POST", path, json.dumps(good_task(f"t-{n}")).encode(), "application/json") for n in range(creates)]
+            assert {answer.code for answer in caller.together(requests)} == {201}
+            monkeypatch.undo()
+        finally:
+            caller.close()
+    assert [name for name, written in answered if name not in written] == []
+    assert len(answered) == len(rows(tmp_path, lines)) == creates
+    assert len([piece for piece in pieces if piece.startswith(b'{"time"')]) == 1
+
+
+def test_of_lines_that_cannot_be_written_together_as_many_are_as_can(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    log = AuditLog(tmp_path / "audit.log", ManualClock())
+    for name in ("one", "two", "three"):
+        log.note(Row(User(name), None, WANTED, 201))
+    assert rows(tmp_path) == []
+    write, room = os.write, 0
+
+    def full(descriptor: int, data: bytes) -> int:
+        nonlocal room
+        taken = write(descriptor, data[:room])
+        if taken == len(data):
+            room -= taken
+        return taken
+
+    log.write(Row(User("size"), None, WANTED, 201))
+    one = len((tmp_path / "audit.log").read_bytes()) // 4
+    for name in ("four", "five", "six"):
+        log.note(Row(User(name), None, WANTED, 201))
+    room = one + 10
+    with monkeypatch.context() as disk:
+        disk.setattr(os, "write", full)
+        log.flush()
+    log.note(Row(User("seven"), None, WANTED, 201))
+    log.note(Row(User("eight"), None, WANTED, 201))
+    log.close()
+    found = [(row["user"], row.get("lostBefore")) for row in rows(tmp_path)]
+    assert found == [("one", None), ("two", None), ("three", None), ("size", None), ("four", None), ("seven", 2), ("eight", None)]
+
+
+def test_what_waits_to_be_written_is_bounded(tmp_path: Path) -> None:
+    log = AuditLog(tmp_path / "audit.log", ManualClock(), file_bytes=GROUP_BYTES, files=3)
+    for number in range(2_000):
+        log.note(Row(User(f"u{number}"), None, WANTED, 201))
+    sizes = [path.stat().st_size for path in tmp_path.iterdir()]
+    assert len(sizes) == 3
+    assert max(sizes) <= GROUP_BYTES + 1_000
+    log.close()

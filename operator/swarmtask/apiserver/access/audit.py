@@ -30,10 +30,14 @@ FILES = 8
 REFUSED = Rate(per_minute=60, burst=60)
 """Rows for refused requests of one user, and of everybody without a valid token together. At this pace, one alone takes
 about a day to fill the files with the longest rows there are."""
+GROUP_BYTES = 64 * 1024
+"""Lines that wait to be written together: no more than this."""
 REFUSED_USERS = 1024
 """Of so many it is kept how many rows were left out; the count of the one who was refused longest ago goes to `othersLeftOut`."""
 TEXT_LIMIT = 256
 """Of a text that a client has chosen: characters, and bytes in the file where it has strange ones."""
+SHORT_TEXT = TEXT_LIMIT // 6
+"""Characters of a text that is within it whatever they are."""
 _STRANGERS = ""
 """In the place of a user's name, which is never empty."""
 
@@ -71,6 +75,8 @@ class AuditLog:
         self._left_out: OrderedDict[str, int] = OrderedDict()
         self._others_left_out = 0
         self._stuck = False
+        self._noted: list[bytes] = []
+        self._noted_bytes = 0
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         path.parent.chmod(0o700)
         try:
@@ -86,29 +92,67 @@ class AuditLog:
         return descriptor
 
     def write(self, row: Row) -> None:
-        """Append one line. What nodes send all the time (heartbeats, output) is left out when it succeeds: it would push everything
-        else out of the files. So is what is refused too often."""
+        """Append one line; see `note`."""
+        self.note(row)
+        self.flush()
+
+    def note(self, row: Row) -> None:
+        """Make the line of a request; when `flush` returns it has been written. What nodes send all the time (heartbeats, output)
+        is left out when it succeeds: it would push everything else out of the files. So is what is refused too often."""
         if _is_heartbeat(row):
             return
         who = _who(row)
         if _is_refused(row) and not self._admit_refused(who):
             return
+        tells = bool(self._lost or self._others_left_out or who in self._left_out)
+        if tells:
+            self.flush()
         line = orjson.dumps(self._content(row, who), option=orjson.OPT_UTC_Z) + b"\n"
+        if tells:  # by itself: what was told is forgotten as soon as it is written
+            if self._append(line):
+                self._lost = self._others_left_out = 0
+                self._left_out.pop(who, None)
+            return
+        self._noted.append(line)
+        self._noted_bytes += len(line)
+        if self._noted_bytes >= GROUP_BYTES:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write the lines that were noted, in their order and at once; where that fails, as many of them as can be written."""
+        if not self._noted:
+            return
+        noted, self._noted, self._noted_bytes = self._noted, [], 0
+        if len(noted) > 1:
+            try:
+                self._put(b"".join(noted))
+            except OSError:
+                log.debug("lines of the audit log are written one by one", count=len(noted))
+            else:
+                return
+        for line in noted:
+            self._append(line)
+
+    def _append(self, line: bytes) -> bool:
+        """Whether it was written. If not, it is counted."""
         try:
-            if self._size and self._size + len(line) > self._file_bytes:
-                self._make_room(len(line))
-            written = os.write(self._descriptor, line)
-            if written != len(line):
-                os.ftruncate(self._descriptor, self._size)  # a full disk takes a part; half a line would spoil the next
-                raise OSError(None, "the disk is full")
+            self._put(line)
         except OSError as error:
             if not self._lost:
                 log.error("the audit log cannot be written; requests go on", path=str(self._path), error=error.strerror)
             self._lost += 1
-            return
-        self._size += len(line)
-        self._lost = self._others_left_out = 0
-        self._left_out.pop(who, None)
+            return False
+        return True
+
+    def _put(self, lines: bytes) -> None:
+        """Raises OSError: nothing of it was written."""
+        if self._size and self._size + len(lines) > self._file_bytes:
+            self._make_room(len(lines))
+        written = os.write(self._descriptor, lines)
+        if written != len(lines):
+            os.ftruncate(self._descriptor, self._size)  # a full disk takes a part; half a line would spoil the next
+            raise OSError(None, "the disk is full")
+        self._size += len(lines)
 
     def _content(self, row: Row, who: str) -> dict[str, Any]:
         user, wanted = row.user, row.wanted
@@ -187,6 +231,7 @@ class AuditLog:
         return self._path.with_name(f"{self._path.name}.{number}") if number else self._path
 
     def close(self) -> None:
+        self.flush()
         os.close(self._descriptor)
 
 
@@ -202,11 +247,12 @@ def _opened(path: Path) -> int:
 
 def _cut(text: str) -> str:
     """What a client has chosen, so that no row is long: a control character would be written as six."""
+    if len(text) <= SHORT_TEXT and text.isascii():
+        return text
     text = text[:TEXT_LIMIT]
     if not text.isascii():
         text = text.encode("utf-8", "replace").decode()
-    short = TEXT_LIMIT // 6
-    return text if len(text) <= short or len(orjson.dumps(text)) <= TEXT_LIMIT + 2 else text[:short]
+    return text if len(text) <= SHORT_TEXT or len(orjson.dumps(text)) <= TEXT_LIMIT + 2 else text[:SHORT_TEXT]
 
 
 def _who(row: Row) -> str:

@@ -124,13 +124,24 @@ class AccessRoom:
 
     def record(self, visit: Visit, code: int, reason: str) -> None:
         """Write down a request that may have changed something, whatever came of it; once."""
+        if self.note(visit, code, reason):
+            self.flush()
+
+    def flush(self) -> None:
+        """Write down what was noted."""
+        if self._audit is not None:
+            self._audit.flush()
+
+    def note(self, visit: Visit, code: int, reason: str) -> bool:
+        """`record`, but for the writing: whether there is something to `flush` before the request is answered."""
         if self._audit is None or visit.method in READING or visit.recorded:
-            return
+            return False
         visit.recorded = True
         wanted = visit.wanted
         if wanted.group in _NOTHING_WRITTEN:
-            return
+            return False
         acting = visit.login.user if visit.login is not None and visit.login.user != visit.user else None
         took_s = self._clock.monotonic() - visit.began
         named = visit.request.named if visit.request is not None else ""
-        self._audit.write(Row(visit.user, acting, wanted, code, reason, visit.source, visit.agent, visit.dry_run, took_s, named))
+        self._audit.note(Row(visit.user, acting, wanted, code, reason, visit.source, visit.agent, visit.dry_run, took_s, named))
+        return True
