@@ -156,12 +156,17 @@ def test_what_the_schemas_of_today_have_accepted_is_answered_as_it_is_stored(cal
     assert versions.encoded(rt, record) is record.body and record.shown is None, "its schemas have not changed"
 
 
+def write_around_a_change(caller: Caller) -> None:
+    """An object, another schema, and one more object."""
+    assert caller("POST", CRDS, orjson.dumps(definition(BEFORE)))[0] == 201
+    write(caller, kept="x", dropped="y")
+    change_schema(caller)
+    write(caller, "new", kept="x")
+
+
 def test_it_stays_so_after_a_restart(tmp_path: Path) -> None:
     with closing(Caller(tmp_path / "x.db")) as caller:
-        assert caller("POST", CRDS, orjson.dumps(definition(BEFORE)))[0] == 201
-        write(caller, kept="x", dropped="y")
-        change_schema(caller)
-        write(caller, "new", kept="x")
+        write_around_a_change(caller)
     with closing(Caller(tmp_path / "x.db")) as caller:
         assert spec_of(caller) == {"kept": "x", "added": 7}
         rt, record = stored(caller, "new")
@@ -174,10 +179,7 @@ LABEL = b'{"metadata":{"labels":{"a":"b"}},"spec":{"names":{"shortNames":["wi"]}
 def test_a_definition_that_was_written_for_another_reason_is_no_newer_after_a_restart(tmp_path: Path) -> None:
     """Its objects are answered from their bytes at once, as before the restart."""
     with closing(Caller(tmp_path / "x.db")) as caller:
-        assert caller("POST", CRDS, orjson.dumps(definition(BEFORE)))[0] == 201
-        write(caller, kept="x", dropped="y")
-        change_schema(caller)
-        write(caller, "new", kept="x")
+        write_around_a_change(caller)
         for body in (LABEL, b'{"metadata":{"labels":{"a":"c"}}}'):
             assert caller("PATCH", CRD, body, MERGE)[0] == 200
         assert caller("PATCH", f"{CRD}/status", b'{"status":{"storedVersions":["v1"]}}', MERGE)[0] == 200

@@ -19,15 +19,20 @@ def attempts_that_act(world: World, name: str = "work") -> list[int]:
     return sorted(int(work.rpartition("-")[2]) for work, owner in world.engine.acting().items() if owner == uid)
 
 
+async def suspended_unanswered(world: World, *, grace_s: int) -> None:
+    """The answer to the submit of a task was lost, the manager is away, and a person has suspended the task."""
+    world.engine.script("work", STUBBORN)
+    world.engine.fail("submit", EngineUnavailable("the answer was lost"), after=True)
+    world.add_task("work", terminationGracePeriodSeconds=grace_s)
+    await world.until(lambda: world.engine.called("submit"))
+    world.engine.unavailable = True
+    await world.pass_time(1)
+    world.kube.edit(SWARM_TASK, "work", "default", {"spec": {"suspend": True}})
+
+
 async def test_an_attempt_that_turns_up_after_it_was_given_up_has_its_grace_before_the_next_one_starts() -> None:
     async with running(World("n1", "n2")) as world:
-        world.engine.script("work", STUBBORN)
-        world.engine.fail("submit", EngineUnavailable("the answer was lost"), after=True)
-        world.add_task("work", terminationGracePeriodSeconds=20)
-        await world.until(lambda: world.engine.called("submit"))
-        world.engine.unavailable = True
-        await world.pass_time(1)
-        world.kube.edit(SWARM_TASK, "work", "default", {"spec": {"suspend": True}})
+        await suspended_unanswered(world, grace_s=20)
         await world.pass_time(120)
         world.engine.unavailable = False
         await world.pass_time(3)
@@ -41,13 +46,7 @@ async def test_an_attempt_that_turns_up_after_it_was_given_up_has_its_grace_befo
 async def test_a_submit_whose_answer_was_lost_is_looked_for_before_the_next_attempt(away_s: float) -> None:
     """The manager is away, and the task is suspended and resumed meanwhile."""
     async with running(World("n1", "n2")) as world:
-        world.engine.script("work", STUBBORN)
-        world.engine.fail("submit", EngineUnavailable("the answer was lost"), after=True)
-        world.add_task("work", terminationGracePeriodSeconds=10)
-        await world.until(lambda: world.engine.called("submit"))
-        world.engine.unavailable = True
-        await world.pass_time(1)
-        world.kube.edit(SWARM_TASK, "work", "default", {"spec": {"suspend": True}})
+        await suspended_unanswered(world, grace_s=10)
         await world.pass_time(2)
         world.kube.edit(SWARM_TASK, "work", "default", {"spec": {"suspend": None}})
         await world.pass_time(away_s)

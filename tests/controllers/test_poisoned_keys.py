@@ -49,16 +49,23 @@ def no_loop_ends(caplog: pytest.LogCaptureFixture) -> Any:
     assert not [record.getMessage() for record in caplog.get_records("call") if "is started again" in record.getMessage()]
 
 
+def poison_decisions(world: World, monkeypatch: pytest.MonkeyPatch, about: type = object) -> Poison:
+    """Nothing can be decided about a poisoned task when an event of this kind has come; by default whatever has."""
+    assert world.operator is not None
+    poison, decide = Poison(world), world.operator.executor._decide
+
+    async def poisoned(key: tuple[str, str], uid: str, event: TaskEvent | None) -> None:
+        if isinstance(event, about):
+            poison.strike(key[1])
+        await decide(key, uid, event)
+
+    monkeypatch.setattr(world.operator.executor, "_decide", poisoned)
+    return poison
+
+
 async def test_a_task_that_cannot_be_decided_about(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     async with running(World("n1", "n2")) as world:
-        assert world.operator is not None
-        poison, decide = Poison(world), world.operator.executor._decide
-
-        async def poisoned(key: tuple[str, str], uid: str, event: TaskEvent | None) -> None:
-            poison.strike(key[1])
-            await decide(key, uid, event)
-
-        monkeypatch.setattr(world.operator.executor, "_decide", poisoned)
+        poison = poison_decisions(world, monkeypatch)
         for number in range(20):  # more than there are workers
             world.add_task(f"bad-{number}")
         await world.pass_time(1)
@@ -81,14 +88,7 @@ async def test_one_event_of_a_task_that_cannot_be_handled(
         world.engine.script("bad", Outcome(duration_s=None))
         world.add_task("bad")
         await world.until(lambda: world.phase("bad") == "Running")
-        poison, decide = Poison(world), world.operator.executor._decide
-
-        async def poisoned(key: tuple[str, str], uid: str, event: TaskEvent | None) -> None:
-            if isinstance(event, Observed):
-                poison.strike(key[1])
-            await decide(key, uid, event)
-
-        monkeypatch.setattr(world.operator.executor, "_decide", poisoned)
+        poison = poison_decisions(world, monkeypatch, about=Observed)
         task = world.task("bad")
         seen = next(one for one in await world.engine.workloads() if one.task_uid == task.metadata.uid)
         world.operator.executor.offer(task.key, task.metadata.uid, Observed(seen))
@@ -210,14 +210,7 @@ async def test_a_placement_that_cannot_be_stored_holds_no_room(
 async def test_a_task_whose_placement_could_be_stored_at_last_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     async with running(World("n1")) as world:
         assert world.operator is not None
-        poison, decide = Poison(world), world.operator.executor._decide
-
-        async def poisoned(key: tuple[str, str], uid: str, event: TaskEvent | None) -> None:
-            if isinstance(event, Bound):
-                poison.strike(key[1])
-            await decide(key, uid, event)
-
-        monkeypatch.setattr(world.operator.executor, "_decide", poisoned)
+        poison = poison_decisions(world, monkeypatch, about=Bound)
         world.add_task("bad")
         world.add_task("bad-for-good")
         await world.until(lambda: len(poison.at) > 6)

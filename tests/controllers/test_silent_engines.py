@@ -23,6 +23,13 @@ def words(world: World, name: str, reason: str) -> list[str]:
     ]
 
 
+async def drive_one_alone(world: World) -> None:
+    """The operator is started again with `swarm` as its only engine."""
+    await world.stop()
+    world.engines = (world.engine,)
+    await world.start()
+
+
 async def lost_on_local(world: World, local: FakeEngine, engine: str = "swarm") -> None:
     """The first attempt of `work` ran on `local` and told no exit code; the task is told to go on with another engine."""
     world.engine.script("work", Outcome(duration_s=5))
@@ -65,9 +72,7 @@ async def test_an_engine_that_is_not_driven_any_more_is_not_waited_for() -> None
     world, local = two_engines()
     async with running(world):
         await lost_on_local(world, local)
-        await world.stop()
-        world.engines = (world.engine,)
-        await world.start()
+        await drive_one_alone(world)
         await world.until(lambda: world.phase("work") == "Succeeded", 120)
         (word,) = words(world, "work", "EngineMissing")
         assert "may still run there" in word
@@ -101,9 +106,7 @@ async def test_a_stop_on_an_engine_that_is_not_driven_any_more_ends_by_the_clock
         await never_shown(world, local)
         world.kube.edit(SWARM_TASK, "work", "default", {"spec": {"suspend": True}})
         await world.until(lambda: world.task("work").status.attempts[0].state == "Stopping")
-        await world.stop()
-        world.engines = (world.engine,)
-        await world.start()
+        await drive_one_alone(world)
         await world.until(lambda: world.phase("work") == "Pending", 30)
         assert "does not drive local" in (world.task("work").status.attempts[0].message or "")
         assert len(words(world, "work", "EngineMissing")) == 1
