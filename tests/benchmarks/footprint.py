@@ -1,4 +1,5 @@
-"""B10: what the control plane takes: memory at rest and with ten thousand tasks, the node agent's, and the time to start.
+"""B10: what the control plane takes: memory at rest and with ten thousand tasks, the node agent's and its share of a core, and the
+time to start.
 
 `swarmtask up --engine local` as a person starts it, and `swarmtask node-agent` with the token of a node. Memory is resident memory
 (RSS) as the kernel counts it; libraries that two processes share count in both, `pss` beside it counts them once.
@@ -37,12 +38,14 @@ def footprint(effort: Effort) -> list[Figure]:
     with folder() as place:
         for number in range(effort.pairs):
             starts.append(asyncio.run(_start_s(_made(place / f"start{number}"))))
-        idle, full, agent, tasks = asyncio.run(_memory(_made(place / "memory"), effort.sized(10_000, 200)))
+        watched_s = effort.sized(60, 2)
+        idle, full, agent, tasks = asyncio.run(_memory(_made(place / "memory"), effort.sized(10_000, 200), watched_s))
     return [
         Figure("B10", "memory of API server and operator at rest", "MB", Spread.of([idle["rss"]]), Goal("<=", 150), idle),
         Figure("B10", "the same, what both share counted once", "MB", Spread.of([idle["pss"]])),
         Figure("B10", f"memory of both with {tasks:,} tasks that wait", "MB", Spread.of([full["rss"]]), Goal("<=", 400), full),
         Figure("B10", "memory of a node agent", "MB", Spread.of([agent["rss"]]), Goal("<=", 40), agent),
+        Figure("B10", f"CPU of the same where nothing runs, over {watched_s} s", "%", Spread.of([agent["cpu"]]), Goal("<=", 1)),
         Figure("B10", "`swarmtask up` until the operator reconciles", "s", Spread.of(starts), Goal("<=", 2)),
     ]
 
@@ -60,7 +63,7 @@ async def _start_s(place: Path) -> float:
     return took
 
 
-async def _memory(place: Path, tasks: int) -> tuple[dict[str, float], dict[str, float], dict[str, float], int]:
+async def _memory(place: Path, tasks: int, watched_s: int) -> tuple[dict[str, float], dict[str, float], dict[str, float], int]:
     async with running_up(place) as up:
         facts = up.facts
         server = describe(up.data_dir, facts["url"])
@@ -68,7 +71,7 @@ async def _memory(place: Path, tasks: int) -> tuple[dict[str, float], dict[str, 
         idle = _taken(apiserver=facts["pids"]["apiserver"], operator=facts["pids"]["operator"])
         async with http_client(server) as api:
             async with _agent(up, api, place) as pid:
-                agent = _taken(agent=pid)
+                agent = _taken(agent=pid) | {"cpu": await _cpu_percent(pid, watched_s)}
             merge = {"content-type": "application/merge-patch+json"}
             held = await api.patch(f"{QUEUES}/default", json={"spec": {"stopped": True}}, headers=merge)
             assert held.status_code == 200, held.text
@@ -108,6 +111,15 @@ async def _agent(up: Up, api: httpx.AsyncClient, place: Path) -> AsyncIterator[i
         if process.returncode is None:
             process.terminate()
         await process.wait()
+
+
+async def _cpu_percent(pid: int, watched_s: int) -> float:
+    """Of one core, over so many seconds."""
+    process = psutil.Process(pid)
+    before, began = process.cpu_times(), time.perf_counter()
+    await asyncio.sleep(watched_s)
+    after, took_s = process.cpu_times(), time.perf_counter() - began
+    return 100 * (after.user + after.system - before.user - before.system) / took_s
 
 
 def _taken(**pids: int) -> dict[str, float]:
