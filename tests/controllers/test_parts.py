@@ -219,6 +219,26 @@ async def test_timers_call_in_order_and_a_new_moment_replaces_the_old() -> None:
     running.cancel()
 
 
+async def test_what_is_left_of_a_time_is_never_so_little_that_it_is_over_at_once() -> None:
+    """What is asked for again as long as something is left would turn in a circle: 58.3 + 4e-15 is 58.3."""
+    clock, called = ManualClock(), 0
+    clock.advance(58.3)
+    timers = Timers(clock, clock.monotonic)
+
+    def look() -> None:
+        nonlocal called
+        called += 1
+
+    timers.after("left", 4e-15, look)
+    running = asyncio.create_task(timers.run())
+    await settle()
+    assert called == 0
+    clock.advance(1)
+    await settle()
+    running.cancel()
+    assert called == 1
+
+
 async def test_timers_do_not_remember_what_was_replaced_or_cancelled() -> None:
     clock = ManualClock()
     timers = Timers(clock, clock.monotonic)

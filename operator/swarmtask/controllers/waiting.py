@@ -22,6 +22,8 @@ logger = logging.getLogger(__name__)
 RESTART_CAP_S = 30.0
 LONGEST_SLEEP_S = 30.0
 """A sleeper looks at its clock this often at least: wall time may have been set meanwhile."""
+LEAST_S = 1e-6
+"""A shorter time may be less than the clock's hand can show: whoever asks for what is left of one would be called in this moment."""
 STALE_TIMERS = 1000
 """So many moments that nobody waits for any more may be remembered beside as many again as there are timers."""
 
@@ -92,7 +94,7 @@ class Timers:
             self._bell.ring()
 
     def after(self, token: Hashable, delay_s: float, callback: Callable[[], None]) -> None:
-        self.set(token, self._reading() + delay_s, callback)
+        self.set(token, self._reading() + (max(delay_s, LEAST_S) if delay_s > 0 else delay_s), callback)
 
     def cancel(self, token: Hashable) -> None:
         self._current.pop(token, None)
