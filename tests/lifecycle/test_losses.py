@@ -224,6 +224,20 @@ def test_what_ended_by_itself_before_the_stop_arrived_is_finished(told_to_end: b
     assert story.phase is phase
 
 
+@pytest.mark.parametrize(("told_to_end", "phase"), [(None, Phase.SUCCEEDED), (True, Phase.PENDING), (False, Phase.SUCCEEDED)])
+def test_what_the_agent_knows_of_a_stop_counts_more_than_times(told_to_end: bool | None, phase: Phase) -> None:
+    """The node's clock is a minute slow: by it, a polite end on the stop came long before the stop was asked for."""
+    story = Story()
+    story.run(boot_id="b1")
+    story.wait(100)
+    story.edit(suspend=True)
+    story.reconcile()
+    story.observe(W.UNKNOWN)
+    early = story.now - timedelta(seconds=60)
+    story.tell(NodeTold(1, record(exit_code=0, told_to_end=told_to_end, finished_at=early), "b1"))
+    assert story.phase is phase
+
+
 @pytest.mark.parametrize("told", [{"exit_code": 1}, {"exit_code": 0, "reason": "Fenced"}, {"state": "Running"}])
 def test_what_did_not_finish_away_stays_lost(told: dict[str, Any]) -> None:
     story = Story()

@@ -194,8 +194,8 @@ def _complete(seen: Observation, attempt: Attempt, word: NodeWord, record: NodeA
         return replace(seen, reason=reason, message=record.message or words, exit_code=_code(seen, record))
     restarted = word.hearing is Hearing.HEARD and attempt.boot_id and word.boot_id and attempt.boot_id != word.boot_id
     done = record is not None and _ended(record) and record.exit_code == 0
-    if record is not None and done and record.told_to_end is False:
-        return replace(seen, unasked=True)
+    if record is not None and done and record.told_to_end is not None:
+        return replace(seen, unasked=not record.told_to_end)
     if restarted and not done:
         code = "" if seen.exit_code is None else f" (exit code {seen.exit_code} means nothing)"
         return replace(seen, reason=Reason.NODE_RESTARTED, message=f"{attempt.node} was restarted while it ran{code}")

@@ -82,7 +82,7 @@ class Observation:
             OOMKilled); otherwise None, and the lifecycle derives it.
         message: the engine's own words.
         started_at, finished_at: as the engine or the node's agent tells, else None; None also for what no clock can show.
-        unasked: its node knows that nobody had told it to end before it did.
+        unasked: whether its program ended without having been told to, where its node knows that.
         fence: it was made to be stopped by its node's agent when that cannot reach the API; None: the engine does not know.
     """
 
@@ -99,7 +99,7 @@ class Observation:
     message: str = ""
     started_at: datetime | None = None
     finished_at: datetime | None = None
-    unasked: bool = False
+    unasked: bool | None = None
     fence: bool | None = None
 
     def __post_init__(self) -> None:

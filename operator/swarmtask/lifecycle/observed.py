@@ -229,10 +229,10 @@ def _reason_of(live: Attempt, seen: Observation) -> Reason:
 
 
 def _ended_before_stop(draft: Draft, live: Attempt, seen: Observation) -> bool:
-    """Proof that the work was done before anybody asked to stop it, by more than clocks may differ, or before that reached it: it
-    is never run again."""
-    if seen.unasked:
-        return True
+    """Proof that the work was done before that it should stop reached it, or before anybody asked for that, by more than clocks may
+    differ: it is never run again. What its node knows counts more than the times, because clocks of laptops are wrong."""
+    if seen.unasked is not None:
+        return seen.unasked
     if seen.finished_at is None or live.stop_requested_at is None:
         return False
     return whole(seen.finished_at) + timedelta(seconds=draft.policy.clock_skew_s) < live.stop_requested_at
