@@ -23,7 +23,7 @@ RESTART_CAP_S = 30.0
 LONGEST_SLEEP_S = 30.0
 """A sleeper looks at its clock this often at least: wall time may have been set meanwhile."""
 LEAST_S = 1e-6
-"""A shorter time may be less than the clock's hand can show: whoever asks for what is left of one would be called in this moment."""
+"""A shorter time may be less than a clock can show: who asks for what is left of it would be called in this moment, for ever."""
 STALE_TIMERS = 1000
 """So many moments that nobody waits for any more may be remembered beside as many again as there are timers."""
 
