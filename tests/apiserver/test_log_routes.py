@@ -12,15 +12,15 @@ import httpx
 import pytest
 
 from swarmtask.errors import Forbidden, NotFound
-from swarmtask.nodeagent.containers import Owner
 from swarmtask.nodeagent.link import Credentials, Link
 from swarmtask.nodeagent.log_sender import Refused, Taken
-from swarmtask.resources.log_records import CONTENT_TYPE, MOST_BODY_BYTES, LogRecord, encode
+from swarmtask.resources.log_records import CONTENT_TYPE, MOST_BODY_BYTES, MOST_PARTS, PARTS_TYPE, LogRecord, Part, encode, pack
 from tests.apiserver.access.people import TASKS, client, new_token, person, said, task
 from tests.apiserver.logs import END, body, line, until
 from tests.apiserver.server import RunningServer, api_server_process, http_client, running_api_server
 
 PATH = TASKS.format("default")
+NODES = "/apis/swarmtask.io/v1alpha1/swarmnodes"
 MERGE = {"content-type": "application/merge-patch+json"}
 BINARY = {"content-type": CONTENT_TYPE}
 
@@ -262,20 +262,110 @@ async def test_what_was_answered_outlives_a_server_that_is_killed(tmp_path: Path
     assert acknowledged > 0
 
 
+async def append_parts(who: httpx.AsyncClient, content: bytes, node: str = "n1", **headers: str) -> httpx.Response:
+    return await who.post(f"{NODES}/{node}/log", content=content, headers={"content-type": PARTS_TYPE} | headers)
+
+
+class TestParts:
+    """What all attempts on a node have written, in one request."""
+
+    async def test_each_part_has_its_own_answer(self, api: httpx.AsyncClient, agent: httpx.AsyncClient) -> None:
+        first, second = await new_task(api, "a", attempt(1)), await new_task(api, "b", attempt(1, "n2"), attempt(2))
+        parts = [
+            Part("default", "a", first, 1, 0, body(0, 3)),
+            Part("default", "b", second, 1, 0, line(0)),
+            Part("default", "nobody", first, 1, 0, line(0)),
+            Part("default", "b", first, 1, 0, line(0)),
+            Part("default", "a", first, 7, 0, line(0)),
+            Part("default", "a", first, 1, 9, line(9)),
+            Part("default", "a", first, 1, 3, b"no record\n"),
+            Part("default", "b", second, 2, 0, b""),
+            Part("default", "a", first, 1, 2, body(2, 5) + END),
+        ]
+        answer = await append_parts(agent, pack(parts))
+        assert (answer.status_code, answer.json()["kind"]) == (201, "AttemptLogList"), answer.text
+        items = answer.json()["items"]
+        assert [item.get("code", 0) for item in items] == [0, 403, 404, 404, 403, 409, 400, 0, 0]
+        assert items[0] == {
+            "kind": "AttemptLog", "apiVersion": "swarmtask.io/v1alpha1",
+            "metadata": {"name": "a", "namespace": "default", "uid": first},
+            "attempt": 1, "position": 3, "lastNanoseconds": 2 * 10**9, "complete": False,
+        }  # fmt: skip
+        assert "attempt 1 is not one of its node: n1" in items[1]["message"]
+        assert items[5]["details"] == {"position": 3, "lastNanoseconds": 2 * 10**9, "complete": False}
+        assert (items[7]["position"], items[8]["position"], items[8]["complete"]) == (0, 6, True)
+        assert await read(api, "a") == "".join(f"line {number}\n" for number in range(5))
+        assert (await append_parts(agent, b"")).json()["items"] == []
+
+    @pytest.mark.parametrize("content", [
+        b"nonsense", b"default a uid 1 0 5\nabc", b"default a uid 1 0 -5\nabcde", b"default a uid one 0 0\n",
+        b"default a uid 1 0\n", b"default ../../etc uid 1 0 0\n", b"default a uid 1 0 0\n\n", b"default a uid 1 0 0", b"\xff" * 100,
+    ])  # fmt: skip
+    async def test_of_a_body_that_cannot_be_read_nothing_is_taken(
+        self, server: RunningServer, api: httpx.AsyncClient, agent: httpx.AsyncClient, content: bytes
+    ) -> None:
+        uid = await new_task(api, "a", attempt(1))
+        answer = await append_parts(agent, pack([Part("default", "a", uid, 1, 0, line(0))]) + content)
+        assert (answer.status_code, answer.json()["kind"]) == (400, "Status"), answer.text
+        assert not list((server.kubeconfig.parent / "attempt-logs").rglob("*.log"))
+
+    async def test_what_is_too_much_or_no_append_is_refused(self, api: httpx.AsyncClient, agent: httpx.AsyncClient) -> None:
+        uid = await new_task(api, "a", attempt(1))
+        one = Part("default", "a", uid, 1, 0, b"")
+        big = encode(LogRecord(1, "o", b"x" * 60_000))
+        assert (await append_parts(agent, pack([one] * MOST_PARTS))).status_code == 201
+        assert (await append_parts(agent, pack([one] * (MOST_PARTS + 1)))).status_code == 413
+        assert (await append_parts(agent, pack([one._replace(body=big)] * 5))).status_code == 413
+        assert (await append_parts(agent, pack([one]), **{"content-type": "application/json"})).status_code == 415
+        dry = await agent.post(
+            f"{NODES}/n1/log", params={"dryRun": "All"}, content=pack([one]), headers={"content-type": PARTS_TYPE}
+        )
+        assert dry.status_code == 400
+        for method in ("GET", "PUT", "PATCH", "DELETE"):
+            assert (await api.request(method, f"{NODES}/n1/log")).status_code == 405, method
+        listed = (await api.get("/apis/swarmtask.io/v1alpha1")).json()["resources"]
+        (entry,) = [item for item in listed if item["name"] == "swarmnodes/log"]
+        assert (entry["verbs"], entry["namespaced"]) == (["create"], False)
+
+    async def test_a_node_speaks_for_itself_alone(
+        self, server: RunningServer, api: httpx.AsyncClient, agent: httpx.AsyncClient
+    ) -> None:
+        uid = await new_task(api, "a", attempt(1), attempt(2, "n2"))
+        content = pack([Part("default", "a", uid, 2, 0, line(0))])
+        assert (await append_parts(agent, content, "n2")).status_code == 403
+        assert [item["code"] for item in (await append_parts(agent, content)).json()["items"]] == [403]
+        async with person(server, api, "someone-edit", ("edit", "default")) as someone:
+            assert (await append_parts(someone, content, "n2")).status_code == 403
+        assert [item.get("code") for item in (await append_parts(api, content)).json()["items"]] == [403], (
+            "nor an admin for another"
+        )
+        assert [item.get("code") for item in (await append_parts(api, content, "n2")).json()["items"]] == [None]
+        rows = [json.loads(row) for row in (server.kubeconfig.parent / "audit" / "audit.log").read_text().splitlines()]
+        told = [(row["user"], row["code"]) for row in rows if row.get("resource") == "swarmnodes/log"]
+        assert ("system:node:n1", 201) not in told
+        assert ("system:node:n1", 403) in told
+
+
 async def test_the_agents_link(server: RunningServer, api: httpx.AsyncClient, agent: httpx.AsyncClient) -> None:
     uid = await new_task(api, "a", attempt(1))
-    whose = Owner("st-1", "default", "a", uid, 1)
+    record = encode(LogRecord(5, "o", b"x"))
+    whose = Part("default", "a", uid, 1, 0, b"")
     token = await new_token(api, "system:node:n2", ("system:nodes",))
     own = agent.headers["authorization"].removeprefix("Bearer ")
     async with Link(Credentials(server.url, own, server.ca.read_text())) as link:
-        assert await link.append_log(whose, 0, b"") == Taken(0, 0, complete=False)
-        record = encode(LogRecord(5, "o", b"x"))
-        assert await link.append_log(whose, 0, record) == Taken(1, 5, complete=False)
-        with pytest.raises(Refused) as refused:
-            await link.append_log(whose, 7, record)
-        assert refused.value.taken == Taken(1, 5, complete=False)
-        with pytest.raises(NotFound):
-            await link.append_log(Owner("st-1", "default", "a", "other", 1), 0, record)
+        assert await link.append_logs("n1", [whose]) == [Taken(0, 0, complete=False)]
+        parts = [
+            whose._replace(body=record),
+            whose._replace(position=7, body=record),
+            whose._replace(uid="00000000-0000-4000-8000-000000000000"),
+        ]
+        taken, refused, unknown = await link.append_logs("n1", parts)
+        assert taken == Taken(1, 5, complete=False)
+        assert isinstance(refused, Refused)
+        assert refused.taken == taken
+        assert isinstance(unknown, NotFound)
     async with Link(Credentials(server.url, token, server.ca.read_text())) as link:
+        (refused,) = await link.append_logs("n2", [whose])
+        assert isinstance(refused, Forbidden)
         with pytest.raises(Forbidden):
-            await link.append_log(whose, 1, record)
+            await link.append_logs("n1", [whose])

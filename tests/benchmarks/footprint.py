@@ -1,5 +1,5 @@
 """B10: what the control plane takes: memory at rest and with ten thousand tasks, the node agent's and its share of a core, and the
-time to start.
+time to start. What the agent takes while attempts write is measured in `talking`.
 
 `swarmtask up --engine local` as a person starts it, and `swarmtask node-agent` with the token of a node. Memory is resident memory
 (RSS) as the kernel counts it; libraries that two processes share count in both, `pss` beside it counts them once.
@@ -21,12 +21,14 @@ import psutil
 from tests.apiserver.server import describe, http_client, tls
 from tests.benchmarks.api import CONNECTIONS, TASKS, creates, folder
 from tests.benchmarks.measuring import Effort, Figure, Goal, Spread
+from tests.benchmarks.talking import talking
 from tests.benchmarks.wire import Address, send_all
 from tests.cli.program import PROGRAM, Up, environment, running_up
 
 MB = 1e6
 SETTLE_S = 3.0
 LIMIT_S = 300.0
+WRITERS = (2, 10, 20)
 QUEUES = "/apis/swarmtask.io/v1alpha1/namespaces/default/swarmqueues"
 NODES = "/apis/swarmtask.io/v1alpha1/swarmnodes"
 LEASES = "/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases"
@@ -40,12 +42,23 @@ def footprint(effort: Effort) -> list[Figure]:
             starts.append(asyncio.run(_start_s(_made(place / f"start{number}"))))
         watched_s = effort.sized(60, 2)
         idle, full, agent, tasks = asyncio.run(_memory(_made(place / "memory"), effort.sized(10_000, 200), watched_s))
+        talks = asyncio.run(talking(_made(place / "talking"), WRITERS, watched_s))
     return [
         Figure("B10", "memory of API server and operator at rest", "MB", Spread.of([idle["rss"]]), Goal("<=", 150), idle),
         Figure("B10", "the same, what both share counted once", "MB", Spread.of([idle["pss"]])),
         Figure("B10", f"memory of both with {tasks:,} tasks that wait", "MB", Spread.of([full["rss"]]), Goal("<=", 400), full),
         Figure("B10", "memory of a node agent", "MB", Spread.of([agent["rss"]]), Goal("<=", 40), agent),
         Figure("B10", f"CPU of the same where nothing runs, over {watched_s} s", "%", Spread.of([agent["cpu"]]), Goal("<=", 1)),
+        *(
+            Figure(
+                "B10",
+                f"the same while {talk.writers} attempts write a line a second",
+                "%",
+                Spread.of([talk.percent]),
+                Goal("<=", 1),
+            )
+            for talk in talks
+        ),
         Figure("B10", "`swarmtask up` until the operator reconciles", "s", Spread.of(starts), Goal("<=", 2)),
     ]
 

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import random
 import threading
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler
@@ -17,15 +17,16 @@ from urllib.parse import parse_qs, urlsplit
 from swarmtask.apiserver.attempt_logs import AttemptLogs
 from swarmtask.clock import SystemClock
 from swarmtask.errors import Conflict, EngineUnavailable, ServiceUnavailable, SwarmTaskError
-from swarmtask.nodeagent.containers import Details, Owner
+from swarmtask.nodeagent.containers import Details, Owner, attempt_id
 from swarmtask.nodeagent.log_follower import Bucket, Habits, Means
 from swarmtask.nodeagent.log_positions import Positions
 from swarmtask.nodeagent.log_sender import LogSender, Refused, Taken
 from swarmtask.nodeagent.log_source import NoOutput
-from swarmtask.resources.log_records import LogRecord, decode, lines
+from swarmtask.resources.log_records import LogRecord, Part, decode, lines, pack, unpack
 from tests.nodeagent.fakes import UID, FakeDocker, HandClock
 
 SECOND = 10**9
+NODE = "desk"
 BEGIN = 1_700_000_000 * SECOND
 
 
@@ -114,6 +115,12 @@ class MemoryOutput:
         self._breaks = container.breaks.pop(0) if container.breaks else -1
         self._stalls = container.stalls.pop(0) if follow and container.stalls else -1
 
+    def pause(self) -> None:
+        return
+
+    def resume(self) -> None:
+        return
+
     def cut(self) -> None:
         self._cut = True
         self._container.wake.set()
@@ -151,7 +158,7 @@ class MemoryApi:
     """Satisfies `LogApi` with the rules of the real store (`swarmtask.apiserver.log_files.take`; `StoreApi` is the real one).
 
     Attributes:
-        faults: of the calls to come: lost: it is done and the answer does not come; down: nothing is done; an error is raised.
+        faults: of the parts to come: lost: it is done and the answer does not come; down: nothing is done; an error is the answer.
         forget: so many records of the end are lost before the next call, as by a power cut.
     """
 
@@ -159,24 +166,32 @@ class MemoryApi:
     faults: list[str | SwarmTaskError] = field(default_factory=list)
     forget: int = 0
     calls: list[tuple[str, int, int]] = field(default_factory=list)
+    requests: int = 0
 
-    async def append_log(self, owner: Owner, position: int, body: bytes) -> Taken:
+    async def append_logs(self, node: str, parts: Sequence[Part]) -> list[Taken | SwarmTaskError]:
         await asyncio.sleep(0)
-        kept = self.records.setdefault(owner.attempt, [])
+        assert node == NODE
+        assert unpack(pack(parts)) == list(parts)
+        self.requests += 1
+        return [self._append(part) for part in parts]
+
+    def _append(self, part: Part) -> Taken | SwarmTaskError:
+        attempt, position, body = attempt_id(part.uid, str(part.attempt)), part.position, part.body
+        kept = self.records.setdefault(attempt, [])
         if self.forget:
             del kept[max(0, len(kept) - self.forget) :]
             self.forget = 0
         fault = self.faults.pop(0) if self.faults else ""
         if isinstance(fault, SwarmTaskError):
-            raise fault
+            return fault
         if fault == "down":
             raise ServiceUnavailable("it is away")
         new = [record for line in lines(body) if (record := decode(line)) is not None]
         assert len(new) == body.count(b"\n"), "only whole records are sent"
-        self.calls.append((owner.attempt, position, len(new)))
+        self.calls.append((attempt, position, len(new)))
         complete = bool(kept) and kept[-1].kind == "z"
         if position > len(kept) or (complete and position + len(new) > len(kept)):
-            raise Refused("another position", self._taken(kept))
+            return Refused("another position", self._taken(kept))
         kept += new[len(kept) - position :]
         if fault == "lost":
             raise ServiceUnavailable("the answer was lost")
@@ -198,12 +213,17 @@ class StoreApi:
     def __init__(self, logs: AttemptLogs) -> None:
         self.logs = logs
 
-    async def append_log(self, owner: Owner, position: int, body: bytes) -> Taken:
+    async def append_logs(self, node: str, parts: Sequence[Part]) -> list[Taken | SwarmTaskError]:
+        return [await self._append(part) for part in parts]
+
+    async def _append(self, part: Part) -> Taken | SwarmTaskError:
         try:
-            taken = await self.logs.append(owner.uid, owner.number, position, body)
+            taken = await self.logs.append(part.uid, part.attempt, part.position, part.body)
         except Conflict as error:
             details = error.details
-            raise Refused(error.message, Taken(details["position"], details["lastNanoseconds"], details["complete"])) from error
+            return Refused(error.message, Taken(details["position"], details["lastNanoseconds"], details["complete"]))
+        except SwarmTaskError as error:
+            return error
         return Taken(taken.position, taken.last_nanoseconds, taken.complete)
 
 
@@ -220,8 +240,8 @@ def means(
 ) -> Means:
     """Everything a follower needs; pauses take no time but a turn of the loop."""
     clock = TurnClock()
-    sender = LogSender(api, permit, clock=clock, rng=random.Random(1))
-    quick = Habits(**({"batch_s": 0.01, "announce_s": 0.02, "over_s": 0.02} | habits))
+    sender = LogSender(api, permit, node=lambda: NODE, clock=clock, rng=random.Random(1))
+    quick = Habits(**({"batch_s": 0.01, "announce_s": 0.02, "over_s": 0.02, "keep_s": 0.0} | habits))
     return Means(docker, sender, Positions(folder), docker.inspect, Bucket(clock.monotonic), clock.sleep, quick)
 
 

@@ -7,6 +7,7 @@ import contextlib
 import random
 import threading
 from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +24,10 @@ from swarmtask.nodeagent.log_source import LogSource, NoOutput
 from swarmtask.resources.kinds import SWARM_NODE, SWARM_TASK
 from tests.apiserver.logs import until
 from tests.kube.real import real_api_server
-from tests.nodeagent.log_fakes import MemoryApi, TalkingDocker, owner
+from tests.nodeagent.log_fakes import NODE, MemoryApi, TalkingDocker, owner
 from tests.nodeagent.processes import agents
 
-QUICK = Habits(batch_s=0.02, announce_s=0.05, over_s=0.2, retry_s=0.05, refused_s=0.05)
+QUICK = Habits(batch_s=0.02, announce_s=0.05, over_s=0.2, retry_s=0.05, refused_s=0.05, keep_s=0.0)
 
 
 def labels(number: int) -> dict[str, str]:
@@ -43,10 +44,18 @@ def docker(tmp_path: Path) -> Any:
 
 
 @contextlib.asynccontextmanager
-async def shipping(docker: TalkingDocker, api: MemoryApi, state: Path) -> AsyncIterator[LogShipper]:
+async def shipping(docker: TalkingDocker, api: MemoryApi, state: Path, habits: Habits = QUICK) -> AsyncIterator[LogShipper]:
     """An agent's part; killed at the end."""
     shipper = LogShipper(
-        docker.path, Daemon(docker.path), api, lambda: 0.0, state, clock=SystemClock(), rng=random.Random(1), habits=QUICK
+        docker.path,
+        Daemon(docker.path),
+        api,
+        lambda: 0.0,
+        state,
+        node=lambda: NODE,
+        clock=SystemClock(),
+        rng=random.Random(1),
+        habits=habits,
     )
     running = asyncio.create_task(shipper.run())
     try:
@@ -107,6 +116,29 @@ async def test_an_agent_that_comes_back_finds_what_ended_and_what_was_removed_me
         await until(lambda: api.texts(3) == [*lines(0, 5), b"[%s]" % GONE.encode(), b"END"])
         shipper.changed()
         await until(lambda: {path.stem for path in (tmp_path / "logs").iterdir()} == {owner(1).attempt, owner(2).attempt})
+
+
+async def test_attempts_that_write_share_requests_and_what_trickles_is_taken_together(
+    docker: TalkingDocker, tmp_path: Path
+) -> None:
+    """A request for each line of each would cost a laptop a tenth of a core."""
+    api, count = MemoryApi(), 8
+    names = {number: docker.run(number, **labels(number)) for number in range(1, count + 1)}
+    async with shipping(docker, api, tmp_path, replace(QUICK, batch_s=0.2, many_batch_s=0.4)):
+        await until(lambda: len(api.records) == count)
+        before, parts = api.requests, len(api.calls)
+        began = asyncio.get_running_loop().time()
+        for line in range(100):
+            for name in names.values():
+                say(docker, name, line, line + 1)
+            await asyncio.sleep(0.01)
+        await until(lambda: all(api.texts(number) == lines(0, 100) for number in names))
+        stretches = (asyncio.get_running_loop().time() - began) / 0.2
+        assert api.requests - before <= 2 * (stretches + 2)
+        assert len(api.calls) - parts <= count * 2 * (stretches + 2)
+        for name in names.values():
+            docker.end(name)
+        await until(lambda: all(api.texts(number)[-1] == b"END" for number in names))
 
 
 async def test_docker_that_goes_away_and_comes_back(docker: TalkingDocker, tmp_path: Path) -> None:

@@ -31,6 +31,7 @@ from swarmtask.apiserver.door import Door
 from swarmtask.apiserver.downloads import BACKUP_PATH, BackupDownloads
 from swarmtask.apiserver.guests import NoRoom, files_allowed
 from swarmtask.apiserver.handlers_discovery import ROUTES, DiscoveryHandlers
+from swarmtask.apiserver.handlers_logs import COLLECTIONS as LOG_COLLECTIONS
 from swarmtask.apiserver.handlers_logs import LogHandlers, StoredTasks
 from swarmtask.apiserver.handlers_objects import ObjectHandlers
 from swarmtask.apiserver.handlers_reviews import ReviewHandlers
@@ -48,7 +49,6 @@ from swarmtask.apiserver.records import Change
 from swarmtask.apiserver.routing import Route, group_version, path_segments, resolve, routes, takes
 from swarmtask.apiserver.store import Store
 from swarmtask.apiserver.types import TypeRegistry
-from swarmtask.apiserver.waiting import TASKS
 from swarmtask.apiserver.watch import WatchHub
 from swarmtask.apiserver.wire import WRITTEN_IN_YAML, Request, Response, error_response, headers_of, parse_query, read_yaml
 from swarmtask.clock import Clock
@@ -295,7 +295,7 @@ class Application:
             return self._reviews.review(request, target, user)
         if target.subresource == "token":
             return self._reviews.request_token(request, target, user)
-        if target.subresource == "log" and target.rt.storage_key == TASKS:
+        if target.subresource == "log" and target.rt.storage_key in LOG_COLLECTIONS:
             return self._logs.handle(request, target, user)
         return self._objects.handle(request, target)
 

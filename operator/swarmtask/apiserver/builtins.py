@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from swarmtask.apiserver.access.nodes import NODES
 from swarmtask.apiserver.builtin_kinds import MESSAGES
 from swarmtask.apiserver.crd_rules import validate_crd
 from swarmtask.apiserver.crd_shape import CRD_SCHEMA
@@ -126,7 +127,7 @@ def types_of_crd(crd: Mapping[str, Any]) -> list[ResourceType]:
             for item in version.get("additionalPrinterColumns") or ()
         )
         subresources = version.get("subresources") or {}
-        own = ("log",) if (spec["group"], names["plural"]) == TASKS else ()
+        own = ("log",) if (spec["group"], names["plural"]) in (TASKS, NODES) else ()
         result.append(ResourceType(
             spec["group"], version["name"], names["kind"], names["plural"],
             names.get("singular") or names["kind"].lower(),

@@ -106,7 +106,8 @@ def resource_list(registry: TypeRegistry, group: str, version: str) -> dict[str,
 def subresource_verbs(item: ResourceType, name: str) -> tuple[str, ...]:
     """What can be done with a type's subresource of this name."""
     if name == "log" and item.stored:
-        return "create", "get"  # node agents append to the output of a task; what a pod shows of it is read only
+        # Node agents append to the output of a task, and of all tasks on their node; what a pod shows of it is read only.
+        return ("create", "get") if item.namespaced else ("create",)
     return _SUBRESOURCE_VERBS.get(name, _STATUS_VERBS)
 
 

@@ -91,7 +91,7 @@ async def _run(options: dict[str, Any]) -> None:
             )  # fmt: skip
             shipper = LogShipper(
                 places.docker, Daemon(places.docker, cluster=places.cluster), link, guard.fence.ask, places.state,
-                clock=clock, rng=random.Random(),
+                node=lambda: agent.name, clock=clock, rng=random.Random(),
             )  # fmt: skip
             loop = asyncio.get_running_loop()
             guard.attempts.changed = _in_loop(loop, agent.attempts_changed, shipper.changed)

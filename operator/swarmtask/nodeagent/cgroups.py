@@ -18,6 +18,7 @@ logger = logging.getLogger(__name__)
 DEEPEST = 8
 MOST_DIRECTORIES = 4096
 """Where a container's path cannot be read from /proc, its directory is searched by name: so deep, and so many."""
+MOST_FILE_BYTES = 16 * 1024
 _CPU_MOUNTS = ("cpuacct", "cpu,cpuacct", "cpuacct,cpu")
 _ID = re.compile(r"[0-9a-f]{12,64}")
 NANOS_PER_S = 1_000_000_000
@@ -106,25 +107,25 @@ class Cgroup:
         return [top, *(path for path in self.memory.rglob("cgroup.procs") if path != top)]
 
     def _read_v2(self) -> Usage:
-        events = _counts(self.memory / "memory.events")
-        now = int((self.memory / "memory.current").read_text())
+        events = _counts(self.memory, "memory.events")
+        now = int(_content(self.memory, "memory.current"))
         return Usage(
             oom_kills=events.get("oom_kill"),
             limit_hits=events.get("max", 0),
             memory_bytes=now,
-            peak_bytes=max(now, _number(self.memory / "memory.peak") or 0),
+            peak_bytes=max(now, _number(self.memory, "memory.peak") or 0),
             cpu_s=_cpu_v2(self.memory),
             own_ooms=events.get("oom"),
             above=_above(self.memory.parent),
         )
 
     def _read_v1(self) -> Usage:
-        now = int((self.memory / "memory.usage_in_bytes").read_text())
+        now = int(_content(self.memory, "memory.usage_in_bytes"))
         return Usage(
-            oom_kills=_counts(self.memory / "memory.oom_control").get("oom_kill"),
-            limit_hits=_number(self.memory / "memory.failcnt") or 0,
+            oom_kills=_counts(self.memory, "memory.oom_control").get("oom_kill"),
+            limit_hits=_number(self.memory, "memory.failcnt") or 0,
             memory_bytes=now,
-            peak_bytes=max(now, _number(self.memory / "memory.max_usage_in_bytes") or 0),
+            peak_bytes=max(now, _number(self.memory, "memory.max_usage_in_bytes") or 0),
             cpu_s=None if self.cpu is None else _cpu_v1(self.cpu),
         )
 
@@ -212,20 +213,20 @@ def _search(mount: Path, container_id: str) -> Path | None:
 
 
 def _cpu_v2(directory: Path) -> float | None:
-    used = _counts(directory / "cpu.stat").get("usage_usec")
+    used = _counts(directory, "cpu.stat").get("usage_usec")
     return None if used is None else used / MICROS_PER_S
 
 
 def _cpu_v1(directory: Path) -> float | None:
     """Memory may be counted by v1 and CPU by v2 on one machine."""
-    used = _number(directory / "cpuacct.usage")
+    used = _number(directory, "cpuacct.usage")
     return used / NANOS_PER_S if used is not None else _cpu_v2(directory)
 
 
 def _above(directory: Path) -> Above | None:
     """None where nothing is counted: the root."""
     try:
-        events = _counts(directory / "memory.events")
+        events = _counts(directory, "memory.events")
     except (OSError, ValueError):
         return None
     return Above(directory, events["oom"], events["oom_kill"]) if events.keys() >= {"oom", "oom_kill"} else None
@@ -238,18 +239,27 @@ def _kill(pid: int) -> None:
         logger.debug("cannot kill process %d: %s", pid, error)
 
 
-def _counts(path: Path) -> dict[str, int]:
+def _content(directory: Path, name: str) -> bytes:
+    """Of a small file. Every second of every container: `read_text` would take more than twice as long."""
+    descriptor = os.open(f"{directory}/{name}", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return os.read(descriptor, MOST_FILE_BYTES)
+    finally:
+        os.close(descriptor)
+
+
+def _counts(directory: Path, name: str) -> dict[str, int]:
     """`name number` by line; empty where there is no such file."""
     try:
-        text = path.read_text()
+        text = _content(directory, name).decode()
     except FileNotFoundError:
         return {}
     pairs = (line.split() for line in text.splitlines())
     return {pair[0]: int(pair[1]) for pair in pairs if len(pair) == 2}
 
 
-def _number(path: Path) -> int | None:
+def _number(directory: Path, name: str) -> int | None:
     try:
-        return int(path.read_text())
+        return int(_content(directory, name))
     except (OSError, ValueError):  # an older kernel has no such file
         return None

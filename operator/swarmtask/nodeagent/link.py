@@ -12,7 +12,7 @@ import base64
 import binascii
 import ssl
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -24,22 +24,21 @@ import urllib3
 import yaml
 
 from swarmtask.errors import BY_REASON, BadRequest, ConfigurationError, NotFound, ServiceUnavailable, SwarmTaskError
-from swarmtask.nodeagent.containers import Owner
 from swarmtask.nodeagent.log_sender import Refused, Taken
 from swarmtask.resources.enrolment import NODE_GROUP, NODE_USER_PREFIX
-from swarmtask.resources.log_records import CONTENT_TYPE
+from swarmtask.resources.log_records import PARTS_TYPE, Part, pack
 
 FIELD_MANAGER = "swarmtask-node-agent"
 LEASE_NAMESPACE = "kube-node-lease"
 """Where the Leases of all nodes are, one per node, named as the node; as Kubernetes' own nodes do it."""
 
 _NODES = "/apis/swarmtask.io/v1alpha1/swarmnodes"
-_TASKS = "/apis/swarmtask.io/v1alpha1/namespaces/{namespace}/swarmtasks/{name}"
 _LEASES = f"/apis/coordination.k8s.io/v1/namespaces/{LEASE_NAMESPACE}/leases"
 _TOKENS = "/apis/access.swarmtask.io/v1alpha1/accesstokens"
 NODES_AT_ONCE = 8
 """A SwarmNode with all its attempts is 100 kB, and some times that in Python: an agent has no room for a whole cluster's."""
 _MERGE, _APPLY, _JSON = "application/merge-patch+json", "application/apply-patch+yaml", "application/json"
+_METADATA = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1"
 _BY_CODE = {kind.code: kind for kind in BY_REASON.values()}
 
 Object = dict[str, Any]
@@ -109,7 +108,7 @@ class Link:
         except ssl.SSLError as error:
             raise ConfigurationError(f"the certificates of the API's authority cannot be used: {error}") from error
         self._server = credentials.server
-        self._headers = {"Accept": _JSON, "User-Agent": FIELD_MANAGER}
+        self._headers = {"User-Agent": FIELD_MANAGER}
         self.refused = asyncio.Event()
         """Set when the API did not take the token; cleared by `use`."""
         self.use(credentials.token)
@@ -135,6 +134,13 @@ class Link:
     async def node(self, name: str) -> Object:
         """A SwarmNode. Raises NotFound and other SwarmTaskErrors."""
         return await self._call("GET", f"{_NODES}/{quote(name, safe='')}")
+
+    async def node_uid(self, name: str) -> str:
+        """The UID of a SwarmNode, without the rest of it. Raises NotFound and other SwarmTaskErrors."""
+        code, answer = await self._send("GET", f"{_NODES}/{quote(name, safe='')}", None, _JSON, None, accept=_METADATA)
+        if 200 <= code < 300 and isinstance(answer, dict):
+            return str((answer.get("metadata") or {}).get("uid"))
+        raise _error(answer, code, self._server)
 
     async def node_of_engine(self, engine: str, engine_node_id: str) -> Object | None:
         """The SwarmNode that an engine knows by this ID; None while the operator has not made it."""
@@ -192,22 +198,30 @@ class Link:
             await self._call("POST", _LEASES, body, _JSON)
         return time.monotonic() - began
 
-    async def append_log(self, owner: Owner, position: int, body: bytes) -> Taken:
-        """Add records to an attempt's output (`swarmtask.resources.log_records`), the first of which has this position.
+    async def append_logs(self, node: str, parts: Sequence[Part]) -> list[Taken | SwarmTaskError]:
+        """Add records to the output of attempts on a node (`swarmtask.resources.log_records`).
+
+        Returns:
+            For each part, in their order: what the API has now, or why it did not take it. Refused: it expects another position,
+            or nothing more. NotFound: there is no such task or attempt.
 
         Raises:
-            Refused: the API expects another position, or nothing more. NotFound: there is no such task or attempt, or this API
-            keeps no output. Other SwarmTaskErrors.
+            NotFound: this API keeps no output. Other SwarmTaskErrors: nobody knows what it took.
         """
-        path = _TASKS.format(namespace=quote(owner.namespace, safe=""), name=quote(owner.task, safe="")) + "/log"
-        query = {"uid": owner.uid, "attempt": str(owner.number), "position": str(position)}
-        code, answer = await self._send("POST", path, body, CONTENT_TYPE, query)
-        if isinstance(answer, dict):
-            if 200 <= code < 300 and (taken := _taken(answer)) is not None:
-                return taken
-            if code == 409 and (taken := _taken(answer.get("details"))) is not None:
-                raise Refused(str(answer.get("message")), taken)
-        raise _error(answer, code, self._server)
+        code, answer = await self._send("POST", f"{_NODES}/{quote(node, safe='')}/log", pack(parts), PARTS_TYPE, None)
+        items = answer.get("items") if 200 <= code < 300 and isinstance(answer, dict) else None
+        if not isinstance(items, list) or len(items) != len(parts):
+            raise _error(answer, code, self._server)
+        return [self._answer(item) for item in items]
+
+    def _answer(self, item: Any) -> Taken | SwarmTaskError:
+        """Of one part."""
+        if (taken := _taken(item)) is not None:
+            return taken
+        status = item if isinstance(item, dict) else {}
+        if status.get("code") == 409 and (taken := _taken(status.get("details"))) is not None:
+            return Refused(str(status.get("message")), taken)
+        return _error(status, int(status.get("code") or 0), self._server)
 
     async def _call(
         self, method: str, path: str, body: Object | None = None, content_type: str = _JSON, query: Mapping[str, str] | None = None
@@ -218,10 +232,17 @@ class Link:
         raise _error(answer, code, self._server)
 
     async def _send(
-        self, method: str, path: str, content: bytes | None, content_type: str, query: Mapping[str, str] | None
+        self,
+        method: str,
+        path: str,
+        content: bytes | None,
+        content_type: str,
+        query: Mapping[str, str] | None,
+        *,
+        accept: str = _JSON,
     ) -> tuple[int, Any]:
         """(code, JSON or None). Raises ServiceUnavailable: no answer."""
-        headers = self._headers if content is None else self._headers | {"Content-Type": content_type}
+        headers = self._headers | {"Accept": accept} | ({} if content is None else {"Content-Type": content_type})
         url = f"{self._server}{path}{f'?{urlencode(query)}' if query else ''}"
         try:
             response = await asyncio.to_thread(

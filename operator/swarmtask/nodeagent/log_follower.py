@@ -1,8 +1,11 @@
 """Sends the output of one container, from where it was sent before until its end.
 
 Called by `log_shipper`, one task for each container. Reads Docker's stream, cuts it into records (`log_cutter`) and sends them in
-batches; while a batch is on its way nothing is read, so that memory holds one batch at most. What was acknowledged is on the disk
-(`log_positions`); after any doubt the stream is opened again from there.
+batches; while a batch is on its way nothing is read, so that memory holds one batch at most. What was acknowledged comes to the
+disk (`log_positions`); after any doubt the stream is opened again from there.
+
+Waking this process costs more than what it then does. So lines that come one by one are left where they are until a stretch of time
+ends, and all followers take theirs in the same moment.
 """
 
 from __future__ import annotations
@@ -26,6 +29,12 @@ from swarmtask.resources.log_records import LogRecord, encode
 logger = logging.getLogger(__name__)
 
 UNMATCHED = "output before this line could not be matched with what was sent: lines may be missing or be here twice"
+LITTLE_BYTES = 4 * 1024
+"""A read that gives less is followed by a rest."""
+RESTS = 2
+"""So many; the second one waits for those who write once in a stretch of time, and not always in each."""
+TAKE_S = 0.01
+"""What came during a rest is read within this."""
 GONE = "the container was removed before all of its output was read: lines may be missing"
 
 
@@ -34,7 +43,10 @@ class Habits:
     """How output is sent; seconds and bytes.
 
     Attributes:
-        batch_s: a line waits so long for others. announce_s: an attempt that writes nothing is made known after so long.
+        batch_s: lines are sent at the end of each such stretch of time, the same for all attempts, so that they share a request.
+        many: where more attempts than that send at a time, stretches are `many_batch_s` long.
+        announce_s: an attempt that writes nothing is made known after so long.
+        keep_s: what was acknowledged comes to the disk so often; an agent that is started anew sends what came since then again.
         over_s: Docker has so long to end the stream of a container that has ended.
         recheck_bytes: a stream that has stalled is read again, and compared with what was sent, if it gave no more than this.
         doubt_s: after so long a silence, and then ever more rarely up to `most_doubt_s`, a stream is compared with what Docker has.
@@ -43,10 +55,13 @@ class Habits:
 
     rate: Rate = field(default_factory=Rate)
     batch_bytes: int = 64 * 1024
-    batch_s: float = 0.5
+    batch_s: float = 1.0
+    many: int = 2
+    many_batch_s: float = 2.0
     announce_s: float = 1.0
     over_s: float = 3.0
     retry_s: float = 1.0
+    keep_s: float = 10.0
     doubt_s: float = 5.0
     most_doubt_s: float = 60.0
     recheck_bytes: int = 24 * 2**20
@@ -108,6 +123,8 @@ class Output(Protocol):
 
     async def read(self) -> bytes: ...
     def cut(self) -> None: ...
+    def pause(self) -> None: ...
+    def resume(self) -> None: ...
 
 
 class Source(Protocol):
@@ -143,12 +160,17 @@ class Follower:
     def __init__(self, owner: Owner, container_id: str, means: Means, sent: Sent | None = None) -> None:
         self.owner, self.container_id, self._means = owner, container_id, means
         same = sent is not None and sent.container_id == container_id
-        self._mark = sent.mark if sent is not None and same else Mark()
+        self._mark = self._kept = sent.mark if sent is not None and same else Mark()
         self.done = sent is not None and same and sent.done
         self._known: Taken | None = None
         self._batch: list[bytes] = []
         self._size, self._first, self._next = 0, 0, 0
-        self._batch_at = 0.0
+        self._flush_at, self._keep_at = 0.0, 0.0
+        self._rests, self._rested = 0, False
+        """Rests to come; whether one has just ended."""
+        self._hurries = False
+        """The container has ended: no more rests."""
+        self._resting: asyncio.Future[None] | None = None
         self._chunks: Output | None = None
         self._doubt: Doubt | None = None
         self._opened_at, self._carried = self._mark, 0
@@ -177,6 +199,9 @@ class Follower:
     def container_ended(self) -> None:
         """Docker should end the stream now; if it does not, it is opened anew."""
         chunks = self._chunks
+        self._hurries = True
+        if self._resting is not None:
+            _wake(self._resting)
         if chunks is not None:
             asyncio.get_running_loop().call_later(self._means.habits.over_s, chunks.cut)
 
@@ -226,6 +251,7 @@ class Follower:
     def _begin(self, mark: Mark) -> Cutter:
         cutter = Cutter(mark, self._means.habits.rate)
         self._batch, self._size = [], 0
+        self._rests, self._rested = 0, False
         self._first = self._next = mark.position
         if self._unmatched:
             self._put([cutter.note(UNMATCHED)])
@@ -234,23 +260,49 @@ class Follower:
     async def _read(self, chunks: Output) -> bytes | None:
         """None: what is there has waited long enough."""
         habits, clock = self._means.habits, asyncio.get_running_loop().time
+        if self._rests:
+            await self._rest(chunks)
         now = clock()
         patience = [] if self._doubt is None else [self._doubt.left_s(now)]
-        if self._batch:
-            patience.append(max(0.0, self._batch_at + habits.batch_s - now))
+        if self._rests:
+            patience.append(TAKE_S)
+        elif self._batch:
+            patience.append(max(0.0, self._flush_at - now))
         elif self._known is None:
             patience.append(habits.announce_s)
         try:
             async with asyncio.timeout(min(patience, default=None)):
                 chunk = await chunks.read()
         except TimeoutError:
+            self._rests = max(0, self._rests - 1)
             return None
         self._carried += len(chunk)
+        trickles = self._doubt is not None and 0 < len(chunk) < LITTLE_BYTES
+        self._rests = RESTS if trickles and not self._hurries else 0
         if self._doubt is not None:
             self._doubt.heard(clock())
         if (pause_s := self._means.bucket.take(len(chunk))) > 0:
             await self._means.sleep(pause_s)
         return chunk
+
+    async def _rest(self, chunks: Output) -> None:
+        """Until the stretch of time ends, or the container."""
+        loop = asyncio.get_running_loop()
+        self._resting = loop.create_future()
+        ends = loop.call_at(self._stretch_end(), _wake, self._resting)
+        chunks.pause()
+        try:
+            await self._resting
+        finally:
+            ends.cancel()
+            self._resting, self._rested = None, True
+            chunks.resume()
+
+    def _stretch_end(self) -> float:
+        """The stretches are the same for all followers."""
+        habits, now = self._means.habits, asyncio.get_running_loop().time()
+        stretch_s = habits.many_batch_s if self._means.sender.at_once > habits.many else habits.batch_s
+        return (now // stretch_s + 1) * stretch_s
 
     def _new_doubt(self) -> Doubt:
         return Doubt(self._means.habits.doubt_s, self._means.habits.most_doubt_s, asyncio.get_running_loop().time())
@@ -279,7 +331,7 @@ class Follower:
 
     def _due(self) -> bool:
         habits, now = self._means.habits, asyncio.get_running_loop().time()
-        return self._size >= habits.batch_bytes or bool(self._batch and now >= self._batch_at + habits.batch_s)
+        return self._size >= habits.batch_bytes or bool(self._batch and (self._rested or now >= self._flush_at))
 
     def _put(self, records: list[LogRecord]) -> None:
         """Into the batch, but for those that the API is known to have."""
@@ -292,11 +344,12 @@ class Follower:
                 continue
             line = encode(record)
             if not self._batch:
-                self._batch_at = asyncio.get_running_loop().time()
+                self._flush_at = self._stretch_end()
             self._batch.append(line)
             self._size += len(line)
 
     async def _flush(self, cutter: Cutter) -> None:
+        self._rested = False
         if self._known is not None and not self._batch:
             return
         body, end = b"".join(self._batch), self._next
@@ -321,8 +374,9 @@ class Follower:
         self._finish()
 
     def _keep(self, mark: Mark) -> None:
-        if mark != self._mark:
-            self._mark = mark
+        self._mark = mark
+        if mark != self._kept and (now := asyncio.get_running_loop().time()) >= self._keep_at:
+            self._kept, self._keep_at = mark, now + self._means.habits.keep_s
             self._means.positions.put(Sent(self.owner, self.container_id, mark))
 
     def _finish(self) -> None:
@@ -379,3 +433,8 @@ class Follower:
             return await self._means.inspect(self.container_id)
         except EngineUnavailable:
             return Details(alive=True, pid=0, exit_code=0, oom_killed=False, started_at=None, finished_at=None)
+
+
+def _wake(resting: asyncio.Future[None]) -> None:
+    if not resting.done():
+        resting.set_result(None)

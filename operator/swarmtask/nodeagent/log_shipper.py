@@ -41,6 +41,7 @@ class LogShipper:
 
     Args:
         permit: boot time, or None while the fence forbids every call of the API.
+        node: the SwarmNode that this machine is; empty while nobody knows.
     """
 
     def __init__(
@@ -51,6 +52,7 @@ class LogShipper:
         permit: Callable[[], float | None],
         state: Path,
         *,
+        node: Callable[[], str],
         clock: Clock,
         rng: random.Random,
         habits: Habits | None = None,
@@ -58,7 +60,7 @@ class LogShipper:
     ) -> None:
         self._daemon, self._positions, self._clock = daemon, Positions(state / PLACE), clock
         self._means = Means(
-            LogSource(docker), LogSender(api, permit, clock=clock, rng=rng), self._positions, self._inspect,
+            LogSource(docker), LogSender(api, permit, node=node, clock=clock, rng=rng), self._positions, self._inspect,
             bucket or Bucket(clock.monotonic), clock.sleep, habits or Habits(),
         )  # fmt: skip
         self._threads = ThreadPoolExecutor(max_workers=2, thread_name_prefix="output")

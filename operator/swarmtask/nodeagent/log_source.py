@@ -10,12 +10,15 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import cast
 from urllib.parse import quote, urlencode
 
 from swarmtask.errors import EngineUnavailable
 from swarmtask.nodeagent.log_cutter import SECOND
 
 BUFFER_BYTES = 16 * 1024
+MOST_LINE_BYTES = 1024
+"""Of the line before a chunk."""
 ANSWER_S = 5.0
 SILENCE_S = 30.0
 """Docker reads what is in its files faster than that."""
@@ -72,50 +75,74 @@ class LogSource:
 
 
 class Chunks:
-    """The body of an answer. `read` gives what is there next, empty at a clean end."""
+    """The body of an answer. `read` gives what is there, empty at a clean end."""
 
     def __init__(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, chunked: bool, silence_s: float | None
     ) -> None:
         self._reader, self._writer, self._chunked, self._silence_s = reader, writer, chunked, silence_s
+        self._transport = cast("asyncio.ReadTransport", writer.transport)
         self._left = 0
-        self._begun = False
+        self._rest = b""
+        self._closing = False
         self._ended = False
 
     def cut(self) -> None:
         """End a read that waits, with EngineUnavailable."""
         self._writer.transport.abort()
 
+    def pause(self) -> None:
+        """Leave what comes in the socket, and beyond that with Docker: nothing wakes this process."""
+        self._transport.pause_reading()
+
+    def resume(self) -> None:
+        self._transport.resume_reading()
+
     async def read(self) -> bytes:
-        """May be cancelled: nothing is lost. Raises EngineUnavailable: it broke off."""
+        """All that is there, at most BUFFER_BYTES. May be cancelled: nothing is lost. Raises EngineUnavailable: it broke off."""
         try:
+            if self._silence_s is None:
+                return await self._read()
             async with asyncio.timeout(self._silence_s):
                 return await self._read()
-        except (OSError, EOFError, ValueError, asyncio.LimitOverrunError) as error:  # ValueError: no chunk
+        except (OSError, EOFError, ValueError) as error:  # ValueError: no chunk
             raise EngineUnavailable(f"Docker's output of a container broke off: {error or type(error).__name__}") from error
 
     async def _read(self) -> bytes:
-        if self._ended:
-            return b""
-        if not self._chunked:
-            data = await self._reader.read(BUFFER_BYTES)
-            self._ended = not data
-            return data
-        if not self._left:
-            # Each step takes its bytes at once or not at all, so that a cancellation loses none.
-            if self._begun:
-                await self._reader.readuntil(b"\r\n")
-                self._begun = False
-            self._left = int((await self._reader.readuntil(b"\r\n")).split(b";")[0], 16)
-            self._begun = True
-            if not self._left:
-                self._ended = True
-                return b""
-        data = await self._reader.read(min(self._left, BUFFER_BYTES))
-        if not data:
-            raise EOFError("the connection was closed")
-        self._left -= len(data)
-        return data
+        while not self._ended:
+            raw = await self._reader.read(BUFFER_BYTES)
+            if not raw and self._chunked:
+                raise EOFError("the connection was closed")
+            self._ended = not raw
+            data = self._content(raw) if self._chunked else raw
+            if data:
+                return data
+        return b""
+
+    def _content(self, raw: bytes) -> bytes:
+        """What chunks carry. Raises ValueError: these are none."""
+        raw, self._rest, at, pieces = self._rest + raw, b"", 0, []
+        while at < len(raw) and not self._ended:
+            if self._left:
+                pieces.append(raw[at : at + self._left])
+                at += len(pieces[-1])
+                self._left -= len(pieces[-1])
+                self._closing = not self._left
+                continue
+            end = raw.find(b"\r\n", at)
+            if end < 0:
+                self._rest = raw[at:]
+                break
+            line, at = raw[at:end], end + 2
+            if not self._closing:
+                self._left = int(line.split(b";")[0], 16)
+                self._ended = not self._left
+            if self._left < 0 or (self._closing and line) or len(line) > MOST_LINE_BYTES:
+                raise ValueError("no chunk")
+            self._closing = False
+        if len(self._rest) > MOST_LINE_BYTES:
+            raise ValueError("no chunk")
+        return b"".join(pieces)
 
 
 def _read_head(head: bytes) -> tuple[int, bool]:

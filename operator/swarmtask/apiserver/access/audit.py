@@ -271,5 +271,5 @@ def _is_heartbeat(row: Row) -> bool:
     if row.user is None or not row.user.node or row.code >= 300:
         return False
     if row.wanted.verb == "create":
-        return row.wanted.full_resource == "swarmtasks/log"
+        return row.wanted.full_resource in ("swarmtasks/log", "swarmnodes/log")
     return row.wanted.verb in ("update", "patch") and row.wanted.full_resource in ("leases", "swarmnodes/status")

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from swarmtask.apiserver.access.bindings import RBAC, Grants, Policy
-from swarmtask.apiserver.access.nodes import has_attempt_on, node_may, node_rules
+from swarmtask.apiserver.access.nodes import NODES, has_attempt_on, node_may, node_rules
 from swarmtask.apiserver.access.rules import EVERYTHING, Attributes, Rule, missing
 from swarmtask.apiserver.access.users import User
 from swarmtask.apiserver.records import Change, Collection, Key
@@ -25,7 +25,6 @@ ROLE_BINDINGS: Collection = (RBAC, "rolebindings")
 CLUSTER_ROLE_BINDINGS: Collection = (RBAC, "clusterrolebindings")
 _COLLECTIONS = frozenset({ROLES, CLUSTER_ROLES, ROLE_BINDINGS, CLUSTER_ROLE_BINDINGS})
 _TASKS: Collection = (GROUP, "swarmtasks")
-_NODES: Collection = (GROUP, "swarmnodes")
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +108,7 @@ class Authorizer:
 
     def swarm_node(self, name: str) -> Mapping[str, Any] | None:
         """The SwarmNode as it is stored; None: there is none, or it is being deleted."""
-        record = self._store.get(Key(_NODES, "", name))
+        record = self._store.get(Key(NODES, "", name))
         return None if record is None or record.deleting else record.decode()
 
     def _has_attempt(self, namespace: str, name: str, node: str) -> bool:

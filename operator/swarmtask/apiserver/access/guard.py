@@ -72,7 +72,7 @@ class Guard:
         node, problem = self._user.node, ""
         if rt.storage_key == (nodes.LEASES, "leases"):
             problem = nodes.lease_problem(node, new, old)
-        elif rt.storage_key == (GROUP, "swarmnodes") and old is not None:
+        elif rt.storage_key == nodes.NODES and old is not None:
             problem = nodes.node_status_problem(new, old)
         if problem:
             raise faults.forbidden(rt, new["metadata"].get("name", ""), problem)

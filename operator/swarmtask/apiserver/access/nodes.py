@@ -20,6 +20,8 @@ from swarmtask.resources.fields import MOST_BOOT_ID
 from swarmtask.resources.meta import GROUP, possible
 from swarmtask.resources.node import NodeStatus
 
+NODES = (GROUP, "swarmnodes")
+"""The collection in which SwarmNodes are stored."""
 LEASES = "coordination.k8s.io"
 LEASE_NAMESPACE = "kube-node-lease"
 OPERATORS_FIELDS = frozenset({
@@ -47,6 +49,7 @@ def node_rules(node: str) -> tuple[Rule, ...]:
     return (
         Rule(READ, (GROUP,), ("swarmnodes",)),
         Rule(("get", "update", "patch"), (GROUP,), ("swarmnodes/status",), (node,)),
+        Rule(("create",), (GROUP,), ("swarmnodes/log",), (node,)),
         Rule(("get", "update", "patch"), (LEASES,), ("leases",), (node,)),
         Rule(("create",), (LEASES,), ("leases",)),
     )
@@ -58,10 +61,12 @@ def node_may(node: str, wanted: Attributes, has_attempt: HasAttempt) -> bool:
     How attempts ended it tells in the status of its own SwarmNode; the records in a task are the operator's.
     """
     where = (wanted.group, wanted.full_resource)
-    if where == (GROUP, "swarmnodes"):
+    if where == NODES:
         return wanted.verb in READ
     if where == (GROUP, "swarmnodes/status"):
         return wanted.verb in ("get", "update", "patch") and wanted.name == node
+    if where == (GROUP, "swarmnodes/log"):
+        return wanted.verb == "create" and wanted.name == node  # of which attempts: see `is_attempt_on`
     if where == (LEASES, "leases"):
         if wanted.namespace != LEASE_NAMESPACE:
             return False
