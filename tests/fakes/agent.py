@@ -30,6 +30,8 @@ ASK_S = 3.0
 """So long the operator's answer to a wish for memory is waited for; PAUSE_S later somebody else may have to go."""
 PAUSE_S = 10.0
 EVICTION_GRACE_S = 5.0
+SAME_NODE_S = 5.0
+"""So often it looks whether its SwarmNode is still the one that it has told."""
 RETRY_S = 5.0
 """The longest pause of the real one after a failure: what it has to say may come so long after its node is back."""
 
@@ -64,6 +66,7 @@ class FakeAgent:
         self._tried_at = self._tell_from = float("-inf")
         self._records: dict[str, Object] = {}
         self._told: list[Object] | None = None
+        self._told_uid, self._same_until = "", 0.0
         engine.on_sleep.append(self._woken)
         engine.on_run.append(self._started)
 
@@ -152,12 +155,16 @@ class FakeAgent:
 
     # --- what it tells ---
 
-    def _name(self) -> str | None:
+    def _node(self) -> Object | None:
         """Its SwarmNode."""
         for node in self._kube.view(SWARM_NODE):
             if any(engine["id"] == self.node_id for engine in (node.get("status") or {}).get("engines") or ()):
-                return str(node["metadata"]["name"])
+                return node
         return None
+
+    def _name(self) -> str | None:
+        node = self._node()
+        return None if node is None else str(node["metadata"]["name"])
 
     def _online(self) -> bool:
         return self.reaches and self._engine.connected(self.node_id) and not self._kube.down
@@ -190,11 +197,22 @@ class FakeAgent:
     def _tell(self, now: float) -> None:
         records = [self._records[name] for name in sorted(self._records)][-256:]
         plea = self._plea_shown()
+        self._forget_another_node(now)
         if records == self._told and plea == self._told_plea:
             return
-        name = self._name() if self._online() else None
-        if name is None:
+        node = self._node() if self._online() else None
+        if node is None:
             self._tell_from = now + RETRY_S
             return
+        name, self._told_uid = str(node["metadata"]["name"]), str(node["metadata"]["uid"])
         self._kube.edit(SWARM_NODE, name, None, {"status": {"attempts": records, "eviction": plea}}, status=True)
         self._told, self._told_plea, self._tell_from = records, plea, now + TELL_S
+
+    def _forget_another_node(self, now: float) -> None:
+        """What was told counts for nothing where its SwarmNode was removed since, and made anew."""
+        if now < self._same_until or not self._online():
+            return
+        self._same_until = now + SAME_NODE_S
+        node = self._node()
+        if node is not None and node["metadata"]["uid"] != self._told_uid:
+            self._told = None

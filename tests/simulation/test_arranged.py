@@ -14,6 +14,7 @@ from swarmtask.errors import EngineUnavailable, ServiceUnavailable
 from swarmtask.lifecycle import commands, deadlines
 from swarmtask.lifecycle import task as machine
 from swarmtask.resources.kinds import SWARM_NODE, SWARM_TASK
+from tests.fakes.agent import FakeAgent
 from tests.fakes.engine import Outcome
 from tests.simulation.chances import KINDS
 from tests.simulation.workload import Birth, load
@@ -74,6 +75,40 @@ def test_who_counts_it_as_stopped_by_the_clock_is_found() -> None:
             planted.enter_context(patch.object(module, "unseen_stop_deadline", by_the_clock))
         planted.enter_context(patch.object(commands, "_proven", lambda record: True))
         assert arranged(resumed_while_the_manager_is_away) == ["I2"]
+
+
+async def removed_after_its_agent_has_told(world: World) -> None:
+    """Its SwarmNode, a moment after the agent has told of a polite end by the fence, and before the engine shows that end."""
+    spec = SPEC | {"nodeLoss": {"replace": "afterFence"}}
+    polite = Outcome(duration_s=600, term_exit_code=0)
+    world.create_task(Birth(0.0, "work", spec, (polite, Outcome(duration_s=1)), 0))
+    await asyncio.sleep(10)
+    (task,) = world.tasks()
+    name = task.status.node_name
+    assert name is not None
+    world.engine.disconnect(name)
+    await asyncio.sleep(16)
+    world.engine.unavailable = True
+    world.engine.reconnect(name)
+
+    def told() -> bool:
+        node = world.kube.peek(SWARM_NODE, name)
+        return node is not None and any(item["state"] == "Exited" for item in (node.get("status") or {}).get("attempts") or ())
+
+    await until(told)
+    world.kube.remove(SWARM_NODE, name)
+    await asyncio.sleep(30)
+    world.engine.unavailable = False
+    await asyncio.sleep(60)
+
+
+def test_what_an_agent_has_told_into_a_node_that_was_removed_is_told_again() -> None:
+    assert arranged(removed_after_its_agent_has_told, "partitions") == []
+
+
+def test_who_does_not_tell_it_again_is_found() -> None:
+    with patch.object(FakeAgent, "_forget_another_node", lambda *given: None):
+        assert set(arranged(removed_after_its_agent_has_told, "partitions")) == {"FENCE", "POLITE"}
 
 
 async def closed_while_a_placement_waits(world: World) -> None:

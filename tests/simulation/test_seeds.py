@@ -65,6 +65,12 @@ FOUND = [
     ("arrays", 44385),
     # The checker: a late submit ran again what somebody had removed by hand when it was over; it was held to the second end.
     ("steady", 52461),
+    # The agent: what it had told of ends by its fence was removed with its SwarmNode, and it never told the next one.
+    ("partitions", 32804),
+    # The operator: what was left of a time was less than a float can show, and it was called again in the same moment, for ever.
+    ("oom", 46981),
+    # The operator: by a slow clock of its node, a polite end on a stop had come before that stop, though the agent knew better.
+    ("sleepers", 49143),
 ]
 
 

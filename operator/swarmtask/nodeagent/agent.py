@@ -44,6 +44,7 @@ class NodeApi(Protocol):
     """What the agent needs of its link."""
 
     async def node(self, name: str) -> Object: ...
+    async def node_uid(self, name: str) -> str: ...
     async def node_of_engine(self, engine: str, engine_node_id: str) -> Object | None: ...
     async def tell(self, name: str, status: Mapping[str, Any]) -> Object: ...
     async def renew(self, name: str, holder: str, duration_s: int, renew_time: str) -> float: ...
@@ -77,6 +78,8 @@ class Rhythm:
         lease_s: how long a Lease counts without being renewed (`fenceSeconds`).
         tell_at_least_s: the status is written this often though nothing has changed; tell_at_most_s: and never more often, unless
             an attempt has ended or begun: tell_attempts_s.
+        same_node_s: it is looked so often whether the SwarmNode is still the one that was told, and not another of its name. What
+            was told went with that one, and the operator counts on all of it within 20 s (`lifecycle.loss.RECORDS_S`).
         retry_s: the longest pause after a failure.
     """
 
@@ -86,6 +89,7 @@ class Rhythm:
     tell_at_most_s: float = 3.0
     tell_attempts_s: float = 1.0
     tell_at_least_s: float = 300.0
+    same_node_s: float = 5.0
     retry_s: float = 5.0
 
 
@@ -121,6 +125,8 @@ class Agent:
     ) -> None:
         self._api, self._look, self._identity, self._clock, self._rng = api, look, identity, clock, rng
         self._boot_id, self._apart, self._delivered = boot_id, apart, delivered
+        self.name = ""
+        """Of this machine's SwarmNode; empty until it is found."""
         self._looking: asyncio.Future[Reading] | None = None
         self._seen: Reading | None = None
         self._fence, self._attempts, self._eviction = fence, attempts, eviction
@@ -131,10 +137,12 @@ class Agent:
         self._since: dict[str, tuple[bool, str]] = {}
         self._told: tuple[Sight, dict[str, Condition], Outline, float] | None = None
         self._told_eviction: Object | None = None
+        self._told_uid = ""
+        self._same_until = 0.0
 
     async def run(self) -> None:
         """Until cancelled."""
-        name = await self._find_itself()
+        name = self.name = await self._find_itself()
         logger.info("this machine is SwarmNode %s", name)
         async with asyncio.TaskGroup() as group:
             group.create_task(self._keep_lease(name))
@@ -238,6 +246,7 @@ class Agent:
 
     async def _tell_news(self, name: str) -> None:
         await self._permitted()
+        await self._forget_another_node(name)
         sight = Sight(await self._see(), self._latency())
         attempts, eviction = self._attempts(), self._eviction()
         held = conditions(sight.reading, {kind: holds for kind, (holds, _) in self._since.items()})
@@ -253,9 +262,20 @@ class Agent:
         if not self._since:
             self._since = _transitions(await self._api.node(name))
         body = status(sight, self._version) | {"conditions": self._conditions(held), "attempts": attempts}
-        await self._api.tell(name, body if eviction is None else body | {"eviction": eviction})
+        told_node = await self._api.tell(name, body if eviction is None else body | {"eviction": eviction})
+        self._told_uid, self._same_until = str(told_node["metadata"].get("uid")), now + self._rhythm.same_node_s
         self._delivered(item["id"] for item in attempts if item["state"] == "Exited")
         self._told, self._told_eviction = (sight, held, outline(attempts), now), eviction
+
+    async def _forget_another_node(self, name: str) -> None:
+        """What was told counts for nothing where the SwarmNode was removed since, and made anew. Raises NotFound: not made yet."""
+        now = self._clock.monotonic()
+        if self._told is None or now < self._same_until:
+            return
+        if await self._api.node_uid(name) != self._told_uid:
+            logger.info("SwarmNode %s was made anew: all is told once more", name)
+            self._told = None
+        self._same_until = now + self._rhythm.same_node_s
 
     async def _see(self) -> Reading:
         """A look at the machine; what was seen before when it takes too long: how attempts end must be told all the same."""
