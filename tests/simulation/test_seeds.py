@@ -71,6 +71,8 @@ FOUND = [
     ("oom", 46981),
     # The operator: by a slow clock of its node, a polite end on a stop had come before that stop, though the agent knew better.
     ("sleepers", 49143),
+    # The operator: a submit that was given up was on its way when the attempt, whose node had been silent, was taken for vanished.
+    ("aging", 61931),
 ]
 
 

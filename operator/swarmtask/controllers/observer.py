@@ -147,7 +147,7 @@ class Observer:
                 self._executor.offer(key, uid, Vanished(attempt.number))
                 continue
             hidden = attempt.id in listing.names or self._leases.uncertain(attempt.node)
-            if hidden or not self._expected(uid, attempt, listing):
+            if hidden or self._may_come(attempt, listing) or not self._expected(uid, attempt, listing):
                 self._missing_since.pop(attempt.id, None)
                 continue
             since = self._missing_since.setdefault(attempt.id, listing.taken_at)
@@ -163,6 +163,11 @@ class Observer:
         unshown = attempt.state is AttemptState.STOPPING and not attempt.observed and attempt.id not in listing.names
         sent = submissions.submitted_at(uid, attempt.id) is not None
         return unshown and not sent and not submissions.may_still_land(attempt.id, listing.taken_at)
+
+    def _may_come(self, attempt: Attempt, listing: Listing) -> bool:
+        """It is not known to have run, and a submit of it may be on its way. That it was `observed` does not mean that its engine
+        had it: that is set as well when its node falls silent."""
+        return attempt.started_at is None and self._lane.submissions.may_still_land(attempt.id, listing.taken_at)
 
     def _expected(self, uid: str, attempt: Attempt, listing: Listing) -> bool:
         """The list must contain it: it was seen before, or was submitted before the list was asked for."""
