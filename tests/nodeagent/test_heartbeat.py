@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import errno
 import os
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -53,3 +56,14 @@ def test_the_programs_answer(tmp_path: Path) -> None:
     beat(tmp_path, 5.0)
     assert main([str(tmp_path)], lambda: 6.0) == 0
     assert main([], lambda: 6.0) == 2
+
+
+def test_the_check_reads_in_next_to_nothing(tmp_path: Path) -> None:
+    """It runs twice a minute on laptops, as `worker-image/install.sh` starts it."""
+    beat(tmp_path, time.monotonic())
+    program = [sys.executable, "-I", "-S", "-X", "importtime", str(heartbeat.__file__), str(tmp_path)]
+    done = subprocess.run(program, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    loaded = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
+    assert "os" in loaded
+    assert not loaded & {"pathlib", "collections", "re", "typing"}
