@@ -17,7 +17,7 @@ from swarmtask.apiserver.attempt_logs import AttemptLogs
 from swarmtask.clock import SystemClock
 from swarmtask.errors import EngineUnavailable, Forbidden, InsufficientStorage, InternalError, NotFound, Unauthorized
 from swarmtask.nodeagent.log_cutter import Rate
-from swarmtask.nodeagent.log_follower import GONE, UNMATCHED, Bucket, Doubt, Follower
+from swarmtask.nodeagent.log_follower import GONE, TAKE_S, UNMATCHED, Bucket, Doubt, Follower
 from swarmtask.nodeagent.log_positions import Positions
 from swarmtask.nodeagent.log_source import NoOutput
 from tests.apiserver.logs import KnownTasks, until
@@ -101,18 +101,21 @@ async def test_a_new_agent_goes_on_where_the_old_one_was(scene: Scene, forgotten
     assert await scene.to_the_end(forgotten=forgotten) == [*LINES[:60], b"END"]
 
 
-async def test_a_rest_ends_with_the_container(tmp_path: Path) -> None:
+@pytest.mark.parametrize("more", [0, 2])
+async def test_a_rest_ends_with_the_container(tmp_path: Path, more: int) -> None:
     """What comes line by line is left in the socket until a stretch of time ends; nobody waits for that when all is over."""
     scene = Scene(tmp_path / "positions", batch_s=3600.0)
     async with scene.agent() as follower:
         await until(lambda: scene.api.calls == [(owner().attempt, 0, 0)])
         scene.write(LINES[0])
         await until(lambda: follower._resting is not None)
-        scene.write(*LINES[1:3])
+        scene.write(*LINES[1 : 1 + more])
+        follower.container_ended()  # Docker tells of the end before it ends the stream
+        await until(lambda: follower._resting is None)
+        await asyncio.sleep(2 * TAKE_S)
         scene.container.end()
-        follower.container_ended()
         await until(lambda: follower.done)
-    assert scene.api.texts() == [*LINES[:3], b"END"]
+    assert scene.api.texts() == [*LINES[: 1 + more], b"END"]
 
 
 async def test_an_answer_that_was_lost_and_an_api_that_is_away(scene: Scene) -> None:

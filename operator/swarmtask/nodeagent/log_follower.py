@@ -260,6 +260,8 @@ class Follower:
     async def _read(self, chunks: Output) -> bytes | None:
         """None: what is there has waited long enough."""
         habits, clock = self._means.habits, asyncio.get_running_loop().time
+        if self._hurries:
+            self._rests = 0
         if self._rests:
             await self._rest(chunks)
         now = clock()
@@ -278,7 +280,7 @@ class Follower:
             return None
         self._carried += len(chunk)
         trickles = self._doubt is not None and 0 < len(chunk) < LITTLE_BYTES
-        self._rests = RESTS if trickles and not self._hurries else 0
+        self._rests = RESTS if trickles else 0
         if self._doubt is not None:
             self._doubt.heard(clock())
         if (pause_s := self._means.bucket.take(len(chunk))) > 0:
