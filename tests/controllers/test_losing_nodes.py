@@ -11,7 +11,9 @@ from typing import Any
 
 import pytest
 
+from swarmtask.controllers.submission import LANDING_S
 from swarmtask.engines.base import EngineNode, NodeState
+from swarmtask.errors import EngineUnavailable
 from swarmtask.resources.kinds import LEASE, SWARM_NODE, SWARM_TASK
 from swarmtask.resources.task import ANNOTATION_CANCEL
 from tests.controllers.world import World, running
@@ -545,3 +547,21 @@ async def test_an_operator_that_starts_believes_no_end_before_it_knows_who_has_a
         await world.until(lambda: world.task("work").status.attempts[0].reason == "NodeLost")
         await world.until(lambda: world.phase("work") == "Succeeded", 300)
         assert world.task("work").status.attempt == 2
+
+
+async def test_what_may_still_arrive_at_its_engine_has_not_vanished_from_it() -> None:
+    """Its node falls silent before its engine has shown it, and is back while a submit that was given up may be on its way."""
+    async with laptops("n1") as lab:
+        world = lab.world
+        world.engine.script("work", Outcome(duration_s=3))
+        world.engine.fail("submit", EngineUnavailable("no answer"), times=100)
+        world.add_task("work", terminationGracePeriodSeconds=1)
+        await world.until(lambda: world.engine.called("submit"))
+        lab.agents["n1"].reaches = False
+        await world.until(lambda: world.phase("work") == "Unknown", 10)
+        lab.agents["n1"].reaches = True
+        world.engine._faults.clear()
+        given_up_at = world.clock.monotonic()
+        await world.until(lambda: world.task("work").status.attempts[0].reason == "WorkloadLost", 90)
+        assert world.clock.monotonic() - given_up_at >= LANDING_S - 6
+        await world.until(lambda: world.phase("work") == "Succeeded", 60)
