@@ -305,7 +305,7 @@ class Attempt(Model):
     stop_reason: str | None = Field(default=None, description="Why it is being stopped.")
     message: str | None = Field(default=None, max_length=4096, description="What the engine or the operator said, for a person.")
     exit_code: int | None = Field(default=None, description="Exit code of the container's main process.")
-    observed: StrictBool = Field(default=False, description="The engine has shown this attempt at least once.")
+    observed: StrictBool = Field(default=False, description="The engine has shown this attempt, or its node has fallen silent.")
     requested: Requested = Field(default_factory=Requested, description="What it holds on its node.")
     termination_grace_period_seconds: Annotated[StrictInt, Field(ge=0, le=3600)] | None = Field(
         default=None, description="Seconds between SIGTERM and SIGKILL, as the spec said when it was placed."
