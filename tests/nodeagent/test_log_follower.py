@@ -118,6 +118,19 @@ async def test_a_rest_ends_with_the_container(tmp_path: Path, more: int) -> None
     assert scene.api.texts() == [*LINES[: 1 + more], b"END"]
 
 
+async def test_a_flood_is_read_at_once_however_small_the_pieces(tmp_path: Path) -> None:
+    """Docker gives it message by message; whoever rested after each small read would fall behind for ever."""
+    scene = Scene(tmp_path / "positions", batch_s=0.2)
+    scene.container.chunk = 700
+    async with scene.agent():
+        await until(lambda: len(scene.api.calls) == 1)
+        began = asyncio.get_running_loop().time()
+        for _ in range(2000):
+            scene.write(b"x" * 1000)
+        await until(lambda: len(scene.api.texts()) == 2000)
+        assert asyncio.get_running_loop().time() - began < 20 * 0.2
+
+
 async def test_an_answer_that_was_lost_and_an_api_that_is_away(scene: Scene) -> None:
     scene.api.faults = ["lost", "down", "lost", "down"]
     scene.write(*LINES)

@@ -29,12 +29,13 @@ from swarmtask.resources.log_records import LogRecord, encode
 logger = logging.getLogger(__name__)
 
 UNMATCHED = "output before this line could not be matched with what was sent: lines may be missing or be here twice"
-LITTLE_BYTES = 4 * 1024
-"""A read that gives less is followed by a rest."""
+LITTLE_BYTES = 8 * 1024
+"""Where less came in this stretch of time, and in the one before, what follows is left until it ends."""
 RESTS = 2
 """So many; the second one waits for those who write once in a stretch of time, and not always in each."""
 TAKE_S = 0.01
-"""What came during a rest is read within this."""
+MOST_TAKE_S = 0.05
+"""After a rest reads go on until one has waited the first of these, or all of them have taken the second."""
 GONE = "the container was removed before all of its output was read: lines may be missing"
 
 
@@ -166,8 +167,10 @@ class Follower:
         self._batch: list[bytes] = []
         self._size, self._first, self._next = 0, 0, 0
         self._flush_at, self._keep_at = 0.0, 0.0
-        self._rests, self._rested = 0, False
-        """Rests to come; whether one has just ended."""
+        self._rests, self._taken = 0, -1
+        """Rests to come; bytes that were taken since one has ended, -1 once nothing more was there."""
+        self._take_until = 0.0
+        self._stretch, self._came, self._came_before = 0.0, 0, 0
         self._hurries = False
         """The container has ended: no more rests."""
         self._resting: asyncio.Future[None] | None = None
@@ -251,7 +254,7 @@ class Follower:
     def _begin(self, mark: Mark) -> Cutter:
         cutter = Cutter(mark, self._means.habits.rate)
         self._batch, self._size = [], 0
-        self._rests, self._rested = 0, False
+        self._rests, self._taken = 0, -1
         self._first = self._next = mark.position
         if self._unmatched:
             self._put([cutter.note(UNMATCHED)])
@@ -261,31 +264,46 @@ class Follower:
         """None: what is there has waited long enough."""
         habits, clock = self._means.habits, asyncio.get_running_loop().time
         if self._hurries:
-            self._rests = 0
-        if self._rests:
+            self._rests, self._taken = 0, -1
+        if self._rests and self._taken < 0:
             await self._rest(chunks)
+            self._taken, self._take_until = 0, clock() + MOST_TAKE_S
         now = clock()
         patience = [] if self._doubt is None else [self._doubt.left_s(now)]
-        if self._rests:
-            patience.append(TAKE_S)
+        if self._taken >= 0:
+            patience.append(min(TAKE_S, self._take_until - now))
         elif self._batch:
             patience.append(max(0.0, self._flush_at - now))
         elif self._known is None:
             patience.append(habits.announce_s)
         try:
             async with asyncio.timeout(min(patience, default=None)):
+                if self._taken >= 0 and now >= self._take_until:
+                    raise TimeoutError
                 chunk = await chunks.read()
         except TimeoutError:
-            self._rests = max(0, self._rests - 1)
+            self._rests, self._taken = RESTS if self._taken > 0 else max(0, self._rests - 1), -1
             return None
         self._carried += len(chunk)
-        trickles = self._doubt is not None and 0 < len(chunk) < LITTLE_BYTES
-        self._rests = RESTS if trickles else 0
+        self._note_pace(len(chunk))
         if self._doubt is not None:
             self._doubt.heard(clock())
         if (pause_s := self._means.bucket.take(len(chunk))) > 0:
             await self._means.sleep(pause_s)
         return chunk
+
+    def _note_pace(self, size: int) -> None:
+        """Rest where little comes. Of a flood single reads may be small, too: what counts is what came in a stretch of time."""
+        stretch = asyncio.get_running_loop().time() // self._means.habits.batch_s
+        if stretch != self._stretch:
+            self._came_before = self._came if stretch == self._stretch + 1 else 0
+            self._stretch, self._came = stretch, 0
+        self._came += size
+        trickles = self._doubt is not None and max(self._came, self._came_before) < LITTLE_BYTES
+        if self._taken < 0 or not trickles:
+            self._rests, self._taken = RESTS if size and trickles else 0, -1
+        else:
+            self._taken += size
 
     async def _rest(self, chunks: Output) -> None:
         """Until the stretch of time ends, or the container."""
@@ -297,7 +315,7 @@ class Follower:
             await self._resting
         finally:
             ends.cancel()
-            self._resting, self._rested = None, True
+            self._resting = None
             chunks.resume()
 
     def _stretch_end(self) -> float:
@@ -333,7 +351,7 @@ class Follower:
 
     def _due(self) -> bool:
         habits, now = self._means.habits, asyncio.get_running_loop().time()
-        return self._size >= habits.batch_bytes or bool(self._batch and (self._rested or now >= self._flush_at))
+        return self._size >= habits.batch_bytes or bool(self._batch and self._taken < 0 and now >= self._flush_at)
 
     def _put(self, records: list[LogRecord]) -> None:
         """Into the batch, but for those that the API is known to have."""
@@ -351,7 +369,6 @@ class Follower:
             self._size += len(line)
 
     async def _flush(self, cutter: Cutter) -> None:
-        self._rested = False
         if self._known is not None and not self._batch:
             return
         body, end = b"".join(self._batch), self._next
