@@ -137,10 +137,8 @@ class Link:
 
     async def node_uid(self, name: str) -> str:
         """The UID of a SwarmNode, without the rest of it. Raises NotFound and other SwarmTaskErrors."""
-        code, answer = await self._send("GET", f"{_NODES}/{quote(name, safe='')}", None, _JSON, None, accept=_METADATA)
-        if 200 <= code < 300 and isinstance(answer, dict):
-            return str((answer.get("metadata") or {}).get("uid"))
-        raise _error(answer, code, self._server)
+        found = await self._call("GET", f"{_NODES}/{quote(name, safe='')}", accept=_METADATA)
+        return str((found.get("metadata") or {}).get("uid"))
 
     async def node_of_engine(self, engine: str, engine_node_id: str) -> Object | None:
         """The SwarmNode that an engine knows by this ID; None while the operator has not made it."""
@@ -224,9 +222,17 @@ class Link:
         return _error(status, int(status.get("code") or 0), self._server)
 
     async def _call(
-        self, method: str, path: str, body: Object | None = None, content_type: str = _JSON, query: Mapping[str, str] | None = None
+        self,
+        method: str,
+        path: str,
+        body: Object | None = None,
+        content_type: str = _JSON,
+        query: Mapping[str, str] | None = None,
+        *,
+        accept: str = _JSON,
     ) -> Object:
-        code, answer = await self._send(method, path, None if body is None else orjson.dumps(body), content_type, query)
+        content = None if body is None else orjson.dumps(body)
+        code, answer = await self._send(method, path, content, content_type, query, accept=accept)
         if 200 <= code < 300 and isinstance(answer, dict):
             return answer
         raise _error(answer, code, self._server)
