@@ -53,6 +53,7 @@ async def test_two_write_one_status_and_neither_takes_the_others_part(served: tu
     node = SwarmNode.model_validate(await link.node("laptop"))
     assert {item.type: item.status for item in node.status.conditions} == {"Ready": "True", "OnBattery": "True"}
     assert (node.status.latency_milliseconds, node.status.gpus, node.status.power.on_battery) == (None, [], True)
+    assert await link.node_uid("laptop") == node.metadata.uid
     found = await link.node_of_engine("swarm", "n1")
     assert found is not None
     assert found["metadata"]["name"] == "laptop"
@@ -97,6 +98,8 @@ async def test_a_node_that_is_not_there_and_a_wrong_token(served: tuple[Link, Ku
     link, _ = served
     with pytest.raises(NotFound, match="nobody"):
         await link.node("nobody")
+    with pytest.raises(NotFound, match="nobody"):
+        await link.node_uid("nobody")
     known = read_kubeconfig(tmp_path / "kubeconfig")
     async with Link(Credentials(known.server, "wrong", known.ca)) as stranger:
         with pytest.raises(Unauthorized):
