@@ -18,6 +18,8 @@ from tests.simulation.workload import Scope, names
 PROGRESS_S = 10.0
 CHUNK = 8
 """Runs that a process takes at a time."""
+MOST_CPU_S = 300.0
+"""Of one run; the longest of the known ones takes 20. What takes more has no end."""
 INTERRUPTED = 130
 """The exit status of what Ctrl-C has ended."""
 
@@ -38,9 +40,32 @@ def runs(seeds: range, workload: str = "") -> Iterator[tuple[int, str]]:
 Job = tuple[int, str, tuple[str, ...], Scope | None]
 
 
-def _one(job: Job) -> Result:
+class Endless(KeyboardInterrupt):
+    """One run has had its CPU time. Of this kind, because an event loop lets it through as nothing else."""
+
+
+def _one(job: Job, most_cpu_s: float = MOST_CPU_S) -> Result:
+    """Run one, for so long and no longer: a run that goes round within one step would hold back all that come after it."""
     seed, workload, without, scope = job
-    return simulate(seed, workload, without=without, scope=scope)
+    late: list[float] = []
+
+    def stop(*_: object) -> None:
+        late.append(most_cpu_s)
+        raise Endless
+
+    before = signal.signal(signal.SIGPROF, stop)
+    # CPU time, so that a busy machine fails no run; again and again, because whoever has no end may catch everything too.
+    signal.setitimer(signal.ITIMER_PROF, most_cpu_s, 1.0)
+    try:
+        return simulate(seed, workload, without=without, scope=scope)
+    except BaseException:  # what clears up after it may fail in any way, and be stopped again
+        if not late:
+            raise
+        failure = f"BUG the run does not end: still busy after {most_cpu_s:g} s of CPU time"
+        return Result(seed, workload, (failure,), "", steps=0, virtual_s=0.0, commits=0, operators=1, asked=scope)
+    finally:
+        signal.setitimer(signal.ITIMER_PROF, 0.0)
+        signal.signal(signal.SIGPROF, before)
 
 
 @dataclass

@@ -9,6 +9,7 @@ import pytest
 
 from swarmtask.controllers import crashpoints
 from swarmtask.resources.task import SwarmTask
+from tests.simulation import batch
 from tests.simulation.batch import Sums, runs
 from tests.simulation.chances import KINDS
 from tests.simulation.expectations import cut_short, doomed
@@ -117,6 +118,19 @@ def test_a_turn_that_was_cut_short_to_make_room_does_not_count(
 def test_the_command_replays_the_scope_that_was_asked_for() -> None:
     assert simulate(1, "giant", scope="calm").replay.endswith("--seed 1 --workload giant --scope calm")
     assert simulate(1, "giant").replay.endswith("--seed 1 --workload giant")
+
+
+def test_a_run_that_goes_round_within_one_step_is_told_as_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+    def circling(_world: World, _name: str) -> None:
+        while True:
+            pass
+
+    with monkeypatch.context() as patch:
+        patch.setattr(World, "create_task", circling)
+        stopped = batch._one((0, "steady", (), "small"), most_cpu_s=0.2)
+    assert stopped.failures == ("BUG the run does not end: still busy after 0.2 s of CPU time",)
+    assert stopped.replay == "python -m tests.simulation --seed 0 --workload steady --scope small"
+    assert batch._one((0, "steady", (), "small")).failures == (), "the next run of the same process is not the worse for it"
 
 
 def test_an_operator_that_is_killed_as_the_run_ends_does_not_keep_it_from_ending() -> None:
