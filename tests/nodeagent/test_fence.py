@@ -3,11 +3,32 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 
 import pytest
 
 from swarmtask.nodeagent.fence import Fence, Terms
 from tests.nodeagent.fakes import HandClock
+
+
+class Leaps:
+    """A pause in which the clock goes to its end at once. After the last of `during`, the fence ends."""
+
+    def __init__(self, clock: HandClock, during: list[Callable[[], None]]) -> None:
+        self.clock, self.during = clock, during
+        self.waited: list[float] = []
+        self.fence: Fence
+
+    def until(self, due: float) -> None:
+        self.waited.append(round(due - self.clock.boot_time(), 6))
+        self.during.pop(0)()
+        if not self.during:
+            self.fence.end()
+        self.clock.elapsed_s += max(0.0, due - self.clock.boot_time())
+
+    def wake(self) -> None: ...
+
+    def close(self) -> None: ...
 
 
 class Node:
@@ -286,3 +307,35 @@ def test_its_thread_acts_by_itself_and_ends() -> None:
     fence.end()
     thread.join(20)
     assert not thread.is_alive()
+
+
+def test_its_thread_looks_when_the_lease_ends_and_often_only_while_it_is_expired() -> None:
+    clock, swept = HandClock(), list[float]()
+    began = clock.boot_time()
+
+    def nothing() -> None: ...
+
+    def renew() -> None:
+        clock.elapsed_s += 5
+        asked_at = pause.fence.ask()
+        assert asked_at is not None
+        pause.fence.renewed(asked_at)
+
+    def sweep(since: float) -> bool:
+        swept.append(clock.boot_time())
+        return True
+
+    pause = Leaps(clock, [renew, nothing, nothing, nothing])
+    pause.fence = Fence(sweep, clock.boot_time, terms=Terms(fence_s=20, tick_s=0.2), pause=pause)
+    pause.fence.run()
+    # At the end of the first Lease, which had been renewed after 5 s; at the end of the second; then tick by tick.
+    assert pause.waited == [20, 5, 0.2, 0.2]
+    assert swept == [began + 25]
+
+
+def test_where_nothing_was_promised_its_thread_looks_often() -> None:
+    clock = HandClock()
+    pause = Leaps(clock, [lambda: None, lambda: pause.fence.claim(clock.boot_time()), lambda: None])
+    pause.fence = Fence(lambda _: True, clock.boot_time, terms=Terms(fence_s=20, tick_s=0.2), claimed=False, pause=pause)
+    pause.fence.run()
+    assert pause.waited == [0.2, 0.2, 19.8]

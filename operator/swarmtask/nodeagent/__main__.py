@@ -29,6 +29,7 @@ from swarmtask.clock import Clock, SystemClock
 from swarmtask.errors import ConfigurationError
 from swarmtask.nodeagent import heartbeat
 from swarmtask.nodeagent.agent import Agent, Identity, Look, Rhythm
+from swarmtask.nodeagent.boot_timer import boot_pause
 from swarmtask.nodeagent.daemon import Daemon
 from swarmtask.nodeagent.enrolment import AnotherNode, Enrolment, Place
 from swarmtask.nodeagent.fence import Fence, Terms
@@ -80,7 +81,10 @@ async def _run(options: dict[str, Any]) -> None:
     places = Places(Path(options["docker"]), Path(options["state"]), Path(options["cgroups"]), proc, options["cluster"])
     terms = Terms(fence_s=options["fenceSeconds"], grace_s=options["fenceGrace"])
     credentials = read_kubeconfig(Path(options["kubeconfig"]))
-    guard = Guard(places, probe.boot_id, probe.strain, clock=clock, wait=time.sleep, rng=random.Random(), terms=terms)
+    guard = Guard(
+        places, probe.boot_id, probe.strain, clock=clock, wait=time.sleep, rng=random.Random(), terms=terms,
+        pause=boot_pause(clock.boot_time, terms.tick_s),
+    )  # fmt: skip
     with guard:  # the fence first: what it must stop is stopped before anything else
         async with Link(credentials) as link:
             work: Work

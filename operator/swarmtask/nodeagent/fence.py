@@ -20,6 +20,8 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from swarmtask.nodeagent.boot_timer import Pause, Ticks
+
 logger = logging.getLogger(__name__)
 
 
@@ -33,7 +35,7 @@ class Terms:
             moment: one that wakes from a long sleep kills at once, because its replacement may run already. The operator replaces
             the task's own grace and its margin (10 s) after the fence; what is left of these is Docker's time to kill.
         most_grace_s: no task gets more: until its attempts have ended the API is not called, and the whole node waits for that.
-        tick_s: how often the thread looks.
+        tick_s: how often the thread looks where it does not know when to: while the Lease is expired, or nobody has called for it.
         again_s: while the Lease stays expired, what was started since is stopped this often.
     """
 
@@ -54,6 +56,7 @@ class Fence:
         remember: keep the moment of a renewal for an agent that comes after this one.
         claimed: there may be a Lease that an agent before this one has made; also when the disk cannot say.
         claim: keep for an agent that comes after this one that there may be a Lease (True), or that there is none (False).
+        pause: how the thread waits; by default it looks every `tick_s`.
     """
 
     def __init__(
@@ -66,6 +69,7 @@ class Fence:
         remember: Callable[[float], None] = lambda renewed_at: None,
         claimed: bool = True,
         claim: Callable[[bool], None] = lambda claimed: None,
+        pause: Pause | None = None,
     ) -> None:
         self._sweep, self._clock, self._remember, self._claim = sweep, clock, remember, claim
         self._claimed = claimed
@@ -79,7 +83,8 @@ class Fence:
         self._expired_from: float | None = None
         self._swept_at: float | None = None
         self._renewed_since = self._failed = False
-        self._urgent, self._ended = threading.Event(), threading.Event()
+        self._pause = pause or Ticks(clock, self.terms.tick_s)
+        self._ended = threading.Event()
 
     @property
     def renewed_at(self) -> float:
@@ -95,7 +100,7 @@ class Fence:
             swept_at = self._swept_at
             if self._expired_from is None or (swept_at is not None and now < swept_at + self.terms.fence_s):
                 return now
-        self._urgent.set()
+        self._pause.wake()
         return None
 
     def claim(self, asked_at: float) -> None:
@@ -131,7 +136,7 @@ class Fence:
         if held:  # else an agent that comes after this one must fence too
             self._remember(asked_at)
         else:
-            self._urgent.set()
+            self._pause.wake()
 
     def tick(self) -> None:
         """Look once, and do what is due. Blocks while containers are being stopped; a second caller returns at once."""
@@ -160,13 +165,19 @@ class Fence:
         """The thread: until `end`."""
         while not self._ended.is_set():
             self.tick()
-            self._urgent.wait(self.terms.tick_s)  # a clock that stands while the machine sleeps: it wakes at most a tick late
-            self._urgent.clear()
+            self._pause.until(self._next_look())
 
     def end(self) -> None:
         """Let the thread end."""
         self._ended.set()
-        self._urgent.set()
+        self._pause.wake()
+
+    def _next_look(self) -> float:
+        """Boot time. A Lease that is held may be renewed meanwhile: then the look at its end finds that it is not due yet."""
+        with self._lock:
+            if self._claimed and self._expired_from is None:
+                return self._renewed_at + self.terms.fence_s
+        return self._clock() + self.terms.tick_s
 
     def _look(self, now: float) -> None:
         due = self._renewed_at + self.terms.fence_s

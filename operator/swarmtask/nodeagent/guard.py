@@ -17,6 +17,7 @@ from typing import Any
 from swarmtask.clock import Clock, format_time
 from swarmtask.errors import EngineUnavailable
 from swarmtask.nodeagent.attempts import Attempts
+from swarmtask.nodeagent.boot_timer import Pause, Ticks
 from swarmtask.nodeagent.cgroups import Cgroups
 from swarmtask.nodeagent.containers import listed
 from swarmtask.nodeagent.daemon import Daemon, NoDaemon
@@ -61,6 +62,7 @@ class Guard:
         boot_id: of this boot of the machine.
         strain: how short memory is now.
         wait: lets time pass in a thread, seconds.
+        pause: how the fence's thread waits, and closed with the rest; by default it ticks.
     """
 
     def __init__(
@@ -73,8 +75,11 @@ class Guard:
         wait: Callable[[float], None],
         rng: random.Random,
         terms: Terms | None = None,
+        pause: Pause | None = None,
     ) -> None:
         self._clock = clock
+        terms = terms or Terms()
+        self._pause = pause or Ticks(clock.boot_time, terms.tick_s)
         self._daemon = Daemon(places.docker, cluster=places.cluster, timeout_s=IMPATIENT_S)
         records = Records(places.state)
         patient = Daemon(places.docker, cluster=places.cluster)
@@ -90,7 +95,7 @@ class Guard:
         self.fence = Fence(
             self._sweep, clock.boot_time, terms=terms, renewed_at=records.lease(boot_id),
             remember=lambda renewed_at: records.put_lease(boot_id, renewed_at), claimed=records.lease_claimed(),
-            claim=records.claim_lease,
+            claim=records.claim_lease, pause=self._pause,
         )  # fmt: skip
         self._threads: list[threading.Thread] = []
 
@@ -112,6 +117,8 @@ class Guard:
         self.early.end()
         for thread in self._threads:
             thread.join(timeout=2)
+        if not any(thread.is_alive() for thread in self._threads):
+            self._pause.close()
 
     def told(self) -> list[dict[str, Any]]:
         """`status.attempts`."""

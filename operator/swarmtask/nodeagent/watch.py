@@ -80,8 +80,8 @@ class Watch:
         """The thread that looks: until `end`."""
         while not self._ended.is_set():
             self.step()
-            self._doubt.wait(LOOK_S)
-            self._ended.wait(GATHER_S)
+            if self._doubt.wait(LOOK_S):
+                self._ended.wait(GATHER_S)
 
     def step(self) -> None:
         """One look."""
