@@ -13,12 +13,14 @@ import pytest
 
 from swarmtask.controllers.submission import LANDING_S
 from swarmtask.engines.base import EngineNode, NodeState
-from swarmtask.errors import EngineUnavailable
-from swarmtask.resources.kinds import LEASE, SWARM_NODE, SWARM_TASK
+from swarmtask.errors import EngineUnavailable, ServiceUnavailable
+from swarmtask.kube import ObjectList
+from swarmtask.resources.kinds import LEASE, SWARM_NODE, SWARM_TASK, Kind
 from swarmtask.resources.task import ANNOTATION_CANCEL
 from tests.controllers.world import World, running
 from tests.fakes.agent import LEASES, FakeAgent
 from tests.fakes.engine import Outcome
+from tests.fakes.kube import FakeKube
 
 GIB = 2**30
 BEGAN = datetime(2026, 1, 1, tzinfo=UTC)
@@ -565,3 +567,26 @@ async def test_what_may_still_arrive_at_its_engine_has_not_vanished_from_it() ->
         await world.until(lambda: world.task("work").status.attempts[0].reason == "WorkloadLost", 90)
         assert world.clock.monotonic() - given_up_at >= LANDING_S - 6
         await world.until(lambda: world.phase("work") == "Succeeded", 60)
+
+
+async def test_an_end_counts_when_it_was_read_just_before_that_no_agent_may_have_brought_it_about(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The Leases cannot be read for a while, in which an agent may have come to the node, lost the API and fenced."""
+    deaf, read = [False], FakeKube.list
+
+    async def listed(kube: FakeKube, kind: Kind, *args: Any, **options: Any) -> ObjectList:
+        if kind is LEASE and deaf[0]:
+            raise ServiceUnavailable("this list failed")
+        return await read(kube, kind, *args, **options)
+
+    monkeypatch.setattr(FakeKube, "list", listed)
+    async with running(World("n1")) as world:
+        world.engine.script("work", Outcome(duration_s=20))
+        world.add_task("work")
+        await world.until(lambda: world.phase("work") == "Running")
+        deaf[0] = True
+        await world.pass_time(60)
+        assert world.phase("work") == "Running"
+        deaf[0] = False
+        await world.until(lambda: world.phase("work") == "Succeeded", 5)

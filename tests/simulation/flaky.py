@@ -19,10 +19,12 @@ from swarmtask.engines.base import Availability, EngineCapabilities, EngineNode,
 from swarmtask.errors import Conflict, EngineUnavailable, Expired, ServiceUnavailable, Timeout
 from swarmtask.kube import Object, ObjectList, PatchType, WatchEvent
 from swarmtask.resources.kinds import SWARM_TASK, Kind
+from swarmtask.resources.task import Phase
 from swarmtask.resources.tenure import Tenure
 from tests.fakes.engine import FakeEngine
 from tests.fakes.kube import FakeKube
 from tests.simulation.chances import Chances
+from tests.simulation.limits import Sent
 
 T = TypeVar("T")
 CALL_TIMEOUT_S = 15.0
@@ -34,12 +36,12 @@ class FlakyKube:
     """An `ObjectApi` over a FakeKube.
 
     Attributes:
-        sent: writes of tasks that have been sent and may still have their effect -> (namespace, name) of the task.
+        sent: writes of tasks that have been sent and may still have their effect.
     """
 
     def __init__(self, inner: FakeKube, chances: Chances, clock: Clock) -> None:
         self._inner, self._chances, self._clock = inner, chances, clock
-        self.sent: dict[int, tuple[str, str]] = {}
+        self.sent: dict[int, Sent] = {}
         self._numbers = itertools.count()
         inner.deliver = self._deliver
 
@@ -103,7 +105,8 @@ class FlakyKube:
     ) -> Object:
         number = next(self._numbers)
         if kind is SWARM_TASK:
-            self.sent[number] = (namespace or "", name)
+            places = isinstance(patch, dict) and (patch.get("status") or {}).get("phase") == Phase.STARTING
+            self.sent[number] = Sent((namespace or "", name), places)
 
         async def act() -> Object:
             try:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from swarmtask.controllers.cache import Cache
 from swarmtask.controllers.reading import version_of
@@ -33,6 +34,13 @@ class _Lowered:
     version: int
     earlier: set[int] | None = None
     """Writes of placements that were sent before the operator knew; None while it does not know."""
+
+
+class Sent(NamedTuple):
+    """A write of a task that may still have its effect. `places`: it is the placement itself, and not a step before it."""
+
+    task: TaskKey
+    places: bool
 
 
 class Limits:
@@ -70,13 +78,14 @@ class Limits:
         for _, lowered in self._lowered.values():
             lowered.earlier = None
 
-    def look(self, cache: Cache, sent: Mapping[int, TaskKey]) -> None:
+    def look(self, cache: Cache, sent: Mapping[int, Sent]) -> None:
         """Ask the operator's cache what it knows by now. `sent`: its writes of tasks that may still have their effect."""
         for slot, (kind, lowered) in list(self._lowered.items()):
             if max(cache._versions.get(slot, -1), cache._tombstones.get(slot, -1)) < lowered.version:
                 continue
             if lowered.earlier is None:
-                lowered.earlier = {number for number, key in sent.items() if key in cache._assumed}
+                # A placement that was given up is not assumed any more, and may arrive all the same.
+                lowered.earlier = {number for number, write in sent.items() if write.places or write.task in cache._assumed}
             lowered.earlier &= sent.keys()
             if not lowered.earlier:
                 del self._lowered[slot]

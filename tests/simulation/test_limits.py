@@ -7,8 +7,7 @@ from typing import Any, cast
 from swarmtask.controllers.cache import Cache
 from swarmtask.kube import Object
 from swarmtask.resources.kinds import SWARM_NODE, SWARM_QUEUE, Kind
-from swarmtask.scheduler.model import TaskKey
-from tests.simulation.limits import Limits
+from tests.simulation.limits import Limits, Sent
 
 TASK = ("default", "t")
 
@@ -20,7 +19,7 @@ class Scene:
         self.told: list[Object] = []
         self.limits = Limits(lambda _kind, obj: self.told.append(obj))
         self.cache, self.kind, self.version = Cache(), kind, 0
-        self.sent: dict[int, TaskKey] = {}
+        self.sent: dict[int, Sent] = {}
 
     def store(self, *, status: Any = None, **spec: Any) -> None:
         self.version += 1
@@ -40,7 +39,7 @@ class Scene:
     def place(self, number: int) -> None:
         """A placement is written, by a write of this number."""
         self.cache._assumed[TASK] = cast(Any, object())
-        self.sent[number] = TASK
+        self.sent[number] = Sent(TASK, places=True)
 
     @property
     def spec(self) -> Any:
@@ -57,6 +56,20 @@ def test_a_lowered_bound_counts_when_the_operator_has_heard_of_it_and_what_it_ha
     scene.hear()
     assert scene.spec == {"maxRunning": 4}
     scene.place(2)  # what is sent now, also of the same placement, has had to be looked at again
+    del scene.sent[1]
+    scene.look()
+    assert scene.spec == {"maxRunning": 1}
+
+
+def test_a_placement_that_was_given_up_may_still_arrive() -> None:
+    scene = Scene()
+    scene.store(maxRunning=4)
+    scene.place(1)
+    scene.cache._assumed.clear()
+    scene.sent[2] = Sent(("default", "other"), places=False)
+    scene.store(maxRunning=1)
+    scene.hear()
+    assert scene.spec == {"maxRunning": 4}
     del scene.sent[1]
     scene.look()
     assert scene.spec == {"maxRunning": 1}

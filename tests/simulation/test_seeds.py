@@ -73,6 +73,12 @@ FOUND = [
     ("sleepers", 49143),
     # The operator: a submit that was given up was on its way when the attempt, whose node had been silent, was taken for vanished.
     ("aging", 61931),
+    # The checker: a container that was removed while its node was frozen ran on when that came back, and its agent was dead.
+    ("sleepers", 70070),
+    # The operator: an agent that had come while the Leases could not be read stopped an attempt, and its polite end was a success.
+    ("heavy_tail", 87795),
+    # The checker: a placement that was given up, and not assumed any more, arrived after a bound was lowered.
+    ("laptops", 88255),
 ]
 
 

@@ -349,9 +349,10 @@ class World:
         return any(attempt in agent.fenced for agent in self.agents.values())
 
     def excuse_node(self, node_id: str) -> None:
-        """Nothing fences what runs there: its agent is dead."""
+        """Nothing fences what runs there: its agent is dead. Also not what was removed while the node could not hear of it."""
         runs = self.engine._runs.items()
         self.excused |= {name for name, run in runs if run.workload.node_id == node_id}
+        self.excused |= {seen.name for _, seen in self.engine.containers(node_id) if seen.ended is None}
 
     def delete_task(self, obj: Object) -> None:
         uid = obj["metadata"]["uid"]

@@ -18,6 +18,8 @@ from swarmtask.resources.fields import MOST_BOOT_ID
 
 LONGEST_HOLD_S = 3600
 """No agent is told to fence later."""
+UNREAD_S = 4.0
+"""An agent that has made its Lease since the last complete read stops nothing for so long: no fence is shorter than 5 s."""
 DEAF_S = 3.0
 """Complete reads that are farther apart than this leave a gap in which nothing could be heard."""
 
@@ -60,6 +62,7 @@ class Ears:
         """Once all Leases were read for the first time: before, nobody knows which nodes have an agent."""
         self._deaf_s = 0.0
         self._listed_at: float | None = None
+        self._read_at = float("-inf")
 
     def __len__(self) -> int:
         return len(self._leases)
@@ -100,9 +103,10 @@ class Ears:
             known.exact, known.silent, known.vouched = True, False, False
         return renewed
 
-    def opened(self) -> None:
-        """All Leases that there are were read once."""
+    def opened(self, asked_at: float) -> None:
+        """All Leases that there were then have been read."""
         self._open = True
+        self._read_at = max(self._read_at, asked_at)
 
     def gone(self, name: str) -> None:
         """Its Lease was deleted: it has no agent any more."""
@@ -110,7 +114,7 @@ class Ears:
 
     def listed(self, leases: Collection[Object], asked_at: float) -> None:
         """A complete read that was asked for then, and shows nothing older than that moment."""
-        self._open = True
+        self.opened(asked_at)
         if self._listed_at is not None and asked_at - self._listed_at > DEAF_S:
             self._deaf_s += asked_at - self._listed_at
             for lease in self._leases.values():
@@ -141,10 +145,10 @@ class Ears:
     # --- what follows ---
 
     def word(self, name: str, now: float) -> NodeWord:
-        """What is known of a node now; of one without a Lease that it has no agent."""
+        """What is known of a node now; of one without a Lease that it has no agent, if that was read just now."""
         lease = self._leases.get(name)
         if lease is None:
-            return NO_AGENT if self._open else NodeWord(Hearing.NEW)
+            return NO_AGENT if now - self._read_at <= UNREAD_S else NodeWord(Hearing.NEW)
         if lease.silent:
             return NodeWord(Hearing.SILENT, self._silence_s(lease), lease.exact, lease.boot_id, lease.holds_s, lease.heard_s)
         if lease.vouched:

@@ -108,13 +108,17 @@ class Leases:
         """Attempt -> when its engine, or its agent, told its end first."""
         self._settled: dict[str, set[str]] = {}
         """Node -> attempts whose record needs no more looking at."""
-        self._failing = False
+        self._failing = self._asked = False
 
     # --- asked by others; none of these waits ---
 
     def word(self, node: str) -> NodeWord:
-        """What is known of a SwarmNode now."""
-        return self.ears.word(node, self._clock.monotonic())
+        """What is known of a SwarmNode now. Whether it has an agent is read anew where that was long ago."""
+        word = self.ears.word(node, self._clock.monotonic())
+        if word.hearing is Hearing.NEW and not self.ears:
+            self._asked = True
+            self._bell.ring()
+        return word
 
     def boot_id(self, node: str) -> str:
         """The boot of a SwarmNode that has an agent; empty: it has none."""
@@ -170,10 +174,11 @@ class Leases:
 
     async def _follow(self) -> None:
         while True:
+            asked_at = self._clock.monotonic()
             listed = await self._api.list(LEASE, LEASE_NAMESPACE)
             for lease in listed.items:
                 self.ears.read(lease, self._clock.monotonic())
-            self._open_ears()
+            self._open_ears(asked_at)
             self._bell.ring()
             try:
                 version = listed.resource_version
@@ -185,12 +190,16 @@ class Leases:
             except Expired:
                 logger.info("the watch of the Leases expired: listing again")
 
-    def _open_ears(self) -> None:
+    def _open_ears(self, asked_at: float) -> None:
         """From here on it is known which nodes have an agent; what was held back until then is looked at again."""
-        if not self.ears.open:
-            self.ears.opened()
-            for lane in self._lanes.values():
-                lane.poll.ring()
+        fresh = not self.ears.open
+        self.ears.opened(asked_at)
+        if fresh:
+            self._look_again()
+
+    def _look_again(self) -> None:
+        for lane in self._lanes.values():
+            lane.poll.ring()
 
     async def _listen(self) -> None:
         """Read all Leases, again and again; one read that fails only leaves a gap."""
@@ -207,6 +216,9 @@ class Leases:
             else:
                 self._failing = False
                 self.ears.listed(listed.items, asked_at)
+                if self._asked:
+                    self._asked = False
+                    self._look_again()
             self.judge()
             await self._clock.sleep(self.ears.next_look_s(self._clock.monotonic(), LIST_S))
 
@@ -240,8 +252,7 @@ class Leases:
         if before != self._standings:
             self._verdict()
         if before != self._standings or unsure - self._uncertain:  # what was held back until a node was heard is looked at again
-            for lane in self._lanes.values():
-                lane.poll.ring()
+            self._look_again()
 
     def _announce_standing(self, name: str, known: str, standing: str, word: NodeWord) -> None:
         if standing == LEASE_EXPIRED and word.hearing is Hearing.SILENT:
