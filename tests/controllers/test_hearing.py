@@ -83,14 +83,14 @@ def test_that_a_node_has_no_agent_is_known_only_as_of_the_last_read() -> None:
     """One that has come since has held its Lease for too short a time to stop anything; later it may have."""
     room = Room()
     room.go(4, answered=False)
-    assert room.hearing("a") is Hearing.NONE
+    assert room.ears.fresh(room.now)
     room.go(0.5, answered=False)
-    assert room.hearing("a") is Hearing.NEW
+    assert not room.ears.fresh(room.now)
     room.go(0.5)
-    assert room.hearing("a") is Hearing.NONE
+    assert room.ears.fresh(room.now)
     room.now += 5
     room.ears.opened(room.now)
-    assert room.hearing("a") is Hearing.NONE
+    assert room.ears.fresh(room.now)
 
 
 def test_one_that_was_never_heard_is_lost_without_a_known_beginning() -> None:

@@ -145,10 +145,10 @@ class Ears:
     # --- what follows ---
 
     def word(self, name: str, now: float) -> NodeWord:
-        """What is known of a node now; of one without a Lease that it has no agent, if that was read just now."""
+        """What is known of a node now; of one without a Lease that it has no agent."""
         lease = self._leases.get(name)
         if lease is None:
-            return NO_AGENT if now - self._read_at <= UNREAD_S else NodeWord(Hearing.NEW)
+            return NO_AGENT if self._open else NodeWord(Hearing.NEW)
         if lease.silent:
             return NodeWord(Hearing.SILENT, self._silence_s(lease), lease.exact, lease.boot_id, lease.holds_s, lease.heard_s)
         if lease.vouched:
@@ -158,6 +158,10 @@ class Ears:
         if lease.heard_since is None or deaf:
             return NodeWord(Hearing.NEW, boot_id=lease.boot_id)
         return NodeWord(Hearing.HEARD, max(0.0, self._heard_clock(now) - lease.heard_since), boot_id=lease.boot_id)
+
+    def fresh(self, now: float) -> bool:
+        """No agent that nobody here knows of can have stopped anything yet."""
+        return now - self._read_at <= UNREAD_S
 
     def vouched(self, name: str) -> bool:
         """Its agent is silent, and its engine reaches it."""

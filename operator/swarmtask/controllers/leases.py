@@ -113,12 +113,8 @@ class Leases:
     # --- asked by others; none of these waits ---
 
     def word(self, node: str) -> NodeWord:
-        """What is known of a SwarmNode now. Whether it has an agent is read anew where that was long ago."""
-        word = self.ears.word(node, self._clock.monotonic())
-        if word.hearing is Hearing.NEW and not self.ears:
-            self._asked = True
-            self._bell.ring()
-        return word
+        """What is known of a SwarmNode now."""
+        return self.ears.word(node, self._clock.monotonic())
 
     def boot_id(self, node: str) -> str:
         """The boot of a SwarmNode that has an agent; empty: it has none."""
@@ -144,12 +140,15 @@ class Leases:
 
     def believe(self, task: SwarmTask, attempt: Attempt, seen: Observation) -> Observation | None:
         """What an engine shows of a live attempt, as far as it may be believed by now."""
-        waited_s = 0.0
+        waited_s, now, word = 0.0, self._clock.monotonic(), self.word(attempt.node)
         if seen.state in FINAL_WORKLOAD_STATES and self.ears:
-            now = self._clock.monotonic()
             waited_s = now - self._ended_at.setdefault(attempt.id, now)
+        if seen.state in FINAL_WORKLOAD_STATES and word.hearing is Hearing.NONE and not self.ears.fresh(now):
+            word = NodeWord(Hearing.NEW)  # an agent may have come since: the Leases are read, and then this is asked again
+            self._asked = True
+            self._bell.ring()
         return weigh(
-            seen, attempt, task.spec, self._executor.policy, self.word(attempt.node), record=self._record(attempt),
+            seen, attempt, task.spec, self._executor.policy, word, record=self._record(attempt),
             unknown=task.status.phase is Phase.UNKNOWN, waited_s=waited_s,
         )  # fmt: skip
 
