@@ -19,7 +19,7 @@ PROGRESS_S = 10.0
 CHUNK = 8
 """Runs that a process takes at a time."""
 MOST_CPU_S = 300.0
-"""Of one run; the longest of the known ones takes 20. What takes more has no end."""
+"""Of one run, which takes 0.1 on average."""
 INTERRUPTED = 130
 """The exit status of what Ctrl-C has ended."""
 

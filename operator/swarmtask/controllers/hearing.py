@@ -58,11 +58,10 @@ class Ears:
     def __init__(self, unreachable_s: float, vouch_s: float, missed: Callable[[str], bool] = lambda name: False) -> None:
         self._unreachable_s, self._vouch_s, self._missed = unreachable_s, vouch_s, missed
         self._leases: dict[str, _Lease] = {}
-        self._open = False
-        """Once all Leases were read for the first time: before, nobody knows which nodes have an agent."""
         self._deaf_s = 0.0
         self._listed_at: float | None = None
-        self._read_at = float("-inf")
+        self._read_at: float | None = None
+        """When the newest complete read was asked for; before the first one, nobody knows which nodes have an agent."""
 
     def __len__(self) -> int:
         return len(self._leases)
@@ -70,7 +69,7 @@ class Ears:
     @property
     def open(self) -> bool:
         """All Leases that there are were read at least once."""
-        return self._open
+        return self._read_at is not None
 
     @property
     def names(self) -> list[str]:
@@ -105,8 +104,7 @@ class Ears:
 
     def opened(self, asked_at: float) -> None:
         """All Leases that there were then have been read."""
-        self._open = True
-        self._read_at = max(self._read_at, asked_at)
+        self._read_at = asked_at if self._read_at is None else max(self._read_at, asked_at)
 
     def gone(self, name: str) -> None:
         """Its Lease was deleted: it has no agent any more."""
@@ -148,7 +146,7 @@ class Ears:
         """What is known of a node now; of one without a Lease that it has no agent."""
         lease = self._leases.get(name)
         if lease is None:
-            return NO_AGENT if self._open else NodeWord(Hearing.NEW)
+            return NO_AGENT if self.open else NodeWord(Hearing.NEW)
         if lease.silent:
             return NodeWord(Hearing.SILENT, self._silence_s(lease), lease.exact, lease.boot_id, lease.holds_s, lease.heard_s)
         if lease.vouched:
@@ -161,7 +159,7 @@ class Ears:
 
     def fresh(self, now: float) -> bool:
         """No agent that nobody here knows of can have stopped anything yet."""
-        return now - self._read_at <= UNREAD_S
+        return self._read_at is not None and now - self._read_at <= UNREAD_S
 
     def vouched(self, name: str) -> bool:
         """Its agent is silent, and its engine reaches it."""

@@ -141,12 +141,13 @@ class Leases:
     def believe(self, task: SwarmTask, attempt: Attempt, seen: Observation) -> Observation | None:
         """What an engine shows of a live attempt, as far as it may be believed by now."""
         waited_s, now, word = 0.0, self._clock.monotonic(), self.word(attempt.node)
-        if seen.state in FINAL_WORKLOAD_STATES and self.ears:
-            waited_s = now - self._ended_at.setdefault(attempt.id, now)
-        if seen.state in FINAL_WORKLOAD_STATES and word.hearing is Hearing.NONE and not self.ears.fresh(now):
-            word = NodeWord(Hearing.NEW)  # an agent may have come since: the Leases are read, and then this is asked again
-            self._asked = True
-            self._bell.ring()
+        if seen.state in FINAL_WORKLOAD_STATES:
+            if self.ears:
+                waited_s = now - self._ended_at.setdefault(attempt.id, now)
+            if word.hearing is Hearing.NONE and not self.ears.fresh(now):
+                word = NodeWord(Hearing.NEW)  # an agent may have come since: the Leases are read, and then this is asked again
+                self._asked = True
+                self._bell.ring()
         return weigh(
             seen, attempt, task.spec, self._executor.policy, word, record=self._record(attempt),
             unknown=task.status.phase is Phase.UNKNOWN, waited_s=waited_s,
@@ -191,9 +192,9 @@ class Leases:
 
     def _open_ears(self, asked_at: float) -> None:
         """From here on it is known which nodes have an agent; what was held back until then is looked at again."""
-        fresh = not self.ears.open
+        first = not self.ears.open
         self.ears.opened(asked_at)
-        if fresh:
+        if first:
             self._look_again()
 
     def _look_again(self) -> None:

@@ -56,7 +56,7 @@ class Fence:
         remember: keep the moment of a renewal for an agent that comes after this one.
         claimed: there may be a Lease that an agent before this one has made; also when the disk cannot say.
         claim: keep for an agent that comes after this one that there may be a Lease (True), or that there is none (False).
-        pause: how the thread waits; by default it looks every `tick_s`.
+        pause: how the thread waits, its own from now on; by default it looks every `tick_s`.
     """
 
     def __init__(
@@ -171,6 +171,10 @@ class Fence:
         """Let the thread end."""
         self._ended.set()
         self._pause.wake()
+
+    def close(self) -> None:
+        """Its thread has ended, and nobody asks any more."""
+        self._pause.close()
 
     def _next_look(self) -> float:
         """Boot time. A Lease that is held may be renewed meanwhile: then the look at its end finds that it is not due yet."""

@@ -17,7 +17,7 @@ from typing import Any
 from swarmtask.clock import Clock, format_time
 from swarmtask.errors import EngineUnavailable
 from swarmtask.nodeagent.attempts import Attempts
-from swarmtask.nodeagent.boot_timer import Pause, Ticks
+from swarmtask.nodeagent.boot_timer import Pause
 from swarmtask.nodeagent.cgroups import Cgroups
 from swarmtask.nodeagent.containers import listed
 from swarmtask.nodeagent.daemon import Daemon, NoDaemon
@@ -62,7 +62,7 @@ class Guard:
         boot_id: of this boot of the machine.
         strain: how short memory is now.
         wait: lets time pass in a thread, seconds.
-        pause: how the fence's thread waits, and closed with the rest; by default it ticks.
+        pause: how the fence's thread waits; see `Fence`.
     """
 
     def __init__(
@@ -78,8 +78,6 @@ class Guard:
         pause: Pause | None = None,
     ) -> None:
         self._clock = clock
-        terms = terms or Terms()
-        self._pause = pause or Ticks(clock.boot_time, terms.tick_s)
         self._daemon = Daemon(places.docker, cluster=places.cluster, timeout_s=IMPATIENT_S)
         records = Records(places.state)
         patient = Daemon(places.docker, cluster=places.cluster)
@@ -95,7 +93,7 @@ class Guard:
         self.fence = Fence(
             self._sweep, clock.boot_time, terms=terms, renewed_at=records.lease(boot_id),
             remember=lambda renewed_at: records.put_lease(boot_id, renewed_at), claimed=records.lease_claimed(),
-            claim=records.claim_lease, pause=self._pause,
+            claim=records.claim_lease, pause=pause,
         )  # fmt: skip
         self._threads: list[threading.Thread] = []
 
@@ -118,7 +116,7 @@ class Guard:
         for thread in self._threads:
             thread.join(timeout=2)
         if not any(thread.is_alive() for thread in self._threads):
-            self._pause.close()
+            self.fence.close()
 
     def told(self) -> list[dict[str, Any]]:
         """`status.attempts`."""
