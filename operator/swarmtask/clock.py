@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Protocol
 from zoneinfo import ZoneInfo
 
+NANOS_PER_S = 1_000_000_000
 MACHINE_ZONE = Path("/etc/localtime")
 
 

@@ -16,7 +16,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Protocol
 
-NANOS_PER_S = 1_000_000_000
+from swarmtask.clock import NANOS_PER_S
+
 _ABSOLUTE = 1  # TFD_TIMER_ABSTIME
 
 

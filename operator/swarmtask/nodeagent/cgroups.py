@@ -13,6 +13,8 @@ import signal
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from swarmtask.clock import NANOS_PER_S
+
 logger = logging.getLogger(__name__)
 
 DEEPEST = 8
@@ -21,7 +23,6 @@ MOST_DIRECTORIES = 4096
 MOST_FILE_BYTES = 16 * 1024
 _CPU_MOUNTS = ("cpuacct", "cpu,cpuacct", "cpuacct,cpu")
 _ID = re.compile(r"[0-9a-f]{12,64}")
-NANOS_PER_S = 1_000_000_000
 MICROS_PER_S = 1_000_000
 
 

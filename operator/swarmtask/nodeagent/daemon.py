@@ -17,6 +17,7 @@ from urllib.parse import quote, urlencode
 
 import orjson
 
+from swarmtask.clock import NANOS_PER_S
 from swarmtask.errors import EngineUnavailable
 
 LABEL_MANAGED = "swarmtask.io/managed"
@@ -24,7 +25,6 @@ LABEL_CLUSTER = "swarmtask.io/cluster"
 """These two as in `swarmtask.engines.base`, which loads more than this process may; a test compares them."""
 
 EVENTS = ("start", "kill", "die", "oom", "destroy")
-NANOS_PER_S = 1_000_000_000
 MOST_BYTES = 64 * 2**20
 """A longer answer is none: ten thousand containers list in less."""
 

@@ -21,8 +21,9 @@ from typing import Any
 import orjson
 import yaml
 
+from swarmtask.clock import NANOS_PER_S
 from swarmtask.engines.base import LABEL_CLUSTER, LABEL_SPEC_HASH, AgentWish
-from swarmtask.engines.swarm.spec import NANOS_PER_S, escape
+from swarmtask.engines.swarm.spec import escape
 
 LABEL_PART = "swarmtask.io/part"
 """What an object of the control plane's own is; never together with LABEL_MANAGED, which marks attempts."""

@@ -20,10 +20,10 @@ import orjson
 import structlog
 from docker.errors import NotFound
 
+from swarmtask.clock import NANOS_PER_S
 from swarmtask.engines.base import LABEL_SPEC_HASH
 from swarmtask.engines.swarm.agent_spec import NO_CHECK, Json, Names, hash_of, is_part, part_labels
 from swarmtask.engines.swarm.client import Api, DockerClient, Missing
-from swarmtask.engines.swarm.spec import NANOS_PER_S
 from swarmtask.errors import EngineRejected, EngineUnavailable
 from swarmtask.settings import AgentSettings, SwarmSettings
 

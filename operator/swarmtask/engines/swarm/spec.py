@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from swarmtask.clock import NANOS_PER_S
 from swarmtask.engines.base import (
     LABEL_ATTEMPT,
     LABEL_CLUSTER,
@@ -33,7 +34,6 @@ LABEL_IMAGE = "swarmtask.io/image"
 NOWHERE = "node.id==stopped"
 """A constraint that no node meets: node IDs have 25 characters."""
 NANOS_PER_MILLI_CPU = 1_000_000
-NANOS_PER_S = 1_000_000_000
 LOG_OPTIONS = {"max-size": "32m", "max-file": "2", "compress": "true"}
 """Per attempt. JSON doubles short lines: with these, 10 MB of output stay readable; the older file is compressed. Few large files,
 not many small ones: Docker's streams lose and repeat lines when they are a whole file behind as the log is rotated (20.10.24)."""
