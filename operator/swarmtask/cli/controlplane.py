@@ -1,6 +1,6 @@
 """The control plane as two supervised children, started together; the operator begins when the API answers, and stops first.
 
-Called by `up` and `demo`. Knows the command lines of the children and when the whole is ready; prints nothing itself.
+Called by `up` and `demo`. Knows the orders of the children and when the whole is ready; prints nothing itself.
 """
 
 from __future__ import annotations
@@ -8,17 +8,17 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import sys
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import urlsplit
 
 import orjson
 
 from swarmtask import wiring
 from swarmtask.cli import datadir
+from swarmtask.cli.child import Orders
 from swarmtask.cli.supervise import Child
 from swarmtask.clock import Clock
 from swarmtask.errors import ConfigurationError, ServiceUnavailable, SwarmTaskError
@@ -121,17 +121,21 @@ class ControlPlane:
         host, port = self.settings.apiserver.host, self.settings.apiserver.port
         if self.url and port == 0:
             port = urlsplit(self.url).port or 0  # clients hold the first URL: a restart keeps the port
-        return [*self._program("apiserver"), "--listen", f"[{host}]:{port}" if ":" in host else f"{host}:{port}"]
+        return self._orders("apiserver", listen=(host, port)).argv()
 
     def _operator_argv(self) -> list[str]:
-        kubeconfig = datadir.operator_kubeconfig_path(self.settings.data_dir)
-        agents = "--agents" if self.settings.agents.deploy else "--no-agents"
-        return [*self._program("operator"), "--engine", self.engine, "--kubeconfig", str(kubeconfig), agents]
+        return self._orders("operator", engine=self.engine, agents=bool(self.settings.agents.deploy)).argv()
 
-    def _program(self, name: str) -> list[str]:
-        command = [sys.executable, "-m", "swarmtask", name, "--supervised", "--data-dir", str(self.settings.data_dir)]
-        command += ["--log-level", self.settings.log_level, "--log-json" if self.settings.log_json else "--log-text"]
-        return command + (["--config", str(self.config)] if self.config else [])
+    def _orders(self, part: Literal["apiserver", "operator"], **more: Any) -> Orders:
+        settings = self.settings
+        return Orders(
+            part=part,
+            data_dir=settings.data_dir,
+            log_level=settings.log_level,
+            log_json=settings.log_json,
+            config=self.config,
+            **more,
+        )
 
     def _on_ready(self, child: Child, facts: dict[str, Any]) -> None:
         if child is self._apiserver:

@@ -1,17 +1,13 @@
-"""The frame of the `swarmtask` program: its settings, and the last line of defence against a traceback.
+"""The frame of the `swarmtask` program: its settings, and how it is run.
 
 Called by `main` (all commands) and `serving` (those that stay). Knows no command.
 """
 
 from __future__ import annotations
 
-import sys
-
 import typer
 
-from swarmtask.cli import terminal
-from swarmtask.cli.command import debugging
-from swarmtask.cli.exits import ExitCode
+from swarmtask.cli.outcome import last_defence
 
 
 def new_app() -> typer.Typer:
@@ -30,14 +26,5 @@ def new_app() -> typer.Typer:
 
 def run(app: typer.Typer) -> None:
     """Run the program; never returns."""
-    terminal.open_closed_streams()
-    try:
+    with last_defence():
         app(prog_name="swarmtask")
-    except Exception as error:
-        if debugging():
-            raise
-        terminal.complain(
-            f"internal error ({type(error).__name__}: {error}). This is a defect of SwarmTask: "
-            "set SWARMTASK_DEBUG=1 to see the traceback, and report it"
-        )
-        sys.exit(ExitCode.FAILED)

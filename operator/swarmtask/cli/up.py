@@ -17,8 +17,9 @@ import typer
 from swarmtask.cli import datadir, logsetup, terminal
 from swarmtask.cli.command import command
 from swarmtask.cli.controlplane import ControlPlane, Watcher
+from swarmtask.cli.halves import load, with_agents
 from swarmtask.cli.options import Agents, Config, DataDir, Engine, EngineChoice, Listen
-from swarmtask.cli.serve import LogJson, LogLevel, load, with_agents
+from swarmtask.cli.serve import LogJson, LogLevel, listening
 from swarmtask.clock import SystemClock
 from swarmtask.errors import ConfigurationError, EngineUnavailable
 from swarmtask.settings import Settings, load_settings
@@ -64,7 +65,7 @@ async def up(
 
     Ctrl-C stops it. Tasks that run go on, and are found again at the next start.
     """
-    settings = load(config, data_dir, listen, log_level=log_level, log_json=log_json)
+    settings = listening(load(config, data_dir, log_level=log_level, log_json=log_json), listen)
     logsetup.configure(settings.log_level, json=settings.log_json, component="up")
     ready_path = ready_file.expanduser().absolute() if ready_file else None
     with datadir.hold(settings.data_dir, "up"):
