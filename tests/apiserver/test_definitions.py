@@ -10,7 +10,7 @@ import orjson
 import pytest
 
 from tests.apiserver.server import http_client, running_api_server
-from tests.apiserver.streams import watching
+from tests.apiserver.streams import names, watching
 from tests.apiserver.waiting import until, until_gone
 
 CRDS = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
@@ -79,6 +79,25 @@ async def test_a_new_schema_counts_at_once(api: httpx.AsyncClient) -> None:
     assert old.status_code == 200, "what was stored before may still be labelled"
     status = await api.patch(f"{WIDGETS}/old/status", json={"status": {}}, headers=MERGE)
     assert status.status_code == 200
+
+
+async def test_open_watches_end_with_the_definition_that_they_were_opened_under(api: httpx.AsyncClient) -> None:
+    crd = await create(api, CRDS, definition())
+    async with watching(api, WIDGETS, allowWatchBookmarks="true") as stream:
+        labelled = await api.patch(f"{CRDS}/widgets.example.com", json={"metadata": {"labels": {"a": "b"}}}, headers=MERGE)
+        assert labelled.status_code == 200
+        await create(api, WIDGETS, widget("before", size=1))
+        assert names([await stream.next()]) == [("ADDED", "before")]
+        schema = crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]
+        schema["properties"]["spec"]["properties"]["colour"] = {"type": "string", "default": "red"}
+        changed = await api.patch(f"{CRDS}/widgets.example.com", json={"spec": crd["spec"]}, headers=MERGE)
+        assert changed.status_code == 200, changed.text
+        last = (await stream.rest())[-1]
+    assert last["type"] == "BOOKMARK"
+    async with watching(api, WIDGETS, resourceVersion=last["object"]["metadata"]["resourceVersion"]) as stream:
+        await create(api, WIDGETS, widget("after", size=1))
+        event = await stream.next()
+    assert (names([event]), event["object"]["spec"]) == ([("ADDED", "after")], {"size": 1, "colour": "red"})
 
 
 async def test_versions(api: httpx.AsyncClient) -> None:

@@ -7,7 +7,7 @@ in order, and answers each request: authenticate, authorise, route, handle, map 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator, MutableMapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, MutableMapping
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ from swarmtask.apiserver.bootstrap import install
 from swarmtask.apiserver.builtins import builtin_types
 from swarmtask.apiserver.collector import Collector
 from swarmtask.apiserver.corked import corked
-from swarmtask.apiserver.definitions import DEFINITIONS, DefinitionTypes, collection_of
+from swarmtask.apiserver.definitions import DefinitionTypes
 from swarmtask.apiserver.door import Door
 from swarmtask.apiserver.downloads import BACKUP_PATH, BackupDownloads
 from swarmtask.apiserver.guests import NoRoom, files_allowed
@@ -45,7 +45,6 @@ from swarmtask.apiserver.projections.exec import PodCommands, Shells
 from swarmtask.apiserver.projections.handlers import ProjectionHandlers
 from swarmtask.apiserver.projections.sockets import CommandSockets
 from swarmtask.apiserver.quarantine import announce
-from swarmtask.apiserver.records import Change
 from swarmtask.apiserver.routing import Route, group_version, path_segments, resolve, routes, takes
 from swarmtask.apiserver.store import Store
 from swarmtask.apiserver.types import TypeRegistry
@@ -101,7 +100,7 @@ class Application:
         self._commands = PodCommands(shells)
         texts = LogTexts(self.attempt_logs)
         self._projections = ProjectionHandlers(store, self.service, self._objects, clock, self._commands, logs=texts)
-        self._definitions = DefinitionTypes(store, self.registry)
+        self._definitions = DefinitionTypes(store, self.registry, self.hub.end_collection)
         accounts = AccountTokens(signing_pem, store.index, clock) if signing_pem is not None else None
         self.access = AccessRoom(store, self.registry, authenticator, clock, accounts=accounts, audit=audit)
         self._sockets = CommandSockets(
@@ -146,7 +145,6 @@ class Application:
             app._definitions.load()
             store.subscribe(app._definitions.on_commit)
             store.subscribe(app.hub.on_commit)
-            store.subscribe(app._end_watches_of_removed_types)
             store.subscribe(app.collector.on_commit)
             store.subscribe(app.attempt_logs.on_commit)
             await install(app.service)
@@ -195,11 +193,6 @@ class Application:
         self.hub.end_all()
         self.attempt_logs.end_reads()
         self._commands.end_all()
-
-    def _end_watches_of_removed_types(self, changes: Sequence[Change]) -> None:
-        for change in changes:
-            if change.type == "DELETED" and change.key.collection == DEFINITIONS:
-                self.hub.end_collection(collection_of(change.record))
 
     # --- ASGI ------------------------------------------------------------------------------------------------------------
 

@@ -9,7 +9,7 @@ Source: Kubernetes documentation, "CustomResourceDefinition"; apiextensions.k8s.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from functools import lru_cache
@@ -208,11 +208,16 @@ def retry_refused(store: Store, crd: dict[str, Any], now: datetime) -> None:
 
 
 class DefinitionTypes:
-    """Keeps the registry equal to the committed definitions."""
+    """Keeps the registry equal to the committed definitions.
 
-    def __init__(self, store: Store, registry: TypeRegistry) -> None:
+    Args:
+        changed: called with the collection of a type that is served otherwise than before, or not any more.
+    """
+
+    def __init__(self, store: Store, registry: TypeRegistry, changed: Callable[[Collection], None]) -> None:
         self._store = store
         self._registry = registry
+        self._changed = changed
 
     def load(self) -> None:
         """Serve what is stored; once, at start."""
@@ -242,11 +247,14 @@ class DefinitionTypes:
         since = schemas_since.since(crd)
         for rt in types:
             self._registry.add(_with_schemas(rt, since, before))
+        if before:
+            self._changed(collection)
         log.info("custom type served", name=record.key.name, versions=sorted(served))
 
     def _stop_serving(self, record: Record) -> None:
         if is_established(record.decode()):
             self._registry.remove(*collection_of(record))
+            self._changed(collection_of(record))
             log.info("custom type no longer served", name=record.key.name)
 
 

@@ -159,7 +159,7 @@ class WatchHub:
                 watcher.end()
 
     def end_collection(self, collection: Collection) -> None:
-        """End the streams of a type that is not served any more."""
+        """End the streams of a type that is served otherwise, or not any more: they show objects as the definition had them."""
         for watcher in self._watchers.get(collection, ()):
             watcher.end()
 
