@@ -55,6 +55,7 @@ class Container:
         written: (nanoseconds, stream, text with its line feed).
         breaks: after so many bytes of a reading it breaks off, one number for each reading.
         stalls: after so many bytes of a reading that follows nothing comes any more, one number for each of them.
+        pauses: how often a reader has left what comes where it is.
     """
 
     written: list[tuple[int, int, bytes]] = field(default_factory=list)
@@ -65,6 +66,7 @@ class Container:
     breaks: list[int] = field(default_factory=list)
     stalls: list[int] = field(default_factory=list)
     compared: int = 0
+    pauses: int = 0
     wake: asyncio.Event = field(default_factory=asyncio.Event)
     opened: list[tuple[int, bool]] = field(default_factory=list)
 
@@ -116,7 +118,7 @@ class MemoryOutput:
         self._stalls = container.stalls.pop(0) if follow and container.stalls else -1
 
     def pause(self) -> None:
-        return
+        self._container.pauses += 1
 
     def resume(self) -> None:
         return

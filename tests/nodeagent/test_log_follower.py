@@ -124,11 +124,10 @@ async def test_a_flood_is_read_at_once_however_small_the_pieces(tmp_path: Path) 
     scene.container.chunk = 700
     async with scene.agent():
         await until(lambda: len(scene.api.calls) == 1)
-        began = asyncio.get_running_loop().time()
         for _ in range(2000):
             scene.write(b"x" * 1000)
         await until(lambda: len(scene.api.texts()) == 2000)
-        assert asyncio.get_running_loop().time() - began < 20 * 0.2
+    assert scene.container.pauses <= 20, "of 3,000 reads only the first ones rest before"
 
 
 async def test_an_answer_that_was_lost_and_an_api_that_is_away(scene: Scene) -> None:
