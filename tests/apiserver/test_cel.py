@@ -67,19 +67,26 @@ def holds(rule: str, spec: dict[str, Any], old: dict[str, Any] | None = None, **
 def test_a_broken_rule_names_the_node_and_the_message() -> None:
     rule = "self.a <= self.b"
     assert holds(rule, {"a": 1, "b": 1})
-    assert broken(rule, {"a": 2, "b": 1}) == [("spec", "FieldValueInvalid", f'Invalid value: "object": failed rule: {rule}')]
-    assert broken(rule, {"a": 2, "b": 1}, message="a first") == [("spec", "FieldValueInvalid", 'Invalid value: "object": a first')]
+    assert broken(rule, {"a": 2, "b": 1}) == [("spec", "FieldValueInvalid", f"Invalid value: failed rule: {rule}")]
+    assert broken(rule, {"a": 2, "b": 1}, message="a first") == [("spec", "FieldValueInvalid", "Invalid value: a first")]
 
 
 @pytest.mark.parametrize(
     ("reason", "said"),
     [
         ("FieldValueForbidden", "Forbidden: no"), ("FieldValueRequired", "Required value: no"),
-        ("FieldValueDuplicate", 'Duplicate value: "object": no'), ("FieldValueInvalid", 'Invalid value: "object": no'),
+        ("FieldValueDuplicate", "Duplicate value: no"), ("FieldValueInvalid", "Invalid value: no"),
     ],
 )  # fmt: skip
 def test_reason_and_field_path(reason: str, said: str) -> None:
     assert broken("false", {}, message="no", reason=reason, fieldPath=".foo-bar") == [("spec.foo-bar", reason, said)]
+
+
+def test_a_value_that_fits_into_a_line_is_shown() -> None:
+    at = ("spec", "map", "additionalProperties")
+    assert broken("self > 0", {"map": {"x": -1}}, at=at, message="no")[0][2] == "Invalid value: -1: no"
+    assert broken("false", {"s": "blue"}, at=("spec", "s"), message="no")[0][2] == 'Invalid value: "blue": no'
+    assert broken("false", {"list": []}, at=("spec", "list"), message="no")[0][2] == "Invalid value: no"
 
 
 def test_the_message_may_be_computed() -> None:
@@ -222,12 +229,12 @@ def test_functions_that_kubernetes_adds(rule: str) -> None:
         ("true ? true : self.list.filter(i, i.n > 0).all(j, j.x > 0)", "undefined field 'x'"),
         ("self.list[0].z == 1", "undefined field 'z'"), ("self.open.x == 1", "undefined field 'x'"),
         ("self.s.a == 'x'", "does not support field selection"), ("self.a.all(x, x > 0)", "cannot be the range"),
-        ("self.s.foo()", "foo() is not known"), ("math.abs(self.a) == 1", "math.abs() is not known"),
+        ("self.s.foo()", "undeclared reference to 'foo'"), ("math.abs(self.a) == 1", "undeclared reference to 'math.abs'"),
         ("self.list.all(i, v, v.n > 0)", "two variables"), ("other == 1", "undeclared reference to 'other'"),
         ("self.?a.hasValue()", "unsupported syntax"), ("self.a +", "Syntax error"), ("'unclosed", "compilation failed"),
         ("self.a", "must evaluate to a bool"), ("self.a + self.s == 'x'", "compilation failed"),
         ("self.a < 'x'", "compilation failed"), ("self.s.matches('(')", "pattern cannot be read"),
-        ("matches_of(self.s, 'a')", "not known"), ("self.a.sum() == 1", "overload"),
+        ("matches_of(self.s, 'a')", "undeclared reference"), ("self.a.sum() == 1", "overload"),
         ("  ", "Required value"), ("self.a == 1\n|| self.a == 2", "needs a message"), (")", "compilation failed"),
         ("1" + " + 1" * MAX_RULE_CHARS + " > 0", "characters"), ("[" * 400 + "]" * 400 + " == []", "compilation failed"),
         ("".join(f"[1].all(x{depth}, " for depth in range(7)) + "true" + ")" * 7, "nested 6 deep"),

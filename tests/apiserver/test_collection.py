@@ -105,7 +105,7 @@ class TestDelete:
         created = (await create(api, "a"))["metadata"]
         wrong = await delete(api, f"{CONFIG_MAPS}/a", preconditions={"uid": "other"})
         assert (wrong.status_code, wrong.json()["reason"]) == (409, "Conflict")
-        assert "Precondition failed: UID in precondition: other" in wrong.json()["message"]
+        assert "the UID in the precondition (other) does not match the UID in record" in wrong.json()["message"]
         wrong = await delete(api, f"{CONFIG_MAPS}/a", preconditions={"resourceVersion": "1"})
         assert wrong.status_code == 409
         right = {"uid": created["uid"], "resourceVersion": created["resourceVersion"]}

@@ -128,6 +128,13 @@ class TestCreate:
         assert status["details"]["kind"] == "ConfigMap"
         assert f"{field}: " in status["message"]
 
+    async def test_what_is_missing_in_an_owner_is_said_once(self, api: httpx.AsyncClient) -> None:
+        for path, body in ((CONFIG_MAPS, config_map()), (TASKS, task())):
+            body["metadata"]["ownerReferences"] = [{"kind": "X"}]
+            status = check_status(await api.post(path, json=body), 422, "Invalid")
+            fields = [cause["field"].rpartition(".")[2] for cause in status["details"]["causes"]]
+            assert sorted(fields) == ["apiVersion", "name", "uid"]
+
     async def test_names_of_namespaces_are_labels(self, api: httpx.AsyncClient) -> None:
         for name in ("a.b", "a" * 64):
             body = {"metadata": {"name": name}}
@@ -373,8 +380,15 @@ class TestPatch:
 
         status = check_status(await apply(resourceVersion=created["metadata"]["resourceVersion"]), 409, "Conflict")
         assert "the object has been modified" in status["message"]
-        status = check_status(await apply(uid="00000000-0000-4000-8000-000000000000"), 409, "Conflict")
-        assert "Precondition failed: UID" in status["message"]
+        other = {"uid": "00000000-0000-4000-8000-000000000000"}
+        status = check_status(await apply(**other), 422, "Invalid")
+        assert "metadata.uid: Invalid value" in status["message"] and "field is immutable" in status["message"]
+        by_path = [{"op": "replace", "path": "/metadata/uid", "value": "x"}]
+        for kind, patch in (("merge-patch", {"metadata": other}), ("json-patch", by_path)):
+            sent = await api.patch(f"{CONFIG_MAPS}/cm", json=patch, headers={"content-type": f"application/{kind}+json"})
+            assert check_status(sent, 422, "Invalid")["details"]["causes"][0]["field"] == "metadata.uid"
+        put = await api.put(f"{CONFIG_MAPS}/cm", json=config_map(metadata={"name": "cm", **other}))
+        assert "Precondition failed: UID" in check_status(put, 409, "Conflict")["message"]
         assert (await api.get(f"{CONFIG_MAPS}/cm")).json()["data"] == {"a": "2"}
         meant = {"uid": created["metadata"]["uid"], "resourceVersion": newer.json()["metadata"]["resourceVersion"]}
         assert (await apply(**meant)).json()["data"] == {"a": "3"}

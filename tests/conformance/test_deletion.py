@@ -58,15 +58,17 @@ def test_a_child_of_two_owners_stays_with_the_other(kubectl: Kubectl) -> None:
     assert [one["name"] for one in child["metadata"]["ownerReferences"]] == ["second"]
 
 
-@pytest.mark.parametrize("condition", ["uid", "resourceVersion"])
-def test_a_delete_may_name_what_it_means(kubectl: Kubectl, condition: str) -> None:
+@pytest.mark.parametrize(("condition", "called"), [("uid", "UID"), ("resourceVersion", "ResourceVersion")])
+def test_a_delete_may_name_what_it_means(kubectl: Kubectl, condition: str, called: str) -> None:
     metadata = created(kubectl, config("c"))["metadata"]
     path = f"/api/v1/namespaces/{kubectl.namespace}/configmaps/c"
 
     def options(value: str) -> str:
         return json.dumps({"apiVersion": "v1", "kind": "DeleteOptions", "preconditions": {condition: value}})
 
-    assert "Precondition failed" in kubectl.fails("delete", "--raw", path, "-f", "-", stdin=options("1"))
+    refused = kubectl.fails("delete", "--raw", path, "-f", "-", stdin=options("1"))
+    why = f"the {called} in the precondition (1) does not match the {called} in record ({metadata[condition]})"
+    assert f'on ConfigMap "c": {why}' in refused
     kubectl("delete", "--raw", path, "-f", "-", stdin=options(metadata[condition]))
     assert names(kubectl, "cm") == set()
 

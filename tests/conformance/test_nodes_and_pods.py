@@ -11,7 +11,7 @@ from tests.apiserver.projections.swarm import attempt, node, task
 from tests.conformance.conftest import Kubectl
 from tests.conformance.fleet import config, names, text
 
-pytestmark = pytest.mark.kubectl
+pytestmark = [pytest.mark.kubectl, pytest.mark.embedded]
 BASE = "/apis/swarmtask.io/v1alpha1"
 
 
@@ -212,10 +212,6 @@ def test_logs_and_exec_say_what_to_do(kubectl: Kubectl) -> None:
     assert "from its node" in kubectl.fails("port-forward", "lint-1", "8080:80")
     if kubectl.version == "current":
         assert "kubectl exec" in kubectl.fails("debug", "lint-1", "--image=x", "--profile=general")
-
-
-def test_cluster_info(kubectl: Kubectl) -> None:
-    assert "is running at" in kubectl("cluster-info")
 
 
 def test_prune_with_the_kinds_that_kubectl_chooses_itself(kubectl: Kubectl) -> None:

@@ -15,6 +15,7 @@ from tests.conformance.fleet import config, created, names, text
 pytestmark = pytest.mark.kubectl
 
 MAPS = "/api/v1/namespaces/{}/configmaps"
+SECRETS = "/api/v1/namespaces/{}/secrets"
 
 
 def maps(kubectl: Kubectl, *which: str, **metadata: Any) -> None:
@@ -55,6 +56,10 @@ def test_tables_of_get(kubectl: Kubectl) -> None:
     assert kubectl("get", "cm/a", "cm/b", "-o", "name").split() == ["configmap/a", "configmap/b"]
 
 
+def test_cluster_info(kubectl: Kubectl) -> None:
+    assert "is running at" in kubectl("cluster-info")
+
+
 def test_what_is_not_there(kubectl: Kubectl) -> None:
     assert 'configmaps "x" not found' in kubectl.fails("get", "cm", "x")
     assert kubectl("get", "cm", "x", "--ignore-not-found") == ""
@@ -76,17 +81,22 @@ def test_label_selectors(kubectl: Kubectl, selector: str, found: set[str]) -> No
 
 
 def test_pages_are_one_snapshot(kubectl: Kubectl) -> None:
-    maps(kubectl, "a", "b", "c", "d", "e")
-    path = MAPS.format(kubectl.namespace)
+    """Of Secrets: a cluster puts a ConfigMap into every namespace, a moment after it was made."""
+    for name in "abcde":
+        kubectl("create", "secret", "generic", name)
+    path = SECRETS.format(kubectl.namespace)
     page = json.loads(kubectl("get", "--raw", f"{path}?limit=2"))
     assert page["metadata"]["remainingItemCount"] == 3
-    kubectl("delete", "cm", "c")
+    kubectl("delete", "secret", "c")
     token = page["metadata"]["continue"]
     rest = json.loads(kubectl("get", "--raw", f"{path}?limit=9&continue={token}"))
     assert [item["metadata"]["name"] for item in rest["items"]] == ["c", "d", "e"], "the list of the moment it began"
     assert rest["metadata"]["resourceVersion"] == page["metadata"]["resourceVersion"]
-    assert names(kubectl, "cm", "--chunk-size=1") == {"a", "b", "d", "e"}
-    assert "Expired" in kubectl.fails("get", "--raw", f"{path}?continue=nonsense")
+    assert names(kubectl, "secrets", "--chunk-size=1") == {"a", "b", "d", "e"}
+    assert kubectl.fails("get", "--raw", f"{path}?continue=nonsense")
+
+
+TOLD = ["ADDED", "MODIFIED", "DELETED"]
 
 
 def test_a_watch_goes_on_from_a_version(kubectl: Kubectl) -> None:
@@ -96,7 +106,8 @@ def test_a_watch_goes_on_from_a_version(kubectl: Kubectl) -> None:
     kubectl("label", "cm", "a", "x=y")
     kubectl("delete", "cm", "a")
     seen = lines(kubectl("get", "--raw", f"{path}?watch=1&timeoutSeconds=1&resourceVersion={since}&allowWatchBookmarks=true"))
-    assert [event["type"] for event in seen] == ["ADDED", "MODIFIED", "DELETED", "BOOKMARK"]
+    seen = [event for event in seen if event["object"]["metadata"].get("name") in ("a", None)]
+    assert [event["type"] for event in seen] in (TOLD, [*TOLD, "BOOKMARK"]), "Kubernetes has no time for one in a second"
     versions = [int(event["object"]["metadata"]["resourceVersion"]) for event in seen]
     assert versions == sorted(versions)
     assert versions[-1] >= versions[-2] > int(since)
@@ -106,10 +117,12 @@ def test_a_watch_may_begin_with_what_is_there(kubectl: Kubectl) -> None:
     maps(kubectl, "a", "b")
     query = "watch=1&timeoutSeconds=1&sendInitialEvents=true&resourceVersionMatch=NotOlderThan&allowWatchBookmarks=true"
     seen = lines(kubectl("get", "--raw", f"{MAPS.format(kubectl.namespace)}?{query}"))
+    seen = [event for event in seen if event["object"]["metadata"].get("name") in ("a", "b", None)]
     assert [event["type"] for event in seen][:3] == ["ADDED", "ADDED", "BOOKMARK"]
     assert seen[2]["object"]["metadata"]["annotations"] == {"k8s.io/initial-events-end": "true"}
 
 
+@pytest.mark.embedded  # Kubernetes waits for that version; here a restored database may never reach it
 def test_a_watch_from_the_future_is_told_inside_of_the_stream(kubectl: Kubectl) -> None:
     path = MAPS.format(kubectl.namespace)
     (seen,) = lines(kubectl("get", "--raw", f"{path}?watch=1&timeoutSeconds=1&resourceVersion=999999999"))

@@ -54,7 +54,7 @@ def test_kustomize(kubectl: Kubectl, tmp_path: Path) -> None:
     assert "swarmtask.swarmtask.io/dev-t unchanged" in kubectl("apply", "-k", str(tmp_path))
     assert kubectl.run("diff", "-k", str(tmp_path)).code == 0
     kubectl("delete", "-k", str(tmp_path))
-    assert kubectl("get", "st,cm", "-o", "name") == ""
+    assert names(kubectl, "st,cm") == set()
 
 
 def test_diff_of_new_changed_and_server_side(kubectl: Kubectl) -> None:

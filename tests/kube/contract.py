@@ -237,6 +237,15 @@ class ObjectApiContract:
         with pytest.raises(NotFound):
             await api.get(CONFIG_MAP, name, "default")
 
+    async def test_a_patch_can_name_the_uid_it_means(self, api: ObjectApi) -> None:
+        name = fresh()
+        created = await api.create(CONFIG_MAP, config_map(name), "default")
+        with pytest.raises(Conflict):
+            other = {"metadata": {"uid": "00000000-0000-0000-0000-000000000000"}, "data": {"changed": "wrongly"}}
+            await api.patch(CONFIG_MAP, name, other, "default")
+        meant = {"metadata": {"uid": created["metadata"]["uid"]}, "data": {"changed": "rightly"}}
+        assert (await api.patch(CONFIG_MAP, name, meant, "default"))["data"]["changed"] == "rightly"
+
     async def test_a_deletion_can_name_the_version_it_was_decided_on(self, api: ObjectApi) -> None:
         name = fresh()
         created = await api.create(CONFIG_MAP, config_map(name), "default")

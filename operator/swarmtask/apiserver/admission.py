@@ -118,7 +118,8 @@ def validate(
         wrong = next((cause for cause in found if cause.reason == "FieldValueTypeInvalid"), None)
         if wrong is not None and not rt.custom and rt.group != "apiextensions.k8s.io":
             raise unreadable(rt, f"{wrong.field}: {wrong.message}")
-        causes += found or structural.evaluate(obj, old)
+        told = {(cause.field, cause.reason) for cause in causes}  # the schema of metadata says some of it again
+        causes += [cause for cause in found or structural.evaluate(obj, old) if (cause.field, cause.reason) not in told]
     rule = _KIND_RULES.get((rt.group, rt.plural))
     if rule is not None:
         own = rule(obj, old)

@@ -25,6 +25,7 @@ from swarmtask.apiserver.cel_expression import (
 )
 from swarmtask.apiserver.cel_folds import FAILURES
 from swarmtask.apiserver.cel_values import Meter, Shape, aligned, shape_of, to_cel
+from swarmtask.apiserver.faults import shown
 from swarmtask.apiserver.schema_checks import MAX_CAUSES, Path, identity, path_text
 from swarmtask.errors import Cause
 
@@ -81,7 +82,7 @@ def _node_rules(schema: Mapping[str, Any], root: bool) -> Rules | None:
         unchanged = old is not MISSING and _equal(new, old)
         due = [rule for rule in rules if _is_due(rule, old, unchanged)]
         if due:
-            _Evaluation(known, kind, path, budget, out).run(due, new, old)
+            _Evaluation(known, kind, new, path, budget, out).run(due, old)
 
     return check
 
@@ -112,20 +113,21 @@ def _rule_of(item: Mapping[str, Any], schema: Mapping[str, Any], shape: Shape) -
 
 @dataclass(slots=True)
 class _Evaluation:
-    """The rules of one node, asked about one value."""
+    """The rules of one node, asked about one value. `kind`: its type, as errors have it."""
 
     shape: Shape
     kind: str
+    value: Any
     path: Path
     budget: Budget
     out: list[Cause]
     meter: Meter = field(default_factory=Meter)
 
-    def run(self, rules: list[_Rule], new: Any, old: Any) -> None:
+    def run(self, rules: list[_Rule], old: Any) -> None:
         before: Any = None
-        variables = {"self": to_cel(self.shape, new, self.meter)}
+        variables = {"self": to_cel(self.shape, self.value, self.meter)}
         if old is not MISSING and any(rule.uses_old for rule in rules):
-            before = to_cel(self.shape, aligned(self.shape, new, old), self.meter)
+            before = to_cel(self.shape, aligned(self.shape, self.value, old), self.meter)
         for rule in rules:
             if rule.optional_old:
                 variables["oldSelf"] = none() if old is MISSING else some(before)
@@ -154,9 +156,13 @@ class _Evaluation:
         message = self._message(rule, variables)
         texts = {
             "FieldValueForbidden": f"Forbidden: {message}", "FieldValueRequired": f"Required value: {message}",
-            "FieldValueDuplicate": f'Duplicate value: "{self.kind}": {message}',
+            "FieldValueDuplicate": f"Duplicate value: {self._shown()}{message}",
         }  # fmt: skip
-        self.out.append(Cause(path_text(where), rule.reason, texts.get(rule.reason, f'Invalid value: "{self.kind}": {message}')))
+        self.out.append(Cause(path_text(where), rule.reason, texts.get(rule.reason, f"Invalid value: {self._shown()}{message}")))
+
+    def _shown(self) -> str:
+        """The value, where it is one that fits into a line."""
+        return "" if isinstance(self.value, dict | list) else f"{shown(self.value)}: "
 
     def _value(self, expression: Expression, variables: Mapping[str, Any]) -> Any:
         """Raises one of `FAILURES`."""

@@ -138,7 +138,7 @@ def compile_expression(text: str, scope: Scope) -> Expression:
     except ValueError as error:
         raise ValueError(f"compilation failed: {first_lines(str(error))}") from None
     unknown = sorted(seen.functions - NATIVE - (FUNCTIONS.keys() - RENAMED.values()))
-    problems = [f"the function {name}() is not known to this server" for name in unknown] + seen.problems
+    problems = [f"undeclared reference to '{name}': this server has no function {name}()" for name in unknown] + seen.problems
     if seen.depth > MAX_DEPTH:
         problems.append(f"comprehensions may be nested {MAX_DEPTH} deep")
     if problems:

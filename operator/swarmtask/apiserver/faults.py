@@ -46,6 +46,15 @@ def precondition(rt: ResourceType, name: str, what: str, wanted: str, actual: st
     return conflict(rt, name, f"Precondition failed: {what} in precondition: {wanted}, {what} in object meta: {actual}")
 
 
+def delete_precondition(rt: ResourceType, name: str, what: str, wanted: str, actual: str) -> Conflict:
+    """A DELETE that names another object, or another state of it; here Kubernetes says the kind."""
+    kind = f"{rt.kind}.{rt.group}" if rt.group else rt.kind
+    became = "deleted and then recreated" if what == "UID" else "modified"
+    why = f"the {what} in the precondition ({wanted}) does not match the {what} in record ({actual}). "
+    why += f"The object might have been {became}"
+    return Conflict(f'Operation cannot be fulfilled on {kind} "{name}": {why}', details=details(rt, name))
+
+
 def forbidden(rt: ResourceType, name: str, why: str, causes: Sequence[Cause] = ()) -> Forbidden:
     return Forbidden(f'{rt.qualified_plural} "{name}" is forbidden: {why}', details=details(rt, name), causes=causes)
 
@@ -66,8 +75,12 @@ def unreadable(rt: ResourceType, why: str) -> BadRequest:
 
 
 def bad_value(field: str, value: Any, why: str) -> Cause:
-    shown = f'"{value}"' if isinstance(value, str) else _as_json(value)
-    return Cause(field, "FieldValueInvalid", f"Invalid value: {shown[:400]}: {why}")
+    return Cause(field, "FieldValueInvalid", f"Invalid value: {shown(value)}: {why}")
+
+
+def shown(value: Any) -> str:
+    """A value as errors quote it, its beginning where it is long."""
+    return (f'"{value}"' if isinstance(value, str) else _as_json(value))[:400]
 
 
 def _as_json(value: Any) -> str:

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
-from swarmtask.apiserver.faults import bad_value, not_allowed, precondition, required, unreadable
+from swarmtask.apiserver.faults import bad_value, invalid, not_allowed, required, unreadable
 from swarmtask.apiserver.names import (
     dns_label_problem,
     label_value_problem,
@@ -130,15 +130,19 @@ def generated_name(base: str) -> str:
     return base[:GENERATED_BASE_LIMIT] + "".join(secrets.choice(_ALPHABET) for _ in range(GENERATED_LENGTH))
 
 
+def check_uid(rt: ResourceType, name: str, stored: str, new: Mapping[str, Any]) -> None:
+    """A patch that names a UID is meant for that object. Raises Invalid, as Kubernetes: it is another one."""
+    if (uid := new.get("uid")) and uid != stored:
+        raise invalid(rt, name, [bad_value("metadata.uid", uid, "field is immutable")])
+
+
 def carry_over(rt: ResourceType, old: Mapping[str, Any], new: dict[str, Any]) -> None:
     """Metadata of an update: what never changes is taken from the stored object.
 
     Raises:
-        Conflict: a UID that is not the stored one.
+        Invalid: a UID that is not the stored one.
     """
-    uid = new.get("uid")
-    if uid and uid != old.get("uid"):
-        raise precondition(rt, old["name"], "UID", uid, old.get("uid", ""))
+    check_uid(rt, old["name"], old.get("uid", ""), new)
     for name in (
         "name", "namespace", "uid", "generateName", "creationTimestamp", "deletionTimestamp", "deletionGracePeriodSeconds",
         "generation",

@@ -310,6 +310,8 @@ class ObjectService:
         metadata = meta.check_types(rt, new)
         self._check_identity(rt, metadata, namespace, name)
         record = self._existing(rt, namespace, name)
+        if metadata.get("uid", record.uid) not in ("", record.uid):
+            raise faults.precondition(rt, name, "UID", metadata["uid"], record.uid)
         if not metadata.get("resourceVersion") and rt.custom:
             causes = [faults.bad_value("metadata.resourceVersion", 0, "must be specified for an update")]
             raise faults.invalid(rt, name, causes)
@@ -371,8 +373,11 @@ class ObjectService:
             raise faults.not_found(rt, name)
         if record is None and options.guard is not None:
             options.guard.may_create(rt, namespace, name)
-        if record is None and (metadata.get("uid") or metadata.get("resourceVersion")):
-            raise faults.conflict(rt, name, "it does not exist, but the applied object carries a uid or a resourceVersion")
+        if record is None and (uid := metadata.get("uid")):
+            why = f"uid mismatch: the provided object specified uid {uid}, and no existing object was found"
+            raise faults.conflict(rt, name, why)
+        if record is None and metadata.get("resourceVersion"):
+            raise faults.conflict(rt, name, "it does not exist, but the applied object carries a resourceVersion")
         if record is not None:
             _check_applied_to(rt, record, metadata)
         live = versions.decode(rt, record) if record is not None else None
@@ -485,9 +490,9 @@ class ObjectService:
         rt = await self._settled(rt)
         record = self._existing(rt, namespace, name)
         if options.uid and options.uid != record.uid:
-            raise faults.precondition(rt, name, "UID", options.uid, record.uid)
+            raise faults.delete_precondition(rt, name, "UID", options.uid, record.uid)
         if options.resource_version and options.resource_version != str(record.rv):
-            raise faults.precondition(rt, name, "ResourceVersion", options.resource_version, str(record.rv))
+            raise faults.delete_precondition(rt, name, "ResourceVersion", options.resource_version, str(record.rv))
         if (rt.group, rt.plural) == NAMESPACES and name in PROTECTED_NAMESPACES:
             raise faults.forbidden(rt, name, "this namespace may not be deleted")
         old = versions.decode(rt, record)
@@ -576,9 +581,8 @@ class ObjectService:
 
 
 def _check_applied_to(rt: ResourceType, record: Record, metadata: dict[str, Any]) -> None:
-    """Who applies what he has read names the object, and the version, that he means. Raises Conflict: it is another one."""
-    uid, version = metadata.get("uid"), metadata.get("resourceVersion")
-    if uid and uid != record.uid:
-        raise faults.precondition(rt, record.key.name, "UID", uid, record.uid)
+    """Who applies what he has read names the object, and the version, that he means. Raises Conflict, Invalid: another one."""
+    version = metadata.get("resourceVersion")
     if version and version != str(record.rv):
         raise faults.conflict(rt, record.key.name)
+    meta.check_uid(rt, record.key.name, record.uid, metadata)

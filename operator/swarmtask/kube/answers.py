@@ -62,6 +62,8 @@ def error_from_status(status: Mapping[str, Any], code: int) -> SwarmTaskError:
     cls = BY_REASON.get(str(status.get("reason", ""))) or _by_code(int(status.get("code") or code))
     if any(cause.reason == "ResourceVersionTooLarge" for cause in causes):
         cls = Expired  # the store was replaced by an older one: what we know of it is void, list again
+    if any(cause.field == "metadata.uid" for cause in causes):
+        cls = Conflict  # the object that was meant has gone, and another one has its name; to a patch Kubernetes says Invalid
     return cls(
         str(status.get("message") or f"the Kubernetes API answered {code}"),
         details={key: value for key, value in details.items() if key != "causes"},
