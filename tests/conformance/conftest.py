@@ -195,6 +195,9 @@ def on_foreign_server() -> Iterator[RunningServer]:
         mine += [name for name in definitions(server) - before if name.endswith(OWN_GROUPS)]
         if mine:
             ask(server, "delete", "--wait=false", *sorted(mine))
+        shared = ask(server, "get", "cm,st", "-n", "default", "-o", "name").split()
+        if mine := [name for name in shared if name.partition("/")[2].startswith(RUN)]:
+            ask(server, "delete", "--wait=false", "-n", "default", *mine)
 
 
 @contextlib.contextmanager
