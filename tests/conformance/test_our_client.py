@@ -7,14 +7,14 @@ from collections.abc import AsyncIterator
 import pytest
 
 from swarmtask.kube import KubeClient, ObjectApi
-from swarmtask.resources.tenure import Tenure
 from tests.apiserver.server import RunningServer
 from tests.conformance.conftest import RUN
 from tests.kube import contract
-from tests.kube.contract import ObjectApiContract, Under
+from tests.kube.client_contract import ClientContract
+from tests.kube.contract import Under
 
 
-class TestOurClient(ObjectApiContract):
+class TestOurClient(ClientContract):
     @pytest.fixture(autouse=True)
     def names_of_this_run(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(contract, "begins", f"{RUN}-")
@@ -24,18 +24,6 @@ class TestOurClient(ObjectApiContract):
         async with KubeClient.from_kubeconfig(conformance_server.kubeconfig) as client:
             yield client
 
-    @pytest.fixture
-    async def under(self, api: KubeClient) -> AsyncIterator[Under]:
-        clients: list[KubeClient] = []
-
-        def client(tenure: Tenure) -> KubeClient:
-            clients.append(KubeClient(api.connection, tenure=tenure))
-            return clients[-1]
-
-        yield client
-        for made in clients:
-            await made.aclose()
-
-    @pytest.mark.embedded  # another server knows no tenures: there the Lease alone keeps two operators apart
+    @pytest.mark.embedded  # another server knows no tenures (docs/operator.md)
     async def test_writes_under_a_tenure_are_refused_unless_its_lease_has_that_holder(self, api: ObjectApi, under: Under) -> None:
         await super().test_writes_under_a_tenure_are_refused_unless_its_lease_has_that_holder(api, under)

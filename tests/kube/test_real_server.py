@@ -11,28 +11,17 @@ import pytest
 from swarmtask.errors import BadRequest, ConfigurationError, Expired, Invalid, ServiceUnavailable, TooManyRequests, Unauthorized
 from swarmtask.kube import KubeClient, ObjectApi
 from swarmtask.resources.kinds import CONFIG_MAP, SWARM_QUEUE, SWARM_TASK
-from swarmtask.resources.tenure import HEADER, Tenure
-from tests.kube.contract import ObjectApiContract, Under, config_map, fresh, task
+from swarmtask.resources.tenure import HEADER
+from tests.kube.client_contract import ClientContract
+from tests.kube.contract import config_map, fresh, task
 from tests.kube.real import real_api_server
 
 
-class TestEmbeddedServer(ObjectApiContract):
+class TestEmbeddedServer(ClientContract):
     @pytest.fixture
     async def api(self, tmp_path: Path) -> AsyncIterator[KubeClient]:
         async with real_api_server(tmp_path) as kubeconfig, KubeClient.from_kubeconfig(kubeconfig) as client:
             yield client
-
-    @pytest.fixture
-    async def under(self, api: KubeClient) -> AsyncIterator[Under]:
-        clients: list[KubeClient] = []
-
-        def client(tenure: Tenure) -> KubeClient:
-            clients.append(KubeClient(api.connection, tenure=tenure))
-            return clients[-1]
-
-        yield client
-        for made in clients:
-            await made.aclose()
 
     async def test_more_objects_than_a_page(self, api: ObjectApi, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("swarmtask.kube.client.PAGE_SIZE", 7)

@@ -42,8 +42,9 @@ def conflict(rt: ResourceType, name: str, why: str = "") -> Conflict:
     return Conflict(f'Operation cannot be fulfilled on {rt.qualified_plural} "{name}": {why}', details=details(rt, name))
 
 
-def precondition(rt: ResourceType, name: str, what: str, wanted: str, actual: str) -> Conflict:
-    return conflict(rt, name, f"Precondition failed: {what} in precondition: {wanted}, {what} in object meta: {actual}")
+def precondition(rt: ResourceType, name: str, wanted: str, actual: str) -> Conflict:
+    """A PUT of another object of that name, by its UID."""
+    return conflict(rt, name, f"Precondition failed: UID in precondition: {wanted}, UID in object meta: {actual}")
 
 
 def delete_precondition(rt: ResourceType, name: str, what: str, wanted: str, actual: str) -> Conflict:

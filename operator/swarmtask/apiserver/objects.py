@@ -310,8 +310,8 @@ class ObjectService:
         metadata = meta.check_types(rt, new)
         self._check_identity(rt, metadata, namespace, name)
         record = self._existing(rt, namespace, name)
-        if metadata.get("uid", record.uid) not in ("", record.uid):
-            raise faults.precondition(rt, name, "UID", metadata["uid"], record.uid)
+        if (uid := metadata.get("uid")) and uid != record.uid:
+            raise faults.precondition(rt, name, uid, record.uid)
         if not metadata.get("resourceVersion") and rt.custom:
             causes = [faults.bad_value("metadata.resourceVersion", 0, "must be specified for an update")]
             raise faults.invalid(rt, name, causes)
