@@ -8,7 +8,7 @@ import pytest
 
 from swarmtask import wiring
 from swarmtask.cli import dockerhost
-from swarmtask.cli.serve import with_agents
+from swarmtask.cli.halves import with_agents
 from swarmtask.cli.up import ChosenEngine, is_loopback, prepare_agents
 from swarmtask.errors import ConfigurationError
 from swarmtask.settings import Settings, load_settings

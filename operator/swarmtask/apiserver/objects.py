@@ -489,10 +489,7 @@ class ObjectService:
         """
         rt = await self._settled(rt)
         record = self._existing(rt, namespace, name)
-        if options.uid and options.uid != record.uid:
-            raise faults.delete_precondition(rt, name, "UID", options.uid, record.uid)
-        if options.resource_version and options.resource_version != str(record.rv):
-            raise faults.delete_precondition(rt, name, "ResourceVersion", options.resource_version, str(record.rv))
+        check_preconditions(rt, record, options)
         if (rt.group, rt.plural) == NAMESPACES and name in PROTECTED_NAMESPACES:
             raise faults.forbidden(rt, name, "this namespace may not be deleted")
         old = versions.decode(rt, record)
@@ -578,6 +575,15 @@ class ObjectService:
                 metadata["generation"] = metadata.get("generation", 0) + 1
 
         await self.rewrite(record.key, mark)
+
+
+def check_preconditions(rt: ResourceType, record: Record, options: DeleteOptions) -> None:
+    """A DELETE may name the object, and the version, that it means. Raises Conflict: it is another one."""
+    name, version = record.key.name, str(record.rv)
+    if options.uid and options.uid != record.uid:
+        raise faults.delete_precondition(rt, name, "UID", options.uid, record.uid)
+    if options.resource_version and options.resource_version != version:
+        raise faults.delete_precondition(rt, name, "ResourceVersion", options.resource_version, version)
 
 
 def _check_applied_to(rt: ResourceType, record: Record, metadata: dict[str, Any]) -> None:

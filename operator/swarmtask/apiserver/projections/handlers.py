@@ -15,7 +15,7 @@ from swarmtask.apiserver import admission, faults
 from swarmtask.apiserver import metadata as meta
 from swarmtask.apiserver.handlers_objects import ObjectHandlers, delete_options
 from swarmtask.apiserver.log_text import LogTexts
-from swarmtask.apiserver.objects import DeleteOptions, ObjectService, WriteOptions, Written
+from swarmtask.apiserver.objects import DeleteOptions, ObjectService, WriteOptions, Written, check_preconditions
 from swarmtask.apiserver.pages import Page
 from swarmtask.apiserver.patch import apply_patch, patch_types
 from swarmtask.apiserver.projections import metrics, nodes, pods
@@ -235,10 +235,7 @@ class ProjectionHandlers:
         shown = _pod_in(self._pod_view, record, key)
         if record is None or shown is None:
             raise faults.not_found(target.rt, name)
-        if options.uid and options.uid != shown.uid:
-            raise faults.precondition(target.rt, name, "UID", options.uid, shown.uid)
-        if options.resource_version and options.resource_version != str(shown.rv):
-            raise faults.precondition(target.rt, name, "ResourceVersion", options.resource_version, str(shown.rv))
+        check_preconditions(target.rt, shown, options)
         if shown.deleting:
             await self._store.durable(record.key)
             return Written(shown.body)
