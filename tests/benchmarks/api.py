@@ -19,7 +19,6 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import orjson
-import psutil
 
 from swarmtask.apiserver.access.vault import Vault
 from swarmtask.apiserver.places import DATABASE, SECRETS_KEY
@@ -57,15 +56,15 @@ class Load:
 
 
 class Meter:
-    """CPU seconds of a process since the last look."""
+    """CPU seconds of a process since the last look, to the nanosecond: `/proc` counts in hundredths of a second, which an idle node
+    agent does not take in two."""
 
     def __init__(self, pid: int) -> None:
-        self._process = psutil.Process(pid)
+        self._clock = (~pid << 3) | 2  # as clock_getcpuclockid(3) makes it on Linux
         self._before = self._now()
 
     def _now(self) -> float:
-        times = self._process.cpu_times()
-        return float(times.user + times.system)
+        return time.clock_gettime(self._clock)
 
     def lap(self) -> float:
         before, self._before = self._before, self._now()

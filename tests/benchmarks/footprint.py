@@ -19,7 +19,7 @@ import httpx
 import psutil
 
 from tests.apiserver.server import describe, http_client, tls
-from tests.benchmarks.api import CONNECTIONS, TASKS, creates, folder
+from tests.benchmarks.api import CONNECTIONS, TASKS, Meter, creates, folder
 from tests.benchmarks.measuring import Effort, Figure, Goal, Spread
 from tests.benchmarks.talking import talking
 from tests.benchmarks.wire import Address, send_all
@@ -128,11 +128,9 @@ async def _agent(up: Up, api: httpx.AsyncClient, place: Path) -> AsyncIterator[i
 
 async def _cpu_percent(pid: int, watched_s: int) -> float:
     """Of one core, over so many seconds."""
-    process = psutil.Process(pid)
-    before, began = process.cpu_times(), time.perf_counter()
+    meter, began = Meter(pid), time.perf_counter()
     await asyncio.sleep(watched_s)
-    after, took_s = process.cpu_times(), time.perf_counter() - began
-    return 100 * (after.user + after.system - before.user - before.system) / took_s
+    return 100 * meter.lap() / (time.perf_counter() - began)
 
 
 def _taken(**pids: int) -> dict[str, float]:
