@@ -271,8 +271,11 @@ class Lab:
         """Until every node's dockerd answers and the manager calls every node ready."""
         for node in self._nodes.values():
             node.wait_api(timeout_s)
-        for name in self._nodes:
-            self.wait_state(name, "ready", timeout_s)
+        for name, node in self._nodes.items():
+            try:
+                self.wait_state(name, "ready", timeout_s)
+            except LabError as error:
+                raise LabError(f"{error}\nIts last words:\n{node.log(40)}") from error
 
     def load_image(self, tag: str, nodes: Iterable[str] | None = None) -> str:
         """Give nodes (all of them) an image without a registry: one made by `images`, else one that the outer Docker has."""
