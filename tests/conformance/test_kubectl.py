@@ -206,6 +206,13 @@ def test_every_kind_of_patch(kubectl: Kubectl) -> None:
     assert "unknown format" in kubectl.fails("patch", "st", "lint", "-p", '{"spec":{"queue":"x"}}')
 
 
+@pytest.mark.embedded  # Kubernetes says only that it has rejected the patch
+def test_a_patch_that_does_not_fit_says_why(kubectl: Kubectl) -> None:
+    kubectl("create", "-f", "-", stdin=text(TASK))
+    failed = kubectl.fails("patch", "st", "lint", "--type=json", "-p", '[{"op":"test","path":"/spec/queue","value":"x"}]')
+    assert "testing value failed" in failed
+
+
 def test_label_and_annotate(kubectl: Kubectl) -> None:
     kubectl("create", "-f", "-", stdin=text(TASK))
     kubectl("label", "st", "lint", "stage=test")
