@@ -36,7 +36,7 @@ lint: $(STAMP)
 	$(BIN)/python -m swarmtask.resources.crds --check manifests/crds
 
 check: lint ## Lint, types, import rules and the fast tests (under 2 minutes)
-	$(BIN)/pytest -q -m "not docker and not lab and not kubectl and not slow"
+	$(BIN)/pytest -q -n logical --dist worksteal -m "not docker and not lab and not kubectl and not slow"
 
 test: lint ## Everything: lint, types, and every test, on a laboratory of three real Docker nodes
 	$(BIN)/python -m tests.lab.setup

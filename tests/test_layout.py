@@ -82,6 +82,7 @@ def test_what_the_product_imports_is_what_it_installs() -> None:
     assert missing == set()
 
 
+@pytest.mark.slow
 def test_the_wheel_works_in_an_empty_environment(tmp_path: Path) -> None:
     """Built by hatchling from this tree; installed with the locked dependencies where nothing of this tree is on the path."""
     subprocess.run(

@@ -32,6 +32,7 @@ def ran(tmp_path: Path, *texts: str) -> tuple[int, str]:
     return run(sides, (), tmp_path / "out", said), said.getvalue()
 
 
+@pytest.mark.slow
 def test_the_sums_of_both_sides_are_told(tmp_path: Path) -> None:
     status, said = ran(tmp_path, GOOD, GOOD + SKIPPED)
     assert status == 0
@@ -39,6 +40,7 @@ def test_the_sums_of_both_sides_are_told(tmp_path: Path) -> None:
     assert "whole suite: 2 passed, 0 failed, 1 skipped\n  skipped for want of spoon: 1\n" in said
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("order", [(GOOD, BAD), (BAD, GOOD)])
 def test_a_failure_on_either_side_is_a_failure(tmp_path: Path, order: tuple[str, str]) -> None:
     status, said = ran(tmp_path, *order)
@@ -47,17 +49,20 @@ def test_a_failure_on_either_side_is_a_failure(tmp_path: Path, order: tuple[str,
     assert "whole suite: 1 passed, 1 failed, 0 skipped" in said
 
 
+@pytest.mark.slow
 def test_a_side_that_dies_is_a_failure(tmp_path: Path) -> None:
     status, said = ran(tmp_path, GOOD, CRASH)
     assert status == 1
     assert "FAILED with exit status 3" in said
 
 
+@pytest.mark.slow
 def test_a_side_without_tests_is_none_but_all_without_are(tmp_path: Path) -> None:
     assert ran(tmp_path, GOOD, "")[0] == 0
     assert ran(tmp_path, "", "")[0] == 1
 
 
+@pytest.mark.slow
 def test_interrupted_it_lets_both_sides_clean_up(tmp_path: Path) -> None:
     sides = {}
     for name in ("one", "two"):

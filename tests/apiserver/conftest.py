@@ -12,11 +12,12 @@ import structlog
 
 from tests.apiserver.examples import GADGET, PATHS
 from tests.apiserver.in_process import Caller
-from tests.apiserver.server import RunningServer, http_client, running_api_server
+from tests.apiserver.server import RunningServer, copy_first_start, http_client, running_api_server
 
 
 @pytest.fixture
 async def server(tmp_path: Path) -> AsyncIterator[RunningServer]:
+    await copy_first_start(tmp_path)
     async with running_api_server(tmp_path) as running:
         yield running
 

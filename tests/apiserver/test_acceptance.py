@@ -69,6 +69,7 @@ def _has_large(value: Any) -> bool:
     return type(value) is int and not -(2**63) <= value < 2**63
 
 
+@pytest.mark.slow
 @settings(max_examples=400)
 @given(st.data())
 def test_pruning_and_defaults_are_what_the_schema_says(data: st.DataObject) -> None:
@@ -85,6 +86,7 @@ def test_pruning_and_defaults_are_what_the_schema_says(data: st.DataObject) -> N
     assert text(obj) == text(expected)
 
 
+@pytest.mark.slow
 @settings(max_examples=1000)
 @given(st.data())
 def test_what_is_accepted_loses_nothing_and_is_valid_with_its_defaults(data: st.DataObject) -> None:
@@ -212,6 +214,7 @@ METADATA = st.fixed_dictionaries({}, optional={
 })  # fmt: skip
 
 
+@pytest.mark.slow
 @settings(max_examples=600)
 @given(st.data(), METADATA)
 def test_all_fields_of_an_object_are_the_difference_to_nothing(data: st.DataObject, metadata: dict[str, Any]) -> None:
@@ -254,6 +257,7 @@ def written(tree: Any, rest: st.DataObject) -> str:
     return plain
 
 
+@pytest.mark.slow
 @settings(max_examples=600)
 @given(TREES, st.data())
 def test_a_key_given_twice_is_always_found(tree: Any, data: st.DataObject) -> None:
@@ -283,6 +287,7 @@ def _say_more(data: st.DataObject, schema: schemas.Schema, value: dict[str, Any]
             value[name] = data.draw(schemas.values(below))
 
 
+@pytest.mark.slow
 @settings(max_examples=600)
 @given(st.data(), st.sampled_from(PLURALS))
 def test_asking_the_model_of_less_comes_to_the_same(data: st.DataObject, plural: str) -> None:

@@ -150,6 +150,7 @@ class TestStarting:
         with pytest.raises(ConfigurationError, match="cannot be used"):
             await run_api_server(settings, clock=SystemClock(), stop=asyncio.Event(), on_ready=lambda url: None)
 
+    @pytest.mark.slow
     async def test_as_a_process(self, tmp_path: Path) -> None:
         async with api_server_process(tmp_path) as process:
             server = await process.start()

@@ -389,6 +389,7 @@ def holds(obj: Any, wish: Any) -> bool:
     return not change.removed and not {path for path in change.modified if path != ("f:spec",)}
 
 
+@pytest.mark.slow
 @settings(max_examples=200)
 @given(specs, specs, specs)
 def test_properties_of_apply(first: dict[str, Any], second: dict[str, Any], third: dict[str, Any]) -> None:
@@ -412,6 +413,7 @@ def test_properties_of_apply(first: dict[str, Any], second: dict[str, Any], thir
     assert leaves <= present, "a value that only the first manager owns was lost"
 
 
+@pytest.mark.slow
 @settings(max_examples=200)
 @given(specs, specs, specs)
 def test_updates_and_applies_never_lose_what_another_owns_alone(

@@ -444,6 +444,7 @@ def stories(draw: st.DrawFn) -> list[tuple[str, int, int]]:
     return draw(st.lists(step, max_size=40))
 
 
+@pytest.mark.slow
 @settings(max_examples=60)
 @given(stories())
 def test_whatever_happens_every_line_is_there_once_or_in_a_note(

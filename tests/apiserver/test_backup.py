@@ -185,6 +185,7 @@ async def test_without_room_nothing_is_begun(tmp_path: Path, monkeypatch: pytest
 # --- the restore ---
 
 
+@pytest.mark.slow
 async def test_the_cluster_goes_on_and_nobody_goes_back_in_time(tmp_path: Path) -> None:
     async with running_api_server(tmp_path) as server, http_client(server) as api:
         folder = server.kubeconfig.parent
@@ -385,6 +386,7 @@ for number in range(1, 1000):
 """
 
 
+@pytest.mark.slow
 async def test_one_that_is_killed_leaves_all_of_the_old_or_all_of_the_new(tmp_path: Path) -> None:
     """Killed before each step that changes a file. A key, a token or output of the one beside the database of the other would be a
     control plane that does not start, or one that nobody knows."""
@@ -434,6 +436,7 @@ async def test_one_that_is_killed_leaves_all_of_the_old_or_all_of_the_new(tmp_pa
     assert seen.count(True) > 5
 
 
+@pytest.mark.slow
 async def test_files_may_lie_on_another_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     server, path, keys = await made(tmp_path)
     folder = server.kubeconfig.parent

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import httpx
+import pytest
 
 from tests.resources.bad_tasks import bad_tasks, good_task
 
@@ -42,6 +43,7 @@ async def test_bad_tasks_are_refused_and_nothing_is_stored(api: httpx.AsyncClien
     assert after["metadata"]["resourceVersion"] == before
 
 
+@pytest.mark.slow
 async def test_a_bad_replacement_leaves_the_task_as_it_was(api: httpx.AsyncClient) -> None:
     created = (await api.post(TASKS, json=good_task())).json()
     problems = {}

@@ -98,6 +98,7 @@ async def test_a_patch_with_too_many_values(api: httpx.AsyncClient) -> None:
     assert "100000 values" in status["message"]
 
 
+@pytest.mark.slow
 async def test_other_requests_go_on_while_a_long_yaml_body_is_read(api: httpx.AsyncClient) -> None:
     body = b"\n".join(b"k%d: v" % i for i in range(YAML_NODE_LIMIT // 2 - 10))
     reading = asyncio.create_task(api.post(CONFIG_MAPS, content=body, headers={"content-type": YAML}))
@@ -224,6 +225,7 @@ async def test_a_wrong_content_length_stores_nothing(server: RunningServer, api:
     assert (await api.get(CONFIG_MAPS)).json()["items"] == []
 
 
+@pytest.mark.slow
 async def test_sixty_megabytes_are_read_and_thrown_away(api: httpx.AsyncClient) -> None:
     started = time.monotonic()
     response = await api.post(CONFIG_MAPS, content=b'{"a":"' + b"x" * 60_000_000 + b'"}')

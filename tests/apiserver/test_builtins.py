@@ -229,6 +229,7 @@ def test_rules_for_the_nodes_of_a_schema(node: Any, field: str) -> None:
     assert path in fields(crd({"type": "object", "properties": {"spec": node}}))
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(20)
 def test_deep_and_wide_schemas_are_bounded() -> None:
     deep: dict[str, Any] = {"type": "string", "default": "x"}
@@ -247,6 +248,7 @@ leaves = (
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=300)
 @given(st.data())
 def test_no_definition_raises_and_what_is_accepted_compiles(data: st.DataObject) -> None:

@@ -469,6 +469,7 @@ def test_a_walk_over_a_list_for_each_item_has_a_price(rule: str) -> None:
     assert "may cost too much" in str(Structural(schema).evaluate({"spec": many}, None))
 
 
+@pytest.mark.slow
 def test_sets_are_compared_by_what_is_in_them() -> None:
     grown = {"list": [{"n": number} for number in range(20_000)]}
     assert holds("sets.contains(self.list, self.list) && sets.equivalent(self.list, self.list)", grown)
@@ -484,6 +485,7 @@ def test_a_schema_has_a_bounded_number_of_rules() -> None:
     assert refusal(f"{heavy}.all(a, {heavy}.all(b, {heavy}.all(c, a + b + c > 0)))") == "", "it is not tried, and is bounded later"
 
 
+@pytest.mark.slow
 def test_handing_over_a_large_value_has_a_price() -> None:
     schema = with_rule("true")
     schema["properties"]["spec"]["x-kubernetes-validations"] *= 100

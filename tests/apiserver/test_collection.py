@@ -111,6 +111,7 @@ class TestDelete:
         right = {"uid": created["uid"], "resourceVersion": created["resourceVersion"]}
         assert (await delete(api, f"{CONFIG_MAPS}/a", preconditions=right)).status_code == 200
 
+    @pytest.mark.slow
     async def test_dry_run(self, api: httpx.AsyncClient) -> None:
         await create(api, "a")
         assert (await delete(api, f"{CONFIG_MAPS}/a", dryRun=["All"])).status_code == 200
@@ -280,6 +281,7 @@ class TestOwners:
 
 
 class TestNamespaces:
+    @pytest.mark.slow
     async def test_are_emptied_then_removed(self, api: httpx.AsyncClient) -> None:
         created = await create(api, "team", "/api/v1/namespaces")
         assert created["status"] == {"phase": "Active"}
@@ -330,6 +332,7 @@ class TestNamespaces:
             await api.patch("/api/v1/namespaces/team/configmaps/held", json={"metadata": {"finalizers": None}}, headers=MERGE)
             await until_gone(api, "/api/v1/namespaces/team")
 
+    @pytest.mark.slow
     async def test_finalize_subresource(self, api: httpx.AsyncClient) -> None:
         created = await create(api, "team", "/api/v1/namespaces")
         created["spec"] = {"finalizers": []}
@@ -397,6 +400,7 @@ async def test_events_of_a_clock_that_is_ahead_do_not_keep_others(tmp_path: Path
     await app.close()
 
 
+@pytest.mark.slow
 async def test_a_bug_that_one_object_meets_does_not_end_the_work_for_the_others(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -42,6 +42,7 @@ async def over(reader: asyncio.StreamReader) -> bytes:
     return b""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shakes", [True, False])
 async def test_who_says_nothing_is_sent_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, shakes: bool) -> None:
     async with running_api_server(tmp_path) as server, http_client(server) as api, watching(api, CONFIG_MAPS) as stream:
@@ -54,6 +55,7 @@ async def test_who_says_nothing_is_sent_away(tmp_path: Path, monkeypatch: pytest
         assert (await stream.next())["type"] == "ADDED", "who is known stays for as long as he likes"
 
 
+@pytest.mark.slow
 async def test_a_wrong_token_buys_no_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(door, "PATIENCE_S", 3.0)
     async with running_api_server(tmp_path) as server, stranger(server, shakes=True) as (reader, writer):
@@ -64,6 +66,7 @@ async def test_a_wrong_token_buys_no_time(tmp_path: Path, monkeypatch: pytest.Mo
         assert b"HTTP/1.1 401" in answers
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shakes", [True, False])
 async def test_of_too_many_the_newest_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, shakes: bool) -> None:
     monkeypatch.setattr(door, "STRANGERS", 3)

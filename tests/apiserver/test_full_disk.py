@@ -51,6 +51,7 @@ async def fill(api: httpx.AsyncClient) -> tuple[list[str], httpx.Response]:
     raise AssertionError("the disk was never full")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.geteuid() != 0, reason="[missing: root] a small file system is mounted")
 async def test_a_full_disk_is_said_and_survived(tmp_path: Path) -> None:
     disk = tmp_path / "apiserver"

@@ -46,6 +46,7 @@ def _no_collections() -> Iterator[None]:
     gc.enable()
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("_no_collections")
 def test_requests_leave_no_cycles(caller: Caller) -> None:
     for asked in (*OF_ONE.values(), ("POST", TASKS, orjson.dumps(good_task("warm")), JSON)):

@@ -254,6 +254,7 @@ def test_the_requirements_of_a_selector_are_bounded(option: str) -> None:
 # --- answers --------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_an_answer_tells_the_first_causes_and_how_many_more_there_are(tmp_path: Path) -> None:
     caller = Caller(tmp_path / "x.db")
     try:

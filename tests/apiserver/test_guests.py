@@ -114,6 +114,7 @@ async def test_when_all_are_in_use_one_more_is_refused(tmp_path: Path) -> None:
             await until(free_again, what="a connection that has ended counts no more")
 
 
+@pytest.mark.slow
 async def test_an_answer_that_is_still_being_read_is_not_cut_off(tmp_path: Path) -> None:
     async with (
         running_api_server(tmp_path, client_connections=1) as server,
@@ -133,6 +134,7 @@ async def test_an_answer_that_is_still_being_read_is_not_cut_off(tmp_path: Path)
         assert await slow.is_closed()
 
 
+@pytest.mark.slow
 async def test_who_takes_no_answer_does_not_stay_for_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(guests, "LEAVING", 1)
     async with (

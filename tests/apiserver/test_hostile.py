@@ -95,6 +95,7 @@ ATTACKS: tuple[tuple[bytes, str, str], ...] = (
 )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_no_route_falls_to_a_malformed_request(call: Caller, listed: dict[str, Route]) -> None:
     tried = 0
     for route in listed.values():
@@ -108,6 +109,7 @@ def test_no_route_falls_to_a_malformed_request(call: Caller, listed: dict[str, R
     assert tried > 1000, "the application lists no routes"
 
 
+@pytest.mark.slow
 @thorough(250)
 @given(data=st.data())
 def test_any_request_to_any_route(call: Caller, listed: dict[str, Route], data: st.DataObject) -> None:
@@ -164,6 +166,7 @@ NEARLY_TRUE = [{
 }]  # fmt: skip
 
 
+@pytest.mark.slow
 @thorough(60)
 @given(data=st.data())
 def test_server_side_apply_to_fields_that_lie(call: Caller, data: st.DataObject) -> None:

@@ -124,6 +124,7 @@ async def test_all_users_together_hold_so_much_and_no_more() -> None:
     assert refused == 5 * (SHARES + 1) - SHARES * room.SHARE_BYTES // LARGEST
 
 
+@pytest.mark.slow
 async def test_the_largest_body_that_the_settings_allow_has_room() -> None:
     intake = Intake(200 * MIB)
     assert len(await intake.read(Wire([b"x" * 100 * MIB] * 2).receive, visit_of(User("vera")), TIMEOUT_S)) == 200 * MIB

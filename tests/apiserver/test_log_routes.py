@@ -202,6 +202,7 @@ class TestReading:
             await following
         assert seen == b"".join(b"line %d\n" % number for number in range(4))
 
+    @pytest.mark.slow
     async def test_a_wait_for_what_is_on_its_way(self, api: httpx.AsyncClient, agent: httpx.AsyncClient) -> None:
         uid = await new_task(api, "a", attempt(1))
         waiting = asyncio.create_task(api.get(f"{PATH}/a/log", params={"waitSeconds": "30"}))
@@ -217,6 +218,7 @@ class TestReading:
         await append(agent, "a", uid, 1, 1, line(1) + END)
         assert (await waiting).text == "line 0\nline 1\n"
 
+    @pytest.mark.slow
     async def test_it_goes_with_the_task(self, server: RunningServer, api: httpx.AsyncClient, agent: httpx.AsyncClient) -> None:
         uid = await new_task(api, "a", attempt(1))
         await append(agent, "a", uid, 1, 0, line(0))
@@ -239,6 +241,7 @@ async def test_output_is_there_after_a_restart_of_the_server(tmp_path: Path) -> 
         assert (await append(api, "a", uid, 1, 3, line(3))).json()["position"] == 4
 
 
+@pytest.mark.slow
 async def test_what_was_answered_outlives_a_server_that_is_killed(tmp_path: Path) -> None:
     async with api_server_process(tmp_path) as process:
         server, acknowledged = await process.start(), 0

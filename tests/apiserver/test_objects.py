@@ -486,6 +486,7 @@ class TestSecretsAndConfigMaps:
         none = await create(api, CONFIG_MAPS, {"metadata": {"name": "none"}, "data": None})
         assert "data" not in none
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("body", [
         {"data": {"a": "not base64!"}}, {"data": {"bad key": "eA=="}}, {"stringData": {"..": "x"}},
         {"stringData": {"a": "x" * (2**20 + 1)}},

@@ -203,6 +203,7 @@ def same_schema(proto: dict[str, list[Any]], schema: dict[str, Any]) -> None:
         same_schema(proto["additionalProperties"][0]["schema"][0], schema["additionalProperties"])
 
 
+@pytest.mark.slow
 def test_the_protobuf_form_says_what_the_json_says(registry: TypeRegistry) -> None:
     document, proto = openapi.openapi_v2(registry), read(openapi.openapi_v2_protobuf(registry), "Document")
     assert proto["swagger"] == ["2.0"]

@@ -145,6 +145,7 @@ async def test_nothing_acknowledged_is_lost(tmp_path: Path, count: int) -> None:
     assert await losses(recorder, some_moments(recorder, count), tmp_path) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pragma", ["PRAGMA synchronous = OFF", "PRAGMA synchronous = NORMAL"])
 async def test_a_store_that_does_not_sync_is_found_out(tmp_path: Path, pragma: str) -> None:
     recorder = await recorded(tmp_path / "x.db", pragma)

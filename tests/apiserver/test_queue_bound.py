@@ -57,6 +57,7 @@ async def test_the_advice_when_to_try_again_follows_the_throughput(api: httpx.As
     assert refused(await api.post(TASKS, json=task()))["details"]["retryAfterSeconds"] == seconds
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("phase", ["Starting", "Running", "Unknown", "Succeeded", "Failed", "Cancelled", "Expired"])
 async def test_a_bound_or_finished_task_frees_its_place(api: httpx.AsyncClient, phase: str) -> None:
     await edit_queue(api, maxQueued=1)
@@ -114,6 +115,7 @@ async def test_an_edited_bound_holds_for_the_next_create(api: httpx.AsyncClient)
     assert await submit(api, "d", "e") == [201, 201]
 
 
+@pytest.mark.slow
 async def test_creates_and_edits_of_the_queue_at_the_same_time(api: httpx.AsyncClient) -> None:
     """Whichever bound held at the moment, never more than the larger one is exceeded."""
     await edit_queue(api, maxQueued=5)
@@ -251,6 +253,7 @@ async def test_the_count_is_right_after_a_restart(tmp_path: Path) -> None:
         assert await submit(api, "d", "e", "f") == [201, 201, 429]
 
 
+@pytest.mark.slow
 async def test_the_count_is_right_after_a_kill(tmp_path: Path) -> None:
     """Killed amid creates: as many are accepted afterwards as the stored ones leave room for."""
     async with api_server_process(tmp_path) as process:

@@ -53,6 +53,7 @@ def counted(store: Store) -> dict[tuple[str, str], int]:
     return {place: count for place in places if (count := store.waiting.of(*place))}
 
 
+@pytest.mark.slow
 @given(writes=st.lists(write, max_size=25), full_after=st.integers(0, 25))
 @settings(max_examples=40, suppress_health_check=[HealthCheck.too_slow])
 def test_the_count_agrees_with_a_recount(writes: list[Any], full_after: int) -> None:

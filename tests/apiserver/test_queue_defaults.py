@@ -56,6 +56,7 @@ async def test_what_is_said_wins(api: httpx.AsyncClient) -> None:
     assert chosen(await post(api, **said)) == said | {"priority": None}
 
 
+@pytest.mark.slow
 async def test_a_priority_of_ones_own_leaves_no_room_for_a_class(api: httpx.AsyncClient) -> None:
     created = await post(api, priority=5)
     assert (created["spec"]["priority"], created["spec"].get("priorityClass")) == (5, None)

@@ -77,6 +77,7 @@ async def test_what_is_no_scale_is_refused(api: httpx.AsyncClient, farm: dict[st
     assert (await api.get(f"{FARMS}/f")).json() == farm
 
 
+@pytest.mark.slow
 async def test_what_has_no_scale(api: httpx.AsyncClient, farm: dict[str, Any]) -> None:
     assert (await api.get(f"{FARMS}/nothing/scale")).status_code == 404
     assert (await api.get("/apis/swarmtask.io/v1alpha1/namespaces/default/swarmtasks/x/scale")).status_code == 404

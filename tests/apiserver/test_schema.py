@@ -377,6 +377,7 @@ def schemas() -> st.SearchStrategy[dict[str, Any]]:
     )
 
 
+@pytest.mark.slow
 @settings(max_examples=300)
 @given(schemas(), json_values)
 def test_prune_and_default_are_idempotent_and_nothing_raises(schema: dict[str, Any], value: Any) -> None:

@@ -199,6 +199,7 @@ def change_schema_back(caller: Caller) -> None:
     assert caller("PATCH", CRD, orjson.dumps([{"op": "remove", "path": f"{SCHEMA}/added"}]), JSON_PATCH)[0] == 200
 
 
+@pytest.mark.slow
 def test_nobody_but_the_server_says_since_when_the_schemas_are_what_they_are(caller: Caller) -> None:
     def noted() -> Any:
         return caller("GET", CRD)[1]["metadata"].get("annotations", {}).get(ANNOTATION)

@@ -51,6 +51,7 @@ def refused(answer: Answer, name: str) -> None:
     assert answer.written == []
 
 
+@pytest.mark.slow
 def test_patches_do_not_make_an_object_grow_without_end(caller: Caller) -> None:
     assert caller.send("POST", CONFIG_MAPS, orjson.dumps({"metadata": {"name": "x"}})).code == 201
     answers = [patch(caller, f"{CONFIG_MAPS}/x", {"metadata": {"labels": labels(f"l{turn}", 11_000)}}) for turn in range(4)]
@@ -76,6 +77,7 @@ def test_the_largest_secret_and_config_map_of_kubernetes_fit(caller: Caller) -> 
         assert answer.code == 201, answer.content[:300]
 
 
+@pytest.mark.slow
 def test_one_that_is_larger_already_can_be_read_made_smaller_and_deleted(caller: Caller) -> None:
     key = Key(("", "configmaps"), "default", "x")
     metadata = {"name": "x", "namespace": "default", "uid": "u", "creationTimestamp": "2026-01-01T00:00:00Z"}
@@ -97,6 +99,7 @@ def test_one_that_is_larger_already_can_be_read_made_smaller_and_deleted(caller:
     assert gone.code == 200, "what the server writes itself is not held against anybody"
 
 
+@pytest.mark.slow
 def test_a_task_of_the_most_there_may_be_gets_its_status(caller: Caller) -> None:
     low, high = 26_000, 30_000
     while high - low > 5:  # nearly to the last label that goes in
@@ -135,6 +138,7 @@ def test_a_status_has_a_bound_of_its_own(caller: Caller) -> None:
     assert patch(caller, f"{path}/w", {"spec": {"a": None}}).code == 200
 
 
+@pytest.mark.slow
 def test_the_operator_has_room_beyond_that_of_others(caller: Caller) -> None:
     body = {**TASK, "metadata": {"name": "t", "labels": labels("l", 28_000)}}
     assert caller.send("POST", TASKS, orjson.dumps(body)).code == 201
@@ -158,6 +162,7 @@ def owners(obj: Any) -> list[tuple[str, str]]:
     return [(entry["manager"], entry["operation"]) for entry in obj["metadata"]["managedFields"]]
 
 
+@pytest.mark.slow
 def test_managers_with_ever_new_names_keep_nobody_from_writing(caller: Caller) -> None:
     """Each of them applies the same status, and would own every field of it once more."""
     assert caller.send("POST", TASKS, orjson.dumps({**TASK, "metadata": {"name": "t"}})).code == 201
@@ -186,6 +191,7 @@ def test_who_owns_what_costs_no_room_for_fields(caller: Caller) -> None:
     assert patch(caller, f"{CONFIG_MAPS}/x", {"metadata": {"labels": {"a": "b"}}}, query="fieldManager=n").code == 200
 
 
+@pytest.mark.slow
 def test_managed_fields_that_a_client_writes_do_not_grow_without_end(caller: Caller) -> None:
     assert caller.send("POST", CONFIG_MAPS, orjson.dumps({"metadata": {"name": "x"}, "data": {"a": "b"}})).code == 201
     codes = []

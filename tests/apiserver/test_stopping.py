@@ -82,6 +82,7 @@ async def stopping(server: contextlib.AbstractAsyncContextManager[RunningServer]
             await ending
 
 
+@pytest.mark.slow
 async def test_a_hundred_watches_end_before_anything_is_cut_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(room, "GRACE_S", HOUR_S)
     running = running_api_server(tmp_path)
@@ -102,6 +103,7 @@ async def test_a_hundred_watches_end_before_anything_is_cut_off(tmp_path: Path, 
         assert int(rest[0]["object"]["metadata"]["resourceVersion"]) >= int(version)
 
 
+@pytest.mark.slow
 async def test_readers_that_take_nothing_are_cut_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Those who read have ended long before; the server ends although nobody has taken what waits for the others."""
     monkeypatch.setattr(room, "GRACE_S", 0.05)

@@ -100,6 +100,7 @@ async def test_listeners_hear_before_writers_and_in_order(tmp_path: Path) -> Non
     await store.close()
 
 
+@pytest.mark.slow
 @settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(steps=st.lists(st.tuples(st.sampled_from("abcd"), st.booleans()), max_size=40))
 def test_every_retained_version_can_be_read(tmp_path_factory: pytest.TempPathFactory, steps: list[tuple[str, bool]]) -> None:
@@ -151,6 +152,7 @@ async def test_compaction_keeps_what_the_floor_promises(tmp_path: Path) -> None:
     await store.close()
 
 
+@pytest.mark.slow
 async def test_shrinking_the_log_is_done_in_small_steps(tmp_path: Path) -> None:
     store = await open_store(tmp_path, rows=5000)
     await asyncio.gather(*(put(store, f"n{number}") for number in range(2000)))

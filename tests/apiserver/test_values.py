@@ -61,6 +61,7 @@ async def test_a_patch_that_does_not_fit_quotes_nothing(api: httpx.AsyncClient, 
     assert "Y2FuYXJ5" not in answer.text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("subresource", "words"), [
     ("attach", "kubectl logs -f"), ("portforward", "from its node"), ("ephemeralcontainers", "kubectl exec"),
 ])  # fmt: skip

@@ -107,6 +107,7 @@ async def test_one_object_by_name(api: httpx.AsyncClient) -> None:
         assert names([await stream.next()]) == [("ADDED", "a")]
 
 
+@pytest.mark.slow
 async def test_time_out_ends_with_a_bookmark(api: httpx.AsyncClient) -> None:
     since = await version(api)
     async with watching(api, CONFIG_MAPS, resourceVersion=since, timeoutSeconds="1", allowWatchBookmarks="true") as stream:
@@ -120,6 +121,7 @@ async def test_time_out_ends_with_a_bookmark(api: httpx.AsyncClient) -> None:
     assert int(events[-1]["object"]["metadata"]["resourceVersion"]) >= int(other["metadata"]["resourceVersion"])
 
 
+@pytest.mark.slow
 async def test_bookmarks_come_periodically_to_those_who_want_them(tmp_path: Path) -> None:
     async with running_api_server(tmp_path, bookmark_interval_s=0.1) as server, http_client(server) as api:
         async with watching(api, CONFIG_MAPS, resourceVersion=await version(api), allowWatchBookmarks="1") as stream:
@@ -145,6 +147,7 @@ async def test_initial_events_end_with_a_marked_bookmark(api: httpx.AsyncClient)
     assert (listed.status_code, "forbidden for list" in listed.text) == (422, True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("since", ["1", "99999999"])
 async def test_an_unknown_version_is_an_error_event_not_an_http_error(tmp_path: Path, since: str) -> None:
     async with running_api_server(tmp_path, event_log_rows=100) as server, http_client(server) as api:
@@ -169,6 +172,7 @@ async def test_watchers_survive_a_restart_without_relisting(tmp_path: Path) -> N
         assert names([await stream.next(), await stream.next()]) == [("ADDED", "a"), ("DELETED", "a")]
 
 
+@pytest.mark.slow
 async def test_tables_name_their_columns_once(api: httpx.AsyncClient) -> None:
     await create(api, "a")
     accept = "application/json;as=Table;v=v1;g=meta.k8s.io,application/json"
@@ -184,6 +188,7 @@ async def test_tables_name_their_columns_once(api: httpx.AsyncClient) -> None:
     assert (last["type"], last["object"]["kind"], last["object"]["rows"]) == ("BOOKMARK", "Table", [])
 
 
+@pytest.mark.slow
 async def test_a_slow_reader_is_cut_off_and_misses_nothing(
     server: RunningServer, api: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -205,6 +210,7 @@ async def test_a_slow_reader_is_cut_off_and_misses_nothing(
     assert seen == [f"n{number:02}" for number in range(60)]
 
 
+@pytest.mark.slow
 async def test_many_watchers_see_the_same_order(api: httpx.AsyncClient) -> None:
     since = await version(api)
 
@@ -245,6 +251,7 @@ class TestLists:
         response = await api.get(CONFIG_MAPS, params={"limit": 3, "continue": token})
         assert (response.status_code, response.json()["reason"]) == (410, "Expired")
 
+    @pytest.mark.slow
     async def test_compacted_tokens_are_expired(self, tmp_path: Path) -> None:
         async with running_api_server(tmp_path, event_log_rows=100) as server, http_client(server) as api:
             await asyncio.gather(*(create(api, f"n{number}") for number in range(5)))

@@ -15,6 +15,7 @@ STARTS_PROCESSES = ("B8", "B9", "B10")
 NAMES = [pytest.param(name, marks=pytest.mark.slow if name in STARTS_PROCESSES else ()) for name in sorted(program.BENCHMARKS)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_a_benchmark_leaves_its_figures_with_their_goals(name: str, tmp_path: Path) -> None:
     figures = program.run([name], Effort.quick(), tmp_path)

@@ -104,6 +104,7 @@ async def test_one_bad_object_does_not_stop_the_others(swarmtask: Apply, tmp_pat
     assert "a.yaml, document 2" in result.stderr and "spec.container.image" in result.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("text", "code", "words"),
     [
@@ -180,6 +181,7 @@ async def test_a_dry_run_stores_nothing(swarmtask: Apply) -> None:
     assert (await swarmtask("get", "task", "lint")).exit_code == 3
 
 
+@pytest.mark.slow
 async def test_namespaces_must_agree(swarmtask: Apply) -> None:
     text = manifest("lint").replace("{name: lint}", "{name: lint, namespace: default}")
     assert (await swarmtask("apply", "-f", "-", "-n", "default", input=text)).exit_code == 0

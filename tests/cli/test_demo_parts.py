@@ -21,6 +21,7 @@ def run_script(name: str, source: Path, **env: str) -> subprocess.CompletedProce
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("task", TASKS, ids=lambda task: task.name)
 def test_every_script_analyses_these_sources(task) -> None:
     result = run_script(task.script, find_sources(), SIGNING_KEY="k")

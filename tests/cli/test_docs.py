@@ -46,6 +46,7 @@ def test_the_exit_codes_are_documented() -> None:
     assert documented == {code.value for code in ExitCode}
 
 
+@pytest.mark.slow
 def test_every_command_is_documented_and_explains_itself() -> None:
     text = (ROOT / "docs" / "cli.md").read_text()
     runner = CliRunner(env={"COLUMNS": "100", "TERM": "dumb"})

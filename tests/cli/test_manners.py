@@ -72,6 +72,7 @@ def on_a_terminal(*arguments: str, **env: str) -> str:
     return output.decode()
 
 
+@pytest.mark.slow
 def test_colour_only_on_a_terminal_and_never_with_no_color() -> None:
     arguments = ("get", "--kubeconfig", "/nonexistent")
     assert "\x1b[" in on_a_terminal(*arguments, TERM="xterm-256color")
@@ -126,6 +127,7 @@ def test_a_broken_kubeconfig_is_refused_with_its_path(swarmtask: Swarmtask, kube
     assert str(data_dir / "kubeconfig") in result.stderr.replace("\n", "")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
 def test_a_completion_script_is_generated(shell: str) -> None:
     result = subprocess.run(
@@ -136,6 +138,7 @@ def test_a_completion_script_is_generated(shell: str) -> None:
     assert "_SWARMTASK_COMPLETE" in result.stdout
 
 
+@pytest.mark.slow
 def test_completion_knows_commands_and_resources() -> None:
     def complete(words: str, index: int) -> str:
         return subprocess.run(
@@ -147,6 +150,7 @@ def test_completion_knows_commands_and_resources() -> None:
     assert complete("swarmtask get n", 2).split() == ["nodes"]
 
 
+@pytest.mark.slow
 def test_a_reader_that_goes_away_is_no_error(tmp_path: Path) -> None:
     result = subprocess.run(
         ["sh", "-c", '"$@" | true; exit 0', "sh", *PROGRAM, "version", "-o", "json"],
@@ -155,6 +159,7 @@ def test_a_reader_that_goes_away_is_no_error(tmp_path: Path) -> None:
     assert "Traceback" not in result.stderr and "Exception" not in result.stderr
 
 
+@pytest.mark.slow
 def test_a_defect_is_a_message_and_a_traceback_only_on_request(tmp_path: Path) -> None:
     program = [
         PROGRAM[0], "-c",

@@ -327,6 +327,7 @@ def test_drain_lets_the_runs_of_an_array_end_and_then_cancels_it_as_a_whole(
     ]
 
 
+@pytest.mark.slow
 def test_drain_cancels_an_array_of_which_nothing_runs_before_the_rest_of_the_queue_has_ended(
     swarmtask: Swarmtask, kube: FakeKube
 ) -> None:
@@ -395,6 +396,7 @@ def test_drain_without_the_option_cancels_nothing_of_an_array(swarmtask: Swarmta
     assert cancelled(kube) == set()
 
 
+@pytest.mark.slow
 def test_drain_counts_what_was_moved_to_another_queue_while_it_ran(swarmtask: Swarmtask, kube: FakeKube) -> None:
     add_queue(kube, running=0)
     moved = attempt(requested={"cpu": "1", "memory": "1Gi", "queue": "default"})

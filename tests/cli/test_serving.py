@@ -41,14 +41,17 @@ def child(part: Literal["apiserver", "operator"]) -> list[str]:
     return Orders(part=part, data_dir=Path("/nowhere"), log_level="info", log_json=False).argv()[3:]
 
 
+@pytest.mark.slow
 def test_the_api_server_loads_no_engine_and_no_client() -> None:
     assert loaded_by(["apiserver"], *API_SERVER) == {"typer"}
 
 
+@pytest.mark.slow
 def test_the_operator_on_the_local_engine_loads_no_docker_and_no_other_client() -> None:
     assert loaded_by(["operator"], *OPERATOR, "swarmtask.cli.session") == {*OPERATES_WITH, "typer"}
 
 
+@pytest.mark.slow
 def test_children_load_no_commands_either() -> None:
     assert loaded_by(child("apiserver"), *API_SERVER) == set()
     assert loaded_by(child("operator"), *OPERATOR) == OPERATES_WITH
@@ -84,6 +87,7 @@ def test_both_programs_have_the_same_commands() -> None:
     assert all(every[name].__doc__ == callback.__doc__ for name, callback in staying.items() if callback is not None)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["up", "apiserver", "operator"])
 def test_they_start_from_the_package(name: str) -> None:
     done = subprocess.run([sys.executable, "-m", "swarmtask", name, "--help"], capture_output=True, text=True, check=False)

@@ -111,6 +111,7 @@ async def test_a_child_that_ignores_sigterm_is_killed_after_the_grace(tmp_path: 
     assert not psutil.pid_exists(pid)
 
 
+@pytest.mark.slow
 async def test_a_child_sees_the_end_of_its_supervisor(tmp_path: Path) -> None:
     """The supervisor is killed with -9; the child, which waits for the end of its stdin, is gone soon after."""
     pid_file = tmp_path / "pid"

@@ -124,6 +124,7 @@ def test_cancel_sets_the_annotation_with_the_reason(swarmtask: Swarmtask, kube: 
     assert first.startswith("wrong branch at ")
 
 
+@pytest.mark.slow
 def test_cancel_goes_on_after_an_error_and_reports_it(swarmtask: Swarmtask, kube: FakeKube) -> None:
     add_task(kube, "done", "Succeeded")
     add_task(kube, "gone", "Cancelled")

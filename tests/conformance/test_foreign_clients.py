@@ -84,6 +84,7 @@ def client(library: Any, kind: Kind, conformance_server: RunningServer) -> Itera
     made.close()
 
 
+@pytest.mark.slow
 def test_create_get_patch_replace_delete(client: Client, kind: Kind) -> None:
     made = client.create(MAKERS[kind]("a"))
     assert (made["metadata"]["generation"], made["kind"]) == (1, kind.kind)
@@ -102,6 +103,7 @@ def test_create_get_patch_replace_delete(client: Client, kind: Kind) -> None:
     assert client.refused(lambda: client.get("a")).code == 404
 
 
+@pytest.mark.slow
 def test_errors_come_as_the_library_has_them(client: Client, kind: Kind) -> None:
     missing = client.refused(lambda: client.get("nobody"))
     assert (missing.code, missing.reason) == (404, "NotFound")
@@ -176,6 +178,7 @@ def test_server_side_apply(client: Client, kind: Kind) -> None:
 # --- who comes too late --------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.embedded
 def test_a_client_that_was_away_too_long_is_told_410(library: Any, kind: Kind, forgetful_server: RunningServer) -> None:
     client: Client = library(forgetful_server.kubeconfig, namespace_of(forgetful_server), kind)
@@ -194,6 +197,7 @@ def test_a_client_that_was_away_too_long_is_told_410(library: Any, kind: Kind, f
         client.close()
 
 
+@pytest.mark.slow
 @pytest.mark.embedded
 def test_the_informer_of_the_official_client_lists_again(forgetful_server: RunningServer) -> None:
     from kubernetes.informer import SharedInformer

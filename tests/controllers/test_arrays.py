@@ -94,6 +94,7 @@ def record_is(world: World, name: str, **fields: Any) -> bool:
     return status is not None and all(getattr(status, field) == value for field, value in fields.items())
 
 
+@pytest.mark.slow
 async def test_failures_are_told_kept_up_to_ten_and_end_the_array_as_failed() -> None:
     async with running(World("n1", "n2", keep_array_members=0)) as world:
         lost = [1, 2, 3, 5, 8, 13, 21, 22, 23, 34, 41, 42]
@@ -248,6 +249,7 @@ async def test_deleting_the_array_stops_and_removes_everything() -> None:
         assert len(created(world)) == before
 
 
+@pytest.mark.slow
 async def test_parallelism_can_be_raised_and_lowered_while_it_runs() -> None:
     async with running(World("n1", "n2", keep_array_members=0)) as world:
         for index in range(40):
@@ -263,6 +265,7 @@ async def test_parallelism_can_be_raised_and_lowered_while_it_runs() -> None:
         await world.until(lambda: world.phase("many") == "Succeeded", 400)
 
 
+@pytest.mark.slow
 async def test_waiting_members_beyond_a_lowered_parallelism_go() -> None:
     async with running(World("n1")) as world:
         world.add_queue("closed", stopped=True)
@@ -359,6 +362,7 @@ async def test_an_array_that_takes_the_name_of_one_that_goes_waits_for_its_membe
         assert not [reason for reason, _ in world.events("many") if reason == "MemberBlocked"]
 
 
+@pytest.mark.slow
 async def test_a_refusal_of_the_api_is_told_and_tried_again_without_a_storm() -> None:
     async with running(World("n1")) as world:
         world.kube.fail("create", lambda: Forbidden("the quota of the namespace is used up"), kind=SWARM_TASK, times=60)
@@ -445,6 +449,7 @@ async def test_what_was_done_while_the_operator_was_down_is_made_good() -> None:
         assert len(world.engine.intervals()) == 8
 
 
+@pytest.mark.slow
 async def test_lost_answers_and_failing_calls_lose_and_repeat_nothing() -> None:
     async with running(World("n1", "n2")) as world:
         for verb in ("create", "patch", "delete"):
@@ -455,6 +460,7 @@ async def test_lost_answers_and_failing_calls_lose_and_repeat_nothing() -> None:
         assert len(world.engine.intervals()) == 40
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(4))
 async def test_a_crash_anywhere_loses_and_repeats_no_index(seed: int) -> None:
     rng = random.Random(seed)
@@ -473,6 +479,7 @@ async def test_a_crash_anywhere_loses_and_repeats_no_index(seed: int) -> None:
         assert len(world.engine.intervals()) == 50
 
 
+@pytest.mark.slow
 async def test_many_runs_are_few_writes_of_the_array() -> None:
     async with running(World(*(f"n{number}" for number in range(4)), keep_array_members=5)) as world:
         add_array(world, "many", 300, parallelism=100)

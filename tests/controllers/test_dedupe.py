@@ -236,6 +236,7 @@ async def test_of_two_in_stopped_queues_the_one_whose_queue_opens_does_the_work(
         assert runners(world) == ["in-two"]
 
 
+@pytest.mark.slow
 async def test_a_success_counts_for_a_while() -> None:
     async with running(World("n1")) as world:
         add_twins(world, "early", dedupeWindowSeconds=0)
@@ -329,6 +330,7 @@ async def test_a_crash_at_any_write_keeps_it_to_one_at_a_time(point: str) -> Non
         assert world.crashes == [point], "the point must have been passed"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(6))
 async def test_many_keys_created_edited_and_killed_at_random(seed: int) -> None:
     """The checker judges: of one key never two at a time; in the end nobody waits for ever."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import pytest
+
 from swarmtask.controllers.cache import Cache
 from swarmtask.kube import Object
 from swarmtask.lifecycle.messages import Drain
@@ -156,6 +158,7 @@ async def test_who_thinks_better_of_it_stops_nothing_more() -> None:
 NIGHT = {"time_zone": "Europe/Berlin"}
 
 
+@pytest.mark.slow
 async def test_in_quiet_hours_nothing_starts_and_what_runs_goes_on() -> None:
     async with running(World("n1", **NIGHT)) as world:  # it is Thursday 01:00 in Berlin
         await joined(world, "n1")

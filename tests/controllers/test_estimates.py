@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from datetime import timedelta
 
+import pytest
+
 from swarmtask.resources.kinds import SWARM_QUEUE, SWARM_TASK
 from swarmtask.resources.meta import get_condition
 from swarmtask.resources.task import LABEL_TEMPLATE
@@ -75,6 +77,7 @@ async def test_a_persons_label_groups_what_looks_different() -> None:
         await world.until(lambda: world.task("waits").status.estimated_start_time is not None)
 
 
+@pytest.mark.slow
 async def test_an_estimate_is_written_once_while_nothing_unexpected_happens() -> None:
     async with running(World("n1", status_refresh_s=1.0)) as world:
         lint(world, "teacher", 60.0)
@@ -92,6 +95,7 @@ async def test_an_estimate_is_written_once_while_nothing_unexpected_happens() ->
         assert writes == [], "time passing is no news"
 
 
+@pytest.mark.slow
 async def test_what_never_ends_leaves_an_estimate_that_is_given_up_and_rests() -> None:
     async with running(World("n1", status_refresh_s=1.0)) as world:
         lint(world, "teacher", 30.0, cpu="4")

@@ -63,6 +63,7 @@ async def test_who_waits_for_tasks_that_are_stopped_for_it_is_told_so() -> None:
             assert (outcome.position, outcome.reason, outcome.message) == (status.queue_position, status.reason, status.message)
 
 
+@pytest.mark.slow
 async def test_a_running_task_is_explained_without_what_it_holds() -> None:
     async with running(World("n1")) as world:
         world.add_queue("one", maxRunning=1, limits={"model/x": 1})

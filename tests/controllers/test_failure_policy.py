@@ -45,6 +45,7 @@ async def test_the_policy_can_be_edited_while_it_runs() -> None:
         assert world.task("edited").status.attempt == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("crash", [False, True])
 async def test_a_preempted_task_runs_again_and_pays_nothing(crash: bool) -> None:
     async with running(World("n1")) as world:

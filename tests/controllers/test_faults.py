@@ -217,6 +217,7 @@ async def test_a_short_sleep_keeps_the_work() -> None:
         assert world.task("lid").status.attempt == 1
 
 
+@pytest.mark.slow
 async def test_a_long_sleep_costs_one_attempt_and_nothing_of_the_users_budget() -> None:
     """Swarm ends what runs on a node that it has given up (docs/engines.md)."""
     async with running(World("n1")) as world:
@@ -339,6 +340,7 @@ async def test_an_object_whose_status_cannot_be_read_is_left_alone() -> None:
         assert (world.kube.peek(SWARM_TASK, "future") or {})["status"] == {"phase": "Dreaming"}
 
 
+@pytest.mark.slow
 async def test_a_refused_write_holds_up_one_task_only() -> None:
     async with running(World("n1")) as world:
         world.kube.fail("patch", lambda: ServiceUnavailable("no"), kind=SWARM_TASK, name="stuck", times=20)

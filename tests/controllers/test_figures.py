@@ -152,6 +152,7 @@ def queue_writes(world: World, since: int) -> int:
     return len([call for call in list(world.kube.calls)[since:] if call.kind == "SwarmQueue" and call.verb == "patch"])
 
 
+@pytest.mark.slow
 async def test_the_status_of_a_queue_shows_figures_that_age_and_come_to_rest() -> None:
     async with running(World("n1", status_refresh_s=1.0)) as world:
         for number in range(12):

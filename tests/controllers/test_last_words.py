@@ -30,6 +30,7 @@ async def suspended_unanswered(world: World, *, grace_s: int) -> None:
     world.kube.edit(SWARM_TASK, "work", "default", {"spec": {"suspend": True}})
 
 
+@pytest.mark.slow
 async def test_an_attempt_that_turns_up_after_it_was_given_up_has_its_grace_before_the_next_one_starts() -> None:
     async with running(World("n1", "n2")) as world:
         await suspended_unanswered(world, grace_s=20)
@@ -42,6 +43,7 @@ async def test_an_attempt_that_turns_up_after_it_was_given_up_has_its_grace_befo
         await world.until(lambda: attempts_that_act(world) == [2], 40)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("away_s", [5, 25, 90])
 async def test_a_submit_whose_answer_was_lost_is_looked_for_before_the_next_attempt(away_s: float) -> None:
     """The manager is away, and the task is suspended and resumed meanwhile."""

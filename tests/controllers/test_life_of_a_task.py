@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from swarmtask.resources.kinds import SWARM_NODE, SWARM_QUEUE, SWARM_TASK
 from swarmtask.resources.meta import FINALIZER
 from swarmtask.resources.task import ANNOTATION_CANCEL, ANNOTATION_RETRY
@@ -163,6 +165,7 @@ async def test_why_a_task_waits_is_said_and_forgotten() -> None:
         assert world.task("big").status.message is None
 
 
+@pytest.mark.slow
 async def test_a_task_that_fits_nowhere_starts_soon_after_a_node_that_fits_appears() -> None:
     async with running(World("n1")) as world:
         world.add_task("picky", placement={"nodeName": "n2"})

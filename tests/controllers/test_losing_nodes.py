@@ -119,6 +119,7 @@ async def test_a_node_that_is_back_in_time_goes_on_with_its_attempt() -> None:
         await world.until(lambda: lab.phase("n1") == "Ready", 10)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["disconnect", "freeze", "power_off"])
 async def test_a_lost_attempt_is_replaced_only_after_its_node_must_have_stopped_it(how: str) -> None:
     async with laptops("n1") as lab:
@@ -136,6 +137,7 @@ async def test_a_lost_attempt_is_replaced_only_after_its_node_must_have_stopped_
         assert (world.task("work").status.attempt, world.task("work").status.failures) == (2, 0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("replace", ["afterFence", "never"])
 @pytest.mark.parametrize("upgraded", ["before it was lost", "while it is lost"])
 async def test_an_attempt_of_the_version_before_is_replaced_like_any_other(replace: str, upgraded: str) -> None:
@@ -208,6 +210,7 @@ async def test_after_lost_counts_from_the_engines_word_where_there_is_no_agent()
         await world.until(lambda: world.phase("work") == "Succeeded")
 
 
+@pytest.mark.slow
 async def test_never_waits_for_the_node() -> None:
     async with laptops("n1") as lab:
         world = lab.world
@@ -331,6 +334,7 @@ async def test_a_program_that_ends_politely_when_it_is_fenced_has_not_completed(
         assert world.task("work").status.attempt == 2
 
 
+@pytest.mark.slow
 async def test_a_node_that_lost_no_more_than_its_agent_is_judged_by_its_engine() -> None:
     async with laptops("n1") as lab:
         world = lab.world
@@ -403,6 +407,7 @@ async def test_what_a_new_operator_binds_before_a_node_was_heard_starts_when_it_
         assert await since(world, lambda: world.engine.called("submit"), 20) <= 1.5
 
 
+@pytest.mark.slow
 async def test_flapping_costs_nothing() -> None:
     async with laptops("n1") as lab:
         world = lab.world
@@ -446,6 +451,7 @@ async def test_a_cancelled_attempt_on_a_silent_node_waits_for_the_fence_and_a_de
         await world.pass_time(5)
 
 
+@pytest.mark.slow
 async def test_a_node_that_left_while_it_was_silent_may_still_run_its_work() -> None:
     async with laptops("n1") as lab:
         world = lab.world
@@ -469,6 +475,7 @@ def ubuntu(node_id: str, day: int) -> EngineNode:
     )  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("restart", [False, True])
 async def test_a_machine_that_sleeps_is_not_taken_for_another_of_its_hostname(restart: bool) -> None:
     async with laptops(ubuntu("n1", 0)) as lab:
@@ -513,6 +520,7 @@ async def test_a_laptop_that_joins_again_is_the_node_that_it_was(restart: bool) 
             await agent
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("replace", "due_s"), [("never", None), ("afterLost", 4.5 + 30)])
 async def test_a_node_that_left_while_it_was_silent_is_waited_for_as_its_task_says(replace: str, due_s: float | None) -> None:
     async with laptops("n1") as lab:

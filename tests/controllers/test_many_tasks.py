@@ -11,6 +11,7 @@ from tests.controllers.world import World, running
 from tests.fakes.engine import Outcome
 
 
+@pytest.mark.slow
 async def test_fifty_tasks_on_three_nodes_never_exceed_a_node() -> None:
     async with running(World("n1", "n2", "n3")) as world:
         peaks: Counter[str] = Counter()
@@ -120,6 +121,7 @@ async def test_high_priority_overtakes_fifty() -> None:
         await world.until(lambda: world.phase("urgent") == "Succeeded")
 
 
+@pytest.mark.slow
 async def test_what_is_written_grows_with_what_happens_and_not_with_time() -> None:
     async with running(World("n1", status_refresh_s=1.0)) as world:
         for number in range(200):
@@ -136,6 +138,7 @@ async def test_what_is_written_grows_with_what_happens_and_not_with_time() -> No
         assert [call for call in list(world.kube.calls)[before:] if call.verb not in ("get", "list", "watch")] == []
 
 
+@pytest.mark.slow
 async def test_what_was_told_to_tasks_that_are_gone_is_forgotten() -> None:
     async with running(World("n1")) as world:
         names = [f"t{number}" for number in range(130)]
@@ -174,6 +177,7 @@ async def test_news_about_places_in_a_long_queue_is_rationed() -> None:
         assert finished > 40
 
 
+@pytest.mark.slow
 async def test_the_queue_status_follows_at_most_once_a_second() -> None:
     async with running(World("n1", status_refresh_s=1.0)) as world:
         for number in range(60):
@@ -186,6 +190,7 @@ async def test_the_queue_status_follows_at_most_once_a_second() -> None:
         await world.until(lambda: not (world.kube.peek(SWARM_QUEUE, "default") or {})["status"].get("running"))
 
 
+@pytest.mark.slow
 async def test_a_limit_of_two_is_never_exceeded_by_thirty_tasks_and_is_shown() -> None:
     async with running(World("n1", "n2")) as world:
         world.add_queue("models", limits={"model/x": 2})
@@ -274,6 +279,7 @@ async def test_two_queues_of_a_cohort_share_three_to_one_and_take_back_what_was_
         await world.until(lambda: set(world.phases().values()) == {"Succeeded"}, 300)
 
 
+@pytest.mark.slow
 async def test_an_urgent_task_does_not_wait_until_all_that_came_before_it_were_let_in() -> None:
     """And what runs is heard meanwhile. (Each task that comes costs a write, so a burst keeps the operator busy for a while.)"""
     async with running(World("n1")) as world:

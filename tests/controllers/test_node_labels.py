@@ -90,6 +90,7 @@ def test_what_somebody_has_taken_away_or_changed_is_made_good() -> None:
 facts = st.dictionaries(st.sampled_from(FACTS), st.sampled_from(["1", "2", "x"]))
 
 
+@pytest.mark.slow
 @given(st.dictionaries(st.sampled_from([*(PREFIX + fact for fact in FACTS), "other"]), st.sampled_from(["1", "own"])), facts, facts)
 def test_whatever_happens_others_labels_stay_and_ours_come_and_go(
     before: dict[str, str], first: dict[str, str], second: dict[str, str]

@@ -63,6 +63,7 @@ def poison_decisions(world: World, monkeypatch: pytest.MonkeyPatch, about: type 
     return poison
 
 
+@pytest.mark.slow
 async def test_a_task_that_cannot_be_decided_about(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     async with running(World("n1", "n2")) as world:
         poison = poison_decisions(world, monkeypatch)
@@ -100,6 +101,7 @@ async def test_one_event_of_a_task_that_cannot_be_handled(
         await world.until(lambda: world.phase("bad") == "Cancelled")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["stop", "submit"])
 async def test_an_attempt_that_the_engine_fails_on(
     method: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
@@ -174,6 +176,7 @@ async def test_an_event_that_cannot_be_posted(monkeypatch: pytest.MonkeyPatch, c
         assert not world.events("bad")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("refused", [True, False])
 async def test_a_placement_that_cannot_be_stored_holds_no_room(
     refused: bool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from datetime import timedelta
 
+import pytest
+
 from swarmtask.controllers.cache import Cache
 from swarmtask.resources.kinds import SWARM_TASK
 from tests.controllers.world import World, running
@@ -30,6 +32,7 @@ async def test_a_victim_is_stopped_queued_again_and_finishes_later() -> None:
         assert world.task(victim).status.failures == 0, "it is not the task's fault"
 
 
+@pytest.mark.slow
 async def test_several_urgent_tasks_stop_no_more_than_they_need() -> None:
     async with running(World("n1", "n2")) as world:
         world.add_queue("fast", preemption="LowerPriority")
@@ -123,6 +126,7 @@ async def test_a_task_that_is_moved_to_the_front_is_next() -> None:
         assert order == ["first", "t2", "t0", "t1"]
 
 
+@pytest.mark.slow
 async def test_a_move_to_the_front_that_lies_ahead_counts_when_its_time_has_come() -> None:
     """Nothing else happens then: the scheduler wakes up for it."""
     async with running(World("n1")) as world:

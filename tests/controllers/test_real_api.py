@@ -79,6 +79,7 @@ def make_engine(directory: Path) -> LocalEngine:
     return LocalEngine(LocalSettings(), directory, SystemClock())
 
 
+@pytest.mark.slow
 async def test_a_task_created_through_the_api_runs_to_its_end(tmp_path: Path) -> None:
     handlers = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
     async with (
@@ -102,6 +103,7 @@ async def test_a_task_created_through_the_api_runs_to_its_end(tmp_path: Path) ->
     assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == handlers, "kopf took the signals"
 
 
+@pytest.mark.slow
 async def test_work_goes_on_across_a_restart_of_the_operator(tmp_path: Path) -> None:
     gate = tmp_path / "gate"
     wait = f"import pathlib, time\nwhile not pathlib.Path({str(gate)!r}).exists(): time.sleep(0.02)"
@@ -116,6 +118,7 @@ async def test_work_goes_on_across_a_restart_of_the_operator(tmp_path: Path) -> 
             assert done["status"]["attempt"] == 1
 
 
+@pytest.mark.slow
 async def test_the_operator_survives_a_restart_of_the_api(tmp_path: Path) -> None:
     async with real_api_server(tmp_path / "api") as kubeconfig:
         api = KubeClient.from_kubeconfig(kubeconfig)
@@ -132,6 +135,7 @@ async def test_the_operator_survives_a_restart_of_the_api(tmp_path: Path) -> Non
         await api.aclose()
 
 
+@pytest.mark.slow
 async def test_an_array_runs_to_its_end_and_is_deleted_with_its_runs(tmp_path: Path) -> None:
     count, script = 12, "import os, sys; sys.exit(3 if os.environ['SWARMTASK_INDEX'] == '7' else 0)"
     async with (

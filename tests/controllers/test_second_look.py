@@ -40,6 +40,7 @@ async def test_a_placement_that_waits_for_its_write_is_given_up_when_its_node_ta
         await world.until(lambda: world.phase("work") == "Running", 60)
 
 
+@pytest.mark.slow
 async def test_a_placement_on_a_node_that_was_lost_meanwhile_is_given_up() -> None:
     async with running(World("n1")) as world:
         await world.until(lambda: world.kube.peek(SWARM_NODE, "n1"))

@@ -32,6 +32,7 @@ async def stopped_as_the_lid_closes(lab: Laptops, how: str, wish: str = "drain",
     await world.until(lambda: world.task("work").status.attempts[0].state == "Stopping", 2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["disconnect", "freeze"])
 @pytest.mark.parametrize("wish", WISHES)
 async def test_never_does_not_run_twice_because_it_was_being_stopped(how: str, wish: str) -> None:
@@ -49,6 +50,7 @@ async def test_never_does_not_run_twice_because_it_was_being_stopped(how: str, w
         assert [attempt.node for attempt in world.task("work").status.attempts] == ["n1", "n2"]
 
 
+@pytest.mark.slow
 async def test_after_lost_is_not_replaced_sooner_because_it_was_being_stopped() -> None:
     async with laptops("n1") as lab:
         world = lab.world

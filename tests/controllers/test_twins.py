@@ -6,6 +6,7 @@ from collections import deque
 from datetime import datetime, timedelta
 from typing import Any
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -189,6 +190,7 @@ def _inverted(uid: str) -> tuple[int, ...]:
     return tuple(-ord(letter) for letter in uid)
 
 
+@pytest.mark.slow
 @settings(max_examples=150)
 @given(OPS)
 def test_after_every_change_everybody_who_has_to_know_has_looked(ops: list[tuple[str, int, str]]) -> None:
@@ -200,6 +202,7 @@ def test_after_every_change_everybody_who_has_to_know_has_looked(ops: list[tuple
         crowd.now += timedelta(seconds=0.4)
 
 
+@pytest.mark.slow
 @settings(max_examples=600)
 @given(st.lists(OPS, max_size=8))
 def test_after_many_changes_at_once_too(batches: list[list[tuple[str, int, str]]]) -> None:
@@ -211,6 +214,7 @@ def test_after_many_changes_at_once_too(batches: list[list[tuple[str, int, str]]
         crowd.check()
 
 
+@pytest.mark.slow
 def test_three_thousand_of_one_key_cost_a_few_looks_each() -> None:
     crowd = Crowd()
     for number in range(3000):

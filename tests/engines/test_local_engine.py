@@ -67,6 +67,7 @@ def test_it_is_an_engine(tmp_path: Path) -> None:
     assert engine.name == "local"
 
 
+@pytest.mark.slow
 async def test_a_restarted_operator_finds_what_runs_and_what_ended_meanwhile(rig: LocalRig) -> None:
     running, ending = rig.workload(ENDLESS), rig.workload(Program("sleep 0.3; exit 9"))
     await rig.engine.submit(running)
@@ -128,6 +129,7 @@ async def test_two_supervisors_run_one_program(rig: LocalRig) -> None:
     assert await rig.read(work.name) == b"once\n"
 
 
+@pytest.mark.slow
 async def test_a_killed_supervisor_takes_its_program_along(rig: LocalRig) -> None:
     work = rig.workload(ENDLESS)
     await rig.engine.submit(work)
@@ -203,6 +205,7 @@ async def test_sigterm_to_the_supervisor_is_a_shutdown(rig: LocalRig) -> None:
     assert (seen.exit_code, seen.reason) == (0, Reason.NODE_RESTARTED)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cgroup", [True, False], ids=["cgroup", "measured"])
 async def test_memory_limit_with_and_without_a_cgroup(rig: LocalRig, tmp_path: Path, cgroup: bool, monkeypatch) -> None:
     if not cgroup:  # a supervisor that finds no cgroups
@@ -245,6 +248,7 @@ async def test_a_line_without_end_is_shown_and_long_lines_stay_whole(rig: LocalR
     assert await rig.read(work.name, tail=1) == b"end"
 
 
+@pytest.mark.slow
 async def test_descendants_that_left_the_group_end_with_it(rig: LocalRig) -> None:
     work = rig.workload(Program("setsid sh -c 'echo $$; sleep 300' & sleep 0.5; exit 0"))
     await rig.engine.submit(work)

@@ -109,6 +109,7 @@ async def _nodes_at_last(engine: SwarmEngine) -> Sequence[EngineNode]:
                 continue
 
 
+@pytest.mark.slow
 async def test_more_callers_than_threads_on_a_daemon_that_never_answers(daemon: Daemon) -> None:
     engine = engine_of(daemon, timeout_s=0.5, threads=2)
     await engine.start()
@@ -122,6 +123,7 @@ async def test_more_callers_than_threads_on_a_daemon_that_never_answers(daemon: 
     await engine.aclose()
 
 
+@pytest.mark.slow
 async def test_a_daemon_that_hangs_at_the_first_contact(daemon: Daemon) -> None:
     daemon.answers["/version"] = None
     engine = engine_of(daemon, timeout_s=0.5, threads=3)

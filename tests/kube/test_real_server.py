@@ -65,6 +65,7 @@ class TestEmbeddedServer(ClientContract):
             await anext(api.watch(CONFIG_MAP, "default", resource_version="999999999"))
 
 
+@pytest.mark.slow
 async def test_a_watch_survives_a_restart_of_the_server(tmp_path: Path) -> None:
     """The client is told another port by nobody: the new server listens on the same one."""
     async with real_api_server(tmp_path) as kubeconfig:

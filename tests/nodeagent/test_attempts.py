@@ -482,6 +482,7 @@ def test_events_that_are_none(place: Place, event: dict[str, Any]) -> None:
     assert place.look() == []
 
 
+@pytest.mark.slow
 def test_readers_of_other_threads_see_whole_things(place: Place) -> None:
     """The loop and the fence read while the watch writes."""
     names = [place.begin(number) for number in range(1, 21)]

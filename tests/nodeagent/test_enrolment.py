@@ -87,6 +87,7 @@ async def test_a_token_of_this_node_is_made_once_and_kept(scene: Scene) -> None:
     assert held.token not in json.dumps(made)
 
 
+@pytest.mark.slow
 async def test_it_waits_for_its_swarmnode_and_for_the_fence(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(enrolments, "LONGEST_PAUSE_S", 0.3)
     scene.allowed = False
@@ -159,6 +160,7 @@ async def test_a_token_that_was_revoked_is_replaced(scene: Scene, monkeypatch: p
     task.cancel()
 
 
+@pytest.mark.slow
 async def test_a_node_that_left_gets_no_other_one(
     scene: Scene, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -266,6 +266,7 @@ def test_a_docker_that_hangs_is_not_waited_for(node: Node, sleeper: Sleeper, mon
     assert sleeper.process.wait(20) == -9
 
 
+@pytest.mark.slow
 def test_a_docker_that_hangs_halfway_is_not_waited_for(node: Node, sleeper: Sleeper, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(guard_module, "IMPATIENT_S", 0.2)
     node.restart()
@@ -497,6 +498,7 @@ def test_nobody_to_evict_is_no_harm(node: Node) -> None:
 # --- with its threads ---
 
 
+@pytest.mark.slow
 def test_its_threads_watch_reconnect_and_fence_by_themselves(node: Node) -> None:
     with node.guard:
         until(node.docker.listening.is_set)
@@ -537,6 +539,7 @@ def test_an_answer_that_is_none(node: Node) -> None:
         client.events()
 
 
+@pytest.mark.slow
 def test_a_silent_stream_ends_and_the_next_begins_where_it_stopped(node: Node) -> None:
     client = Daemon(node.docker.path)
     with client.events(silence_s=0.5) as stream:

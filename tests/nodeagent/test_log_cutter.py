@@ -166,6 +166,7 @@ def logs(draw: st.DrawFn) -> list[Message]:
     return found
 
 
+@pytest.mark.slow
 @settings(max_examples=200)
 @given(logs(), st.data())
 def test_from_any_mark_on_the_records_are_the_same(log: list[Message], data: st.DataObject) -> None:

@@ -118,6 +118,7 @@ async def test_a_rest_ends_with_the_container(tmp_path: Path, more: int) -> None
     assert scene.api.texts() == [*LINES[: 1 + more], b"END"]
 
 
+@pytest.mark.slow
 async def test_a_flood_is_read_at_once_however_small_the_pieces(tmp_path: Path) -> None:
     """Docker gives it message by message; whoever rested after each small read would fall behind for ever."""
     scene = Scene(tmp_path / "positions", batch_s=0.2)
@@ -143,6 +144,7 @@ async def test_what_an_api_cannot_take_now_is_tried_again(scene: Scene, error: A
     assert await scene.to_the_end() == [*LINES[:20], b"END"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("error", [NotFound("gone"), Forbidden("not yours")])
 async def test_what_nobody_wants_is_given_up_once_it_has_ended(scene: Scene, error: Any) -> None:
     scene.api.faults = [error] * 50
@@ -390,6 +392,7 @@ STEPS = st.sampled_from(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=40)
 @given(st.lists(st.tuples(STEPS, st.integers(1, 12)), max_size=25), st.booleans())
 def test_whatever_happens_the_log_is_complete_with_notes_where_lines_were_dropped(

@@ -118,6 +118,7 @@ async def test_an_agent_that_comes_back_finds_what_ended_and_what_was_removed_me
         await until(lambda: {path.stem for path in (tmp_path / "logs").iterdir()} == {owner(1).attempt, owner(2).attempt})
 
 
+@pytest.mark.slow
 async def test_attempts_that_write_share_requests_and_what_trickles_is_taken_together(
     docker: TalkingDocker, tmp_path: Path
 ) -> None:
@@ -316,6 +317,7 @@ async def _until_async(holds: Callable[[], Any]) -> None:
             await asyncio.sleep(0.05)
 
 
+@pytest.mark.slow
 async def test_the_agents_process_killed_in_the_middle_sends_every_line_once(docker: TalkingDocker, tmp_path: Path) -> None:
     """`swarmtask node-agent` on real clocks against the embedded API; the node is gone when the output is read."""
     async with real_api_server(tmp_path) as kubeconfig, KubeClient.from_kubeconfig(kubeconfig) as client:

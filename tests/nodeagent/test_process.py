@@ -92,6 +92,7 @@ def _port(kubeconfig: Path) -> int:
     return int(found.group(1))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("who", [("--node", "desk"), ("--engine-node", "swarm/n1")])
 async def test_it_reports_until_it_is_stopped(tmp_path: Path, who: tuple[str, str]) -> None:
     async with real_api_server(tmp_path) as kubeconfig, KubeClient.from_kubeconfig(kubeconfig) as client:
@@ -115,6 +116,7 @@ async def test_it_reports_until_it_is_stopped(tmp_path: Path, who: tuple[str, st
         assert {item["type"] for item in status["conditions"]} >= {"MemoryPressure", "DiskPressure", "OnBattery", "Hot"}
 
 
+@pytest.mark.slow
 async def test_it_stops_what_is_fenced_before_it_calls_the_api(tmp_path: Path) -> None:
     """Its last renewal is long ago, as after a night with the lid closed."""
     clock = SystemClock()
@@ -151,6 +153,7 @@ async def test_it_stops_what_is_fenced_before_it_calls_the_api(tmp_path: Path) -
     assert (told[attempt(1)]["reason"], told[attempt(1)]["exitCode"], told[attempt(2)]["state"]) == ("Fenced", 137, "Running")
 
 
+@pytest.mark.slow
 async def test_an_api_that_is_away_for_as_long_as_a_fence_and_an_agent_that_is_killed_meanwhile(tmp_path: Path) -> None:
     """The whole process on real clocks: what is fenced stops, and is told when the API is back, by the agent's successor."""
     clock = SystemClock()
@@ -200,6 +203,7 @@ def test_the_small_process_loads_nothing_heavy() -> None:
     assert done.stdout.split() == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "words"),
     [
@@ -220,6 +224,7 @@ def test_what_is_missing_is_said(options: list[str], words: str) -> None:
     assert words in done.stderr.replace("\n", " ")
 
 
+@pytest.mark.slow
 def test_a_check_needs_no_api(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "swarmtask", "node-agent", "--check", "--state", str(tmp_path)]
     assert subprocess.run(command, check=False, capture_output=True).returncode == 1

@@ -71,6 +71,7 @@ def test_the_committed_manifests_are_those_of_the_models(kind: Kind) -> None:
     assert written_manifests()[kind.crd_name] == crd_manifest(kind)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [f"{SWARM_TASK.crd_name}.yaml", "together.json"])
 def test_stale_manifests_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     monkeypatch.setattr(crds, "WRITTEN", tmp_path / "together.json")

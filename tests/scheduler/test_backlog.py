@@ -44,6 +44,7 @@ def all_refusals(cut: Cut, result: CycleResult) -> list[object]:
     return sorted([*result.refusals, *cut.beyond(result, 0, cut.hidden)], key=lambda refusal: refusal.task.uid)
 
 
+@pytest.mark.slow
 @given(snapshots() | crowded(preempts=True), st.integers(1, 12), st.integers(0, 20_000), st.integers(1, 3))
 @settings(max_examples=300)
 def test_a_cut_changes_no_decision(cluster: Snapshot, whole: int, free: int, preemptors: int) -> None:
@@ -65,6 +66,7 @@ def test_a_cut_changes_no_decision(cluster: Snapshot, whole: int, free: int, pre
         assert not settled.preemptions
 
 
+@pytest.mark.slow
 @given(snapshots(), st.integers(1, 6), st.integers(0, 20_000))
 @settings(max_examples=60)
 def test_what_was_learned_from_earlier_cycles_changes_no_decision(cluster: Snapshot, whole: int, free: int) -> None:

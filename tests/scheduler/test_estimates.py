@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -204,6 +205,7 @@ shapes = st.sampled_from([ONE, shape(cpu=2000), shape(cpu=500, memory=1 << 30), 
 durations = st.one_of(st.none(), st.integers(0, 500).map(float))
 
 
+@pytest.mark.slow
 @settings(max_examples=200)
 @given(
     runs=st.lists(st.tuples(shapes, durations), max_size=8),

@@ -57,6 +57,7 @@ def test_nodes_that_offer_nothing_take_tasks_that_ask_for_nothing() -> None:
     assert binding.node == "b"
 
 
+@pytest.mark.slow
 def test_a_hundred_thousand_identical_tasks() -> None:
     wants = shape(cpu=100)
     pending = [task(f"t{number}", wants, at=float(number)) for number in range(100_000)]

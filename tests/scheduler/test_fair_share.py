@@ -107,6 +107,7 @@ def test_the_explanation_follows_the_turns() -> None:
     assert not isinstance(explain_task(cluster, pending[3]).outcome, Binding)
 
 
+@pytest.mark.slow
 @given(
     st.lists(st.integers(1, 5), min_size=2, max_size=4),
     st.lists(st.sampled_from([500, 1000, 1500, 2000]), min_size=1, max_size=3, unique=True),

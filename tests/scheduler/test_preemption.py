@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
+import pytest
 from hypothesis import given, settings
 
 from swarmtask.scheduler.cycle import explain_task, run_cycle
@@ -189,6 +190,7 @@ def test_who_was_moved_to_the_front_is_not_stopped_by_its_own_queue() -> None:
     assert victims(cycle([node("a")], [replace(moved, queue=NIGHT)], [URGENT])) == ["moved"]
 
 
+@pytest.mark.slow
 @given(crowded(preempts=True, fronts=False) | packed())
 @settings(max_examples=300)
 def test_victims_are_lower_few_and_needed_and_the_decision_is_final(before: Snapshot) -> None:
@@ -215,6 +217,7 @@ def test_victims_are_lower_few_and_needed_and_the_decision_is_final(before: Snap
         assert explained.outcome == refused[key]
 
 
+@pytest.mark.slow
 @given(crowded(preempts=True) | packed())
 @settings(max_examples=300)
 def test_who_preempts_alone_starts_next_and_with_one_victim_less_would_not(before: Snapshot) -> None:
@@ -229,6 +232,7 @@ def test_who_preempts_alone_starts_next_and_with_one_victim_less_would_not(befor
         assert not run_cycle(with_running(alone, [*rest, victim])).bindings, f"{victim.key} was stopped in vain"
 
 
+@pytest.mark.slow
 def test_there_is_something_to_choose_in_packed_crowds() -> None:
     """The tests around this one show nothing where nobody, or one of one, is stopped."""
     seen = Counter[str]()
@@ -251,6 +255,7 @@ def test_there_is_something_to_choose_in_packed_crowds() -> None:
     assert seen["a choice"] > 12
 
 
+@pytest.mark.slow
 @given(crowded(preempts=True) | packed())
 @settings(max_examples=150)
 def test_it_comes_to_an_end(before: Snapshot) -> None:
@@ -270,6 +275,7 @@ def test_it_comes_to_an_end(before: Snapshot) -> None:
     assert stops <= 4 * len(wants)
 
 
+@pytest.mark.slow
 @given(crowded())
 @settings(max_examples=100)
 def test_for_equal_priorities_it_changes_nothing(waiting: Snapshot) -> None:

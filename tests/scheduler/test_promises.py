@@ -87,6 +87,7 @@ def assert_nothing_is_over_committed(state: Snapshot) -> None:
         assert sum(dict(run.limits).get(name, 0) for run in running) <= limit.most
 
 
+@pytest.mark.slow
 @given(st.integers(0, 2**32))
 @settings(max_examples=15)
 def test_over_many_cycles_nothing_is_over_committed_whatever_meets(seed: int) -> None:
@@ -147,6 +148,7 @@ def kept_for_others(better: PendingTask, fits: set[str], before: Snapshot, resul
     return fits <= nodes
 
 
+@pytest.mark.slow
 @given(crowded(preempts=True))
 @settings(max_examples=300)
 def test_nobody_is_passed_over_who_could_have_started(before: Snapshot) -> None:
@@ -237,6 +239,7 @@ def sharing(cohort: str = "", most: int | None = 4) -> list[QueueInfo]:
     ]
 
 
+@pytest.mark.slow
 @given(st.integers(0, 2**32), st.booleans(), st.sampled_from(["", "all"]))
 @settings(max_examples=12)
 def test_a_task_that_takes_gpus_and_slots_starts_in_spite_of_endless_streams(seed: int, own: bool, cohort: str) -> None:
@@ -247,6 +250,7 @@ def test_a_task_that_takes_gpus_and_slots_starts_in_spite_of_endless_streams(see
     assert waits_s(LARGE, sharing(cohort, None), ROOMY, others, seed=seed) is not None, "it needs slots alone"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("streams", [[DAY], [NIGHT], [LAB]])
 @pytest.mark.parametrize("cohort", ["", "all"])
 def test_those_streams_would_starve_it_if_nothing_were_kept(
@@ -261,6 +265,7 @@ def test_those_streams_would_starve_it_if_nothing_were_kept(
     assert waits_s(LARGE, sharing(cohort, None), ROOMY, streams, seed=seed) is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(2))
 def test_aging_brings_a_task_past_an_endless_stream_of_more_important_ones(seed: int) -> None:
     """Two points of priority, at one for every 20 s; without aging priority is strict, and it waits for ever."""
@@ -304,6 +309,7 @@ def shares_over_time(
     return [held[key] / sum(held.values()) for key in keys]
 
 
+@pytest.mark.slow
 @given(st.sampled_from([(1, 1), (1, 2), (1, 3)]), st.integers(0, 2**32))
 @settings(max_examples=3)
 def test_dominant_shares_are_the_weights_within_five_percent_where_they_are_of_different_resources(
@@ -317,6 +323,7 @@ def test_dominant_shares_are_the_weights_within_five_percent_where_they_are_of_d
         assert share == pytest.approx(weight / sum(weights), rel=0.05)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("weights", [(1, 2), (1, 3)])
 def test_where_sizes_differ_shares_are_off_by_what_is_left_on_single_nodes(weights: tuple[int, int]) -> None:
     """Tasks of 4 cores against tasks of 2 cores and a GPU. What one small task leaves on a full node only a small one can take,
@@ -328,6 +335,7 @@ def test_where_sizes_differ_shares_are_off_by_what_is_left_on_single_nodes(weigh
     assert soon < late < fair + 0.06
 
 
+@pytest.mark.slow
 @given(crowded(preempts=True, fronts=False))
 @settings(max_examples=150)
 def test_nobody_is_stopped_for_a_task_that_can_start_or_for_an_equal(before: Snapshot) -> None:

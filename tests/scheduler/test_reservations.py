@@ -144,6 +144,7 @@ def test_the_explanation_shows_where_something_is_kept() -> None:
     assert found.outcome.message.startswith("fits on a, which is kept for home/large; elsewhere: 1 too little CPU")  # type: ignore[union-attr]
 
 
+@pytest.mark.slow
 @given(st.integers(0, 2**32), st.integers(1, 3), st.sampled_from(["none", "right", "wrong"]), st.booleans())
 @settings(max_examples=25)
 def test_a_large_task_starts_in_spite_of_an_endless_stream(seed: int, count: int, known: str, elsewhere: bool) -> None:
@@ -176,6 +177,7 @@ def test_a_large_task_starts_in_spite_of_an_endless_stream(seed: int, count: int
     pytest.fail("it starved")
 
 
+@pytest.mark.slow
 @given(st.integers(0, 2**32))
 @settings(max_examples=20)
 def test_a_right_expectation_is_kept(seed: int) -> None:

@@ -50,6 +50,13 @@ RARE = {
     "takes_what_was_deleted_for_unbounded": "burst",
 }  # fmt: skip
 """Bugs that few runs of all can meet -> the workload that does."""
+MET_AT = {
+    "counts_what_was_never_shown_as_stopped": 393, "deletes_a_run_before_it_is_recorded": 188, "learns_nothing": 384,
+    "lets_each_queue_count_slots_for_itself": 162, "preempts_for_every_queue": 121, "relies_on_a_fence_that_is_not_there": 115,
+    "replaces_before_the_fence": 293, "resubmits_under_the_same_number": 118, "runs_finished_work_again": 138,
+    "shares_without_weights": 85, "submits_something_else_each_time": 69,
+}  # fmt: skip
+"""Bugs that take many runs to be met -> the first seed that met them, where the search begins. Nothing else depends on it."""
 
 
 def bug(plant: Callable[[], Iterator[None]]) -> Bug:

@@ -16,6 +16,7 @@ from tests.simulation.loop import SimLoop
 from tests.simulation.world import WallClock
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("steps", range(8))
 def test_an_answer_that_fails_while_its_sender_is_killed_is_no_bug(steps: int) -> None:
     loop = SimLoop(None)

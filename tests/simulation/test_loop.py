@@ -124,6 +124,7 @@ def fingerprint(seed: int, workload: str, hash_seed: str) -> str:
     return done.stdout.strip()
 
 
+@pytest.mark.slow
 def test_a_run_is_the_same_in_every_process() -> None:
     """Neither the order of sets and addresses in memory nor an earlier run may show."""
     simulate(3, "burst")

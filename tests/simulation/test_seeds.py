@@ -82,6 +82,7 @@ FOUND = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("workload", "seed"), FOUND)
 def test_what_was_found_once_is_clean(workload: str, seed: int) -> None:
     assert simulate(seed, workload).failures == ()

@@ -33,6 +33,7 @@ def all_clean(seeds: range) -> Sums:
     return sums
 
 
+@pytest.mark.slow
 def test_a_few_seeds_run_clean() -> None:
     all_clean(FEW)
 
@@ -52,6 +53,7 @@ def test_every_workload_can_be_read_and_drawn(workload: str) -> None:
     assert [birth.at_s for birth in births] == sorted(birth.at_s for birth in births)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workload", names())
 def test_what_a_workload_expects_holds_where_nothing_goes_wrong(workload: str) -> None:
     result = simulate(1, workload, scope="calm")
@@ -115,6 +117,7 @@ def test_a_turn_that_was_cut_short_to_make_room_does_not_count(
     assert (None if cut is None else doomed(birth, cut)) is dies
 
 
+@pytest.mark.slow
 def test_the_command_replays_the_scope_that_was_asked_for() -> None:
     assert simulate(1, "giant", scope="calm").replay.endswith("--seed 1 --workload giant --scope calm")
     assert simulate(1, "giant").replay.endswith("--seed 1 --workload giant")

@@ -176,6 +176,7 @@ def test_what_may_have_changed_something_is_never_left_out(tmp_path: Path) -> No
     assert [row.get("refusedLeftOut") for row in found[:2]] == [200 - REFUSED.burst, None], "the next row of any kind tells"
 
 
+@pytest.mark.slow
 def test_who_acts_for_many_has_one_pace_and_many_users_take_little_memory(tmp_path: Path) -> None:
     log = AuditLog(tmp_path / "audit.log", ManualClock())
     for number in range(200):

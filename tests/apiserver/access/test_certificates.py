@@ -137,6 +137,7 @@ class TestAServerOnAllAddresses:
         assert await keeper.look() is True
         assert "192.0.2.7" in names_in(credentials.certificate)
 
+    @pytest.mark.slow
     def test_those_of_long_ago_make_room(self, tmp_path: Path, addresses: list[str]) -> None:
         now = ManualClock().now()
         for number in range(100):

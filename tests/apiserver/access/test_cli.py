@@ -99,6 +99,7 @@ def test_new_tokens_outlive_a_restore_that_was_cut_off(tmp_path: Path, before: t
     assert (tmp_path / "admin.token").read_text() == rotated
 
 
+@pytest.mark.slow
 async def test_revoking_takes_token_and_bindings_away(server: RunningServer, api: httpx.AsyncClient) -> None:
     token = await create(server, "anna", "--role", "editor", "-A")
     assert (await api.get(f"{RBAC}/clusterrolebindings/token-anna-edit")).status_code == 200

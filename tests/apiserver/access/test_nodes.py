@@ -212,6 +212,7 @@ async def test_what_an_agent_tells_in_all_leaves_room_for_the_operator(agent: ht
     assert (await tell(kernel="k" * 200)).status_code == 403
 
 
+@pytest.mark.slow
 async def test_an_agent_of_many_names_leaves_room_for_others(agent: httpx.AsyncClient, api: httpx.AsyncClient) -> None:
     """As who owns every field of its status it may be written down as often as it likes, and not for longer than that."""
     apply = {"content-type": "application/apply-patch+yaml"}

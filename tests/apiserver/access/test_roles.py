@@ -261,6 +261,7 @@ async def test_impersonation(server: RunningServer, api: httpx.AsyncClient, team
         assert (await emil.get(path, headers=both)).status_code == 403
 
 
+@pytest.mark.slow
 async def test_watches_end_with_the_role(server: RunningServer, api: httpx.AsyncClient, team: str) -> None:
     async with (
         person(server, api, "vera", ("view", team)) as vera,
@@ -287,6 +288,7 @@ async def test_default_roles_are_set_right_again_at_the_next_start(tmp_path: Pat
         assert (await api.get(f"{RBAC}/clusterroles/edit")).json()["rules"] == edit["rules"]
 
 
+@pytest.mark.slow
 async def test_no_tenant_reaches_another_on_any_route(server: RunningServer, api: httpx.AsyncClient, team: str) -> None:
     """Everything that is served, with every method, by the administrator of one namespace against another and the cluster."""
     merge = {"content-type": "application/merge-patch+json"}

@@ -101,6 +101,7 @@ class TestCovering:
     requests = st.builds(Attributes, verb=st.sampled_from("ab"), group=st.sampled_from("ab"), resource=st.sampled_from("xy"),
                          subresource=st.sampled_from(["", "s"]), name=st.sampled_from(["n", "m", "o", ""]))  # fmt: skip
 
+    @pytest.mark.slow
     @given(st.lists(rules, max_size=3), rules, requests)
     def test_what_is_covered_allows_nothing_new(self, held: list[Rule], granted: Rule, wanted: Attributes) -> None:
         if not missing(held, [granted]) and granted.allows(wanted):

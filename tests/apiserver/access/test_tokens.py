@@ -231,6 +231,7 @@ class TestServiceAccounts:
         response = await api.post(f"{ACCOUNT}/token", json={"spec": spec or [1]})
         assert response.status_code in (400, 422), response.text
 
+    @pytest.mark.slow
     async def test_other_methods(self, api: httpx.AsyncClient, account: str) -> None:
         assert (await api.get(f"{ACCOUNT}/token")).status_code == 405
         assert (await api.post("/api/v1/namespaces/default/serviceaccounts/none/token", json={})).status_code == 404

@@ -46,6 +46,7 @@ async def read(api: httpx.AsyncClient, name: str = "s") -> str:
     return base64.b64decode((await api.get(f"{SECRETS}/{name}")).json()["data"]["password"]).decode()
 
 
+@pytest.mark.slow
 async def test_nothing_of_a_secret_is_readable_on_the_disk(tmp_path: Path) -> None:
     async with running_api_server(tmp_path) as server, http_client(server) as api:
         folder = server.kubeconfig.parent

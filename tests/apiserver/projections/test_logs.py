@@ -71,6 +71,7 @@ async def two_attempts(api: httpx.AsyncClient) -> Agent:
     return agent
 
 
+@pytest.mark.slow
 async def test_the_lines_of_an_attempt(api: httpx.AsyncClient) -> None:
     await two_attempts(api)
     answer = await api.get(LOG.format("lint-2"))
@@ -105,6 +106,7 @@ async def test_streams_and_marks_of_the_store(api: httpx.AsyncClient) -> None:
     assert (await api.get(LOG.format("lint-1"), params={"stream": "Stderr"})).text == "err\n"
 
 
+@pytest.mark.slow
 async def test_what_is_not_there_is_told_with_what_to_do(api: httpx.AsyncClient) -> None:
     await store_task(api, attempt(1, "Failed"), attempt(9, "Starting"))
     gone = await api.get(LOG.format("lint-1"))

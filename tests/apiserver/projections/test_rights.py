@@ -41,6 +41,7 @@ async def test_an_editor_ends_attempts_and_cordons_nothing(server: RunningServer
         assert (await ed.delete(f"{PODS}/lint-1")).status_code == 200
 
 
+@pytest.mark.slow
 async def test_an_admin_of_everything_cordons_and_deletes_no_node(server: RunningServer, api: httpx.AsyncClient) -> None:
     async with person(server, api, "ada", ("admin", "")) as ada:
         assert (await ada.patch(NODE, json={"spec": {"unschedulable": True}}, headers=MERGE)).status_code == 200

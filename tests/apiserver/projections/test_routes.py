@@ -256,6 +256,7 @@ async def test_deleting_a_pod_names_the_attempt_on_its_task(api: httpx.AsyncClie
     assert await pod_names(api) == ["lint-1"]
 
 
+@pytest.mark.slow
 async def test_a_pod_that_is_over_is_gone_at_once_and_its_task_stays(api: httpx.AsyncClient) -> None:
     await store_task(api, attempt(1, "Failed"), attempt(2))
     assert (await api.delete(f"{PODS}/lint-1?dryRun=All")).status_code == 200
@@ -379,6 +380,7 @@ async def test_events_are_asked_for_by_pod_and_by_node(api: httpx.AsyncClient) -
     assert seen == ["Pod", "Pod"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "path", ["/apis/apps/v1/namespaces/default/deployments", "/api/v1/services", "/apis/policy/v1/poddisruptionbudgets"]
 )
