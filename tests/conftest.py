@@ -27,16 +27,19 @@ settings.register_profile("house", deadline=None, derandomize=True)
 settings.register_profile("explore", deadline=None, print_blob=True)
 settings.load_profile("house")
 
+_E2E = Path(__file__).with_name("e2e")
 _MARK_OF_FIXTURE = {"outer_docker": "docker", "lab": "lab", "clean_lab": "lab", "kubectl": "kubectl"}
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Mark by fixture, before `-m` selects; what takes many minutes is left out unless `-m` names it."""
+    """Mark by fixture and folder, before `-m` selects; what takes many minutes is left out unless `-m` names it."""
     for item in items:
         for fixture, mark in _MARK_OF_FIXTURE.items():
             if fixture in getattr(item, "fixturenames", ()):
                 item.add_marker(mark)
+        if item.path.is_relative_to(_E2E):
+            item.add_marker("e2e")
     if "long" not in config.getoption("markexpr"):
         config.hook.pytest_deselected(items=[item for item in items if item.get_closest_marker("long")])
         items[:] = [item for item in items if not item.get_closest_marker("long")]

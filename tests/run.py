@@ -1,8 +1,8 @@
-"""The whole suite as two pytest runs side by side: `python -m tests.run [arguments of pytest]`. `make test` runs this.
+"""The whole suite as pytest runs side by side, two at a time: `python -m tests.run [arguments of pytest]`. `make test` runs this.
 
 Half of the suite computes, the other half mostly waits for Docker nodes; one after the other they would take the sum of both. Each
-side writes its own log and JUnit file under `build/test`; a side's log is shown in one piece when it ends, so that the two are
-never mixed. The exit status is 0 only when both sides ran and nothing failed. Interrupted, it lets both sides clean up first.
+part writes its own log and JUnit file under `build/test`; its log is shown in one piece when it ends, so that logs are never mixed.
+The exit status is 0 only when all parts ran and nothing failed. Interrupted, it lets those that run clean up first.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ import subprocess
 import sys
 import time
 import xml.etree.ElementTree as ET
-from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections import Counter, deque
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TextIO
@@ -26,13 +26,17 @@ FOLDER = ROOT / "build" / "test"
 PROGRESS_S = 30.0
 LOOK_S = 0.2
 CLEAN_UP_S = 120.0
-"""An interrupted side may take so long to stop what it has started; a second interrupt ends it at once."""
+"""An interrupted part may take so long to stop what it has started; a second interrupt ends it at once."""
 NO_TESTS = 5
 """pytest's exit status when the arguments select nothing."""
 INTERRUPTED = 130
 
-SIDES = {"waits": ("-m", "docker or lab"), "computes": ("-m", "not docker and not lab")}
-"""Name of a side -> what selects its tests. Everything that shares Docker's nodes is on one side, one test after another."""
+LANES = (
+    {"product": ("-m", "(docker or lab) and e2e")},
+    {"computes": ("-m", "not docker and not lab"), "nodes": ("-m", "(docker or lab) and not e2e")},
+)
+"""Lanes beside each other, in each one part after another: name of a part -> what selects its tests. The parts that need nodes have
+a laboratory each. They take as long as they wait, so the short one runs when what computes has ended."""
 
 
 class Stop(Exception):
@@ -72,7 +76,7 @@ def counts_of(junit: Path) -> Counts | None:
     return Counts(len(cases) - len(failed) - len(skips), len(failed), len(skips), lacking)
 
 
-class Side:
+class Part:
     """One pytest run.
 
     Args:
@@ -135,54 +139,75 @@ class Side:
         return f"{self.name}: {str(self.counts).partition(chr(10))[0]} in {self.took_s:.0f} s{how}"
 
 
-def run(sides: dict[str, tuple[str, ...]], arguments: Sequence[str], folder: Path, to: TextIO) -> int:
-    """Run them all at once; 0 when all is well, 1 when something failed, 130 when it was interrupted."""
+class Lane:
+    """Parts that run one after another.
+
+    Attributes:
+        begun: the parts so far, the last of which runs unless the lane is over.
+    """
+
+    def __init__(self, parts: Mapping[str, tuple[str, ...]], arguments: Sequence[str], folder: Path) -> None:
+        self._left = deque(parts.items())
+        self._arguments, self._folder = arguments, folder
+        self.begun: list[Part] = []
+
+    def begin(self) -> bool:
+        """Start the next part, if there is one."""
+        if not self._left:
+            return False
+        name, selection = self._left.popleft()
+        self.begun.append(Part(name, (*selection, *self._arguments), self._folder))
+        return True
+
+
+def run(lanes: Sequence[Mapping[str, tuple[str, ...]]], arguments: Sequence[str], folder: Path, to: TextIO) -> int:
+    """Run them all; 0 when all is well, 1 when something failed, 130 when it was interrupted."""
     folder.mkdir(parents=True, exist_ok=True)
     began = time.monotonic()
-    running: list[Side] = []
+    all_lanes = [Lane(parts, arguments, folder) for parts in lanes]
     with _stoppable():
         try:
-            for name, selection in sides.items():
-                running.append(Side(name, (*selection, *arguments), folder))
-            _wait(running, to)
+            _go_through(all_lanes, to)
         except (Stop, KeyboardInterrupt):
-            _stop(running, to)
+            _stop([lane.begun[-1] for lane in all_lanes if lane.begun], to)
             return INTERRUPTED
         except BaseException:
-            for side in running:
-                side.kill()
+            for part in (part for lane in all_lanes for part in lane.begun):
+                part.kill()
             raise
-    total = sum((side.counts for side in running), Counts())
-    print("\n".join(side.line for side in running), file=to)
+    parts = [part for lane in all_lanes for part in lane.begun]
+    total = sum((part.counts for part in parts), Counts())
+    print("\n".join(part.line for part in parts), file=to)
     print(f"whole suite: {total}\nin {time.monotonic() - began:.0f} s", file=to, flush=True)
-    nothing_ran = all(side.process.returncode == NO_TESTS for side in running)
-    return int(nothing_ran or not all(side.ok for side in running))
+    nothing_ran = all(part.process.returncode == NO_TESTS for part in parts)
+    return int(nothing_ran or not all(part.ok for part in parts))
 
 
-def _wait(running: list[Side], to: TextIO) -> None:
-    left, told = list(running), time.monotonic()
+def _go_through(lanes: Sequence[Lane], to: TextIO) -> None:
+    left, told = [lane for lane in lanes if lane.begin()], time.monotonic()
     while left:
         time.sleep(LOOK_S)
-        for side in [side for side in left if side.ended()]:
-            left.remove(side)
-            side.report(to)
+        for lane in [lane for lane in left if lane.begun[-1].ended()]:
+            lane.begun[-1].report(to)
+            if not lane.begin():
+                left.remove(lane)
         if left and time.monotonic() - told > PROGRESS_S:
             told = time.monotonic()
-            print("; ".join(side.progress for side in left), file=to, flush=True)
+            print("; ".join(lane.begun[-1].progress for lane in left), file=to, flush=True)
 
 
-def _stop(running: list[Side], to: TextIO) -> None:
-    print("interrupted: both sides clean up; interrupt once more to end them at once", file=to, flush=True)
-    for side in running:
-        side.interrupt()
+def _stop(running: list[Part], to: TextIO) -> None:
+    print("interrupted: what runs cleans up; interrupt once more to end it at once", file=to, flush=True)
+    for part in running:
+        part.interrupt()
     end = time.monotonic() + CLEAN_UP_S
     with contextlib.suppress(Stop, KeyboardInterrupt):
-        while time.monotonic() < end and not all(side.ended() for side in running):
+        while time.monotonic() < end and not all(part.ended() for part in running):
             time.sleep(LOOK_S)
-    for side in running:
-        if not side.ended():
-            side.kill()
-            print(f"{side.name} did not end in time and was killed; see {side.log}", file=to, flush=True)
+    for part in running:
+        if not part.ended():
+            part.kill()
+            print(f"{part.name} did not end in time and was killed; see {part.log}", file=to, flush=True)
 
 
 @contextlib.contextmanager
@@ -201,4 +226,4 @@ def _stoppable() -> Iterator[None]:
 
 
 if __name__ == "__main__":
-    sys.exit(run(SIDES, sys.argv[1:], FOLDER, sys.stdout))
+    sys.exit(run(LANES, sys.argv[1:], FOLDER, sys.stdout))

@@ -109,7 +109,6 @@ def test_no_route_falls_to_a_malformed_request(call: Caller, listed: dict[str, R
     assert tried > 1000, "the application lists no routes"
 
 
-@pytest.mark.slow
 @thorough(250)
 @given(data=st.data())
 def test_any_request_to_any_route(call: Caller, listed: dict[str, Route], data: st.DataObject) -> None:

@@ -11,6 +11,8 @@ from tests.lab import images, outer, setup, tools
 from tests.lab.cluster import Lab
 from tests.lab.node import BRIDGE, GIB, NodeSize, poll
 
+pytestmark = pytest.mark.e2e  # our own dockerd opens and closes the firewall for all laboratories of this machine
+
 
 @pytest.mark.parametrize(
     ("url", "info", "words"),

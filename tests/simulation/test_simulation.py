@@ -17,7 +17,7 @@ from tests.simulation.story import simulate
 from tests.simulation.workload import Group, Program, draw, load, names, small
 from tests.simulation.world import World
 
-FEW = range(100)
+FEW = range(30)
 MANY = range(FEW.stop, 1000)
 
 
@@ -33,7 +33,6 @@ def all_clean(seeds: range) -> Sums:
     return sums
 
 
-@pytest.mark.slow
 def test_a_few_seeds_run_clean() -> None:
     all_clean(FEW)
 
