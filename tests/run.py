@@ -168,7 +168,7 @@ def run(lanes: Sequence[Mapping[str, tuple[str, ...]]], arguments: Sequence[str]
     with _stoppable():
         try:
             _go_through(all_lanes, to)
-        except (Stop, KeyboardInterrupt):
+        except Stop:
             _stop([lane.begun[-1] for lane in all_lanes if lane.begun], to)
             return INTERRUPTED
         except BaseException:
@@ -201,7 +201,7 @@ def _stop(running: list[Part], to: TextIO) -> None:
     for part in running:
         part.interrupt()
     end = time.monotonic() + CLEAN_UP_S
-    with contextlib.suppress(Stop, KeyboardInterrupt):
+    with contextlib.suppress(Stop):
         while time.monotonic() < end and not all(part.ended() for part in running):
             time.sleep(LOOK_S)
     for part in running:
@@ -212,12 +212,13 @@ def _stop(running: list[Part], to: TextIO) -> None:
 
 @contextlib.contextmanager
 def _stoppable() -> Iterator[None]:
-    """SIGTERM and SIGHUP end it as Ctrl-C does."""
+    """Ctrl-C, SIGTERM and SIGHUP end it."""
 
     def stop(number: int, _frame: object) -> None:
         raise Stop(signal.Signals(number).name)
 
-    before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGHUP)}
+    # SIGINT as well: what is started in the background ignores it, and so would the parts, which are told to end by it.
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
     try:
         yield
     finally:

@@ -78,7 +78,8 @@ def test_a_part_without_tests_is_none_but_all_without_are(tmp_path: Path) -> Non
 
 
 @pytest.mark.slow
-def test_interrupted_it_lets_what_runs_clean_up(tmp_path: Path) -> None:
+@pytest.mark.parametrize("end_with", [signal.SIGTERM, signal.SIGINT])
+def test_interrupted_it_lets_what_runs_clean_up(tmp_path: Path, end_with: signal.Signals) -> None:
     lanes = []
     for name in ("one", "two"):
         text = (
@@ -93,13 +94,15 @@ def test_interrupted_it_lets_what_runs_clean_up(tmp_path: Path) -> None:
         lanes.append(lane(tmp_path, **{name: text, f"never_{name}": GOOD}))
     code = "import sys; from pathlib import Path; from tests.run import run; "
     code += f"sys.exit(run({lanes!r}, (), Path({str(tmp_path)!r}), sys.stdout))"
-    runner = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)})
+    in_the_background = ["sh", "-c", "trap '' INT; exec \"$@\"", "sh"]
+    command = [*in_the_background, sys.executable, "-c", code]
+    runner = subprocess.Popen(command, cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)})
     try:
         end = time.monotonic() + 60
         while not all((tmp_path / f"{name}.up").exists() for name in ("one", "two")):
             assert time.monotonic() < end, "they did not begin"
             time.sleep(0.05)
-        runner.send_signal(signal.SIGTERM)
+        runner.send_signal(end_with)
         assert runner.wait(60) == INTERRUPTED
     finally:
         runner.kill()
