@@ -196,6 +196,16 @@ async def test_identity_cannot_change(api: httpx.AsyncClient) -> None:
     assert response.json()["details"]["causes"][0]["field"] == "spec.scope"
 
 
+async def test_a_wrong_list_of_stored_versions_can_be_mended(api: httpx.AsyncClient) -> None:
+    await create(api, CRDS, definition())
+    path = f"{CRDS}/widgets.example.com"
+    for stored, shown in ((["odd"], ["odd", "v1"]), (["v1"], ["v1"])):
+        told = await api.patch(f"{path}/status", json={"status": {"storedVersions": stored}}, headers=MERGE)
+        assert (told.status_code, told.json()["status"]["storedVersions"]) == (200, shown), "the storage version belongs there"
+        labelled = await api.patch(path, json={"metadata": {"labels": {"at": stored[0]}}}, headers=MERGE)
+        assert labelled.status_code == 200, labelled.text
+
+
 async def test_clients_of_a_deprecated_version_are_warned(api: httpx.AsyncClient) -> None:
     crd = definition()
     (first,) = crd["spec"]["versions"]

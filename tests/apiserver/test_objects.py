@@ -289,6 +289,26 @@ class TestReplace:
         status = check_status(await api.put(f"{CONFIG_MAPS}/cm", json=config_map()), 404, "NotFound")
         assert status["message"] == 'configmaps "cm" not found'
 
+    @pytest.mark.parametrize(
+        ("path", "body"),
+        [
+            ("/apis/coordination.k8s.io/v1/namespaces/default/leases", {"spec": {"holderIdentity": "me"}}),
+            ("/apis/rbac.authorization.k8s.io/v1/namespaces/default/roles", {"rules": []}),
+            ("/apis/rbac.authorization.k8s.io/v1/clusterroles", {"rules": []}),
+            ("/api/v1/namespaces/default/events", {"involvedObject": {"namespace": "default"}, "reason": "R", "message": "m"}),
+        ],
+    )
+    async def test_of_some_kinds_creates_what_is_not_there(self, api: httpx.AsyncClient, path: str, body: dict[str, Any]) -> None:
+        stranger = await api.put(f"{path}/new", json={"metadata": {"name": "new", "uid": "abc"}, **body})
+        check_status(stranger, 409, "Conflict")
+        dry = await api.put(f"{path}/new", params={"dryRun": "All"}, json={"metadata": {"name": "new"}, **body})
+        assert dry.status_code == 201
+        assert (await api.get(f"{path}/new")).status_code == 404
+        made = await api.put(f"{path}/new", json={"metadata": {"name": "new", "resourceVersion": "5"}, **body})
+        assert made.status_code == 201, made.text
+        again = await api.put(f"{path}/new", json={"metadata": {"name": "new"}, **body})
+        assert (again.status_code, again.json()) == (200, made.json())
+
     async def test_that_changes_nothing_bumps_nothing(self, api: httpx.AsyncClient) -> None:
         created = await create(api, TASKS, task())
         same = (await api.put(f"{TASKS}/t", json=created)).json()

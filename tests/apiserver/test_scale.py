@@ -84,3 +84,30 @@ async def test_what_has_no_scale(api: httpx.AsyncClient, farm: dict[str, Any]) -
     assert (await api.delete(f"{FARMS}/f/scale")).status_code == 405
     applied = {"content-type": "application/apply-patch+yaml"}
     assert (await api.patch(f"{FARMS}/f/scale?fieldManager=m", content=b"{}", headers=applied)).status_code == 415
+
+
+@pytest.mark.usefixtures("farm")
+async def test_who_writes_through_it_owns_the_number_by_it(api: httpx.AsyncClient) -> None:
+    body = {"apiVersion": "example.com/v1", "kind": "Farm", "metadata": {"name": "g"}, "spec": {"selector": "a=b"}}
+    assert (await api.post(f"{FARMS}?fieldManager=me", json=body)).status_code == 201
+
+    async def owners() -> set[tuple[str, str, str]]:
+        entries = (await api.get(f"{FARMS}/g")).json()["metadata"]["managedFields"]
+        return {(one["manager"], one.get("subresource", ""), one["apiVersion"]) for one in entries if "f:spec" in one["fieldsV1"]}
+
+    me = ("me", "", "example.com/v1")
+    await api.patch(f"{FARMS}/g/scale?fieldManager=hpa", json={"spec": {"replicas": 3}}, headers=MERGE)
+    assert await owners() == {me, ("hpa", "scale", "example.com/v1")}
+    await api.patch(f"{FARMS}/g?fieldManager=hpa", json={"spec": {"replicas": 4}}, headers=MERGE)
+    assert await owners() == {me, ("hpa", "", "example.com/v1")}
+
+
+async def test_what_a_scale_does_not_have_is_told(api: httpx.AsyncClient, farm: dict[str, Any]) -> None:
+    body = {"kind": "Scale", "apiVersion": "autoscaling/v1", "metadata": {"name": "f"}, "spec": {"replicas": 1, "odd": 2}, "x": 1}
+    strict = await api.put(f"{FARMS}/f/scale", params={"fieldValidation": "Strict"}, json=body)
+    assert strict.status_code == 400
+    assert 'unknown field "spec.odd", unknown field "x"' in strict.json()["message"]
+    assert (await api.get(f"{FARMS}/f")).json()["metadata"]["resourceVersion"] == farm["metadata"]["resourceVersion"]
+    warned = await api.put(f"{FARMS}/f/scale", params={"fieldValidation": "Warn"}, json=body)
+    assert warned.status_code == 200
+    assert warned.headers.get_list("warning") == ['299 - "unknown field \\"spec.odd\\""', '299 - "unknown field \\"x\\""']

@@ -103,8 +103,9 @@ async def test_one_object_by_name(api: httpx.AsyncClient) -> None:
     await create(api, "b")
     async with watching(api, CONFIG_MAPS, fieldSelector="metadata.name=b") as stream:
         assert names([await stream.next()]) == [("ADDED", "b")]
-    async with watching(api, f"{CONFIG_MAPS}/a") as stream:
-        assert names([await stream.next()]) == [("ADDED", "a")]
+    one = await api.get(f"{CONFIG_MAPS}/a", params={"watch": "1"})  # as in Kubernetes: a watch is of a collection
+    assert (one.json()["kind"], one.json()["metadata"]["name"]) == ("ConfigMap", "a")
+    assert (await api.get(f"{CONFIG_MAPS}/none", params={"watch": "1"})).status_code == 404
 
 
 @pytest.mark.slow
@@ -259,6 +260,15 @@ class TestLists:
             await asyncio.gather(*(create(api, f"m{number}") for number in range(300)))
             response = await api.get(CONFIG_MAPS, params={"limit": 3, "continue": token})
             assert (response.status_code, response.json()["reason"]) == (410, "Expired")
+
+    @pytest.mark.parametrize("match", ["Exact", "NotOlderThan"])
+    async def test_a_token_says_already_which_version_is_read(self, api: httpx.AsyncClient, match: str) -> None:
+        await create(api, "a")
+        await create(api, "b")
+        token = (await api.get(CONFIG_MAPS, params={"limit": 1})).json()["metadata"]["continue"]
+        refused = await api.get(CONFIG_MAPS, params={"limit": 1, "continue": token, "resourceVersionMatch": match})
+        assert refused.status_code == 422
+        assert "resourceVersionMatch is forbidden when continue is provided" in refused.json()["message"]
 
     async def test_selectors(self, api: httpx.AsyncClient) -> None:
         await create(api, "a", labels={"x": "1", "y": ""})

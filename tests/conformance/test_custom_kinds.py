@@ -54,6 +54,9 @@ def test_a_rule_names_the_field_and_computes_its_message(fleet: Kubectl) -> None
     assert "spec.crew" in fleet.fails("scale", "ship", "a", "--replicas=9")
     fleet("scale", "ship", "a", "--replicas=1")
     assert stored(fleet, "a")["crew"] == 1
+    shown = json.loads(fleet("get", "--raw", f"/apis/{GROUP}/v1/namespaces/{fleet.namespace}/ships/a"))
+    owners = [entry.get("subresource") for entry in shown["metadata"]["managedFields"] if "f:crew" in str(entry["fieldsV1"])]
+    assert owners == ["scale"]
 
 
 def test_a_transition_rule_holds_on_every_way_to_change(fleet: Kubectl) -> None:

@@ -126,6 +126,13 @@ def test_replace_by_force_makes_a_new_object(kubectl: Kubectl) -> None:
     assert (after["data"], after["metadata"]["uid"] == before) == ({"k": "2"}, False)
 
 
+def test_a_replace_creates_some_kinds_and_not_others(kubectl: Kubectl) -> None:
+    lease = {"apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": {"name": "l"}, "spec": {"holderIdentity": "me"}}
+    assert "replaced" in kubectl("replace", "-f", "-", stdin=text(lease))
+    assert kubectl("get", "lease", "l", "-o", "jsonpath={.spec.holderIdentity}") == "me"
+    assert "not found" in kubectl.fails("replace", "-f", "-", stdin=text(config("none", {"k": "1"})))
+
+
 def test_edit_of_a_stale_object_and_of_a_bad_one(kubectl: Kubectl, tmp_path: Path) -> None:
     kubectl("create", "-f", "-", stdin=text(TASK))
     editor = tmp_path / "editor.sh"

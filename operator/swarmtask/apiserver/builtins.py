@@ -73,10 +73,10 @@ def builtin_types() -> list[ResourceType]:
               subresources=frozenset({"token"}),
               columns=(Column("Secrets", "@secrets", "integer", description="Number of secrets."), AGE)),
         _type("v1", "Event", "events", namespaced=True, short_names=("ev",), field_selectors=_EVENT_SELECTORS,
-              columns=event_columns),
-        _type("events.k8s.io/v1", "Event", "events", namespaced=True,
+              columns=event_columns, created_by_put=True),
+        _type("events.k8s.io/v1", "Event", "events", namespaced=True, created_by_put=True,
               field_selectors=_EVENTS_EVENT_SELECTORS, columns=event_columns),
-        _type("coordination.k8s.io/v1", "Lease", "leases", namespaced=True,
+        _type("coordination.k8s.io/v1", "Lease", "leases", namespaced=True, created_by_put=True,
               columns=(Column("Holder", ".spec.holderIdentity", description="Who holds the lease."), AGE)),
         ResourceType(
             "apiextensions.k8s.io", "v1", "CustomResourceDefinition", "customresourcedefinitions", "customresourcedefinition",
@@ -101,10 +101,10 @@ def _access_types(review: Mapping[str, Any]) -> list[ResourceType]:
     created = Column("Created At", ".metadata.creationTimestamp", description="When it was created.")
     role = Column("Role", "@role_ref", description="The role that is given.")
     return [
-        _type(rbac, "Role", "roles", namespaced=True, columns=(created,)),
-        _type(rbac, "ClusterRole", "clusterroles", namespaced=False, columns=(created,)),
-        _type(rbac, "RoleBinding", "rolebindings", namespaced=True, columns=(role, AGE)),
-        _type(rbac, "ClusterRoleBinding", "clusterrolebindings", namespaced=False, columns=(role, AGE)),
+        _type(rbac, "Role", "roles", namespaced=True, created_by_put=True, columns=(created,)),
+        _type(rbac, "ClusterRole", "clusterroles", namespaced=False, created_by_put=True, columns=(created,)),
+        _type(rbac, "RoleBinding", "rolebindings", namespaced=True, created_by_put=True, columns=(role, AGE)),
+        _type(rbac, "ClusterRoleBinding", "clusterrolebindings", namespaced=False, created_by_put=True, columns=(role, AGE)),
         _type(access, "AccessToken", "accesstokens", namespaced=False, field_selectors=("spec.user",),
               columns=(Column("User", ".spec.user", description="Whose token it is."),
                        Column("Groups", ".spec.groups", description="Groups of the user."),

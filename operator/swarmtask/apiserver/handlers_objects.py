@@ -86,7 +86,7 @@ class ObjectHandlers:
 
     async def read(self, request: Request, target: Target, view: View | None = None) -> Response:
         """A GET: an object, a list or a watch, of what is stored or of what a view shows of it."""
-        if target.subresource is None and request.flag("watch"):
+        if target.name is None and request.flag("watch"):  # of one object it is not asked about, as in Kubernetes
             return self._watch(request, target, view)
         if target.name is None:
             return await self._list(request, target, view)
@@ -179,6 +179,10 @@ class ObjectHandlers:
         token = request.query.get("continue", "")
         after: Key | None = None
         if token:
+            if request.query.get("resourceVersionMatch"):
+                raise _bad_list_option(
+                    "resourceVersionMatch", "Forbidden: resourceVersionMatch is forbidden when continue is provided"
+                )
             if request.query.get("resourceVersion", "") not in ("", "0"):
                 raise BadRequest("specifying resource version is not allowed when using continue")
             version, after = _read_token(token, target, self.store.resource_version)

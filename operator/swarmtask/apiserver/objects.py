@@ -33,7 +33,7 @@ from swarmtask.apiserver.object_parts import (
 from swarmtask.apiserver.patch import apply_patch
 from swarmtask.apiserver.queue_admission import QueueAdmission
 from swarmtask.apiserver.records import Key, Record
-from swarmtask.apiserver.scale import scale_of, with_scale
+from swarmtask.apiserver.scale import scale_of, unknown_fields, with_scale
 from swarmtask.apiserver.sizes import check_size
 from swarmtask.apiserver.store import Store
 from swarmtask.apiserver.types import ResourceType, TypeRegistry
@@ -51,7 +51,7 @@ class WriteGuard(Protocol):
     """Looks at what somebody writes: may he. `access.guard` is one. Each raises Forbidden."""
 
     def may_create(self, rt: ResourceType, namespace: str, name: str) -> None:
-        """A server-side apply is about to create."""
+        """A server-side apply, or a PUT, is about to create."""
         ...
 
     def admit(self, rt: ResourceType, new: Mapping[str, Any], old: Mapping[str, Any] | None, subresource: str | None) -> None:
@@ -304,11 +304,14 @@ class ObjectService:
     async def replace(
         self, rt: ResourceType, namespace: str, name: str, body: Any, options: WriteOptions, *, subresource: str | None = None
     ) -> Written:
-        """PUT. Raises NotFound, Conflict, BadRequest, Invalid, TooManyRequests, InsufficientStorage, RequestEntityTooLarge."""
+        """PUT; of some kinds it creates what does not exist. Raises NotFound, Conflict, BadRequest, Invalid, Forbidden,
+        TooManyRequests, InsufficientStorage, RequestEntityTooLarge."""
         rt = await self._settled(rt)
         new = admission.check_header(rt, body)
         metadata = meta.check_types(rt, new)
         self._check_identity(rt, metadata, namespace, name)
+        if rt.created_by_put and subresource is None and self.store.head(self.key(rt, namespace, name)) is None:
+            return await self._create_by_put(rt, namespace, name, new, options)
         record = self._existing(rt, namespace, name)
         if (uid := metadata.get("uid")) and uid != record.uid:
             raise faults.precondition(rt, name, uid, record.uid)
@@ -317,6 +320,16 @@ class ObjectService:
             raise faults.invalid(rt, name, causes)
         self._tidy(rt, new, options)
         return await self._update(rt, record, new, options, subresource, tracked=False)
+
+    async def _create_by_put(
+        self, rt: ResourceType, namespace: str, name: str, new: dict[str, Any], options: WriteOptions
+    ) -> Written:
+        if options.guard is not None:
+            options.guard.may_create(rt, namespace, name)
+        if uid := new["metadata"].get("uid"):
+            raise faults.conflict(rt, name, f"Precondition failed: UID in precondition: {uid}, and there is no object of that name")
+        new["metadata"].pop("resourceVersion", None)  # Kubernetes does not ask which version of nothing was meant
+        return await self.create(rt, namespace, new, options)
 
     async def patch(
         self,
@@ -347,7 +360,8 @@ class ObjectService:
         record = self._existing(rt, namespace, name)
         obj = versions.decode(rt, record)
         wished = change(scale_of(rt, obj))
-        return await self._update(rt, record, with_scale(rt, obj, wished), options, None, tracked=False)
+        options.warnings += admission.report(rt, unknown_fields(wished), options.duplicates, options.validation)
+        return await self._update(rt, record, with_scale(rt, obj, wished), options, None, tracked=False, through="scale")
 
     async def apply(
         self,
@@ -411,8 +425,14 @@ class ObjectService:
         subresource: str | None,
         *,
         tracked: bool,
+        through: str = "",
     ) -> Written:
-        """Store `new` over `record`. `tracked`: managedFields are already right (server-side apply)."""
+        """Store `new` over `record`.
+
+        Args:
+            tracked: managedFields are already right (server-side apply).
+            through: the subresource that managedFields are to name, where the write reaches what the object itself holds.
+        """
         now = self.clock.now()
         old = versions.decode(rt, record)
         metadata = new["metadata"]
@@ -436,7 +456,7 @@ class ObjectService:
         if rt.has_generation and spec_changed:
             new["metadata"]["generation"] = old["metadata"].get("generation", 0) + 1
         if not tracked:
-            record_update(rt, old, new, manager=options.manager, now=now, subresource=subresource or "")
+            record_update(rt, old, new, manager=options.manager, now=now, subresource=subresource or through)
         self._validate_changed(rt, new, old, changed, spec_changed)
         if options.guard is not None:
             options.guard.admit(rt, new, old, subresource)

@@ -45,6 +45,7 @@ class ResourceType:
         schemas_since: resourceVersion of the definition that brought them. What was written after it was accepted by them.
         deprecation: what clients of this version are warned of; empty: nothing.
         has_generation: metadata.generation is kept (custom resources and built-ins with a spec).
+        created_by_put: a PUT creates what is not there, which takes the right to create as well.
     """
 
     group: str
@@ -64,6 +65,7 @@ class ResourceType:
     stored: bool = True
     field_selectors: tuple[str, ...] = ()
     has_generation: bool = False
+    created_by_put: bool = False
     scale: ScalePaths | None = None
     schemas: Mapping[str, Mapping[str, Any]] = field(default_factory=dict, repr=False, compare=False)
     schemas_since: int = field(default=-1, compare=False)

@@ -60,6 +60,19 @@ async def test_a_viewer_reads_his_namespace(server: RunningServer, api: httpx.As
     assert (await api.get(one)).status_code == 200
 
 
+async def test_who_may_update_creates_nothing_by_it(server: RunningServer, api: httpx.AsyncClient) -> None:
+    leases = "/apis/coordination.k8s.io/v1/namespaces/default/leases"
+    rules = [{"apiGroups": ["coordination.k8s.io"], "resources": ["leases"], "verbs": ["get", "update"]}]
+    body = {"metadata": {"name": "renews"}, "rules": rules}
+    assert (await api.post(f"{RBAC}/clusterroles", json=body)).status_code == 201
+    async with person(server, api, "rena", ("renews", "default")) as rena:
+        lease = {"metadata": {"name": "l"}, "spec": {"holderIdentity": "rena"}}
+        assert (await rena.put(f"{leases}/l", json=lease)).status_code == 403
+        assert (await api.get(f"{leases}/l")).status_code == 404
+        assert (await api.put(f"{leases}/l", json=lease)).status_code == 201
+        assert (await rena.put(f"{leases}/l", json=lease)).status_code == 200
+
+
 async def test_an_editor_works_in_his_namespace_and_no_further(server: RunningServer, api: httpx.AsyncClient, team: str) -> None:
     async with person(server, api, "emil", ("edit", team)) as emil:
         assert (await emil.post(TASKS.format(team), json=task("one"))).status_code == 201

@@ -195,7 +195,7 @@ class TestRequests:
         ("GET", "/api/v1/pods", {"watch": "true"}, Attributes("watch", "", "pods")),
         ("GET", "/api/v1/pods", {"watch": "0"}, Attributes("list", "", "pods")),
         ("GET", "/api/v1/namespaces/a/pods/p", {}, Attributes("get", "", "pods", "", "a", "p")),
-        ("GET", "/api/v1/namespaces/a/pods/p", {"watch": "1"}, Attributes("watch", "", "pods", "", "a", "p")),
+        ("GET", "/api/v1/namespaces/a/pods/p", {"watch": "1"}, Attributes("get", "", "pods", "", "a", "p")),
         ("GET", "/api/v1/namespaces/a/pods/p/log", {}, Attributes("get", "", "pods", "log", "a", "p")),
         ("GET", "/api/v1/namespaces/a/pods", {"fieldSelector": "metadata.name=p,"}, Attributes("list", "", "pods", "", "a", "p")),
         ("GET", "/api/v1/namespaces/a/pods", {"fieldSelector": "metadata.name!=p"}, Attributes("list", "", "pods", "", "a")),

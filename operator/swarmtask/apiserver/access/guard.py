@@ -41,7 +41,7 @@ class Guard:
         self._tokens, self._clock = tokens, clock
 
     def may_create(self, rt: ResourceType, namespace: str, name: str) -> None:
-        """A patch (server-side apply) is about to create. Raises Forbidden."""
+        """A patch (server-side apply) or a PUT is about to create. Raises Forbidden."""
         wanted = Attributes("create", rt.group, rt.plural, "", namespace, name)
         if not self._authorizer.allows(self._user, wanted):
             raise forbidden(self._user, wanted)

@@ -39,7 +39,7 @@ def attributes_of(method: str, path: str, segments: list[str], query: Mapping[st
     resource, name = rest[0], rest[1] if len(rest) > 1 else ""
     subresource = rest[2] if len(rest) > 2 else ""
     verb = _VERBS.get(method, method.lower())
-    if verb == "get" and not subresource and _flag(query, "watch"):
+    if verb == "get" and not name and _flag(query, "watch"):
         verb = "watch"
     elif not name:
         verb = {"get": "list", "delete": "deletecollection"}.get(verb, verb)
