@@ -14,7 +14,7 @@ import structlog
 
 from swarmtask.apiserver.app import Application
 from swarmtask.apiserver.auth import Authenticator
-from swarmtask.apiserver.objects import DeleteOptions, WriteOptions
+from swarmtask.apiserver.writes import DeleteOptions, WriteOptions
 from swarmtask.clock import ManualClock
 from swarmtask.settings import ApiServerSettings
 from tests.apiserver.server import http_client, running_api_server

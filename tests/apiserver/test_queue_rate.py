@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 
 from swarmtask.apiserver.app import Application
 from swarmtask.apiserver.auth import Authenticator
-from swarmtask.apiserver.objects import WriteOptions, Written
 from swarmtask.apiserver.rate_limits import Rate, TokenBuckets
 from swarmtask.apiserver.records import Key
 from swarmtask.apiserver.store import Store
+from swarmtask.apiserver.writes import WriteOptions, Written
 from swarmtask.clock import ManualClock
 from swarmtask.errors import AlreadyExists, InsufficientStorage, Invalid, TooManyRequests
 from swarmtask.settings import ApiServerSettings

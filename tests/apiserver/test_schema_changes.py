@@ -13,10 +13,10 @@ import pytest
 
 from swarmtask.apiserver import versions
 from swarmtask.apiserver.definitions import key_of
-from swarmtask.apiserver.objects import WriteOptions
 from swarmtask.apiserver.records import Collection, Key, Record
 from swarmtask.apiserver.schemas_since import ANNOTATION, forget, since
 from swarmtask.apiserver.types import ResourceType
+from swarmtask.apiserver.writes import WriteOptions
 from tests.apiserver.in_process import Caller
 
 CRDS = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"

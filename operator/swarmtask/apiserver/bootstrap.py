@@ -10,9 +10,10 @@ from typing import Any
 import structlog
 
 from swarmtask.apiserver.definitions import DEFINITIONS
-from swarmtask.apiserver.objects import ObjectService, WriteOptions
+from swarmtask.apiserver.objects import ObjectService
 from swarmtask.apiserver.records import Key
 from swarmtask.apiserver.types import ResourceType
+from swarmtask.apiserver.writes import WriteOptions
 from swarmtask.errors import InternalError
 from swarmtask.resources.crds import written_manifests
 from swarmtask.resources.kinds import CUSTOM_RESOURCE_DEFINITION, NAMESPACE, OWN_KINDS, SWARM_QUEUE, Kind

@@ -20,10 +20,11 @@ import structlog
 from swarmtask.apiserver.definitions import CLEANUP_FINALIZER, DEFINITIONS, collection_of, is_established, key_of, retry_refused
 from swarmtask.apiserver.namespaces import namespace_waits
 from swarmtask.apiserver.object_parts import NAMESPACES, Propagation
-from swarmtask.apiserver.objects import ObjectService, WriteOptions
+from swarmtask.apiserver.objects import ObjectService
 from swarmtask.apiserver.owners import Owners
 from swarmtask.apiserver.records import Change, Key, Record
 from swarmtask.apiserver.versions import EVENTS
+from swarmtask.apiserver.writes import WriteOptions
 from swarmtask.clock import Clock, format_time, parse_time
 from swarmtask.errors import AlreadyExists, SwarmTaskError
 

@@ -17,7 +17,7 @@ import orjson
 
 from swarmtask.apiserver import faults, tenures, versions
 from swarmtask.apiserver.object_parts import Propagation
-from swarmtask.apiserver.objects import DefinitionChanged, DeleteOptions, ObjectService, WriteOptions, Written
+from swarmtask.apiserver.objects import DefinitionChanged, ObjectService
 from swarmtask.apiserver.pages import Page, fill, fill_through
 from swarmtask.apiserver.patch import JSON_PATCH, MERGE_PATCH, apply_patch, patch_types
 from swarmtask.apiserver.projections.events import EVENTS, event_view
@@ -46,6 +46,7 @@ from swarmtask.apiserver.wire import (
     unsupported,
     warning_headers,
 )
+from swarmtask.apiserver.writes import DeleteOptions, WriteOptions, Written
 from swarmtask.clock import Clock
 from swarmtask.errors import BadRequest, Cause, Expired, Invalid, NotFound, Timeout
 
@@ -86,11 +87,11 @@ class ObjectHandlers:
 
     async def read(self, request: Request, target: Target, view: View | None = None) -> Response:
         """A GET: an object, a list or a watch, of what is stored or of what a view shows of it."""
-        if target.name is None and request.flag("watch"):  # of one object it is not asked about, as in Kubernetes
+        if target.name is not None:  # whether it is to be watched is not asked, as in Kubernetes
+            return self._get(request, target, view)
+        if request.flag("watch"):
             return self._watch(request, target, view)
-        if target.name is None:
-            return await self._list(request, target, view)
-        return self._get(request, target, view)
+        return await self._list(request, target, view)
 
     def _collection(self, request: Request, target: Target) -> Awaitable[Response]:
         everywhere = target.rt.namespaced and target.namespace is None
@@ -173,7 +174,7 @@ class ObjectHandlers:
 
     async def page(self, request: Request, target: Target, view: View | None = None) -> Page:
         """The objects that a list asks for. Raises BadRequest, Expired, Timeout, Invalid."""
-        selection = _selection(request, target)
+        selection = _selection(request, target.rt)
         view = view or _asked_view(target, selection)
         limit = min(request.number("limit") or LIST_LIMIT, LIST_LIMIT)
         token = request.query.get("continue", "")
@@ -256,7 +257,7 @@ class ObjectHandlers:
             raise _bad_list_option("allowWatchBookmarks", "Forbidden: sendInitialEvents requires allowWatchBookmarks")
         version = _version(request)
         timeout = request.number("timeoutSeconds")
-        selection = _selection(request, target)
+        selection = _selection(request, target.rt)
         watch = WatchRequest(
             rt=target.rt, namespace=target.namespace, selection=selection, view=view or _asked_view(target, selection),
             since=version or None, bookmarks=bookmarks, initial_events=initial,
@@ -445,11 +446,9 @@ def _name_in(body: Any) -> str:
     return name if isinstance(name, str) else ""
 
 
-def _selection(request: Request, target: Target) -> Selection:
-    text = request.query.get("fieldSelector", "")
-    if target.name is not None:
-        text = f"{text},metadata.name={target.name}"
-    return Selection(LabelSelector(request.query.get("labelSelector", "")), FieldSelector(text, target.rt))
+def _selection(request: Request, rt: ResourceType) -> Selection:
+    labels, fields = request.query.get("labelSelector", ""), request.query.get("fieldSelector", "")
+    return Selection(LabelSelector(labels), FieldSelector(fields, rt))
 
 
 def _version(request: Request) -> int | None:

@@ -7,10 +7,10 @@ HTTP, selectors and answers' shapes are not known here.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Protocol
+from typing import Any
 
 import orjson
 import structlog
@@ -33,10 +33,11 @@ from swarmtask.apiserver.object_parts import (
 from swarmtask.apiserver.patch import apply_patch
 from swarmtask.apiserver.queue_admission import QueueAdmission
 from swarmtask.apiserver.records import Key, Record
-from swarmtask.apiserver.scale import scale_of, unknown_fields, with_scale
+from swarmtask.apiserver.scale import drop_unknown, scale_of, with_scale
 from swarmtask.apiserver.sizes import check_size
 from swarmtask.apiserver.store import Store
 from swarmtask.apiserver.types import ResourceType, TypeRegistry
+from swarmtask.apiserver.writes import DeleteOptions, WriteOptions, Written
 from swarmtask.clock import Clock, format_time
 from swarmtask.errors import BadRequest, Cause, Conflict, Forbidden, Invalid, NotFound, ServiceUnavailable, SwarmTaskError
 
@@ -45,66 +46,6 @@ log = structlog.get_logger(__name__)
 PROTECTED_NAMESPACES = frozenset({"default", "kube-system", "kube-public", "kube-node-lease"})
 """Kubernetes makes the last one anew when it is deleted; here every agent would lose its Lease."""
 NAME_ATTEMPTS = 8
-
-
-class WriteGuard(Protocol):
-    """Looks at what somebody writes: may he. `access.guard` is one. Each raises Forbidden."""
-
-    def may_create(self, rt: ResourceType, namespace: str, name: str) -> None:
-        """A server-side apply, or a PUT, is about to create."""
-        ...
-
-    def admit(self, rt: ResourceType, new: Mapping[str, Any], old: Mapping[str, Any] | None, subresource: str | None) -> None:
-        """A valid object is about to be written. `old` None: created."""
-        ...
-
-
-@dataclass(slots=True)
-class WriteOptions:
-    """What came with a write.
-
-    Attributes:
-        manager: who writes, for managedFields.
-        client: authenticated name of who sent it; empty for what the server itself writes.
-        operator: it is the operator, for whom there is room beyond the bound of an object's size.
-        guard: looks at what is written; None for the server itself and for masters.
-        validation: Strict, Warn or Ignore.
-        duplicates: paths that the body gave twice.
-        warnings: filled by the service; for the answer's headers.
-    """
-
-    manager: str = "swarmtask-apiserver"
-    dry_run: bool = False
-    validation: str = "Ignore"
-    duplicates: list[str] = field(default_factory=list)
-    warnings: list[str] = field(default_factory=list)
-    client: str = ""
-    operator: bool = False
-    guard: WriteGuard | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class DeleteOptions:
-    """What a DELETE asks for; `propagation` None means Background unless the object already waits for something else."""
-
-    uid: str = ""
-    resource_version: str = ""
-    propagation: Propagation | None = None
-    dry_run: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Written:
-    """The outcome of a write: the object as JSON, in the version of the request.
-
-    Attributes:
-        created: it did not exist before.
-        removed: it does not exist any more.
-    """
-
-    body: bytes
-    created: bool = False
-    removed: bool = False
 
 
 @dataclass(slots=True)
@@ -360,7 +301,7 @@ class ObjectService:
         record = self._existing(rt, namespace, name)
         obj = versions.decode(rt, record)
         wished = change(scale_of(rt, obj))
-        options.warnings += admission.report(rt, unknown_fields(wished), options.duplicates, options.validation)
+        options.warnings += admission.report(rt, drop_unknown(wished), options.duplicates, options.validation)
         return await self._update(rt, record, with_scale(rt, obj, wished), options, None, tracked=False, through="scale")
 
     async def apply(

@@ -12,8 +12,9 @@ import structlog
 
 from swarmtask.apiserver.loading import Quarantined
 from swarmtask.apiserver.object_parts import NAMESPACES
-from swarmtask.apiserver.objects import ObjectService, WriteOptions
+from swarmtask.apiserver.objects import ObjectService
 from swarmtask.apiserver.records import Key
+from swarmtask.apiserver.writes import WriteOptions
 from swarmtask.clock import format_time
 from swarmtask.errors import SwarmTaskError
 

@@ -11,15 +11,18 @@ from collections.abc import Mapping
 from typing import Any
 
 from swarmtask.apiserver import faults
-from swarmtask.apiserver.metadata import FIELDS
+from swarmtask.apiserver.schema import compiled
 from swarmtask.apiserver.types import ResourceType, ScalePaths
 from swarmtask.errors import BadRequest, NotFound
 
-_FIELDS: Mapping[str, frozenset[str] | None] = {
-    "apiVersion": None, "kind": None, "metadata": FIELDS, "spec": frozenset({"replicas"}),
-    "status": frozenset({"replicas", "selector"}),
-}  # fmt: skip
-"""Of a Scale: what the parts hold that hold anything."""
+_NUMBER, _TEXT = {"type": "integer"}, {"type": "string"}
+_SCHEMA: Mapping[str, Any] = {
+    "type": "object",
+    "properties": {
+        "spec": {"type": "object", "properties": {"replicas": _NUMBER}},
+        "status": {"type": "object", "properties": {"replicas": _NUMBER, "selector": _TEXT}},
+    },
+}
 _SHARED_METADATA = ("name", "namespace", "uid", "resourceVersion", "creationTimestamp")
 MAX_REPLICAS = 2**31 - 1
 
@@ -74,15 +77,9 @@ def with_scale(rt: ResourceType, obj: dict[str, Any], scale: Any) -> dict[str, A
     return obj
 
 
-def unknown_fields(scale: Any) -> list[str]:
-    """The paths of what a Scale does not have."""
-    if not isinstance(scale, dict):
-        return []
-    found = [name for name in scale if name not in _FIELDS]
-    for part, known in _FIELDS.items():
-        if known is not None and isinstance(scale.get(part), dict):
-            found += [f"{part}.{name}" for name in scale[part] if name not in known]
-    return sorted(found)
+def drop_unknown(scale: Any) -> list[str]:
+    """Drop, in place, what a Scale does not have; returns the paths."""
+    return compiled(_SCHEMA).prune(scale) if isinstance(scale, dict) else []
 
 
 def _paths(rt: ResourceType) -> ScalePaths:

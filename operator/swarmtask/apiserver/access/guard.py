@@ -1,6 +1,6 @@
 """What may be in an object depends on who writes it: nobody grants what he does not have, nobody passes for somebody else.
 
-Called by the object service between validation and writing (`WriteGuard` of `objects`), for everybody but masters and the server
+Called by the object service between validation and writing (`WriteGuard` of `writes`), for everybody but masters and the server
 itself. What may be written at all has been decided before, by the authorizer.
 
 Source: Kubernetes documentation, "Using RBAC Authorization" (privilege escalation prevention), "Admission Controllers"

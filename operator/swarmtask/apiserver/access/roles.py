@@ -11,7 +11,8 @@ from typing import Any
 from swarmtask.apiserver.access.bindings import RBAC
 from swarmtask.apiserver.access.rules import READ, WRITE
 from swarmtask.apiserver.access.users import AUTHENTICATED, MASTERS, NODES, OPERATORS
-from swarmtask.apiserver.objects import ObjectService, WriteOptions
+from swarmtask.apiserver.objects import ObjectService
+from swarmtask.apiserver.writes import WriteOptions
 from swarmtask.errors import InternalError
 from swarmtask.resources.enrolment import BOOTSTRAP_GROUP, BOOTSTRAP_USER
 from swarmtask.resources.meta import GROUP

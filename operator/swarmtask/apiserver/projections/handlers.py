@@ -15,7 +15,7 @@ from swarmtask.apiserver import admission, faults
 from swarmtask.apiserver import metadata as meta
 from swarmtask.apiserver.handlers_objects import ObjectHandlers, delete_options
 from swarmtask.apiserver.log_text import LogTexts
-from swarmtask.apiserver.objects import DeleteOptions, ObjectService, WriteOptions, Written, check_preconditions
+from swarmtask.apiserver.objects import ObjectService, check_preconditions
 from swarmtask.apiserver.pages import Page
 from swarmtask.apiserver.patch import apply_patch, patch_types
 from swarmtask.apiserver.projections import metrics, nodes, pods
@@ -29,6 +29,7 @@ from swarmtask.apiserver.selectors import FieldSelector, LabelSelector, Selectio
 from swarmtask.apiserver.store import Store
 from swarmtask.apiserver.types import ResourceType
 from swarmtask.apiserver.wire import APPLY_PATCH, Request, Response, decode_body, decode_json, negotiate, respond, unsupported
+from swarmtask.apiserver.writes import DeleteOptions, WriteOptions, Written
 from swarmtask.clock import Clock
 from swarmtask.errors import BadRequest, Invalid, MethodNotAllowed, NotFound
 from swarmtask.resources.ended import ANNOTATION_END, with_ended
